@@ -1,0 +1,27 @@
+"""Recipes: what an experiment is, read from TOML and checked before anything runs."""
+
+from epochal.recipe.load import (
+    find_recipe,
+    identity,
+    known_keys,
+    load_recipe,
+    recipe_toml,
+    recipe_tree,
+)
+from epochal.recipe.numbers import RunNumbers, run_numbers
+from epochal.recipe.schema import FAMILIES, FAMILY_TITLES, Family, Recipe
+
+__all__ = [
+    "FAMILIES",
+    "FAMILY_TITLES",
+    "Family",
+    "Recipe",
+    "RunNumbers",
+    "find_recipe",
+    "identity",
+    "known_keys",
+    "load_recipe",
+    "recipe_toml",
+    "recipe_tree",
+    "run_numbers",
+]

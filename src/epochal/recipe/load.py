@@ -1,0 +1,182 @@
+"""Recipe files and dotted overrides → a Recipe; mistakes → one sentence with the nearest key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import TypeAdapter, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from epochal.errors import RecipeError, nearest
+from epochal.recipe.schema import BUDGET_KEYS, FAMILIES, Recipe
+
+Tree = dict[str, Any]
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Defaults < file < overrides.
+
+    `overrides` are strings like `train.epochs=20` or a mapping {"train.epochs": 20}. Raises
+    RecipeError naming the key, the value and what is allowed.
+    """
+    tree = read_toml(Path(path)) if path is not None else {}
+    changes = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    apply_overrides(tree, dict(changes))
+    recipe = recipe_from_tree(tree)
+    if recipe.run_dir is None:
+        name = Path(path).stem if path is not None else "run"
+        recipe = dataclasses.replace(recipe, run_dir=f"runs/{name}-{recipe.family}")
+    return recipe
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe by path, or one of the shipped ones by name ('quickstart').
+
+    Raises RecipeError that lists the shipped names.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    folder = Path(__file__).parent.parent / "recipes"
+    shipped = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}
+    if name.removesuffix(".toml") in shipped:
+        return shipped[name.removesuffix(".toml")]
+    names = ", ".join(sorted(shipped))
+    raise RecipeError(f"there is no recipe {name}; give a TOML file or a shipped one: {names}")
+
+
+def read_toml(path: Path) -> Tree:
+    """A TOML file as a plain dictionary. Raises RecipeError naming the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe file {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """`train.epochs=20` → ("train.epochs", 20). The value is TOML; a bare word is a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"{text!r} is not an override; write key=value, like train.epochs=20")
+    value = value.strip()
+    if value.lower() == "none":
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def apply_overrides(tree: Tree, changes: Mapping[str, Any]) -> None:
+    """Set dotted keys in `tree`. A length given here replaces the one in the file."""
+    if any(f"train.{key}" in changes for key in BUDGET_KEYS):
+        for key in BUDGET_KEYS:
+            tree.get("train", {}).pop(key, None)
+    for dotted, value in changes.items():
+        *sections, name = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"`{dotted}`: `{section}` is a value, not a section")
+        node[name] = value
+
+
+def recipe_from_tree(tree: Tree) -> Recipe:
+    """Validate a nested dictionary. Raises RecipeError for the first mistake found."""
+    check_keys(tree)
+    try:
+        return _ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error)) from None
+
+
+def recipe_tree(recipe: Recipe) -> Tree:
+    """The recipe as plain nested values, ready for TOML or JSON; unset keys are left out."""
+    tree: Tree = _ADAPTER.dump_python(recipe, mode="json", exclude_none=True)
+    return tree
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, every key written out."""
+    return tomlkit.dumps(recipe_tree(recipe))
+
+
+def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key → its pydantic field (default, documentation)."""
+    keys: dict[str, Any] = {}
+    for name, info in section.__pydantic_fields__.items():
+        if hasattr(info.annotation, "__pydantic_fields__"):
+            keys |= known_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = info
+    return keys
+
+
+def check_keys(tree: Tree, prefix: str = "") -> None:
+    """Raise RecipeError for the first unknown key, with the nearest known one."""
+    known = known_keys()
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    for name, value in tree.items():
+        dotted = prefix + name
+        if dotted in sections:
+            if not isinstance(value, dict):
+                raise RecipeError(f"`{dotted}` is a section; write `{dotted}.<key> = …`")
+            check_keys(value, f"{dotted}.")
+        elif dotted not in known:
+            by_last_part = [key for key in known if key.rpartition(".")[2] == name]
+            hint = f" Did you mean `{by_last_part[0]}`?" if by_last_part else ""
+            hint = hint or nearest(dotted, [*known, *sections])
+            hint = hint or " `epochal recipe` lists all keys."
+            raise RecipeError(f"unknown recipe key `{dotted}`.{hint}")
+
+
+def identity(recipe: Recipe) -> Tree:
+    """What decides a run's numbers, as dotted key → value.
+
+    Left out are the places of files (their content is identified by its hash), how often
+    things are written down, and the settings of the other family.
+    """
+    values = _flat(recipe_tree(recipe))
+    return {key: value for key, value in values.items() if not _is_neutral(key, recipe.family)}
+
+
+_NEUTRAL = ("run_dir", "data.corpus", "data.train", "data.validation", "data.tokenizer")
+
+
+def _is_neutral(key: str, family: str) -> bool:
+    section = key.partition(".")[0]
+    other = section in FAMILIES and section != family
+    return other or section in ("checkpoint", "log") or key in _NEUTRAL
+
+
+def _flat(tree: Tree, prefix: str = "") -> Tree:
+    flat: Tree = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    message = message.replace("Input should be", "it should be")
+    return f"`{key}` = {first['input']!r}: {message}"

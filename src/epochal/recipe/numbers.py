@@ -1,0 +1,115 @@
+"""Numbers that follow from a recipe and a corpus: rows, steps, tokens, FLOPs, epochs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from epochal.errors import RecipeError
+from epochal.recipe.schema import Recipe, check_budget
+from epochal.sizes import Architecture
+from epochal.units import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RunNumbers:
+    """What a run amounts to."""
+
+    vocabulary: int
+    """Tokenizer's vocabulary, without mask id and padding."""
+    unique_tokens: int
+    """U."""
+    sequence_length: int
+    """L."""
+    rows_per_epoch: int
+    """⌊U / L⌋."""
+    global_batch: int
+    """Rows per step."""
+    steps: int
+    """Optimizer steps."""
+    params: int
+    """N by the paper's formula."""
+    params_non_embedding: int
+    """N without the embedding."""
+    params_exact: int
+    """Trained weights of the model as built."""
+    flops_per_token: int
+    """6·N."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.global_batch * self.sequence_length
+
+    @property
+    def tokens(self) -> int:
+        """D, tokens seen in the whole run."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def flops(self) -> float:
+        """C = 6·N·D."""
+        return float(self.flops_per_token) * self.tokens
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the unique tokens."""
+        return self.at(self.steps).epochs
+
+    def at(self, step: int) -> Progress:
+        """Progress after `step` optimizer steps."""
+        tokens = step * self.tokens_per_step
+        return Progress(
+            steps=step,
+            tokens=tokens,
+            epochs=step * self.global_batch / self.rows_per_epoch,
+            flops=float(self.flops_per_token) * tokens,
+            percent=100 * step / self.steps,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, derived ones included, for the run record."""
+        return asdict(self) | {"tokens": self.tokens, "flops": self.flops, "epochs": self.epochs}
+
+
+def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbers:
+    """The numbers of `recipe` on a corpus of `unique_tokens` tokens.
+
+    A length in epochs is cut to whole rows and then to whole steps, as the original does:
+    rows = ⌊rows per epoch · epochs⌋, steps = ⌊rows / global batch⌋. Raises RecipeError for a
+    corpus shorter than one row and for a length below one step.
+    """
+    shape: Architecture = recipe.model.architecture()
+    length, batch = recipe.data.sequence_length, recipe.train.global_batch
+    rows_per_epoch = unique_tokens // length
+    if unique_tokens <= length:
+        raise RecipeError(
+            f"`data.sequence_length` = {length} needs more than {length} unique tokens, but the "
+            f"training data holds {unique_tokens:,}; lower it or prepare more text"
+        )
+    flops_per_token = shape.flops_per_token(vocabulary)
+    key = check_budget(recipe.train)
+    amount = getattr(recipe.train, key)
+    rows = {
+        "epochs": lambda: int(round(rows_per_epoch * amount, 6)),
+        "tokens": lambda: amount // length,
+        "steps": lambda: amount * batch,
+        "flops": lambda: int(amount / flops_per_token) // length,
+    }[key]()
+    if rows < batch:
+        raise RecipeError(
+            f"`train.{key}` = {amount:g} is {rows} rows of {length} tokens, less than one step of "
+            f"`train.global_batch` = {batch}; train longer or lower the batch"
+        )
+    return RunNumbers(
+        vocabulary=vocabulary,
+        unique_tokens=unique_tokens,
+        sequence_length=length,
+        rows_per_epoch=rows_per_epoch,
+        global_batch=batch,
+        steps=rows // batch,
+        params=shape.params(vocabulary),
+        params_non_embedding=shape.params_non_embedding,
+        params_exact=shape.params_exact(vocabulary),
+        flops_per_token=flops_per_token,
+    )

@@ -1,0 +1,237 @@
+"""One experiment on one page: every setting, its default and its meaning.
+
+The text under a field is its documentation; `epochal recipe` prints this page as TOML.
+Defaults are the paper's where it has one (arXiv 2507.15857 §8), except that dropout is off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from epochal.errors import RecipeError
+from epochal.sizes import Architecture, architecture, ffn_width
+from epochal.units import Count, Every, Interval, Quantity
+
+Family = Literal["ar", "mdm"]
+FAMILIES: tuple[Family, ...] = ("ar", "mdm")
+FAMILY_TITLES: dict[str, str] = {"ar": "autoregressive", "mdm": "masked diffusion"}
+
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Data:
+    """What is learned from."""
+
+    corpus: str = "corpus"
+    """Folder made by `epochal data prepare`, with the stores `train` and `validation`."""
+    train: str | None = None
+    """Training store, if not in the corpus folder: `d/x` for the files d/x.bin and d/x.idx."""
+    validation: str | None = None
+    """Validation store, if not in the corpus folder."""
+    tokenizer: str | None = None
+    """Tokenizer of stores that have no passport: gpt2, bytes, a tokenizer.json or its folder."""
+    unique_tokens: Count | None = None
+    """Use only the first so many tokens of the training store, for example "100M"."""
+    sequence_length: Positive = 512
+    """L, tokens per row. The paper uses 2048."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Model:
+    """The one transformer of both families. Numbers given here win over those of `size`."""
+
+    size: str | None = None
+    """A row of the paper's ladder, 7M to 16183M (`epochal sizes` lists them)."""
+    d_model: Positive | None = None
+    """Width."""
+    layers: Positive | None = None
+    """Depth."""
+    heads: Positive | None = None
+    """Attention heads."""
+    head_width: Positive | None = None
+    """Width of a head; d_model / heads if not given."""
+    ffn_width: Positive | None = None
+    """Inner SwiGLU width; the paper's rule, 64·⌊(8·d_model/3)/64⌋, if not given."""
+    untied: bool = False
+    """Give the output its own table instead of sharing the embedding's."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary positions."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Epsilon of RMSNorm."""
+
+    def architecture(self) -> Architecture:
+        """The shape that these settings name. Raises RecipeError where they name none."""
+        given = {
+            name: value
+            for name in ("d_model", "layers", "heads", "head_width", "ffn_width")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.size is not None:
+            return replace(architecture(self.size), untied=self.untied, **given)
+        if missing := [name for name in ("d_model", "layers", "heads") if name not in given]:
+            raise RecipeError(
+                f"`model.{missing[0]}` is missing: give `model.size`, for example "
+                'model.size="7M", or `model.d_model`, `model.layers` and `model.heads`'
+            )
+        width, heads = given["d_model"], given["heads"]
+        if "head_width" not in given and width % heads:
+            raise RecipeError(
+                f"`model.d_model` = {width} cannot be shared by `model.heads` = {heads}; "
+                "choose a multiple, or give `model.head_width`"
+            )
+        shape = {"head_width": width // heads, "ffn_width": ffn_width(width), **given}
+        if shape["ffn_width"] < 1:
+            raise RecipeError(
+                f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
+                "give `model.ffn_width`"
+            )
+        return Architecture(**shape, untied=self.untied)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class MaskedDiffusion:
+    """Settings of the masked diffusion objective (family = "mdm")."""
+
+    noise: Literal["iid", "stratified"] = "iid"
+    """iid: t ~ U(0,1) per row, tokens masked independently (the paper). stratified: counts
+    spread evenly over the global batch, exactly that many tokens masked."""
+    eps: Annotated[float, Field(ge=0, lt=1)] = 1e-3
+    """Least masking probability, p = (1−eps)·t + eps. Only used by iid noise."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Train:
+    """How it is learned. Give the length once: epochs, tokens, steps or flops."""
+
+    epochs: Quantity | None = None
+    """Length in passes over the unique tokens."""
+    tokens: Count | None = None
+    """Length in tokens seen."""
+    steps: Positive | None = None
+    """Length in optimizer steps."""
+    flops: Quantity | None = None
+    """Length in FLOPs, 6·N·D with the paper's N."""
+    global_batch: Positive = 256
+    """Rows per optimizer step, over all devices and micro-batches."""
+    micro_batch: Positive | None = None
+    """Rows per forward pass; the whole batch, up to 16,384 tokens, if not given."""
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    min_lr: Annotated[float, Field(ge=0)] = 2e-5
+    """Learning rate at the end."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay from lr to min_lr after the warm-up."""
+    warmup: Fraction = 0.01
+    """Share of the run over which the rate rises linearly from 0."""
+    beta1: Fraction = 0.9
+    """AdamW's first decay."""
+    beta2: Fraction = 0.95
+    """AdamW's second decay."""
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay of all matrices, embedding included; norms have none."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    attention_dropout: Fraction = 0.0
+    """Dropout on attention probabilities. The original silently trains with 0.1."""
+    hidden_dropout: Fraction = 0.0
+    """Dropout on embeddings and on what each block adds. The original: 0.1."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast or fp32; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto compiles on a GPU, where it pays on any but the shortest runs."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    deterministic: bool = False
+    """Only deterministic kernels, so that a GPU run can be repeated bit for bit (slower). On a
+    CPU runs always can."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Evaluation:
+    """Validation during training. The figures in a report come from `epochal eval`."""
+
+    every: Every = Interval(2, "percent")
+    """How often, in steps, tokens, epochs, flops or % of the run; always at the end."""
+    draws: Positive = 1
+    """Mask draws per row for diffusion; the same masks each time, so curves are comparable."""
+    max_tokens: Count = 1_000_000
+    """Use rows spread evenly over the validation set, up to so many tokens."""
+    batch: Positive | None = None
+    """Rows per forward pass; up to 16,384 tokens if not given."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Checkpoint:
+    """What is kept of the run. `last` and `best` are always kept."""
+
+    every: Every = Interval(10, "minutes")
+    """How often, in steps, tokens, epochs, flops, % of the run or minutes; always at the end."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Log:
+    """What is written down along the way."""
+
+    every: Every = Interval(0.5, "percent")
+    """How often a line goes to metrics.jsonl."""
+    tensorboard: bool = True
+    """Also write TensorBoard events, where the tensorboard package is installed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Recipe:
+    """One experiment."""
+
+    family: Family = "ar"
+    """ar: autoregressive. mdm: masked diffusion."""
+    seed: Annotated[int, Field(ge=0)] = 1234
+    """Everything random follows from it: initial weights, order of rows, masks, dropout."""
+    run_dir: str | None = None
+    """Where the run is kept; runs/<recipe's name>-<family> if not given."""
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    mdm: MaskedDiffusion = field(default_factory=MaskedDiffusion)
+    train: Train = field(default_factory=Train)
+    eval: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    log: Log = field(default_factory=Log)
+
+    def __post_init__(self) -> None:
+        check_budget(self.train)
+        if self.train.min_lr > self.train.lr:
+            raise RecipeError(
+                f"`train.min_lr` = {self.train.min_lr:g} is above `train.lr` = {self.train.lr:g}"
+            )
+        for key, every in (("eval.every", self.eval.every), ("log.every", self.log.every)):
+            if every.unit == "minutes":
+                raise RecipeError(
+                    f"`{key}` = '{every}' would differ from run to run; give it in steps, "
+                    "tokens, epochs, flops or %"
+                )
+
+
+BUDGET_KEYS = ("epochs", "tokens", "steps", "flops")
+
+
+def check_budget(train: Train) -> str:
+    """Name of the one budget key that is set. Raises RecipeError unless it is exactly one."""
+    given = [key for key in BUDGET_KEYS if getattr(train, key) is not None]
+    if len(given) == 1:
+        return given[0]
+    if not given:
+        raise RecipeError(
+            "the length of the run is missing: give one of `train.epochs`, `train.tokens`, "
+            "`train.steps` or `train.flops`, for example train.epochs=20"
+        )
+    keys = " and ".join(f"`train.{key}`" for key in given)
+    raise RecipeError(f"{keys} both set the length of the run; keep one of them")

@@ -1,0 +1,223 @@
+"""The run record: one folder per run, written once, read back by everything else.
+
+    runs/quick-ar/
+        recipe.toml         the recipe with every key written out
+        run.json            what the run is: identity, numbers, corpus, software, status
+        metrics.jsonl       one line per logging and per evaluation interval
+        tokenizer.json      so that the run can be used without its corpus
+        checkpoints/last/   weights, optimizer and progress, to go on from
+        checkpoints/best/   weights at the lowest validation NLL
+        evaluations/        results of `epochal eval`, one JSON file each
+        samples.json        texts the trained model wrote
+        tensorboard/        event files, if wanted
+        STOP                made by you: ends the run cleanly
+
+No torch here, so plans and reports work on records alone, anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from epochal import files
+from epochal.errors import RunError
+from epochal.recipe import Recipe, load_recipe, recipe_toml
+
+Status = Literal["running", "stopped", "diverged", "finished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NLLResult:
+    """Validation NLL of one checkpoint, with its uncertainty. Unit: nats per token."""
+
+    family: str
+    checkpoint: str
+    """best or last."""
+    step: int
+    estimator: str
+    """exact, stratified or paper."""
+    nll_nats_per_token: float
+    """Exact for AR; for diffusion an estimate of an upper bound on the NLL."""
+    standard_error: float
+    """Of both parts below together."""
+    standard_error_draws: float
+    """From the Monte-Carlo draws: how far another set of masks would move the figure."""
+    standard_error_documents: float
+    """From the finite validation set: how far other documents would move it."""
+    bits_per_byte: float | None
+    """The same per UTF-8 byte of the text, so that tokenizers compare; None if unknown."""
+    tokens_scored: int
+    rows: int
+    documents: int
+    draws: int
+    """Mask draws per row; 1 for AR."""
+    sequence_length: int
+    validation_sha256: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Names of the files of a run, and how they are written."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def info_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "STOP"
+
+    def checkpoint(self, name: str) -> Path:
+        """Folder of the checkpoint `last` or `best`."""
+        return self.path / "checkpoints" / name
+
+    def evaluation_file(self, checkpoint: str, estimator: str) -> Path:
+        """Result of `epochal eval` for one checkpoint and estimator."""
+        return self.path / "evaluations" / f"{checkpoint}-{estimator}.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.json"
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe, every key written out."""
+        files.write_text(self.recipe_file, recipe_toml(recipe))
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Keep run.json."""
+        files.write_json(self.info_file, info)
+
+    def read_info(self) -> dict[str, Any] | None:
+        """run.json, or None before the first start. Raises RunError if it is damaged."""
+        if not self.info_file.exists():
+            return None
+        try:
+            info: dict[str, Any] = json.loads(self.info_file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.info_file} is damaged ({error}); start the run anew") from None
+        return info
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError naming the holder's process."""
+        with files.storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise RunError(
+                    f"another process is working on {self.path}; wait for it or make the file "
+                    f"{self.stop_file} to end it"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class RunRecord:
+    """A run as its files tell it."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the run in folder `path`. Raises RunError if there is none."""
+        self.folder = RunFolder(Path(path))
+        info = self.folder.read_info()
+        if info is None:
+            raise RunError(f"{path} is not a run: it has no run.json; give a run's folder")
+        self.info = info
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def family(self) -> str:
+        """ar or mdm."""
+        return str(self.info["family"])
+
+    @property
+    def status(self) -> Status:
+        """running, stopped, diverged or finished."""
+        status: Status = self.info["status"]
+        return status
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """RunNumbers as a dictionary: params, tokens, flops, epochs …"""
+        numbers: dict[str, Any] = self.info["numbers"]
+        return numbers
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was run."""
+        return load_recipe(self.folder.recipe_file)
+
+    def metrics(self, kind: Literal["train", "eval"]) -> list[dict[str, Any]]:
+        """All lines of one kind, in order of steps; a torn last line is left out."""
+        return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
+
+    def evaluations(self) -> list[NLLResult]:
+        """Results of `epochal eval`, in order of their files' names."""
+        paths = sorted((self.path / "evaluations").glob("*.json"))
+        return [NLLResult(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+    def evaluation(self, checkpoint: str) -> NLLResult | None:
+        """The best-founded result for a checkpoint: ours before the paper's estimator."""
+        found = [result for result in self.evaluations() if result.checkpoint == checkpoint]
+        return min(found, key=lambda result: result.estimator == "paper", default=None)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Texts that the trained model wrote; empty if none were kept."""
+        if not self.folder.samples_file.exists():
+            return []
+        samples: list[dict[str, Any]] = json.loads(
+            self.folder.samples_file.read_text(encoding="utf-8")
+        )
+        return samples
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file. A line torn by a kill in mid-write ends the reading."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

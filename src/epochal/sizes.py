@@ -1,0 +1,162 @@
+"""The model ladder of the paper, and how parameters and FLOPs are counted.
+
+Two counts stand side by side. `params` is the paper's estimate, used on every axis and in
+C = 6·N·D; `params_exact` is what the model really has. They differ by the padding of the
+vocabulary, the norms and, in six rows, because heads × head_width is not d_model.
+
+Source: arXiv 2507.15857 §9 and Table 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from epochal.errors import RecipeError, nearest
+
+VOCABULARY_MULTIPLE = 128
+GPT2_VOCABULARY = 50257
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Shape of the one transformer that both families use."""
+
+    d_model: int
+    layers: int
+    heads: int
+    head_width: int
+    ffn_width: int
+    untied: bool = False
+
+    def params(self, vocabulary: int) -> int:
+        """N = 4·l·d² + 3·l·d·h_f + 6·l·d + V·d, embeddings included (paper §9).
+
+        `vocabulary` is the tokenizer's, without mask id and padding.
+        """
+        return self.params_non_embedding + vocabulary * self.d_model
+
+    @property
+    def params_non_embedding(self) -> int:
+        """The paper's N without its V·d term."""
+        layers, d, ffn = self.layers, self.d_model, self.ffn_width
+        return 4 * layers * d * d + 3 * layers * d * ffn + 6 * layers * d
+
+    def params_exact(self, vocabulary: int) -> int:
+        """Number of trained weights of the model as built, padded vocabulary included."""
+        d, attention = self.d_model, self.heads * self.head_width
+        per_layer = 4 * d * attention + 3 * d * self.ffn_width + 2 * d
+        tables = (2 if self.untied else 1) * padded_vocabulary(vocabulary) * d
+        return self.layers * per_layer + d + tables
+
+    def flops_per_token(self, vocabulary: int) -> int:
+        """Training FLOPs per token, 6·N with the paper's N."""
+        return 6 * self.params(vocabulary)
+
+    def matmul_flops_per_token(self, vocabulary: int, length: int, scored: float = 1.0) -> float:
+        """Training FLOPs per token actually spent in matrix products.
+
+        Six per weight inside a matrix product, plus 12·layers·heads·head_width·length for
+        scores and values over the full square (PaLM, arXiv 2204.02311, appendix B; the
+        causal half is not subtracted, as is customary). The output table counts for the
+        share of positions that are `scored`, since no other logits are computed. This, not
+        6·N, is what MFU divides by.
+        """
+        d, attention = self.d_model, self.heads * self.head_width
+        weights = self.layers * (4 * d * attention + 3 * d * self.ffn_width)
+        head = scored * padded_vocabulary(vocabulary) * d
+        return 6 * (weights + head) + 12 * self.layers * attention * length
+
+
+def ffn_width(d_model: int) -> int:
+    """SwiGLU inner width ⌊(4·d·2/3)/64⌋·64 (Megatron's rule; paper §9)."""
+    return int(4 * d_model * 2 / 3) // 64 * 64
+
+
+def padded_vocabulary(vocabulary: int) -> int:
+    """Rows of the embedding: tokenizer vocabulary + one mask id, up to a multiple of 128."""
+    return -(-(vocabulary + 1) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+# name: d_model, head_width, heads, layers. Names are Chinchilla's and Muennighoff's labels,
+# not sizes: "425M" has 416.9M parameters by the paper's formula.
+_ROWS = """
+7M 128 32 4 3
+14M 224 32 7 4
+20M 288 32 7 5
+35M 448 32 7 6
+44M 512 64 8 8
+57M 576 64 9 9
+74M 640 64 10 10
+90M 640 64 10 13
+106M 640 64 10 16
+117M 768 64 12 12
+140M 768 64 12 15
+163M 768 64 12 18
+175M 896 64 14 14
+196M 896 64 14 16
+217M 896 64 14 18
+251M 1024 64 16 16
+278M 1024 64 16 18
+306M 1024 64 16 20
+425M 1280 128 10 18
+489M 1280 128 10 21
+509M 1408 128 11 18
+552M 1280 128 10 24
+587M 1408 128 11 21
+632M 1536 128 12 19
+664M 1408 128 11 24
+724M 1536 128 12 22
+816M 1536 128 12 25
+893M 1792 128 14 20
+1018M 1792 128 14 23
+1143M 1792 128 14 26
+1266M 2048 128 16 22
+1424M 2176 128 17 22
+1429M 2048 128 16 25
+1593M 2048 128 16 28
+1609M 2176 128 17 25
+1731M 2304 128 18 24
+1794M 2176 128 17 28
+2007M 2304 128 18 28
+2283M 2304 128 18 32
+2298M 2560 128 20 26
+2639M 2560 128 20 30
+2980M 2560 128 20 34
+3530M 2688 128 21 36
+3802M 2816 128 22 36
+4084M 2944 128 23 36
+4516M 3072 128 24 36
+6796M 3584 128 28 40
+9293M 4096 128 32 42
+11452M 4352 128 32 47
+12295M 4608 128 36 44
+12569M 4608 128 32 47
+13735M 4864 128 32 47
+14940M 4992 128 32 49
+16183M 5120 128 40 47
+"""
+
+
+def _ladder() -> dict[str, Architecture]:
+    rows = (line.split() for line in _ROWS.strip().splitlines())
+    return {
+        name: Architecture(
+            d_model=int(d),
+            layers=int(layers),
+            heads=int(heads),
+            head_width=int(width),
+            ffn_width=ffn_width(int(d)),
+        )
+        for name, d, width, heads, layers in rows
+    }
+
+
+LADDER: dict[str, Architecture] = _ladder()
+
+
+def architecture(name: str) -> Architecture:
+    """The ladder's row `name`, for example '425M'. Raises RecipeError for an unknown name."""
+    if name not in LADDER:
+        hint = nearest(name, LADDER) or f" The ladder goes from {next(iter(LADDER))} to 16183M."
+        raise RecipeError(f"there is no size {name!r} on the ladder.{hint}")
+    return LADDER[name]

@@ -1,0 +1,101 @@
+"""Progress of long work, on standard error: a live bar on a terminal, sparse lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_visible: ContextVar[bool] = ContextVar("progress_visible", default=True)
+_LOG_EVERY_SECONDS = 15.0
+
+
+class Bar(Protocol):
+    """What long work tells: how much is done, and a short note."""
+
+    def update(self, done: float, note: str = "") -> None:
+        """Set the amount done (of the bar's total) and the note beside it."""
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no progress inside the block."""
+    token = _visible.set(False)
+    try:
+        yield
+    finally:
+        _visible.reset(token)
+
+
+def say(message: str) -> None:
+    """One line for the person at the screen, on standard error; nothing while hidden."""
+    if _visible.get():
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+@contextmanager
+def bar(title: str, total: float | None) -> Iterator[Bar]:
+    """Show the progress of the block; `total` None means that the amount is not known."""
+    if not _visible.get():
+        yield _Silent()
+    elif sys.stderr.isatty():
+        with _terminal() as progress:
+            yield _Live(progress, title, total)
+    else:
+        yield _Lines(title, total)
+
+
+def _terminal() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+class _Silent:
+    def update(self, done: float, note: str = "") -> None:
+        pass
+
+
+class _Live:
+    def __init__(self, progress: Progress, title: str, total: float | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="")
+
+    def update(self, done: float, note: str = "") -> None:
+        self._progress.update(self._task, completed=done, note=note)
+
+
+class _Lines:
+    """For a log file: a line every fifteen seconds, none for work that is done before."""
+
+    def __init__(self, title: str, total: float | None) -> None:
+        self._title, self._total = title, total
+        self._next = time.monotonic() + _LOG_EVERY_SECONDS
+
+    def update(self, done: float, note: str = "") -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOG_EVERY_SECONDS
+        share = f"{100 * done / self._total:3.0f}%" if self._total else f"{done:g}"
+        print(f"{self._title} {share} {note}".rstrip(), file=sys.stderr, flush=True)

@@ -5,8 +5,8 @@
         run.json            what the run is: identity, numbers, corpus, software, status
         metrics.jsonl       one line per logging and per evaluation interval
         tokenizer.json      so that the run can be used without its corpus
-        checkpoints/last/   weights, optimizer and progress, to go on from
-        checkpoints/best/   weights at the lowest validation NLL
+        checkpoints/last-…  weights, optimizer and progress, to go on from
+        checkpoints/best-…  weights at the lowest validation NLL so far
         evaluations/        results of `epochal eval`, one JSON file each
         samples.json        texts the trained model wrote
         tensorboard/        event files, if wanted
@@ -25,11 +25,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import filelock
+import numpy as np
+from numpy.typing import NDArray
 
 from epochal import files
 from epochal.errors import RunError
 from epochal.recipe import Recipe, load_recipe, recipe_toml
 
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Status = Literal["running", "stopped", "diverged", "finished"]
 
 
@@ -49,8 +53,9 @@ class NLLResult:
     """Of both parts below together."""
     standard_error_draws: float
     """From the Monte-Carlo draws: how far another set of masks would move the figure."""
-    standard_error_documents: float
-    """From the finite validation set: how far other documents would move it."""
+    standard_error_documents: float | None
+    """From the finite validation set: how far other documents would move it. None where
+    there is only one to judge by."""
     bits_per_byte: float | None
     """The same per UTF-8 byte of the text, so that tokenizers compare; None if unknown."""
     tokens_scored: int
@@ -93,9 +98,9 @@ class RunFolder:
     def stop_file(self) -> Path:
         return self.path / "STOP"
 
-    def checkpoint(self, name: str) -> Path:
-        """Folder of the checkpoint `last` or `best`."""
-        return self.path / "checkpoints" / name
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     def evaluation_file(self, checkpoint: str, estimator: str) -> Path:
         """Result of `epochal eval` for one checkpoint and estimator."""
@@ -104,6 +109,19 @@ class RunFolder:
     @property
     def samples_file(self) -> Path:
         return self.path / "samples.json"
+
+    def write_evaluation(
+        self, result: NLLResult, totals: Floats, tokens: Integers, variances: Floats
+    ) -> None:
+        """Keep a result and, for paired comparisons, its sums per document."""
+        path = self.evaluation_file(result.checkpoint, result.estimator)
+        with files.atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, totals=totals, tokens=tokens, variances=variances)
+        files.write_json(path, result.as_dict())
+
+    def write_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Keep texts that the trained model wrote."""
+        files.write_json(self.samples_file, samples)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the recipe, every key written out."""
@@ -193,6 +211,12 @@ class RunRecord:
         """Results of `epochal eval`, in order of their files' names."""
         paths = sorted((self.path / "evaluations").glob("*.json"))
         return [NLLResult(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+    def document_sums(self, result: NLLResult) -> tuple[Floats, Integers, Floats]:
+        """Per document: total NLL, scored tokens, variance of the total from the draws."""
+        path = self.folder.evaluation_file(result.checkpoint, result.estimator)
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+            return arrays["totals"], arrays["tokens"], arrays["variances"]
 
     def evaluation(self, checkpoint: str) -> NLLResult | None:
         """The best-founded result for a checkpoint: ours before the paper's estimator."""

@@ -1,6 +1,7 @@
 """Recipes: what an experiment is, read from TOML and checked before anything runs."""
 
 from epochal.recipe.load import (
+    annotated_toml,
     find_recipe,
     identity,
     known_keys,
@@ -17,6 +18,7 @@ __all__ = [
     "Family",
     "Recipe",
     "RunNumbers",
+    "annotated_toml",
     "find_recipe",
     "identity",
     "known_keys",

@@ -14,6 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from epochal.errors import RecipeError, nearest
 from epochal.recipe.schema import BUDGET_KEYS, FAMILIES, Recipe
+from epochal.units import Interval
 
 Tree = dict[str, Any]
 
@@ -109,6 +110,36 @@ def recipe_tree(recipe: Recipe) -> Tree:
 def recipe_toml(recipe: Recipe) -> str:
     """The recipe as TOML, every key written out."""
     return tomlkit.dumps(recipe_tree(recipe))
+
+
+def annotated_toml(recipe: Recipe | None = None) -> str:
+    """Every key with its meaning as a comment, at its default or at `recipe`'s value.
+
+    Keys without a value are commented out, so the text can be used as a recipe once a length
+    and a size are set.
+    """
+    values = _flat(recipe_tree(recipe)) if recipe is not None else {}
+    document = tomlkit.document()
+    for key, field in known_keys().items():
+        section, _, name = key.rpartition(".")
+        table: Any = document
+        if section:
+            if section not in document:
+                document.add(tomlkit.nl())
+                document.add(section, tomlkit.table())
+            table = document[section]
+        for line in (field.description or "").splitlines():
+            table.add(tomlkit.comment(line))
+        value = values.get(key) if recipe is not None else _plain(field.default)
+        if value is None:
+            table.add(tomlkit.comment(f"{name} ="))
+        else:
+            table.add(name, value)
+    return tomlkit.dumps(document)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Interval) else value
 
 
 def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The command line: parse a command, call one workflow, print."""

@@ -1,0 +1,95 @@
+"""`epochal`: the list of commands, and how errors end."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+import epochal
+from epochal.errors import EpochalError
+
+# command → (module, attribute, one line of help). Modules are imported when a command runs, so
+# that `epochal --help` does not wait for torch.
+_COMMANDS: dict[str, tuple[str, str, str]] = {
+    "quickstart": ("quickstart", "quickstart", "Both families on a built-in text, with a report."),
+    "data": ("data", "data", "Text to token stores: prepare, subset, inspect, verify."),
+    "train": ("train", "train", "Train one model by a recipe, or go on with it."),
+    "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
+    "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
+    "report": ("report", "report", "One self-contained HTML page about some runs."),
+    "generate": ("generate", "generate", "Let a trained model write or fill in text."),
+    "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),
+    "sizes": ("sizes", "sizes", "The paper's 54 model sizes with parameters and FLOPs."),
+    "bench": ("bench", "bench", "Speed and memory on this machine, against peers."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported only when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(
+            importlib.import_module(f"epochal.cli.{module}"), attribute
+        )
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from epochal.errors import nearest
+
+            hint = nearest(args[0], _COMMANDS)
+            raise click.UsageError(f"there is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `epochal quickstart`, or with your own text:\n"
+    "`epochal data prepare my_text/ --out corpus`, then\n"
+    "`epochal compare quickstart data.corpus=corpus`.",
+)
+@click.version_option(epochal.__version__, prog_name="epochal")
+def cli() -> None:
+    """Train, compare and plan language models when unique text is the limit.
+
+    Autoregressive (AR) and masked diffusion (MDM) models, trained for many epochs on the same
+    unique tokens, judged alike.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command. Errors made by Epochal are one sentence; all others are bugs.
+
+    Exit codes: 0 done; 1 the run failed; 2 something the user can mend; 130, 143, 75 ended
+    early on request.
+    """
+    try:
+        result = cli.main(args=args, prog_name="epochal", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EpochalError as error:
+        click.echo(f"{'stopped' if error.exit_code > 2 else 'error'}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("broken off", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,59 @@
+"""`epochal sizes`."""
+
+from __future__ import annotations
+
+import click
+
+from epochal.cli.output import json_option, print_json, print_table
+
+
+@click.command()
+@click.option(
+    "--vocabulary",
+    default=50257,
+    show_default=True,
+    help="The tokenizer's, without mask id and padding; 50257 is GPT-2's.",
+)
+@json_option
+def sizes(vocabulary: int, as_json: bool) -> None:
+    """The paper's 54 model sizes.
+
+    "params" is the paper's estimate N = 4ld² + 3ldh + 6ld + Vd, used in C = 6·N·D; "exact" is
+    what the model has. Names are labels: 425M has 416.9M parameters.
+    """
+    from epochal.sizes import LADDER
+
+    rows = [
+        {
+            "size": name,
+            "d_model": shape.d_model,
+            "ffn_width": shape.ffn_width,
+            "head_width": shape.head_width,
+            "heads": shape.heads,
+            "layers": shape.layers,
+            "params": shape.params(vocabulary),
+            "params_non_embedding": shape.params_non_embedding,
+            "params_exact": shape.params_exact(vocabulary),
+            "flops_per_token": shape.flops_per_token(vocabulary),
+        }
+        for name, shape in LADDER.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    header = ["size", "d_model", "ffn", "head", "heads", "layers", "params", "without embedding"]
+    header += ["exact", "FLOPs/token"]
+    print_table(
+        header,
+        [
+            [
+                str(row["size"]),
+                *(str(row[key]) for key in ("d_model", "ffn_width", "head_width", "heads", "layers")),
+                f"{row['params']:,}",
+                f"{row['params_non_embedding']:,}",
+                f"{row['params_exact']:,}",
+                f"{row['flops_per_token']:.3g}",
+            ]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,76 @@
+"""Rows of tokens as a pure function of (seed, epoch, index). The whole state is one integer.
+
+The token stream is taken as a circle. Each epoch starts at a new random place on it, cuts it
+into ⌊U / L⌋ windows of L tokens and visits them in a new random order, so no two epochs cut
+the text alike and each token is equally likely to be among the U mod L left out. A row is a
+window and the token after it (AR's last target, and the first token of the next window).
+
+Nothing is buffered or shuffled in memory, so any row of any epoch is there at once, on any
+process. Shape letters: B rows, L positions, U unique tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal import rng
+from epochal.rng import Keys
+
+Tokens = NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some consecutive rows of a run."""
+
+    tokens: NDArray[np.int64]
+    """[B, L + 1]."""
+    keys: Keys
+    """[B], one per (seed, epoch, index): the source of the row's noise."""
+
+
+class RowOrder:
+    """The rows that a seed gives, in the order in which a run sees them."""
+
+    def __init__(self, tokens: Tokens, sequence_length: int, seed: int) -> None:
+        """`tokens` is the [U] stream, all documents end to end."""
+        self.tokens = tokens
+        self.sequence_length = sequence_length
+        self.rows_per_epoch = len(tokens) // sequence_length
+        self._order_seed = seed
+        self._noise_key = rng.stream_key(seed, "noise")
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows number `first` … `first` + `count` − 1 of the run, counted through all epochs."""
+        number = np.arange(first, first + count)
+        epoch, index = np.divmod(number, self.rows_per_epoch)
+        starts = np.empty(count, dtype=np.int64)
+        for one in np.unique(epoch):
+            here = epoch == one
+            starts[here] = self._starts(int(one), index[here])
+        return Batch(
+            tokens=circular_windows(self.tokens, starts, self.sequence_length + 1),
+            keys=rng.row_keys(self._noise_key, epoch, index),
+        )
+
+    def _starts(self, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places in the stream at which the rows `index` of `epoch` start."""
+        order = rng.stream_key(self._order_seed, "order", epoch)
+        offset = rng.stream_key(self._order_seed, "offset", epoch) % len(self.tokens)
+        window = rng.shuffled_index(order, index, self.rows_per_epoch)
+        return (offset + window * self.sequence_length) % len(self.tokens)
+
+
+def circular_windows(tokens: Tokens, starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """[B, width] tokens from each start on, going round at the end of the stream."""
+    windows = np.empty((len(starts), width), dtype=np.int64)
+    for row, start in enumerate(starts.tolist()):
+        # A slice, not a list of places: the stream is a file mapped into memory.
+        piece = tokens[start : start + width]
+        windows[row, : len(piece)] = piece
+        if len(piece) < width:
+            windows[row, len(piece) :] = tokens[: width - len(piece)]
+    return windows

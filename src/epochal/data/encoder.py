@@ -1,0 +1,218 @@
+"""Tokenizers: text ↔ ids 0 … vocabulary-1, with an end-of-document id and a mask id.
+
+All of them, the byte tokenizer included, are kept as one real `tokenizer.json` that Hugging
+Face's `tokenizers` and `transformers` load as it is. What that format has no place for (the
+name, and which token ends a document) lies in an extra key `model.epochal`, which their
+readers skip (seen with tokenizers 0.21 and 0.23).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as HFTokenizer
+
+from epochal import files
+from epochal.data.fast_bpe import FastBPE, Ids, encode_slowly, letters_to_bytes, why_unproven
+from epochal.data.parallel import cores, map_texts
+from epochal.data.passport import TokenizerFacts
+from epochal.errors import DataError
+
+METADATA = "epochal"
+END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
+"""Names that an end-of-document token usually has, most usual first."""
+MASK_TEXT = "[MASK]"
+
+
+class Tokenizer:
+    """Text → ids and back."""
+
+    def __init__(self, hf: HFTokenizer, name: str, end_token: str | None = None) -> None:
+        """Wrap a tokenizer of Hugging Face's library.
+
+        `end_token` ends documents; one of the usual names is looked for if it is not given.
+        Special tokens spelt out in a text are ordinary text. Raises DataError if no
+        end-of-document token is found, or if the tokenizer insists on special ids in text.
+        """
+        hf.no_truncation()
+        hf.no_padding()
+        hf.encode_special_tokens = True
+        self.name = name
+        self._hf = hf
+        self._tokens = _by_id(hf)
+        self.vocabulary = len(self._tokens)
+        self.end_token = _find_end_token(hf, name, end_token)
+        self.end_of_document = hf.get_vocab()[self.end_token]
+        self.mask = self.vocabulary
+        # An end token that is only an entry of vocab.json keeps its id by this.
+        hf.add_special_tokens([AddedToken(self.end_token, special=True, normalized=False)])
+        content = json.loads(hf.to_str())
+        self._special = {added["content"] for added in content["added_tokens"] if added["special"]}
+        self._refuse_special_ids()
+        self.kind = _kind(content, self._tokens, self.end_of_document)
+        self.why_slow = None if self.kind == "bytes" else why_unproven(hf)
+        """Why texts are encoded by `tokenizers` rather than the faster tiktoken; None if not."""
+        self._fast = FastBPE(hf) if self.kind != "bytes" and self.why_slow is None else None
+
+    def encode(self, text: str) -> Ids:
+        """Ids [n] of `text`, without an end-of-document id."""
+        if self.kind == "bytes":
+            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+        if self._fast is not None:
+            return self._fast.encode(text)
+        return encode_slowly(self._hf, text)
+
+    def encode_documents(
+        self, texts: Iterable[str], workers: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
+        """Ids of each text, in order, on `workers` threads (all cores if not given)."""
+        return map_texts(self.encode, texts, workers if workers is not None else cores())
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of ids. A mask shows as [MASK], bytes that are no UTF-8 as U+FFFD."""
+        numbers = np.asarray(ids).ravel().tolist()
+        if self.token_byte_lengths is not None:
+            parts = (
+                self.token_bytes(i) if i < self.vocabulary else MASK_TEXT.encode() for i in numbers
+            )
+            return b"".join(parts).decode(errors="replace")
+        runs = groupby(numbers, key=lambda number: number < self.vocabulary)
+        return "".join(
+            self._hf.decode(list(run), skip_special_tokens=False)
+            if known
+            else MASK_TEXT * len(list(run))
+            for known, run in runs
+        )
+
+    def token_bytes(self, number: int) -> bytes:
+        """The UTF-8 bytes that id `number` stands for; its name for a special token.
+
+        Raises DataError for a tokenizer that is not byte-level, whose tokens have none.
+        """
+        known = self._token_bytes[number]
+        if known is None:
+            raise DataError(
+                f"token {number} of the tokenizer {self.name} stands for no fixed bytes"
+            )
+        return known
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes | None]:
+        return [
+            token.encode() if token in self._special else letters_to_bytes(token)
+            for token in self._tokens
+        ]
+
+    @cached_property
+    def token_byte_lengths(self) -> NDArray[np.int64] | None:
+        """[vocabulary] bytes of text per id, 0 for special tokens; None if not byte-level."""
+        if any(known is None for known in self._token_bytes):
+            return None
+        return np.array(
+            [
+                0 if token in self._special else len(known or b"")
+                for token, known in zip(self._tokens, self._token_bytes, strict=True)
+            ]
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of what decides the ids: vocabulary, merges, splitting, end of document.
+
+        It is the same for GPT-2's two files, for tokenizer.json and for what `save` wrote, and
+        does not depend on the name.
+        """
+        content = json.loads(self._hf.to_str())
+        model = content["model"]
+        merges = model.get("merges", ())
+        model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
+        for part in (content["pre_tokenizer"] or {}, content["decoder"] or {}):
+            part.pop("trim_offsets", None)
+        # Settings of the model that are off are written as null, false, "" or not at all,
+        # depending on the library's version. Decoder and post-processor decide no ids.
+        decisive = {
+            "model": {
+                k: v for k, v in model.items() if v is not None and v is not False and v != ""
+            },
+            "normalizer": content["normalizer"],
+            "pre_tokenizer": content["pre_tokenizer"],
+            "added": sorted([added["id"], added["content"]] for added in content["added_tokens"]),
+            "end_of_document": self.end_of_document,
+        }
+        return files.sha256_json(decisive)
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        """What a passport says about the tokenizer."""
+        return TokenizerFacts(
+            name=self.name,
+            kind=self.kind,
+            sha256=self.sha256,
+            vocabulary=self.vocabulary,
+            end_of_document=self.end_of_document,
+            mask=self.mask,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to the one file `path`, which `load_tokenizer` restores."""
+        content = json.loads(self._hf.to_str())
+        content["model"][METADATA] = {"name": self.name, "end_of_document": self.end_token}
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        files.write_text(Path(path), text + "\n")
+
+    def _refuse_special_ids(self) -> None:
+        for token in sorted(self._special):
+            spelt = (letters_to_bytes(token) or token.encode()).decode(errors="replace")
+            number = self._hf.token_to_id(token)
+            if any(number in encode_slowly(self._hf, text) for text in {token, spelt}):
+                raise DataError(
+                    f"the tokenizer {self.name} turns the plain text {token!r} into its special "
+                    "token, so text could end a document by accident; use another tokenizer"
+                )
+
+
+def _by_id(hf: HFTokenizer) -> list[str]:
+    """Every token in the order of ids; a hole gets an unused name."""
+    vocabulary: dict[str, int] = hf.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise DataError("the tokenizer has no tokens")
+    tokens = [f"<unused {number}>" for number in range(max(vocabulary.values()) + 1)]
+    for token, number in vocabulary.items():
+        tokens[number] = token
+    return tokens
+
+
+def _find_end_token(hf: HFTokenizer, name: str, end_token: str | None) -> str:
+    candidates = END_TOKENS if end_token is None else (end_token,)
+    for candidate in candidates:
+        if hf.token_to_id(candidate) is not None:
+            return candidate
+    if end_token is not None:
+        problem = f"has no token {end_token!r}"
+    else:
+        problem = f"has none of the usual end-of-document tokens ({', '.join(END_TOKENS)})"
+    raise DataError(
+        f"the tokenizer {name} {problem}; name a token of its vocabulary with --end-of-document"
+    )
+
+
+def _kind(content: dict[str, Any], tokens: list[str], end: int) -> str:
+    """bytes, byte-level-bpe, or the name of the model."""
+    model: str = content["model"]["type"]
+    pre = json.dumps(content["pre_tokenizer"])
+    if model != "BPE" or '"ByteLevel"' not in pre:
+        return model.lower()
+    plain = content["normalizer"] is None and not content["model"]["merges"]
+    if plain and '"use_regex": false' in pre and len(tokens) == 257 and end == 256:
+        numbers = [letters_to_bytes(token) for token in tokens[:256]]
+        if numbers == [bytes([number]) for number in range(256)]:
+            return "bytes"
+    return "byte-level-bpe"

@@ -1,0 +1,191 @@
+"""Byte-level BPE through `tiktoken`, several times as fast as `tokenizers`, with equal ids.
+
+The two libraries do not run the same algorithm, so ids are only taken from tiktoken where
+they are proven equal. What is checked when a tokenizer is loaded:
+
+1. Merge number i makes token id t(i), and t(i) rises strictly with i.
+2. Every ordinary token, encoded alone by the BPE of `tokenizers`, gives exactly itself.
+3. Text is split by GPT-2's pattern and changed by nothing else: pre-tokenizer ByteLevel with
+   its regex and no prefix space, no normalizer, no options of the BPE that alter its result,
+   all 256 bytes in the vocabulary, and no added tokens but special ones (which are not looked
+   for in text).
+
+Why that suffices, for one piece of the split. `tokenizers` merges the pair with the lowest
+merge number among the neighbours that *are merges*; tiktoken the pair whose joined bytes have
+the lowest id among the neighbours whose joined bytes *are a token*; both take the leftmost of
+equals. Let the two be in the same state, and let tiktoken choose (x, y) with token xy.
+Whatever has been merged within these bytes so far stayed within them, as their two ends are
+token borders now. So these steps, in their order, are the first steps of encoding the bytes of
+xy alone: the lowest pair of the whole piece is also the lowest of a part that contains it. By
+(2) that encoding ends in the single token xy, and from x, y it has one step left: (x, y) is a
+merge of `tokenizers` that makes xy. All of tiktoken's candidates of the lowest id are thus
+merges, by (1) one and the same merge, and by (1) again its number is the lowest. Both choose
+the same place, and the next state is the same again. Both stop together: a pair that is a
+merge joins to a token, and a pair that joins to a token (the lowest of them) is a merge.
+tiktoken also looks a whole piece up before it merges anything; by (2) that gives the same.
+
+The split is done by two regex engines that may know different versions of Unicode. A text
+with a character whose class (letter, number, space, other) differs between Unicode 3.2 and
+this Python's version, or that is unassigned, is left to `tokenizers`; so is a text on which
+tiktoken's engine gives up (runs of a million spaces). As a belt to these braces the first
+texts are encoded by both.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as HFTokenizer
+
+from epochal.progress import say
+
+Ids = NDArray[np.int32]
+
+# GPT-2's pattern as tiktoken writes it: possessive where the original cannot backtrack to
+# another result, so the pieces are the same and the engine's stack stays small.
+_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_CHECKED_CHARACTERS = 200_000  # compared at run time; chosen by us, 0.1 s
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's letter for each byte → the byte. Printable Latin-1 stands for itself."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {chr(byte): byte for byte in plain}
+    others = (byte for byte in range(256) if byte not in plain)
+    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_ALPHABET = byte_alphabet()
+
+
+def letters_to_bytes(token: str) -> bytes | None:
+    """The bytes that a byte-level token stands for; None if it is not in GPT-2's letters."""
+    try:
+        return bytes(_ALPHABET[letter] for letter in token)
+    except KeyError:
+        return None
+
+
+def why_unproven(tokenizer: HFTokenizer) -> str | None:
+    """Why tiktoken might give other ids than `tokenizer`; None if equality is proven."""
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    if model["type"] != "BPE":
+        return f"its model is {model['type']}, not BPE"
+    if (reason := _odd_settings(content, model)) is not None:
+        return reason
+    ordinary = _ordinary_tokens(content, model)
+    if missing := 256 - len(set(_ALPHABET) & ordinary.keys()):
+        return f"{missing} of the 256 bytes are not in its vocabulary"
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    made = [ordinary.get(left + right, -1) for left, right in pairs]
+    if -1 in made:
+        return "a merge makes something that is not an ordinary token"
+    if any(later <= earlier for earlier, later in pairwise(made)):
+        return "its merges are not in the order of the tokens they make"
+    for token, number in ordinary.items():
+        if [part.id for part in tokenizer.model.tokenize(token)] != [number]:
+            return f"its token {token!r} is not what its own text is encoded to"
+    return None
+
+
+def _odd_settings(content: dict[str, Any], model: dict[str, Any]) -> str | None:
+    pre = content["pre_tokenizer"] or {}
+    if pre.get("type") != "ByteLevel" or pre["add_prefix_space"] or not pre.get("use_regex", True):
+        return "its pre-tokenizer is not GPT-2's"
+    if content["normalizer"] is not None:
+        return "it normalizes text"
+    if any(not added["special"] for added in content["added_tokens"]):
+        return "it has added tokens that are not special"
+    for setting in (
+        "dropout",
+        "unk_token",
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "byte_fallback",
+    ):
+        if model.get(setting):
+            return f"its BPE uses {setting}"
+    return None
+
+
+def _ordinary_tokens(content: dict[str, Any], model: dict[str, Any]) -> dict[str, int]:
+    special = {added["content"] for added in content["added_tokens"]}
+    return {token: number for token, number in model["vocab"].items() if token not in special}
+
+
+class FastBPE:
+    """Encodes with tiktoken where that is proven to give the ids of `tokenizers`."""
+
+    def __init__(self, tokenizer: HFTokenizer) -> None:
+        """Build tiktoken's tables. Call only if `why_unproven` finds nothing."""
+        content = json.loads(tokenizer.to_str())
+        ranks = {}
+        for token, number in _ordinary_tokens(content, content["model"]).items():
+            if (letters := letters_to_bytes(token)) is not None:
+                ranks[letters] = number
+        self._slow = tokenizer
+        self._fast = tiktoken.Encoding(
+            "epochal", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={}
+        )
+        self._to_check = _CHECKED_CHARACTERS
+        self._trusted = True
+
+    def encode(self, text: str) -> Ids:
+        """Ids of `text`; the lock of the interpreter is released meanwhile."""
+        if not self._trusted or not (text.isascii() or same_class_everywhere(text)):
+            return encode_slowly(self._slow, text)
+        try:
+            buffer = self._fast.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        except BaseException as error:
+            # Older versions of tiktoken panic where newer ones raise, and a panic is no Exception.
+            if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
+                return encode_slowly(self._slow, text)
+            raise
+        ids = buffer.astype(np.int32)
+        return self._checked(text, ids) if self._to_check > 0 else ids
+
+    def _checked(self, text: str, ids: Ids) -> Ids:
+        self._to_check -= len(text)
+        truth = encode_slowly(self._slow, text)
+        if not np.array_equal(ids, truth):
+            self._trusted = False
+            say("tiktoken and tokenizers disagree on a text, so the slower tokenizers is used")
+        return truth
+
+
+def encode_slowly(tokenizer: HFTokenizer, text: str) -> Ids:
+    """Ids by `tokenizers`. Of its methods this one releases the interpreter's lock."""
+    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return np.array(encoding.ids, dtype=np.int32)
+
+
+_known_same: set[str] = set()
+
+
+def same_class_everywhere(text: str) -> bool:
+    """Whether each character of `text` has the same class in all Unicode versions since 3.2."""
+    unknown = set(text) - _known_same
+    if not all(map(_class_is_stable, unknown)):
+        return False
+    _known_same.update(unknown)
+    return True
+
+
+def _class_is_stable(character: str) -> bool:
+    now = unicodedata.category(character)
+    before = unicodedata.ucd_3_2_0.category(character)
+    return now != "Cn" and _class(character, now) == _class(character, before)
+
+
+def _class(character: str, category: str) -> str:
+    """Letter, number, space or other, as GPT-2's pattern tells them apart."""
+    if category[0] in "LN":
+        return category[0]
+    return "space" if category[0] == "Z" or character in "\t\n\v\f\r\x85" else "other"

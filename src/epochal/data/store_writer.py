@@ -1,0 +1,160 @@
+"""Writing a token store as a stream: constant memory but for the documents' lengths."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from epochal import files
+from epochal.data.index_file import write_index
+from epochal.data.passport import Passport
+from epochal.data.store import TokenStore, store_prefix, suffixed
+from epochal.errors import DataError
+
+_BUFFER = 1 << 20
+_U16_VOCABULARIES_BELOW = 65500  # the original's limit, below the type's own of 65536
+
+
+def store_dtype(vocabulary: int) -> np.dtype[np.integer[Any]]:
+    """u16 for a vocabulary below 65,500, else i32, as the original chooses."""
+    return np.dtype("<u2" if vocabulary < _U16_VOCABULARIES_BELOW else "<i4")
+
+
+def remove_store(prefix: Path) -> None:
+    """Remove a store, its index first, so that no half of it looks whole."""
+    for suffix in (".idx", ".json", ".bin"):
+        with files.storage_errors(prefix):
+            suffixed(prefix, suffix).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, for the passport."""
+
+    unique_tokens: int
+    documents: int
+    content_sha256: str
+    index_sha256: str
+
+
+class StoreWriter:
+    """Writes a store under temporary names; `commit` makes it appear, whole.
+
+        with StoreWriter("corpus/train", store_dtype(50257)) as writer:
+            for ids in documents:
+                writer.add(ids)
+
+    Leaving the block commits what was not committed; an exception removes the temporaries.
+    """
+
+    def __init__(self, prefix: str | Path, dtype: np.dtype[np.integer[Any]] | str) -> None:
+        """Start a store at `prefix` with ids of type `dtype`. Raises StorageError."""
+        self.prefix = store_prefix(prefix)
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._limits = np.iinfo(self._dtype)
+        self._bin = self._temporary(".bin")
+        self._idx = self._temporary(".idx")
+        self._sizes = array("i")
+        self._tokens = 0
+        self._hash = hashlib.sha256()
+        self._written: Written | None = None
+        self._done = False
+        with files.storage_errors(suffixed(self.prefix, ".bin")):
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._bin.open("wb", buffering=_BUFFER)
+
+    def _temporary(self, suffix: str) -> Path:
+        return self.prefix.with_name(f".{self.prefix.name}{suffix}.{os.getpid()}.tmp")
+
+    @property
+    def documents(self) -> int:
+        """Documents added so far."""
+        return len(self._sizes)
+
+    @property
+    def unique_tokens(self) -> int:
+        """Tokens added so far."""
+        return self._tokens
+
+    def add(self, ids: ArrayLike) -> None:
+        """Add one document. Raises DataError for an id that the type cannot hold."""
+        tokens = np.asarray(ids)
+        if tokens.size and (tokens.min() < self._limits.min or tokens.max() > self._limits.max):
+            raise DataError(
+                f"the ids of document {self.documents} run from {tokens.min()} to {tokens.max()}, "
+                f"but the store {self.prefix} holds {self._limits.min} to {self._limits.max}"
+            )
+        content = tokens.astype(self._dtype, copy=False).tobytes()
+        with files.storage_errors(suffixed(self.prefix, ".bin")):
+            self._file.write(content)
+        self._hash.update(content)
+        self._sizes.append(tokens.size)
+        self._tokens += tokens.size
+
+    def finish(self) -> Written:
+        """End the writing and say what was written; nothing is visible yet."""
+        if self._written is None:
+            with files.storage_errors(suffixed(self.prefix, ".bin")):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+            write_index(self._idx, self._dtype, np.array(self._sizes, dtype=np.int32))
+            self._written = Written(
+                unique_tokens=self._tokens,
+                documents=self.documents,
+                content_sha256=self._hash.hexdigest(),
+                index_sha256=files.sha256(self._idx),
+            )
+        return self._written
+
+    def commit(self, passport: Passport | None = None) -> TokenStore:
+        """Give the files their names and open the store.
+
+        A store is there when its index is: an older index goes first and the new one comes
+        last, so that a kill at any moment leaves a whole store or none.
+        """
+        self.finish()
+        index, passport_path = suffixed(self.prefix, ".idx"), suffixed(self.prefix, ".json")
+        with files.storage_errors(index):
+            index.unlink(missing_ok=True)
+            passport_path.unlink(missing_ok=True)
+            self._bin.replace(suffixed(self.prefix, ".bin"))
+            if passport is not None:
+                passport.write(passport_path)
+            with self._idx.open("rb") as file:
+                os.fsync(file.fileno())
+            self._idx.replace(index)
+        self._done = True
+        return TokenStore.open(self.prefix)
+
+    def abort(self) -> None:
+        """Remove everything that is not committed; leaving the block then commits nothing."""
+        self._done = True
+        with contextlib.suppress(OSError):  # a full disk has been reported already
+            self._file.close()
+        self._bin.unlink(missing_ok=True)
+        self._idx.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and not self._done:
+                self.commit()
+        finally:
+            self.abort()

@@ -1,0 +1,146 @@
+"""The one transformer of both families.
+
+Pre-norm RMSNorm, SwiGLU, rotary positions, no biases, tied embedding by default; causal or
+bidirectional is an argument of the call. The trunk returns hidden states: logits are made
+where they are scored. Conventions are those of the original (arXiv 2507.15857 §9, Megatron),
+so that its checkpoints can be loaded.
+
+Shape letters: B rows, L positions, E model width, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from epochal import rng
+from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
+from epochal.sizes import Architecture, padded_vocabulary
+
+INIT_STD = 0.02
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(SiLU(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, d_model: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(d_model, ffn_width, bias=False)
+        self.up = nn.Linear(d_model, ffn_width, bias=False)
+        self.down = nn.Linear(ffn_width, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, E] → [B, L, E]."""
+        output: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return output
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(
+        self, shape: Architecture, norm_eps: float, attention_dropout: float, hidden_dropout: float
+    ) -> None:
+        super().__init__()
+        d = shape.d_model
+        self.hidden_dropout = hidden_dropout
+        self.attention_norm = nn.RMSNorm(d, eps=norm_eps)
+        self.attention = Attention(d, shape.heads, shape.head_width, attention_dropout)
+        self.feed_forward_norm = nn.RMSNorm(d, eps=norm_eps)
+        self.feed_forward = FeedForward(d, shape.ffn_width)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], rule: Rule, cache: LayerCache | None = None
+    ) -> Tensor:
+        """[B, L, E] → [B, L, E]."""
+        x = x + self._drop(self.attention(self.attention_norm(x), rotary, rule, cache))
+        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.hidden_dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """Token ids in, hidden states out."""
+
+    def __init__(
+        self,
+        shape: Architecture,
+        vocabulary: int,
+        *,
+        norm_eps: float = 1e-5,
+        rope_theta: float = 10000.0,
+        attention_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        """`vocabulary` is the tokenizer's; the table is padded and has room for a mask id."""
+        super().__init__()
+        self.shape = shape
+        self.vocabulary = vocabulary
+        self.rope_theta = rope_theta
+        self.hidden_dropout = hidden_dropout
+        rows = padded_vocabulary(vocabulary)
+        self.embedding = nn.Embedding(rows, shape.d_model)
+        self.blocks = nn.ModuleList(
+            Block(shape, norm_eps, attention_dropout, hidden_dropout) for _ in range(shape.layers)
+        )
+        self.final_norm = nn.RMSNorm(shape.d_model, eps=norm_eps)
+        self.head = nn.Linear(shape.d_model, rows, bias=False) if shape.untied else None
+
+    @property
+    def table(self) -> Tensor:
+        """[V, E] output table: the embedding's unless untied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def forward(
+        self,
+        ids: Tensor,
+        rule: Rule,
+        positions: Tensor | None = None,
+        caches: list[LayerCache] | None = None,
+    ) -> Tensor:
+        """[B, L] ids → [B, L, E] hidden states after the last norm; logits are these · tableᵀ.
+
+        `rule` is "causal", "bidirectional" or a [B, 1, L, L] bool mask; `positions` ([L] or
+        [B, L]) default to 0 … L−1, or to those after the cache.
+        """
+        if positions is None:
+            start = caches[0].length if caches else 0
+            positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        rotary = rotary_tables(positions, self.shape.head_width, self.rope_theta)
+        x = F.dropout(self.embedding(ids), self.hidden_dropout, self.training)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, rule, caches[layer] if caches else None)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+    def logits(self, ids: Tensor, rule: Rule) -> Tensor:
+        """[B, L] ids → [B, L, V] logits, for small inputs and for tests."""
+        return F.linear(self(ids, rule), self.table)
+
+    def new_caches(self, rows: int, capacity: int) -> list[LayerCache]:
+        """Empty caches for `rows` rows of up to `capacity` positions."""
+        weight = self.embedding.weight
+        size = (rows, self.shape.heads, capacity, self.shape.head_width)
+        return [
+            LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks
+        ]
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int) -> None:
+    """Fill the weights: N(0, 0.02²); the two projections back into the residual stream
+    N(0, (0.02/√(2·layers))²); norms 1 (Megatron's defaults, which the original keeps).
+
+    Each tensor has its own stream, named after it, so its values depend on nothing else.
+    """
+    residual_std = INIT_STD / (2 * model.shape.layers) ** 0.5
+    for name, weight in model.named_parameters():
+        if weight.dim() == 1:
+            weight.fill_(1.0)
+            continue
+        std = residual_std if name.endswith(("attention.output.weight", "down.weight")) else INIT_STD
+        generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
+        draw = torch.empty(weight.shape, dtype=torch.float32)
+        weight.copy_(draw.normal_(0.0, std, generator=generator))

@@ -1,0 +1,171 @@
+"""Weighted NLL straight from hidden states: no [tokens, vocabulary] tensor is ever held.
+
+The logits of a few hundred scored positions at a time are made, turned into their part of
+the loss and at once into gradients, and dropped. Peak memory is one such block instead of
+three or four times B·L·V, and positions without a weight cost nothing: masked diffusion,
+which scores about half of its positions, computes half of the logits.
+
+The same idea as in Wijmans et al., "Cut your losses in large-vocabulary language models",
+arXiv 2411.09009, and Hsu et al., "Liger kernel", arXiv 2410.10989; written here for a weight
+per position, and in plain torch so that it runs on any device.
+
+Shape letters: P positions (B·L), S scored positions, C rows of a block, E model width,
+V rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK_ELEMENTS = 2**25
+"""Logits per block: 64 MB in bf16 (benchmarks/README.md shows the effect of other sizes)."""
+
+Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def linear_nll(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    index: Tensor | None = None,
+    *,
+    compiled: bool = False,
+) -> Tensor:
+    """Scalar Σ_s weights[s] · −log softmax(hidden[index[s]] · tableᵀ)[targets[s]].
+
+    hidden [P, E], table [V, E], targets and weights [S], index [S] of distinct positions or
+    None for all P. Differentiable once in hidden and table. Matrix products run in the
+    autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64). `compiled` fuses
+    the softmax with its gradient through torch.compile.
+    """
+    dtype = _compute_dtype(hidden)
+    total: Tensor = _LinearNLL.apply(hidden, table, targets, weights, index, dtype, compiled)
+    return total
+
+
+@torch.no_grad()
+def token_nll(hidden: Tensor, table: Tensor, targets: Tensor, index: Tensor | None = None) -> Tensor:
+    """[S] −log softmax(hidden[index] · tableᵀ)[targets], block by block; float32 or wider."""
+    dtype = _compute_dtype(hidden)
+    rows = (hidden if index is None else hidden[index]).to(dtype)
+    cast = table.to(dtype)
+    out = torch.empty(len(rows), dtype=_wide(rows).dtype, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for block in _blocks(len(rows), len(table)):
+            logits = _wide(rows[block] @ cast.T)
+            picked = logits.gather(1, targets[block, None]).squeeze(1)
+            out[block] = torch.logsumexp(logits, dim=1) - picked
+    return out
+
+
+class _LinearNLL(torch.autograd.Function):
+    """Gradients are made in the forward pass, where the logits are, and scaled in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        index: Tensor | None,
+        dtype: torch.dtype,
+        compiled: bool,
+    ) -> Tensor:
+        softmax, add = _compiled_parts() if compiled else (_softmax, torch.Tensor.add_)
+        rows = (hidden if index is None else hidden[index]).to(dtype)
+        cast = table.to(dtype)
+        blocks = _blocks(len(rows), len(table))
+        wide = _wide(rows[:0]).dtype
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        grad_rows = torch.empty_like(rows)
+        grad_table = torch.zeros(table.shape, dtype=wide, device=table.device)
+        # These two are used again for each block: fresh memory costs page faults, which on a
+        # CPU took as long as the matrix products themselves.
+        logits = rows.new_empty((blocks[0].stop, len(table))) if blocks else rows
+        product = torch.empty_like(cast) if dtype != wide else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for block in blocks:
+                part = logits[: block.stop - block.start]
+                torch.mm(rows[block], cast.T, out=part)
+                total += softmax(part, targets[block], weights[block])
+                torch.mm(part, cast, out=grad_rows[block])
+                if product is None:
+                    grad_table.addmm_(part.T, rows[block])
+                else:
+                    add(grad_table, torch.mm(part.T, rows[block], out=product))
+        ctx.save_for_backward(grad_rows, grad_table, index)
+        ctx.shapes = hidden.shape, hidden.dtype, table.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        grad_rows, grad_table, index = ctx.saved_tensors
+        shape, hidden_dtype, table_dtype = ctx.shapes
+        grad_rows = (grad_rows * grad_total).to(hidden_dtype)
+        grad_table = grad_table.mul_(grad_total)  # ours alone, and used once
+        if index is None:
+            grad_hidden = grad_rows
+        else:
+            # Positions are distinct, so this copy is deterministic on every device.
+            grad_hidden = grad_rows.new_zeros(shape).index_copy_(0, index, grad_rows)
+        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _blocks(rows: int, vocabulary: int) -> list[slice]:
+    """Slices of nearly equal size, with about BLOCK_ELEMENTS logits at most."""
+    count = max(1, -(-rows * vocabulary // BLOCK_ELEMENTS))
+    size = max(1, -(-rows // count))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted NLL of a block; `logits` [C, V] become its gradient by the logits."""
+    x = _wide(logits)  # `logits` itself if they are wide enough: all that follows is in place
+    top = x.amax(dim=1, keepdim=True)
+    picked = x.gather(1, targets[:, None])
+    x.sub_(top).exp_()
+    scale = x.sum(dim=1, keepdim=True)
+    total = ((scale.log() + top - picked).squeeze(1) * weights).sum()
+    x.mul_(weights[:, None] / scale)
+    x.scatter_add_(1, targets[:, None], -weights[:, None].to(x.dtype))
+    if x is not logits:
+        logits.copy_(x)
+    return total
+
+
+def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The same, in a form that the compiler turns into two passes over the logits."""
+    x = _wide(logits)
+    log_sum = torch.logsumexp(x, dim=1, keepdim=True)
+    picked = x.gather(1, targets[:, None])
+    hit = torch.arange(x.shape[1], device=x.device)[None, :] == targets[:, None]
+    grad = ((x - log_sum).exp() - hit.float()) * weights[:, None]
+    logits.copy_(grad)
+    return ((log_sum - picked).squeeze(1) * weights).sum()
+
+
+@cache
+def _compiled_parts() -> tuple[Softmax, Callable[[Tensor, Tensor], Tensor]]:
+    """Softmax with its gradient, and the mixed-precision sum, each in one pass."""
+    add: Callable[[Tensor, Tensor], Tensor] = torch.compile(torch.Tensor.add_)
+    softmax: Softmax = torch.compile(_fused_softmax, dynamic=True)
+    return softmax, add

@@ -1,0 +1,64 @@
+"""How much of each row is masked, and which tokens: seeded, per row, on any machine alike.
+
+Numbers are drawn with `epochal.rng`, so a row meets the same mask whatever the micro-batch,
+the number of processes or the device. K is the number of masked tokens of a row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal import rng
+from epochal.objectives.problem import Rows
+from epochal.rng import Keys
+
+Masks = NDArray[np.bool_]
+Levels = NDArray[np.float64]
+
+
+def iid_levels(rows: Rows) -> Levels:
+    """[B] t ~ U(0, 1), independent, as the original draws them."""
+    return rng.uniforms(rows.keys, 1)[:, 0]
+
+
+def stratified_levels(rows: Rows) -> Levels:
+    """[B] levels spread evenly over the global batch, in mirrored pairs u and 1 − u.
+
+    Rows 2j and 2j+1 of the batch share a stratum of [0, ½) and its mirror image, so that
+    each pair masks L+1 of its 2·L tokens (see `exact_counts`) and any even micro-batch has
+    the same number of scored tokens. Which pair gets which stratum is a new permutation at
+    each step, so every row's level is uniform on [0, 1). With an odd batch the last row is
+    its own, drawn from all of [0, 1).
+    """
+    pairs = rows.global_batch // 2
+    place = rows.place
+    pair = np.minimum(place // 2, max(pairs - 1, 0))
+    jitter = rng.uniforms(rng.row_keys(rows.step_key, pair), 1)[:, 0]
+    stratum = rng.shuffled_index(rows.step_key, pair, max(pairs, 1))
+    low = (stratum + jitter) / (2 * max(pairs, 1))
+    levels = np.where(place % 2 == 0, low, np.nextafter(1.0, 0.0) - low)
+    alone = place >= 2 * pairs
+    return np.where(alone, rng.uniforms(rows.keys, 1)[:, 0], levels)
+
+
+def independent_masks(keys: Keys, mask_prob: Levels, length: int) -> Masks:
+    """[B, L] masks, each token masked independently with its row's probability."""
+    # Number 0 of a key is the row's level (`iid_levels`); its masks start at number 1.
+    return rng.uniforms(keys, length + 1)[:, 1:] < mask_prob[:, None]
+
+
+def exact_counts(levels: Levels, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[B] K = 1 + ⌊u · m⌋, uniform on 1 … m for m candidates; 0 where there are none."""
+    count = 1 + np.floor(levels * candidates).astype(np.int64)
+    return np.minimum(count, candidates)
+
+
+def exact_masks(keys: Keys, counts: NDArray[np.int64], candidates: Masks) -> Masks:
+    """[B, L] masks with exactly `counts` candidates masked, every subset equally likely."""
+    # Sorting the 64-bit draws and comparing with the K-th smallest is several times faster
+    # than ranking them. Two equal draws in a row (1 in 10¹³ rows of 2048) would mask one more.
+    draws = rng.outputs(keys[:, None], np.arange(1, candidates.shape[1] + 1)[None, :])
+    draws[~candidates] = np.iinfo(np.uint64).max
+    last = np.take_along_axis(np.sort(draws, axis=1), np.maximum(counts, 1)[:, None] - 1, axis=1)
+    return candidates & (draws <= last) & (counts > 0)[:, None]

@@ -1,0 +1,102 @@
+"""The contract between an objective and everything else: a weighted prediction problem.
+
+Shape letters in this room: B rows, L positions, V vocabulary, S scored positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from epochal.rng import Keys
+
+Attention = Literal["causal", "bidirectional"] | Tensor
+"""Who sees whom. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Predict `targets` from `inputs`; the loss is Σ weights · NLL / denominator."""
+
+    inputs: Tensor
+    """[B, L] int64, what the network reads."""
+    targets: Tensor
+    """[B, L] int64, what it is asked for."""
+    weights: Tensor
+    """[B, L] float32, zero where a position is not scored."""
+    denominator: int
+    """Positions by which the sum is divided: all that count, masked or not."""
+    attention: Attention
+    positions: Tensor | None = None
+    """[B, L] or [L] int64; 0 … L−1 if None."""
+
+    def scored(self) -> Tensor | None:
+        """[S] indices into B·L of the positions with a weight, or None if all have one."""
+        flat = self.weights.flatten()
+        index = flat.nonzero().squeeze(1)
+        return None if len(index) == len(flat) else index
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows of a batch come from: all that their noise may depend on."""
+
+    keys: Keys
+    """[B] uint64, one per (seed, epoch, row)."""
+    place: NDArray[np.int64]
+    """[B] place in the global batch, 0 … global_batch − 1."""
+    global_batch: int
+    """Rows of the whole optimizer step, over all devices and micro-batches."""
+    step_key: int
+    """Key of the optimizer step, the same for all of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw of the likelihood for B rows."""
+
+    levels: NDArray[np.float64]
+    """[B] noise levels in [0, 1); how they are spread over rows is the evaluator's business."""
+    keys: Keys
+    """[B] uint64, from which each row's mask follows."""
+
+
+class Objective(Protocol):
+    """A family. Its methods are pure functions of their arguments."""
+
+    family: str
+    exact: bool
+    """Whether one likelihood problem gives the NLL itself (AR) or one draw of its bound."""
+    shift: int
+    """Position i of a problem asks for token i + shift of its row."""
+
+    def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
+        """[B, L+1] int64 tokens of shifted windows → the training loss of their L positions."""
+
+    def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
+        """[B, L] tokens, [B, L] bool `scored` → a draw of −log p(scored tokens | the others).
+
+        Position 0 is never scored (AR has nothing to predict it from). Over draws with
+        uniform levels, the weighted sum of a row has the row's bound (MDM) or exact value
+        (AR) as its mean, and each scored token's weight has mean 1.
+        """
+
+    def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
+        """[B, L+1] tokens → the original's evaluation loss: its training loss, unshifted rules
+        included, for the noise levels of `draw`."""
+
+
+def weighted_nll(logits: Tensor, problem: Problem) -> Tensor:
+    """Σ weights · NLL / denominator from [B, L, V] logits: the definition, for reference.
+
+    The trainer uses `linear_nll`, which needs no logits in memory and equals this.
+    """
+    nll = F.cross_entropy(logits.flatten(0, 1), problem.targets.flatten(), reduction="none")
+    weights = problem.weights.flatten().to(nll.dtype)
+    return torch.where(weights > 0, weights * nll, 0).sum() / problem.denominator

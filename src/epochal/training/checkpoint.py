@@ -1,0 +1,190 @@
+"""Checkpoints: safetensors in a folder that is complete, with sums of its files, or not there.
+
+    checkpoints/last-00000120/   model.safetensors, optimizer.safetensors, state.json, manifest.json
+    checkpoints/best-00000090/   model.safetensors, state.json, manifest.json
+
+A folder is written under another name, synced and renamed; only then is the one before it
+removed. So a kill or a full disk at any moment leaves a whole checkpoint. Nothing is pickled:
+reading a file from a stranger runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from epochal import files
+from epochal.errors import CheckpointError
+from epochal.progress import say
+
+_MODEL, _OPTIMIZER, _STATE, _MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """How far a run is; with weights and optimizer, all that is needed to go on from there."""
+
+    step: int = 0
+    """Optimizer steps done; rows seen are step · global batch."""
+    seconds: float = 0.0
+    """Time spent in training so far, evaluations included."""
+    best_step: int | None = None
+    best_nll: float | None = None
+    loss_sum: float = 0.0
+    """Sum of the training loss since the last line in metrics.jsonl."""
+    loss_steps: int = 0
+
+
+def save(
+    folder: Path,
+    kind: str,
+    state: TrainState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Path:
+    """Write the checkpoint `<kind>-<step>` into `folder` and remove older ones of its kind.
+
+    Raises StorageError when it cannot be written; the one before it is then still there.
+    """
+    target = folder / f"{kind}-{state.step:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    with files.storage_errors(target):
+        try:
+            temporary.mkdir(parents=True)
+            _save_tensors(temporary / _MODEL, _model_tensors(model))
+            if optimizer is not None:
+                _save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(model, optimizer))
+            files.write_json(temporary / _STATE, asdict(state))
+            sums = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
+            files.write_json(temporary / _MANIFEST, {"sha256": sums})
+            if target.exists():  # left by a run that was killed after writing it
+                shutil.rmtree(target)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    for older in _of_kind(folder, kind):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
+    return target
+
+
+def find(folder: Path, kind: str) -> Path | None:
+    """The newest whole checkpoint of a kind; damaged ones are named and passed over.
+
+    Returns None if there is none at all. Raises CheckpointError if all are damaged.
+    """
+    damaged = []
+    for path in sorted(_of_kind(folder, kind), reverse=True):
+        problem = _problem(path)
+        if problem is None:
+            return path
+        say(f"checkpoint {path} is damaged ({problem}); looking for an older one")
+        damaged.append(f"{path} ({problem})")
+    if damaged:
+        raise CheckpointError(
+            f"no usable checkpoint: {'; '.join(damaged)}. Restore the files, or train anew with "
+            "--restart"
+        )
+    return None
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed save left behind."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_state(path: Path) -> TrainState:
+    """Progress of the checkpoint in folder `path`."""
+    return TrainState(**json.loads((path / _STATE).read_text(encoding="utf-8")))
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Fill `model` from the checkpoint. Raises CheckpointError where shapes do not fit."""
+    tensors = _load_tensors(path / _MODEL)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} holds the weights of another model: {reason}") from None
+
+
+def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fill the optimizer's moments from the checkpoint."""
+    tensors = _load_tensors(path / _OPTIMIZER)
+    for name, weight in model.named_parameters():
+        optimizer.state[weight] = {
+            key: _place(tensors[f"{key}:{name}"], weight, key)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+
+
+def _place(tensor: Tensor, weight: Tensor, key: str) -> Tensor:
+    """Fused AdamW keeps its step count on the weight's device, in float32."""
+    return tensor.to(weight.device, torch.float32 if key == "step" else weight.dtype)
+
+
+def _of_kind(folder: Path, kind: str) -> list[Path]:
+    return [path for path in folder.glob(f"{kind}-*") if re.fullmatch(r"\w+-\d+", path.name)]
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        sums: dict[str, str] = manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{_MANIFEST} is missing or unreadable"
+    for name, expected in sums.items():
+        file = path / name
+        if not file.exists():
+            return f"{name} is missing"
+        if files.sha256(file) != expected:
+            return f"{name} does not have the content that was saved"
+    return None
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{key}:{name}": value.detach().contiguous()
+        for name, weight in model.named_parameters()
+        for key, value in optimizer.state[weight].items()
+    }
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # The library gives the operating system's error as text only.
+        code = re.search(r"code: (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _load_tensors(path: Path) -> dict[str, Any]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None

@@ -1,0 +1,138 @@
+"""What the machine has: device, precision, whether compiling pays, the peak for MFU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from epochal.errors import RecipeError
+from epochal.recipe.schema import Train
+
+# On Linux a CPU run spends a tenth of its time on page faults of freshly allocated tensors;
+# huge pages take most of that away. Read by torch at its first large allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+# Dense bf16 peak of common accelerators in FLOP/s, without sparsity, from their data sheets.
+_PEAK_BF16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how a run computes."""
+
+    device: torch.device
+    bf16: bool
+    compiled: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 autocast, or nothing in fp32."""
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def precision(self) -> str:
+        """bf16 or fp32."""
+        return "bf16" if self.bf16 else "fp32"
+
+    @property
+    def title(self) -> str:
+        """The device in words, for the record."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        if self.device.type == "cpu":
+            return f"CPU, {torch.get_num_threads()} threads"
+        return str(self.device)
+
+
+def find_machine(settings: Train) -> Machine:
+    """The machine that `train.device`, `train.precision` and `train.compile` ask for.
+
+    Raises RecipeError for a device that is not there, and for compiling without a compiler.
+    """
+    device = find_device(settings.device)
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16)
+    if settings.compile == "on" and device.type == "cpu" and not _compiler():
+        raise RecipeError(
+            '`train.compile` = "on" needs a C++ compiler (g++ or clang++) on this machine; '
+            'install one or set train.compile="off"'
+        )
+    compiled = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
+    return Machine(device=device, bf16=bf16, compiled=compiled)
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → a device that is there, or RecipeError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise RecipeError(
+            f'`train.device` = "{name}" cannot be used: {first}. Set train.device="auto"'
+        ) from None
+    return device
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+@contextmanager
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Use only deterministic kernels inside the block, if wanted."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def peak_flops(machine: Machine) -> tuple[float, str]:
+    """FLOP/s to divide by for MFU, and where the figure is from ("data sheet", "measured").
+
+    For a device that is not in the table, and for a CPU, one matrix product of the run's
+    precision is timed (the best of five).
+    """
+    if machine.device.type == "cuda" and machine.bf16:
+        for name, peak in _PEAK_BF16.items():
+            if name in machine.title:
+                return peak, "data sheet"
+    size = 1024 if machine.device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if machine.bf16 else torch.float32
+    a = torch.ones(size, size, dtype=dtype, device=machine.device)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best, "measured"

@@ -1,0 +1,76 @@
+"""What a run writes down while it goes on: run.json, metrics.jsonl, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+from epochal import files
+from epochal.errors import RunError
+from epochal.progress import say
+from epochal.runs import RunFolder, Status, read_lines
+
+
+class Journal:
+    """Keeps the record of one run; use it as a context manager."""
+
+    def __init__(self, folder: RunFolder, info: dict[str, Any], tensorboard: bool) -> None:
+        """`info` is the content of run.json, but for the status."""
+        self.folder = folder
+        self.info = info
+        self._board = _tensorboard(folder) if tensorboard else None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def status(self, status: Status, **more: Any) -> None:
+        """Write run.json with a new status and whatever else is known by now."""
+        self.info |= {"status": status, **more}
+        self.folder.write_info(self.info)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps: they will be written again, the same."""
+        path = self.folder.metrics_file
+        lines = [line for line in read_lines(path) if line["step"] <= step]
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def line(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+        path = self.folder.metrics_file
+        with files.storage_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise RunError, naming what differs, if `new` identity is not that of the folder's run."""
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if not differing:
+        return
+    changes = ", ".join(f"`{key}` {old.get(key)!r} → {new.get(key)!r}" for key in differing[:4])
+    more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+    raise RunError(
+        f"{folder.path} holds a run with other settings: {changes}{more}. Give this one another "
+        "place with run_dir=…, or add --restart to put the old run aside and start anew"
+    )
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        say("no TensorBoard events: the package is not installed (pip install tensorboard)")
+        return None
+    return SummaryWriter(str(folder.path / "tensorboard"))

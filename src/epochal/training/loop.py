@@ -1,0 +1,200 @@
+"""The training loop: steps, and around them evaluation, logging, saving, stopping, resuming."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from epochal.errors import TrainingDiverged, TrainingStopped
+from epochal.models import Transformer
+from epochal.progress import Bar, bar, say
+from epochal.recipe import Recipe, RunNumbers
+from epochal.runs import RunFolder
+from epochal.training import checkpoint
+from epochal.training.checkpoint import TrainState
+from epochal.training.device import Machine, peak_flops
+from epochal.training.journal import Journal
+from epochal.training.optim import learning_rate
+from epochal.training.step import Stepper, StepResult
+from epochal.training.stop import StopRequest, stop_request
+from epochal.units import Interval
+
+Evaluate = Callable[[Transformer], dict[str, float]]
+"""A model → its validation figures, `nll_nats_per_token` among them."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """A run in progress. Its state after step n is the same whether or not it was interrupted."""
+
+    recipe: Recipe
+    numbers: RunNumbers
+    stepper: Stepper
+    machine: Machine
+    folder: RunFolder
+    journal: Journal
+    evaluate: Evaluate
+
+    def run(self) -> TrainState:
+        """Go on from the last checkpoint to the end of the run.
+
+        Raises TrainingStopped or TrainingDiverged, with all that was done saved.
+        """
+        state = self._resume()
+        devices = [self.machine.device] if self.machine.device.type == "cuda" else []
+        with (
+            stop_request(self.folder.stop_file) as stop,
+            torch.random.fork_rng(devices),
+            bar(f"train {self.recipe.family}", self.numbers.steps) as progress,
+        ):
+            meter = _Meter(self, progress, state.seconds)
+            self.journal.status("running")
+            try:
+                self._steps(state, stop, meter)
+            except TrainingDiverged:
+                self.journal.status("diverged", stopped_at_step=state.step)
+                raise
+        self._save(state)
+        self.journal.status("finished", seconds=state.seconds, best=_best(state))
+        return state
+
+    def _resume(self) -> TrainState:
+        model, optimizer = self.stepper.model, self.stepper.optimizer
+        checkpoint.clean(self.folder.checkpoints)
+        path = checkpoint.find(self.folder.checkpoints, "last")
+        if path is None:
+            state = TrainState()
+        else:
+            state = checkpoint.load_state(path)
+            checkpoint.load_model(path, model)
+            checkpoint.load_optimizer(path, model, optimizer)
+            say(f"going on from step {state.step:,} of {self.numbers.steps:,}")
+        self.journal.rewind(state.step)
+        return state
+
+    def _steps(self, state: TrainState, stop: StopRequest, meter: _Meter) -> None:
+        settings = self.recipe.train
+        saved = time.monotonic()
+        while state.step < self.numbers.steps:
+            if asked := stop.asked():
+                self._stop(state, *asked)
+            lr = learning_rate(settings, state.step, self.numbers.steps)
+            result = self.stepper(state.step, lr)
+            state.step += 1
+            state.loss_sum += result.loss
+            state.loss_steps += 1
+            meter.step(state, result)
+            if self._due(self.recipe.log.every, state):
+                meter.log(state, result, lr)
+            if self._due(self.recipe.eval.every, state):
+                self._evaluate(state, meter)
+            state.seconds = meter.seconds()
+            if self._save_due(state, saved):
+                self._save(state)
+                saved = time.monotonic()
+                meter.skip()
+
+    def _due(self, every: Interval, state: TrainState) -> bool:
+        at = self.numbers.at
+        last = state.step == self.numbers.steps
+        return last or every.due(at(state.step - 1), at(state.step))
+
+    def _save_due(self, state: TrainState, saved: float) -> bool:
+        every = self.recipe.checkpoint.every
+        if state.step == self.numbers.steps:
+            return False  # saved by run()
+        if every.unit == "minutes":
+            return time.monotonic() - saved >= 60 * every.amount
+        return self._due(every, state)
+
+    def _evaluate(self, state: TrainState, meter: _Meter) -> None:
+        figures = self.evaluate(self.stepper.model)
+        meter.skip()
+        self.journal.line("eval", state.step, self._progress(state) | figures)
+        nll = figures["nll_nats_per_token"]
+        meter.validation = nll
+        if state.best_nll is None or nll < state.best_nll:
+            state.best_nll, state.best_step = nll, state.step
+            checkpoint.save(self.folder.checkpoints, "best", state, self.stepper.model)
+
+    def _progress(self, state: TrainState) -> dict[str, Any]:
+        at = self.numbers.at(state.step)
+        return {"tokens": at.tokens, "epochs": at.epochs, "flops": at.flops}
+
+    def _save(self, state: TrainState) -> None:
+        stepper = self.stepper
+        checkpoint.save(self.folder.checkpoints, "last", state, stepper.model, stepper.optimizer)
+
+    def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
+        self._save(state)
+        self.journal.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
+        raise TrainingStopped(
+            f"stopped by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
+            "command goes on from there",
+            exit_code,
+        )
+
+
+class _Meter:
+    """Speed and progress, for people and for the log."""
+
+    def __init__(self, loop: Loop, progress: Bar, earlier_seconds: float) -> None:
+        self._loop, self._bar = loop, progress
+        self._peak, peak_source = peak_flops(loop.machine)
+        loop.journal.info["peak_flops"] = {"per_second": self._peak, "source": peak_source}
+        self._begin = time.monotonic() - earlier_seconds
+        self._mark, self._mark_tokens, self._mark_scored = time.monotonic(), 0, 0
+        self._speed = self._mfu = 0.0
+        self.validation: float | None = None
+
+    def seconds(self) -> float:
+        """Time spent on this run, earlier sittings included."""
+        return time.monotonic() - self._begin
+
+    def skip(self) -> None:
+        """Leave the time since the last step (an evaluation, a save) out of the speed."""
+        self._mark, self._mark_tokens, self._mark_scored = time.monotonic(), 0, 0
+
+    def step(self, state: TrainState, result: StepResult) -> None:
+        """Take note of a step."""
+        self._mark_tokens += self._loop.numbers.tokens_per_step
+        self._mark_scored += result.scored
+        elapsed = time.monotonic() - self._mark
+        if elapsed > 1.0 or not self._speed:
+            self._measure(elapsed)
+        epochs = self._loop.numbers.at(state.step).epochs
+        note = f"loss {result.loss:.3f}"
+        note += f" val {self.validation:.3f}" if self.validation is not None else ""
+        note += f" epoch {epochs:.2f} {self._speed:,.0f} tok/s MFU {100 * self._mfu:.0f}%"
+        self._bar.update(state.step, note)
+
+    def _measure(self, elapsed: float) -> None:
+        loop = self._loop
+        numbers, shape = loop.numbers, loop.recipe.model.architecture()
+        share = self._mark_scored / self._mark_tokens
+        cost = shape.matmul_flops_per_token(numbers.vocabulary, numbers.sequence_length, share)
+        self._speed = self._mark_tokens / elapsed
+        self._mfu = self._speed * cost / self._peak
+        self.skip()
+
+    def log(self, state: TrainState, result: StepResult, lr: float) -> None:
+        """Write a line with the mean loss since the last one."""
+        loop = self._loop
+        values = {
+            **loop._progress(state),
+            "loss": state.loss_sum / state.loss_steps,
+            "lr": lr,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": round(self._speed, 1),
+            "mfu": round(self._mfu, 4),
+        }
+        loop.journal.line("train", state.step, values)
+        state.loss_sum, state.loss_steps = 0.0, 0
+
+
+def _best(state: TrainState) -> dict[str, Any]:
+    return {"step": state.best_step, "nll_nats_per_token": state.best_nll}

@@ -1,0 +1,164 @@
+"""One optimizer step: problems, forward, backward, check, update.
+
+Losses are sums over all micro-batches, divided once by the positions that count in the whole
+step, which are counted before the first forward pass. So the result does not depend on how
+the step is cut into micro-batches, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from epochal import rng
+from epochal.data.batches import RowOrder
+from epochal.errors import TrainingDiverged
+from epochal.models import Transformer
+from epochal.objectives import Objective, Problem, Rows, linear_nll
+from epochal.recipe import Recipe
+from epochal.training.device import Machine
+
+MICRO_BATCH_TOKENS = 16_384
+"""Tokens per forward pass unless the recipe says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to."""
+
+    loss: float
+    """Training loss, nats per token."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    scored: int
+    """Positions with a weight, whose logits were computed."""
+
+
+class Stepper:
+    """Makes steps. All randomness follows from the recipe's seed and the step's number."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Transformer,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        order: RowOrder,
+        machine: Machine,
+    ) -> None:
+        self.recipe, self.model, self.optimizer = recipe, model, optimizer
+        self.objective, self.order, self.machine = objective, order, machine
+        self._forward: Callable[..., Tensor] = torch.compile(model) if machine.compiled else model
+
+    def problems(self, step: int) -> list[Problem]:
+        """The micro-batches of a step, on the CPU; a pure function of (recipe, step)."""
+        batch = self.recipe.train.global_batch
+        micro = micro_batch(self.recipe)
+        step_key = rng.stream_key(self.recipe.seed, "step", step)
+        problems = []
+        for start in range(0, batch, micro):
+            count = min(micro, batch - start)
+            rows = self.order.batch(step * batch + start, count)
+            place = np.arange(start, start + count)
+            problems.append(
+                self.objective.training_problem(
+                    torch.from_numpy(rows.tokens), Rows(rows.keys, place, batch, step_key)
+                )
+            )
+        return problems
+
+    def __call__(self, step: int, lr: float) -> StepResult:
+        """Make step number `step` at rate `lr`.
+
+        Raises TrainingDiverged, before the update, if loss or gradient is not finite.
+        """
+        self.model.train()
+        problems = self.problems(step)
+        denominator = sum(problem.denominator for problem in problems)
+        loss = torch.zeros((), device=self.machine.device)
+        scored = 0
+        for number, problem in enumerate(problems):
+            self._seed_dropout(step, number)
+            index = problem.scored()
+            scored += problem.targets.numel() if index is None else len(index)
+            part = problem_loss(self._forward, self.model, problem, index, self.machine)
+            part = part / denominator
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        norm = self._clip()
+        values = torch.stack((loss, norm)).tolist()
+        self._check_finite(step, *values)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss=values[0], grad_norm=values[1], scored=scored)
+
+    def _clip(self) -> Tensor:
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+        if self.recipe.train.clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.recipe.train.clip, norm)
+        return norm
+
+    def _check_finite(self, step: int, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        raise TrainingDiverged(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}, so the update was "
+            "not made; lower `train.lr`, lengthen `train.warmup` or lower `train.clip`"
+        )
+
+    def _seed_dropout(self, step: int, number: int) -> None:
+        """Dropout inside the attention kernels only knows torch's own generator."""
+        if self.recipe.train.attention_dropout or self.recipe.train.hidden_dropout:
+            torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Rows per forward pass."""
+    most = max(1, MICRO_BATCH_TOKENS // recipe.data.sequence_length)
+    return min(recipe.train.micro_batch or most, recipe.train.global_batch)
+
+
+def problem_loss(
+    forward: Callable[..., Tensor],
+    model: Transformer,
+    problem: Problem,
+    index: Tensor | None,
+    machine: Machine,
+) -> Tensor:
+    """Σ weights · NLL of a problem; `index` are its scored positions (None for all)."""
+
+    def scored(values: Tensor) -> Tensor:
+        flat = values.flatten()
+        return (flat if index is None else flat[index]).to(machine.device, non_blocking=True)
+
+    rule = problem.attention
+    if isinstance(rule, Tensor):
+        rule = rule.to(machine.device, non_blocking=True)
+    positions = problem.positions
+    if positions is not None:
+        positions = positions.to(machine.device, non_blocking=True)
+    with machine.autocast():
+        hidden = forward(problem.inputs.to(machine.device, non_blocking=True), rule, positions)
+        return linear_nll(
+            hidden.flatten(0, 1),
+            model.table,
+            scored(problem.targets),
+            scored(problem.weights),
+            None if index is None else index.to(machine.device, non_blocking=True),
+            compiled=machine.compiled,
+        )
+
+
+def problem_logits(model: Transformer, problem: Problem) -> Tensor:
+    """[B, L, V] logits of a problem, for tests on small models."""
+    return F.linear(model(problem.inputs, problem.attention, problem.positions), model.table)

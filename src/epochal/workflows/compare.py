@@ -1,0 +1,114 @@
+"""Train both families on the same unique tokens under equal settings, and say which won."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from epochal import files
+from epochal.analysis import Comparison, compare_runs
+from epochal.data.opened import open_corpus
+from epochal.errors import RecipeError, RunError
+from epochal.progress import say
+from epochal.recipe import FAMILIES, FAMILY_TITLES, Recipe
+from epochal.runs import RunRecord
+from epochal.workflows.evaluate import evaluate
+from epochal.workflows.load import load
+from epochal.workflows.train import RecipeLike, as_recipe, train
+
+SAMPLE_PROMPT_TOKENS = 12
+SAMPLE_NEW_TOKENS = 48
+SAMPLES = 3
+
+
+def compare(
+    recipe: RecipeLike = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    out: str | Path | None = None,
+    draws: int | None = None,
+    restart: bool = False,
+) -> Comparison:
+    """Train AR and MDM by one recipe, evaluate both at their best, compare.
+
+    The runs go to `<out>/ar` and `<out>/mdm`, the result to `<out>/comparison.json`; `out` is
+    runs/<recipe's name> if not given. What is finished is not done again. Raises what `train`
+    and `evaluate` raise.
+    """
+    settings = as_recipe(recipe, overrides)
+    if "family" in dict(overrides if isinstance(overrides, Mapping) else ()) or any(
+        str(override).split("=")[0].strip() == "family" for override in overrides
+    ):
+        raise RecipeError("`family` has no place here: compare trains both families")
+    name = Path(str(recipe)).stem if isinstance(recipe, str | Path) else "compare"
+    folder = Path(out) if out is not None else Path("runs") / name
+    runs = [_one(settings, family, folder, draws, restart) for family in FAMILIES]
+    comparison = compare_runs(runs)
+    files.write_json(folder / "comparison.json", comparison.as_dict())
+    return comparison
+
+
+def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -> Comparison:
+    """Compare runs that are there already, evaluating the best checkpoint of each if need be.
+
+    Raises RunError unless there is a run of each family, all on the same tokens.
+    """
+    if len(paths) < 2:
+        raise RunError("give at least two runs, one of each family, to compare them")
+    records = [RunRecord(path) for path in paths]
+    for record in records:
+        _evaluate_best(record, draws)
+    return compare_runs(records)
+
+
+def _one(settings: Recipe, family: str, folder: Path, draws: int | None, restart: bool) -> RunRecord:
+    say(f"{FAMILY_TITLES[family]}:")
+    run_dir = str(folder / family)
+    record = train(
+        dataclasses.replace(settings, family=family, run_dir=run_dir),  # type: ignore[arg-type]
+        restart=restart,
+    )
+    _evaluate_best(record, draws)
+    if not record.samples():
+        keep_samples(record)
+    return record
+
+
+def _evaluate_best(record: RunRecord, draws: int | None) -> None:
+    """Evaluate the best checkpoint unless the record has it, with as many draws, already."""
+    known = record.evaluation("best")
+    best = (record.info.get("best") or {}).get("step")
+    enough = known is not None and (draws is None or known.draws in (1, draws))
+    if not (known is not None and enough and known.step == best):
+        evaluate(record, checkpoint="best", draws=draws)
+
+
+def keep_samples(record: RunRecord, seed: int = 0) -> None:
+    """Let a run's model go on from the beginnings of validation documents; keep the texts."""
+    loaded = load(record.path)
+    sampling = {"temperature": 0.8, "top_p": 0.95}
+    new = min(SAMPLE_NEW_TOKENS, loaded.sequence_length - SAMPLE_PROMPT_TOKENS - 1)
+    if new < 1:
+        return
+    texts = []
+    for prompt in _beginnings(loaded.recipe):
+        text = loaded.generate(prompt, tokens=new, seed=seed, temperature=0.8, top_p=0.95)[0]
+        texts.append({"prompt": prompt, "text": text, "seed": seed, **sampling})
+    record.folder.write_samples(texts)
+
+
+def _beginnings(settings: Recipe) -> list[str]:
+    """The first words of the first few validation documents that are long enough."""
+    corpus = open_corpus(settings.data)
+    store = corpus.validation
+    long_enough = (
+        number
+        for number in range(store.documents)
+        if len(store.document(number)) > 4 * SAMPLE_PROMPT_TOKENS
+    )
+    chosen = [number for number, _ in zip(long_enough, range(SAMPLES), strict=False)]
+    return [
+        corpus.tokenizer.decode(store.document(number)[:SAMPLE_PROMPT_TOKENS]) for number in chosen
+    ]

@@ -1,0 +1,169 @@
+"""Evaluate a run's checkpoint on its validation set, and keep the result with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Literal
+
+from epochal.data.opened import Corpus, open_corpus
+from epochal.data.windows import ScoredWindows
+from epochal.errors import UserError
+from epochal.evaluation.nll import Evaluator
+from epochal.evaluation.paper import PaperEvaluator
+from epochal.models import Transformer
+from epochal.progress import bar
+from epochal.runs import NLLResult, RunRecord
+from epochal.tally import Estimate
+from epochal.workflows.load import CheckpointName, LoadedModel, load
+from epochal.workflows.train import evaluation_batch
+
+Estimator = Literal["stratified", "paper"]
+DEFAULT_DRAWS = 8
+FIRST_DRAWS = 4
+MOST_DRAWS = 1024
+
+
+def evaluate(
+    run: str | Path | RunRecord,
+    *,
+    checkpoint: CheckpointName | None = None,
+    estimator: Estimator = "stratified",
+    draws: int | None = None,
+    tolerance: float | None = None,
+    corpus: str | Path | None = None,
+    device: str = "auto",
+) -> NLLResult:
+    """Validation NLL of a run, over the whole validation set, with its standard error.
+
+    AR is exact. For MDM, `draws` masks per row (8 if not given), or as many as bring the
+    error from the draws down to `tolerance` nats per token. `estimator="paper"` is the
+    original's (32 draws if not given). `corpus` names another corpus folder, made with the
+    same tokenizer; the result is then not kept with the run. Raises UserError for draws and
+    tolerance that make no sense, and what `load` and `open_corpus` raise.
+    """
+    _check(draws, tolerance)
+    record = run if isinstance(run, RunRecord) else RunRecord(run)
+    loaded = load(record.path, checkpoint, device)
+    settings = loaded.recipe.data
+    if corpus is not None:
+        settings = dataclasses.replace(settings, corpus=str(corpus), train=None, validation=None)
+    data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
+    evaluator = _evaluator(loaded, data, estimator)
+    start = time.monotonic()
+    found = _score(evaluator, loaded.model, estimator, draws, tolerance)
+    name = checkpoint or _which(record, loaded.step)
+    result = _result(loaded, data, name, estimator, evaluator, found, time.monotonic() - start)
+    if corpus is None:
+        record.folder.write_evaluation(
+            result, found.unit_totals, found.unit_tokens, found.unit_variances
+        )
+    return result
+
+
+def _check(draws: int | None, tolerance: float | None) -> None:
+    if draws is not None and tolerance is not None:
+        raise UserError("give either the number of draws or the tolerance, not both")
+    if draws is not None and draws < 2:
+        raise UserError(
+            f"draws = {draws}: at least 2 are needed, since the error bar comes from comparing them"
+        )
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
+
+
+def _evaluator(
+    loaded: LoadedModel, data: Corpus, estimator: Estimator
+) -> Evaluator | PaperEvaluator:
+    if data.tokenizer.sha256 != loaded.tokenizer.sha256:
+        raise UserError(
+            f"the corpus {data.validation.prefix.parent} was made with the tokenizer "
+            f"{data.tokenizer.name}, the run with {loaded.tokenizer.name}; prepare the text with "
+            "the run's tokenizer.json"
+        )
+    tokens, length = data.validation.tokens, loaded.sequence_length
+    batch = evaluation_batch(loaded.recipe)
+    if estimator == "paper":
+        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch)
+    return Evaluator(
+        loaded.objective,
+        loaded.machine,
+        ScoredWindows(tokens, length),
+        data.validation.document_starts(),
+        loaded.tokenizer.vocabulary,
+        batch,
+    )
+
+
+def _score(
+    evaluator: Evaluator | PaperEvaluator,
+    model: Transformer,
+    estimator: Estimator,
+    draws: int | None,
+    tolerance: float | None,
+) -> Estimate:
+    """Make draws until there are as many as asked for, or until the error is small enough."""
+    if evaluator.objective.exact:
+        wanted = 1
+    elif tolerance is not None:
+        wanted = FIRST_DRAWS
+    else:
+        wanted = draws or (32 if estimator == "paper" else DEFAULT_DRAWS)
+    with bar("evaluate", None) as progress:
+        while True:
+            while evaluator.draws < wanted:
+                done = evaluator.draws
+                evaluator.add_draw(
+                    model, lambda share, d=done: progress.update(d + share, f"draw {d + 1}/{wanted}")
+                )
+            found = evaluator.result()
+            if tolerance is None or evaluator.objective.exact or found.error_draws <= tolerance:
+                return found
+            # The error falls with √draws; at most doubling keeps a poor first guess harmless.
+            needed = math.ceil(evaluator.draws * (found.error_draws / tolerance) ** 2)
+            wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws)
+            if evaluator.draws >= MOST_DRAWS:
+                raise UserError(
+                    f"tolerance = {tolerance:g} was not reached with {MOST_DRAWS} draws (the error "
+                    f"is {found.error_draws:.2g}); ask for a larger one"
+                )
+
+
+def _which(record: RunRecord, step: int) -> str:
+    best = record.info.get("best") or {}
+    return "best" if best.get("step", step) == step else "last"
+
+
+def _result(
+    loaded: LoadedModel,
+    data: Corpus,
+    checkpoint: str,
+    estimator: Estimator,
+    evaluator: Evaluator | PaperEvaluator,
+    found: Estimate,
+    seconds: float,
+) -> NLLResult:
+    per_byte = data.bytes_per_token
+    exact = evaluator.objective.exact
+    return NLLResult(
+        family=loaded.family,
+        checkpoint=checkpoint,
+        step=loaded.step,
+        estimator="paper" if estimator == "paper" else ("exact" if exact else "stratified"),
+        nll_nats_per_token=found.nll,
+        standard_error=found.error,
+        standard_error_draws=found.error_draws,
+        standard_error_documents=None
+        if math.isnan(found.error_documents)
+        else found.error_documents,
+        bits_per_byte=found.nll / math.log(2) / per_byte if per_byte else None,
+        tokens_scored=evaluator.tokens_scored,
+        rows=evaluator.rows,
+        documents=evaluator.documents,
+        draws=evaluator.draws,
+        sequence_length=loaded.sequence_length,
+        validation_sha256=data.validation.content_sha256(),
+        seconds=seconds,
+    )

@@ -1,0 +1,233 @@
+"""Train one run: from a recipe to a run record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import epochal
+from epochal import files
+from epochal.data.opened import Corpus, open_corpus
+from epochal.data.batches import RowOrder
+from epochal.data.windows import ScoredWindows
+from epochal.errors import RunError
+from epochal.evaluation.nll import Evaluator
+from epochal.models import Transformer, initialise
+from epochal.objectives import objective
+from epochal.progress import say
+from epochal.recipe import (
+    Recipe,
+    RunNumbers,
+    find_recipe,
+    identity,
+    load_recipe,
+    run_numbers,
+)
+from epochal.runs import RunFolder, RunRecord
+from epochal.training.device import Machine, deterministic_kernels, find_machine
+from epochal.training.journal import Journal, check_same_run
+from epochal.training.loop import Evaluate, Loop
+from epochal.training.optim import make_optimizer
+from epochal.training.step import MICRO_BATCH_TOKENS, Stepper, micro_batch
+
+RecipeLike = Recipe | str | Path | None
+
+
+def as_recipe(
+    recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """A recipe from an object, a TOML file, a shipped name or nothing, with overrides."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RunError("give overrides with a recipe file, or change the Recipe itself")
+        return recipe
+    path = None if recipe is None else find_recipe(str(recipe))
+    return load_recipe(path, overrides)
+
+
+def train(
+    recipe: RecipeLike = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    restart: bool = False,
+) -> RunRecord:
+    """Train, or go on with, the run that a recipe describes; return its record.
+
+    `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
+    `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
+    returned as it is; `restart` puts an old run aside first. Raises RecipeError, DataError,
+    RunError, CheckpointError or StorageError for what the user can mend, TrainingStopped and
+    TrainingDiverged for a run that ended early.
+    """
+    settings = as_recipe(recipe, overrides)
+    corpus = open_corpus(settings.data)
+    numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
+    machine = find_machine(settings.train)
+    folder = run_folder(settings)
+    with folder.lock():
+        if restart:
+            _put_aside(folder)
+        info = _info(settings, corpus, numbers, machine)
+        old = folder.read_info()
+        if old is not None:
+            check_same_run(folder, old["identity"], info["identity"])
+            info = old | {key: info[key] for key in ("software", "machine")}
+            if old["status"] == "finished":
+                say(f"{folder.path} is finished already; nothing to do")
+                return RunRecord(folder.path)
+        folder.write_recipe(settings)
+        corpus.tokenizer.save(folder.tokenizer_file)
+        with (
+            deterministic_kernels(settings.train.deterministic),
+            Journal(folder, info, settings.log.tensorboard) as journal,
+        ):
+            _loop(settings, corpus, numbers, machine, folder, journal).run()
+    return RunRecord(folder.path)
+
+
+def dry_run(
+    recipe: RecipeLike = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> dict[str, Any]:
+    """What `train` would do, as numbers, without doing it."""
+    settings = as_recipe(recipe, overrides)
+    corpus = open_corpus(settings.data)
+    numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
+    micro = micro_batch(settings)
+    return {
+        "family": settings.family,
+        "run_dir": settings.run_dir,
+        **numbers.as_dict(),
+        "micro_batch": micro,
+        "accumulation": -(-numbers.global_batch // micro),
+    }
+
+
+def build_model(settings: Recipe, vocabulary: int) -> Transformer:
+    """The recipe's model with its initial weights, on the CPU."""
+    model = Transformer(
+        settings.model.architecture(),
+        vocabulary,
+        norm_eps=settings.model.norm_eps,
+        rope_theta=settings.model.rope_theta,
+        attention_dropout=settings.train.attention_dropout,
+        hidden_dropout=settings.train.hidden_dropout,
+    )
+    initialise(model, settings.seed)
+    return model
+
+
+def evaluation_batch(settings: Recipe) -> int:
+    """Rows per forward pass in evaluation."""
+    return settings.eval.batch or max(1, MICRO_BATCH_TOKENS // settings.data.sequence_length)
+
+
+def run_folder(settings: Recipe) -> RunFolder:
+    """The recipe's run folder."""
+    return RunFolder(Path(settings.run_dir or f"runs/run-{settings.family}"))
+
+
+def _loop(
+    settings: Recipe,
+    corpus: Corpus,
+    numbers: RunNumbers,
+    machine: Machine,
+    folder: RunFolder,
+    journal: Journal,
+) -> Loop:
+    model = build_model(settings, corpus.tokenizer.vocabulary).to(machine.device)
+    order = RowOrder(corpus.train.tokens, settings.data.sequence_length, settings.seed)
+    stepper = Stepper(
+        settings,
+        model,
+        make_optimizer(model, settings.train),
+        objective(settings, corpus.tokenizer.mask),
+        order,
+        machine,
+    )
+    return Loop(
+        recipe=settings,
+        numbers=numbers,
+        stepper=stepper,
+        machine=machine,
+        folder=folder,
+        journal=journal,
+        evaluate=_validation(settings, corpus, machine),
+    )
+
+
+def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:
+    """Validation during training: the same rows and the same masks each time."""
+    windows = ScoredWindows(
+        corpus.validation.tokens, settings.data.sequence_length, settings.eval.max_tokens
+    )
+    evaluator = Evaluator(
+        objective(settings, corpus.tokenizer.mask),
+        machine,
+        windows,
+        corpus.validation.document_starts(),
+        corpus.tokenizer.vocabulary,
+        evaluation_batch(settings),
+    )
+
+    def evaluate(model: Transformer) -> dict[str, float]:
+        evaluator.clear()
+        for _ in range(1 if evaluator.objective.exact else settings.eval.draws):
+            evaluator.add_draw(model)
+        return {"nll_nats_per_token": evaluator.result().nll}
+
+    return evaluate
+
+
+def _info(
+    settings: Recipe, corpus: Corpus, numbers: RunNumbers, machine: Machine
+) -> dict[str, Any]:
+    stores = {"train": corpus.train, "validation": corpus.validation}
+    what = identity(settings) | {
+        f"corpus.{role}": store.content_sha256() for role, store in stores.items()
+    }
+    return {
+        "format": 1,
+        "family": settings.family,
+        "identity": what,
+        "identity_sha256": files.sha256_json(what),
+        "numbers": numbers.as_dict(),
+        "corpus": {
+            role: {
+                "unique_tokens": store.unique_tokens,
+                "documents": store.documents,
+                "content_sha256": store.content_sha256(),
+                "passport": store.passport.as_dict() if store.passport else None,
+            }
+            for role, store in stores.items()
+        },
+        "software": {
+            "epochal": epochal.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "device": machine.title,
+            "precision": machine.precision,
+            "compiled": machine.compiled,
+        },
+    }
+
+
+def _put_aside(folder: RunFolder) -> None:
+    """Move what is in the run's folder to `<folder>.old-1` (or the next free number)."""
+    content = [path for path in folder.path.iterdir() if path.name != ".lock"]
+    if not content:
+        return
+    number = 1
+    while (aside := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
+        number += 1
+    with files.storage_errors(aside):
+        aside.mkdir()
+        for path in content:
+            os.rename(path, aside / path.name)  # noqa: PTH104 (Path.rename would do the same)
+    say(f"the old run is now in {aside}")

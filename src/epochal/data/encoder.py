@@ -106,9 +106,9 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> list[bytes | None]:
+        spell = letters_to_bytes if self.kind in ("bytes", "byte-level-bpe") else _no_bytes
         return [
-            token.encode() if token in self._special else letters_to_bytes(token)
-            for token in self._tokens
+            token.encode() if token in self._special else spell(token) for token in self._tokens
         ]
 
     @cached_property
@@ -177,6 +177,10 @@ class Tokenizer:
                     f"the tokenizer {self.name} turns the plain text {token!r} into its special "
                     "token, so text could end a document by accident; use another tokenizer"
                 )
+
+
+def _no_bytes(_token: str) -> None:
+    """For tokenizers whose tokens are words or pieces, not bytes."""
 
 
 def _by_id(hf: HFTokenizer) -> list[str]:

@@ -43,7 +43,9 @@ def hidden() -> Iterator[None]:
 def say(message: str) -> None:
     """One line for the person at the screen, on standard error; nothing while hidden."""
     if _visible.get():
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
+            message
+        )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def stream_key(seed: int, stream: str, *indices: int) -> int:
 def outputs(keys: Keys, index: NDArray[np.integer]) -> Keys:
     """Output number `index` (from 0) of SplitMix64 started at `keys`; shapes broadcast."""
     with np.errstate(over="ignore"):
-        z = keys + _GOLDEN * (index.astype(np.uint64) + np.uint64(1))
+        z: Keys = keys + _GOLDEN * (index.astype(np.uint64) + np.uint64(1))
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         return z ^ (z >> np.uint64(31))

@@ -18,22 +18,22 @@ No torch here, so plans and reports work on records alone, anywhere.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import filelock
 import numpy as np
-from numpy.typing import NDArray
 
 from epochal import files
 from epochal.errors import RunError
 from epochal.recipe import Recipe, load_recipe, recipe_toml
+from epochal.tally import Floats, Integers
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Status = Literal["running", "stopped", "diverged", "finished"]
 
 
@@ -143,7 +143,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError naming the holder's process."""
+        """Hold the run for this process. Raises RunError if another process holds it."""
         with files.storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -208,15 +208,21 @@ class RunRecord:
         return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
 
     def evaluations(self) -> list[NLLResult]:
-        """Results of `epochal eval`, in order of their files' names."""
-        paths = sorted((self.path / "evaluations").glob("*.json"))
-        return [NLLResult(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        """Results of `epochal eval`, in order of their files' names. Raises RunError."""
+        return [_read_result(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
 
     def document_sums(self, result: NLLResult) -> tuple[Floats, Integers, Floats]:
-        """Per document: total NLL, scored tokens, variance of the total from the draws."""
-        path = self.folder.evaluation_file(result.checkpoint, result.estimator)
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-            return arrays["totals"], arrays["tokens"], arrays["variances"]
+        """Per document: total NLL, scored tokens, variance of the total from the draws.
+
+        Raises RunError if the file is missing or damaged.
+        """
+        path = self.folder.evaluation_file(result.checkpoint, result.estimator).with_suffix(".npz")
+        try:
+            # Opened here, since np.load leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return arrays["totals"], arrays["tokens"], arrays["variances"]
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+            raise RunError(f"{path} {_EVALUATE_AGAIN.format(self.path)}") from error
 
     def evaluation(self, checkpoint: str) -> NLLResult | None:
         """The best-founded result for a checkpoint: ours before the paper's estimator."""
@@ -231,6 +237,16 @@ class RunRecord:
             self.folder.samples_file.read_text(encoding="utf-8")
         )
         return samples
+
+
+_EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"
+
+
+def _read_result(path: Path) -> NLLResult:
+    try:
+        return NLLResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} {_EVALUATE_AGAIN.format(path.parent.parent)}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -145,16 +145,18 @@ def _sums(values: Floats, place: Integers) -> Floats:
 
 def _cross_fitted_slopes(values: Floats, controls: Floats, shares: Floats, at: Layout) -> Floats:
     """[R, rows] slope β for each row and draw, fitted on the other half of the groups."""
-    tokens = np.bincount(at.row, weights=at.tokens)
-    rate = values.sum() / (len(values) * tokens.sum())
-    surprise = values - rate * tokens
+    tokens = np.broadcast_to(np.bincount(at.row, weights=at.tokens), values.shape)
     level_range = np.minimum((shares * LEVEL_RANGES).astype(np.int64), LEVEL_RANGES - 1)
     half = np.broadcast_to(at.group % 2, values.shape)
     slopes = np.zeros((2, LEVEL_RANGES))
     for own in (0, 1):
         other = half != own
-        bins = level_range[other]
-        product = np.bincount(bins, (surprise * controls)[other], LEVEL_RANGES)
-        square = np.bincount(bins, np.square(controls)[other], LEVEL_RANGES)
+        if not other.any():
+            continue
+        bins, control = level_range[other], controls[other]
+        # What a row has above its expectation; the mean, too, is that of the other half.
+        surprise = values[other] - values[other].sum() / tokens[other].sum() * tokens[other]
+        product = np.bincount(bins, surprise * control, LEVEL_RANGES)
+        square = np.bincount(bins, np.square(control), LEVEL_RANGES)
         slopes[own] = np.divide(product, square, out=np.zeros(LEVEL_RANGES), where=square > 0)
     return slopes[half, level_range]

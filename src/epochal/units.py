@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -13,8 +14,11 @@ from epochal.errors import UserError
 
 Unit = Literal["steps", "tokens", "epochs", "flops", "percent", "minutes"]
 
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
-_NUMBER = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbgtpe]?)\s*", re.IGNORECASE)
+_SUFFIXES = {"": 0, "k": 3, "m": 6, "b": 9, "g": 9, "t": 12, "p": 15, "e": 18}
+_NUMBER = re.compile(
+    r"\s*((?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,4})?)\s*([kmbgtpe]?)\s*",
+    re.IGNORECASE,
+)
 _UNITS: dict[str, Unit] = {
     "step": "steps",
     "token": "tokens",
@@ -32,21 +36,27 @@ def parse_number(text: str | int | float) -> float:
 
     Raises UserError for anything that is not a positive finite number.
     """
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise UserError(f"{text!r} is not a number; write for example 100M, 2.5B or 3e18")
-    match = _NUMBER.fullmatch(str(text))
-    value = float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()] if match else math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"{text!r} is not a positive number; write for example 100M, 2.5B or 3e18")
-    return value
+    return float(_decimal(text))
 
 
 def parse_count(text: str | int | float) -> int:
     """`100M` → 100_000_000. Raises UserError for fractions of one and for non-numbers."""
-    value = parse_number(text)
-    if value != round(value):
+    value = _decimal(text)
+    if value != int(value):
         raise UserError(f"{text!r} is not a whole number")
-    return int(value) if not isinstance(text, int) else text
+    return int(value)
+
+
+def _decimal(text: str | int | float) -> Decimal:
+    """The number exactly as written: in binary, 1.001M would be a hair below 1,001,000."""
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise UserError(f"{text!r} is not a number; write for example 100M, 2.5B or 3e18")
+    match = _NUMBER.fullmatch(str(text))
+    value = Decimal(match[1]).scaleb(_SUFFIXES[match[2].lower()]) if match else Decimal(0)
+    # As a float it may still be 0 (1e-999) or infinite (1e999).
+    if not 0 < float(value) < math.inf:
+        raise UserError(f"{text!r} is not a positive number; write for example 100M, 2.5B or 3e18")
+    return value
 
 
 def format_count(value: float) -> str:
@@ -87,7 +97,9 @@ class Interval:
     unit: Unit
 
     def __str__(self) -> str:
-        return f"{self.amount:g}%" if self.unit == "percent" else f"{self.amount:g} {self.unit}"
+        # All digits: a recipe is written down and read back as this text.
+        amount = repr(self.amount).removesuffix(".0")
+        return f"{amount}%" if self.unit == "percent" else f"{amount} {self.unit}"
 
     def due(self, before: Progress, now: Progress) -> bool:
         """Whether a multiple of the interval lies in (before, now]."""
@@ -103,7 +115,7 @@ def parse_interval(text: str | Interval) -> Interval:
     """
     if isinstance(text, Interval):
         return text
-    match = re.fullmatch(r"\s*([0-9._eE+]*[0-9][kmbgtpKMBGTP]?)\s*([a-zA-Z%]+)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9._eE+-]*[0-9][kmbgtpKMBGTP]?)\s*([a-zA-Z%]+)\s*", str(text))
     word = match[2].lower().removesuffix("s") if match else ""
     if not match or word not in _UNITS:
         raise UserError(

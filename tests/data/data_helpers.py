@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -31,3 +32,18 @@ def write_pair(prefix, ids, sizes, document_list=None, dtype="<u2", code=8):
     index = original_index(code, tokens.itemsize, list(sizes), document_list)
     prefix.with_name(prefix.name + ".idx").write_bytes(index)
     return prefix
+
+
+def lines(folder, texts, name="x.jsonl"):
+    """A file of JSON lines."""
+    path = folder / name
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def contents(folder):
+    """All files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+TEXTS = [f"document number {number} " * (1 + number % 5) for number in range(60)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,7 +41,11 @@ FULL = Passport(
 )
 
 
-@pytest.mark.parametrize("passport", [FULL, Passport(unique_tokens=1, documents=1)])
+BARE = Passport(unique_tokens=1, documents=1)
+UNSEEDED = replace(FULL, split=replace(FULL.split, seed=None), preparation={"a": None})
+
+
+@pytest.mark.parametrize("passport", [FULL, BARE, UNSEEDED])
 def test_it_is_read_as_it_was_written(tmp_path, passport):
     passport.write(tmp_path / "x.json")
     assert read_passport(tmp_path / "x.json") == passport

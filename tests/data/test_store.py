@@ -93,7 +93,8 @@ def test_a_document_may_be_several_sequences_or_none(tmp_path):
 def test_the_first_tokens_are_exactly_those(lists, data):
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "x"
-        whole = write(prefix, lists, passport=Passport(unique_tokens=1, documents=1))
+        known = Passport(unique_tokens=sum(map(len, lists)), documents=len(lists))
+        whole = write(prefix, lists, passport=known)
         budget = data.draw(st.integers(1, whole.unique_tokens))
         view = whole.first(budget)
         assert view.tokens.tolist() == whole.tokens[:budget].tolist()
@@ -204,3 +205,11 @@ def test_missing_files(tmp_path):
         TokenStore.open(tmp_path / "train")
     with pytest.raises(DataError, match="cannot read the index"):
         read_index(tmp_path / "absent.idx")
+
+
+@pytest.mark.parametrize("told", [(4, 1), (3, 2)])
+def test_a_passport_of_another_store(tmp_path, told):
+    write(tmp_path / "x", [[1, 2, 3]])
+    Passport(unique_tokens=told[0], documents=told[1]).write(tmp_path / "x.json")
+    with pytest.raises(DataError, match=r"speaks of . tokens in . documents, but .* 3 in 1; prep"):
+        TokenStore.open(tmp_path / "x")

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from epochal.data import Passport, StoreWriter, TokenStore, store_dtype
+from epochal.data.folder import refuse_foreign_store
 from epochal.data.store_writer import remove_store
 from epochal.errors import DataError, StorageError
 
@@ -123,21 +125,75 @@ def test_a_killed_process_leaves_no_store(tmp_path):
         TokenStore.open(tmp_path / "x")
 
 
-def test_a_kill_between_the_renames_leaves_no_store(tmp_path, monkeypatch):
-    write(tmp_path / "x", [1, 2])
-
+@pytest.mark.parametrize("survived", range(5))
+def test_a_kill_between_the_renames_leaves_a_whole_store_or_none(tmp_path, monkeypatch, survived):
     class Killed(BaseException):
         pass
 
-    def kill(*_):
-        raise Killed
+    passport = Passport(unique_tokens=2, documents=1)
+    write(tmp_path / "x", [1, 2], passport=passport)
+    replace, done = Path.replace, []
 
-    monkeypatch.setattr(Passport, "write", kill)
+    def kill(path, target):
+        if len(done) == survived:
+            raise Killed
+        done.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", kill)
+    if survived == 4:  # passport's temporary, passport, ids, index
+        write(tmp_path / "x", [7, 8], passport=passport)
+        assert TokenStore.open(tmp_path / "x").tokens.tolist() == [7, 8]
+        return
     with pytest.raises(Killed):
-        write(tmp_path / "x", [7, 8], passport=Passport(unique_tokens=2, documents=1))
-    # The .bin is the new one already; without its index it is not taken for a store.
+        write(tmp_path / "x", [7, 8], passport=passport)
+    if survived == 0:  # nothing was touched yet
+        assert TokenStore.open(tmp_path / "x").tokens.tolist() == [1, 2]
+        return
     with pytest.raises(DataError, match=r"incomplete: x.idx is missing"):
         TokenStore.open(tmp_path / "x")
+    # What is left is known for ours by its passport, so making it again is no loss.
+    refuse_foreign_store(tmp_path / "x")
+
+
+def test_a_full_disk_at_the_passport_keeps_an_older_store(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path / "x", [1, 2], passport=Passport(unique_tokens=2, documents=1))
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(StorageError, match="disk is full"):
+        write(tmp_path / "x", [7], passport=Passport(unique_tokens=1, documents=1))
+    assert TokenStore.open(tmp_path / "x").tokens.tolist() == [1, 2]
+
+
+def test_a_limit_of_file_sizes(tmp_path):
+    """A real refusal of the system, half-way through a write."""
+    script = (
+        "import resource, sys\n"
+        "from epochal.data import StoreWriter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "with StoreWriter(sys.argv[1] + '/x', '<u2') as writer:\n"
+        "    for _ in range(100):\n"
+        "        writer.add(range(60000))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "StorageError: cannot write" in result.stderr
+    assert "would grow beyond a size limit there" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_way(tmp_path):
+    (tmp_path / "x.bin").mkdir()
+    with pytest.raises(StorageError, match="a folder of that name is in the way"):
+        write(tmp_path / "x", [1])
+
+
+def test_a_document_longer_than_the_index_can_say(tmp_path):
+    long = np.broadcast_to(np.uint16(7), (2**31,))  # takes no memory
+    with pytest.raises(DataError, match=r"document 0 has 2,147,483,648 tokens, .* at most 2,147"):
+        write(tmp_path / "x", long)
 
 
 def test_removing_a_store(tmp_path):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
-from epochal.data import load_tokenizer, train_bpe
-from epochal.data.tokenizer import Tokenizer, byte_tokenizer, parse_bpe
+from epochal.data import Tokenizer, load_tokenizer, train_bpe
+from epochal.data.tokenizer import byte_tokenizer, parse_bpe
 from epochal.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -179,13 +179,28 @@ def hub(monkeypatch, download):
 
 
 def test_gpt2_comes_from_the_hub(monkeypatch, samples):
-    hub(monkeypatch, lambda repository, name: str(samples / "bpe500" / name))
-    assert load_tokenizer("gpt2").name == "gpt2"
+    asked = []
+
+    def download(repository, name, local_files_only):
+        asked.append((repository, name, local_files_only))
+        if local_files_only and not cached:
+            raise FileNotFoundError("not in the cache")
+        return str(samples / "bpe500" / name)
+
+    hub(monkeypatch, download)
+    names = ("vocab.json", "merges.txt")
+    for cached in (True, False):
+        assert load_tokenizer("gpt2").name == "gpt2"
+        expected = [("openai-community/gpt2", name, cached) for name in names]
+        assert asked[-2:] == expected
 
 
 def test_gpt2_offline(monkeypatch):
-    def fail(*_):
-        raise ConnectionError("no route to host\nand a long trace")
+    def fail(*_, local_files_only):
+        try:
+            raise ConnectionError("no route to host\nand a long trace")
+        except OSError as error:
+            raise FileNotFoundError("some long-winded advice") from error
 
     hub(monkeypatch, fail)
     with pytest.raises(DataError, match=r"\(no route to host\); go online once, or download vocab"):

@@ -15,13 +15,13 @@ import numpy as np
 from epochal.analysis.crossing import Meeting, meeting_point
 from epochal.analysis.curves import Curve, validation_curve
 from epochal.errors import RunError
-from epochal.recipe import FAMILY_TITLES
+from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate, paired_difference
 from epochal.units import format_count
 
 CLOSE = 2.0
-"""A difference below so many standard errors is too close to call."""
+"""A difference of up to so many standard errors is too close to call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,17 +101,23 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
     _check_comparable(records)
     summaries = [summarise(record) for record in records]
     best = {}
-    for family in ("ar", "mdm"):
-        of_family = [pair for pair in zip(summaries, records, strict=True) if pair[0].family == family]
+    for family in FAMILIES:
+        of_family = [
+            pair for pair in zip(summaries, records, strict=True) if pair[0].family == family
+        ]
         if not of_family:
             raise RunError(
                 f"none of the runs is {FAMILY_TITLES[family]}; give at least one run of each family"
             )
         best[family] = min(of_family, key=lambda pair: pair[0].nll)
     (ar, ar_record), (mdm, mdm_record) = best["ar"], best["mdm"]
-    difference, error = paired_difference(_estimate(mdm_record), _estimate(ar_record))
+    difference, error = _difference(mdm_record, ar_record)
     curves = {"ar": validation_curve(ar_record), "mdm": validation_curve(mdm_record)}
     meeting = meeting_point(curves["ar"], curves["mdm"])
+    # The curves of training are of few mask draws. Where the evaluations do not bear out that
+    # diffusion has passed AR (or that it has not yet), the curves' meeting says nothing.
+    if meeting is not None and (meeting.how == "seen") != (difference < -CLOSE * error):
+        meeting = None
     return Comparison(
         runs=summaries,
         ar=ar.name,
@@ -145,6 +151,21 @@ def _result(record: RunRecord) -> NLLResult:
     return result
 
 
+def _difference(mdm: RunRecord, ar: RunRecord) -> tuple[float, float]:
+    """NLL of `mdm` minus that of `ar` on the same documents, and its standard error."""
+    results = _result(mdm), _result(ar)
+    if results[0].validation_sha256 == results[1].validation_sha256:
+        try:
+            return paired_difference(_estimate(mdm), _estimate(ar))
+        except ValueError:
+            pass
+    raise RunError(
+        f"the best checkpoints of {mdm.path} and {ar.path} were not scored on the same tokens in "
+        "the same way (another validation set, estimator or sequence length), so their NLL "
+        "cannot be compared; run `epochal eval` on both again"
+    )
+
+
 def _estimate(record: RunRecord) -> Estimate:
     result = _result(record)
     totals, tokens, variances = record.document_sums(result)
@@ -167,13 +188,15 @@ def _verdict(
     meeting: Meeting | None,
 ) -> str:
     amount = f"{abs(difference):.3f} ± {error:.3f} nats per token"
+    # Diffusion's figure is a bound: its true NLL may be lower, so its lead may be larger.
+    side = "at most" if difference > 0 else "at least"
     figures = f"AR {ar.nll:.3f}, diffusion at most {mdm.nll:.3f}"
     tokens = f"{ar.unique_tokens:,} unique tokens"
-    if abs(difference) < CLOSE * error:
+    if abs(difference) <= CLOSE * error:
         lead = f"Too close to call on {tokens}: the difference is {amount} ({figures})"
     else:
         winner = "AR" if difference > 0 else "Diffusion"
-        lead = f"{winner} learned more from these {tokens}, by {amount} ({figures})"
+        lead = f"{winner} learned more from these {tokens}, by {side} {amount} ({figures})"
     return f"{lead}; {_shape(ar, curves['ar'])}, {_shape(mdm, curves['mdm'])}; {_meets(meeting)}."
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from epochal import rng
-from epochal.analysis.curves import Curve, Floats
+from epochal.analysis.curves import Curve
+from epochal.tally import Floats
 
 REACH = 10.0
 """An extrapolation is given only up to so many times the compute that was spent."""

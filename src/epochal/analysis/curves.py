@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from epochal.errors import RunError
 from epochal.runs import RunRecord
-
-Floats = NDArray[np.float64]
+from epochal.tally import Floats
 
 RISE = 0.01
 """Nats above the best from which a curve counts as risen. Chosen by us: the in-training

@@ -9,7 +9,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
-    from epochal.data import Description, PreparedCorpus, TokenStore
+    from epochal.data import Description, Passport, PreparedCorpus, TokenStore
 
 
 @click.group()
@@ -126,7 +126,7 @@ def prepare(
 @click.option(
     "--like-paper",
     is_flag=True,
-    help="Cut as the paper does: the first ⌈U / tokens per document⌉ documents, whole.",
+    help="Cut as the paper does: the first U / tokens per document documents, whole.",
 )
 @click.option(
     "--tokens-per-document",
@@ -172,8 +172,9 @@ def subset(
     )
     if as_json:
         print_json(_store_facts(store))
-    else:
-        print_table(_HEADER, [_store_row(store)])
+        return
+    print_table(_HEADER, [_store_row(store)])
+    click.echo(f"in {store.prefix.parent}")
 
 
 @data.command()
@@ -181,11 +182,17 @@ def subset(
 @click.option(
     "--tokenizer", help="Decodes the samples.  [default: tokenizer.json beside the store]"
 )
-@click.option("--samples", default=3, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--samples",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many documents to show the beginning of.",
+)
 @click.option("--seed", default=1234, show_default=True, help="Decides which documents are shown.")
 @json_option
 def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json: bool) -> None:
-    """Show what a store holds: numbers, origin, lengths of documents, samples.
+    """Show what a store holds: passport, lengths of documents, samples.
 
     STORE is a path without .bin, or a corpus folder for its training store.
 
@@ -203,12 +210,19 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
         return
     print_pairs(_pairs(found))
     click.echo("")
+    most = max(bin.documents for bin in found.lengths)
     print_table(
-        ["tokens per document", "documents", "tokens"],
+        ["tokens per document", "", "documents", "tokens"],
         [
-            [f"{b.shortest:,} to {b.longest:,}", f"{b.documents:,}", f"{b.tokens:,}"]
-            for b in found.lengths
+            [
+                f"{bin.shortest:,} to {bin.longest:,}",
+                "*" * -(-_WIDEST_BAR * bin.documents // most),
+                f"{bin.documents:,}",
+                f"{bin.tokens:,}",
+            ]
+            for bin in found.lengths
         ],
+        left=2,
     )
     for sample in found.samples:
         click.echo(f"\ndocument {sample.document:,}, {sample.tokens:,} tokens:")
@@ -217,7 +231,7 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
 
 @data.command()
 @click.argument("store")
-@click.option("--tokenizer", help="[default: tokenizer.json beside the store]")
+@click.option("--tokenizer", help="Checks the ids.  [default: tokenizer.json beside the store]")
 @json_option
 def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
     """Check a store, or both stores of a corpus folder, against passport and tokenizer.
@@ -238,11 +252,9 @@ def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
         names = ("store", "check", "ok", "detail")
         print_json([{name: getattr(finding, name) for name in names} for finding in findings])
     else:
-        rows = [
-            [finding.store, "ok" if finding.ok else "FAILED", finding.check, finding.detail]
-            for finding in findings
-        ]
-        print_table(["store", "", "check", "found"], rows, left=4)
+        for finding in findings:
+            outcome = "ok" if finding.ok else "FAILED"
+            click.echo(f"{outcome:<6}  {finding.store}: {finding.check} ({finding.detail})")
     failed = [finding for finding in findings if not finding.ok]
     if failed:
         raise DataError(
@@ -251,13 +263,14 @@ def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
         )
 
 
+_WIDEST_BAR = 40
 _HEADER = ["store", "unique tokens", "documents", "text bytes", "bytes/token"]
 
 
 def _store_row(store: TokenStore) -> list[str]:
     text = store.passport.text_bytes if store.passport else None
     return [
-        str(store.prefix),
+        store.prefix.name,
         f"{store.unique_tokens:,}",
         f"{store.documents:,}",
         "not known" if text is None else f"{text:,}",
@@ -306,35 +319,46 @@ def _pairs(found: Description) -> list[tuple[str, str]]:
             f"{found.mean:,.1f}",
         ),
     ]
-    if found.bytes_per_token is not None:
-        rows.append(("bytes per token", f"{found.bytes_per_token:.3f}"))
     rows += [("note", note) for note in found.notes]
-    if (passport := found.passport) is None:
+    if found.passport is None:
         return [*rows, ("passport", "none: tokenizer and origin are not known")]
-    if passport.tokenizer is not None:
-        facts = passport.tokenizer
-        rows.append(("tokenizer", f"{facts.name} ({facts.kind}, {facts.vocabulary:,} tokens)"))
-    if passport.sources is not None:
-        names = ", ".join(source.name for source in passport.sources.listed[:3])
-        more = passport.sources.files - 3
+    if found.bytes_per_token is not None:
+        text = f"{found.passport.text_bytes:,} bytes, {found.bytes_per_token:.3f} a token"
+        rows.append(("text", text))
+    return rows + _identity(found.passport) + _origin(found.passport)
+
+
+def _identity(passport: Passport) -> list[tuple[str, str]]:
+    rows = []
+    if (facts := passport.tokenizer) is not None:
+        rows = [
+            ("tokenizer", f"{facts.name} ({facts.kind}, {facts.vocabulary:,} tokens)"),
+            ("tokenizer SHA-256", facts.sha256),
+            ("end of document, mask", f"id {facts.end_of_document:,}, id {facts.mask:,}"),
+        ]
+    for name, known in (("ids", passport.content_sha256), ("index", passport.index_sha256)):
+        if known is not None:
+            rows.append((f"{name} SHA-256", known))
+    return [*rows, ("made by", passport.created_with)]
+
+
+def _origin(passport: Passport) -> list[tuple[str, str]]:
+    rows = []
+    if (sources := passport.sources) is not None:
+        names = ", ".join(source.name for source in sources.listed[:3])
+        more = sources.files - 3
         rows.append(("from", names + (f" and {more:,} more" if more > 0 else "")))
-    if passport.split is not None:
-        split = passport.split
-        rows.append(
-            ("split", f"{split.role}; validation is {split.share_of_text:.1%}: {split.how}")
-        )
+    if passport.empty_documents:
+        rows.append(("empty documents left out", f"{passport.empty_documents:,}"))
+    if (split := passport.split) is not None:
+        whole = f"{split.role}; validation is {split.share_of_text:.1%} of the text: {split.how}"
+        rows.append(("split", whole))
         rows.append(("leaked documents left out", f"{split.leaked_documents:,}"))
-    if passport.duplicates is not None:
-        repeated = passport.duplicates
-        rows.append(
-            (
-                "repeated documents",
-                f"{repeated.documents:,} ({repeated.share_of_tokens:.1%} of the tokens), "
-                f"{repeated.dropped:,} dropped",
-            )
-        )
+    if (repeated := passport.duplicates) is not None:
+        share = f"{repeated.documents:,} ({repeated.share_of_tokens:.1%} of the tokens)"
+        rows.append(("repeated documents", f"{share}, {repeated.dropped:,} dropped"))
     if passport.truncated_last_document:
         rows.append(("last document", "cut to hit the number of tokens"))
-    if passport.parent is not None:
-        rows.append(("cut from", f"{passport.parent.name}: {passport.parent.how}"))
+    if (parent := passport.parent) is not None:
+        rows.append(("cut from", f"{parent.name} ({parent.unique_tokens:,} tokens): {parent.how}"))
     return rows

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
+from epochal.errors import DataError
 from epochal.rng import Keys
 
 Tokens = NDArray[np.integer]
@@ -36,7 +37,15 @@ class RowOrder:
     """The rows that a seed gives, in the order in which a run sees them."""
 
     def __init__(self, tokens: Tokens, sequence_length: int, seed: int) -> None:
-        """`tokens` is the [U] stream, all documents end to end."""
+        """`tokens` is the [U] stream, all documents end to end.
+
+        Raises DataError if they do not fill one row.
+        """
+        if len(tokens) < sequence_length:
+            raise DataError(
+                f"`data.sequence_length` = {sequence_length:,} but the training store holds only "
+                f"{len(tokens):,} tokens, less than one row; lower it or prepare more text"
+            )
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.rows_per_epoch = len(tokens) // sequence_length
@@ -44,7 +53,7 @@ class RowOrder:
         self._noise_key = rng.stream_key(seed, "noise")
 
     def batch(self, first: int, count: int) -> Batch:
-        """Rows number `first` … `first` + `count` − 1 of the run, counted through all epochs."""
+        """Rows number `first` … `first` + `count` - 1 of the run, counted through all epochs."""
         number = np.arange(first, first + count)
         epoch, index = np.divmod(number, self.rows_per_epoch)
         starts = np.empty(count, dtype=np.int64)

@@ -171,16 +171,25 @@ def _in_folder(folder: Path, skipped: Counter[str]) -> list[Source]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files of a folder, sorted by path; hidden ones and links to folders are left out."""
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(where) / name for name in sorted(names) if not name.startswith("."))
         yield from (path for path in paths if path.is_file())
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _named(path: Path) -> Source:
     """A file that was named itself: a suffix that is not known counts as plain text."""
     if path.suffix.lower() in _NOT_TEXT:
         raise DataError(f"{path} is not read as text; take its text out first. Known are {KNOWN}")
+    if not path.is_file():
+        raise DataError(
+            f"{path} is a pipe or device, which can be read only once, but text is gone through "
+            "twice; save it to a file first"
+        )
     inner, compression = _unpacked_name(path)
     kind = _kind(path) or (("jsonl" if inner.endswith(".json") else "text"), compression)
     return Source(path.name, path, *kind, path.stat().st_size)

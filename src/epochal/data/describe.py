@@ -86,7 +86,7 @@ def inspect(
     """
     path = Path(prefix)
     store = TokenStore.open(path / TRAIN if is_prepared(path) else path)
-    decoder = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer_of(store, tokenizer)
+    decoder = tokenizer_of(store, tokenizer)
     lengths = np.diff(store.document_starts())
     if len(lengths) == 0:
         raise DataError(f"the store {store.prefix} has no documents")
@@ -109,12 +109,12 @@ def inspect(
     )
 
 
-def tokenizer_of(store: TokenStore, spec: str | Path | None) -> Tokenizer | None:
-    """The tokenizer named, or the one beside the store, or None."""
+def tokenizer_of(store: TokenStore, given: str | Path | Tokenizer | None) -> Tokenizer | None:
+    """The tokenizer given, or the one beside the store, or None. A wrong one is a DataError."""
     beside = store.prefix.parent / TOKENIZER
-    if spec is None and not beside.is_file():
+    if given is None and not beside.is_file():
         return None
-    found = load_tokenizer(beside if spec is None else spec)
+    found = given if isinstance(given, Tokenizer) else load_tokenizer(given or beside)
     check_tokenizer(store, found)
     return found
 
@@ -123,7 +123,8 @@ def _bins(lengths: NDArray[np.int64]) -> Iterator[LengthBin]:
     powers = np.frexp(np.maximum(lengths, 1).astype(np.float64))[1] - 1
     for power in range(int(powers.min()), int(powers.max()) + 1):
         here = lengths[powers == power]
-        yield LengthBin(2**power, 2 ** (power + 1) - 1, len(here), int(here.sum()))
+        shortest = min(2**power, int(here.min(initial=2**power)))  # 0 in the first
+        yield LengthBin(shortest, 2 ** (power + 1) - 1, len(here), int(here.sum()))
 
 
 def _samples(

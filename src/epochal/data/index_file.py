@@ -16,6 +16,7 @@ A document is one sequence or several; nearly always one.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def read_index(path: Path) -> Index:
 
 
 def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:
-    """Write the index of a store in which every document is one sequence."""
+    """Write the index of a store in which every document is one sequence. Raises StorageError."""
     count = len(sizes)
     with storage_errors(path), path.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1))
@@ -88,6 +89,8 @@ def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:
         for first in range(0, count + 1, _CHUNK):
             entries = np.arange(first, min(first + _CHUNK, count + 1), dtype="<i8")
             file.write(entries.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[np.dtype[np.integer], int, int]:

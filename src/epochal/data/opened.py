@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from epochal.data.store import TokenStore, suffixed
 from epochal.data.encoder import Tokenizer
+from epochal.data.folder import TOKENIZER, TRAIN, VALIDATION, check_tokenizer
+from epochal.data.store import TokenStore, suffixed
 from epochal.data.tokenizer import load_tokenizer
 from epochal.errors import DataError
 from epochal.recipe.schema import Data
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,7 @@ def open_corpus(settings: Data) -> Corpus:
     Raises DataError for stores or a tokenizer that are missing, damaged or do not fit.
     """
     folder = Path(settings.corpus)
-    train_prefix = Path(settings.train) if settings.train else folder / "train"
-    validation_prefix = Path(settings.validation) if settings.validation else folder / "validation"
+    train_prefix = Path(settings.train) if settings.train else folder / TRAIN
     if not settings.train and not suffixed(train_prefix, ".idx").exists():
         raise DataError(
             f"there is no corpus in `data.corpus` = {folder}; make one with `epochal data prepare "
@@ -47,40 +45,33 @@ def open_corpus(settings: Data) -> Corpus:
             "you have"
         )
     train = TokenStore.open(train_prefix)
-    validation = TokenStore.open(validation_prefix)
-    tokenizer = _tokenizer(settings, train_prefix)
-    for store in (train, validation):
-        _check_fit(store, tokenizer)
+    validation = TokenStore.open(_validation_prefix(settings, folder))
     if settings.unique_tokens is not None:
         train = train.first(settings.unique_tokens)
+    tokenizer = _tokenizer(settings, train_prefix)
+    for store in (train, validation):
+        check_tokenizer(store, tokenizer)
     return Corpus(train, validation, tokenizer)
+
+
+def _validation_prefix(settings: Data, folder: Path) -> Path:
+    if settings.validation:
+        return Path(settings.validation)
+    if not suffixed(folder / VALIDATION, ".idx").exists():
+        raise DataError(
+            f"there is no validation set in `data.corpus` = {folder}; set `data.validation` to a "
+            "store, or prepare the corpus again with a --validation share"
+        )
+    return folder / VALIDATION
 
 
 def _tokenizer(settings: Data, train_prefix: Path) -> Tokenizer:
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer)
-    beside = train_prefix.parent / TOKENIZER_FILE
+    beside = train_prefix.parent / TOKENIZER
     if beside.exists():
-        return load_tokenizer(str(beside))
+        return load_tokenizer(beside)
     raise DataError(
-        f"there is no {TOKENIZER_FILE} beside the store {train_prefix}; name the tokenizer that "
+        f"there is no {TOKENIZER} beside the store {train_prefix}; name the tokenizer that "
         'made it with `data.tokenizer`, for example data.tokenizer="gpt2"'
     )
-
-
-def _check_fit(store: TokenStore, tokenizer: Tokenizer) -> None:
-    """Raise DataError unless the store's ids are this tokenizer's."""
-    facts = store.passport.tokenizer if store.passport is not None else None
-    if facts is not None and facts.sha256 != tokenizer.sha256:
-        raise DataError(
-            f"the store {store.prefix} was made with the tokenizer {facts.name} "
-            f"({facts.vocabulary:,} tokens), not with {tokenizer.name} "
-            f"({tokenizer.vocabulary:,} tokens); set `data.tokenizer` to the right one or prepare "
-            "the text again"
-        )
-    if facts is None and (largest := int(store.tokens.max())) >= tokenizer.vocabulary:
-        raise DataError(
-            f"the store {store.prefix} holds the id {largest:,}, but the tokenizer "
-            f"{tokenizer.name} has only {tokenizer.vocabulary:,} tokens; set `data.tokenizer` to "
-            "the one that made the store"
-        )

@@ -84,9 +84,10 @@ class Split:
     how: str
     share_of_text: float
     """The validation set's share of all text that went into either store."""
-    seed: int | None
     leaked_documents: int
     """Training documents left out because the validation set has the same text."""
+    seed: int | None = None
+    """None where the user brought a validation text."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -105,7 +105,7 @@ def make_plan(
     if not train.any():
         raise DataError(
             "no text is left for training: every document is also in the validation set; give "
-            "more text, or do without a validation set by --validation 0"
+            "more text or another validation set, or do without by --validation 0"
         )
     notices.oddities(found, int(leaked.sum()), drop_duplicates)
     notices.odd_share(share, found.lengths, chosen, train)

@@ -19,7 +19,14 @@ from epochal import files
 from epochal.data import notices
 from epochal.data.corpus import RawCorpus
 from epochal.data.encoder import Tokenizer
-from epochal.data.folder import TOKENIZER, TRAIN, VALIDATION, PreparedCorpus, is_prepared
+from epochal.data.folder import (
+    TOKENIZER,
+    TRAIN,
+    VALIDATION,
+    PreparedCorpus,
+    is_prepared,
+    refuse_foreign,
+)
 from epochal.data.plan import Part, make_plan
 from epochal.data.readers import DocumentRule, InvalidUTF8, ReadOptions
 from epochal.data.split import Mask
@@ -30,6 +37,7 @@ from epochal.progress import bar, say
 
 DEFAULT_VALIDATION = 0.05
 _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, minutes of work
+_HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
 
 
@@ -124,8 +132,9 @@ def _sole_use(folder: Path) -> Iterator[None]:
             raise DataError(f"another process is preparing {folder}; wait for it") from None
     try:
         for name in (TRAIN, VALIDATION, TOKENIZER):
-            for leftover in folder.glob(f".{name}*.tmp"):  # of a process that was killed
-                leftover.unlink(missing_ok=True)
+            for pattern in (f".{name}.*.tmp", f"..{name}.*.tmp"):
+                for leftover in folder.glob(pattern):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
         yield
     except BaseException:
         if is_new:
@@ -139,22 +148,28 @@ def _sole_use(folder: Path) -> Iterator[None]:
 
 def _made_before(folder: Path, settings: dict[str, Any], overwrite: bool) -> PreparedCorpus | None:
     """The corpus in `folder` if these settings made it. Raises DataError if others did."""
-    if not is_prepared(folder):
-        if (folder / "run.json").exists():
-            raise DataError(f"{folder} is the folder of a run; choose another one for the corpus")
-        return None
     if overwrite:
+        return None
+    if not is_prepared(folder):
+        refuse_foreign(folder)
         return None
     found = PreparedCorpus.open(folder)
     before = found.train.passport.preparation if found.train.passport else None
     if before == settings:
         say(f"{folder} is already prepared from these inputs with these settings")
         return replace(found, already_there=True)
-    differing = [f"`{key}`" for key in settings if (before or {}).get(key) != settings[key]]
     raise DataError(
-        f"{folder} holds another corpus already (its {', '.join(differing[:3])} differ); choose "
+        f"{folder} holds another corpus already ({_differences(before or {}, settings)}); choose "
         "another folder, or replace it with --overwrite"
     )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs first, in words; hashes are not shown."""
+    [(key, old), *_] = [(key, before.get(key)) for key in now if before.get(key) != now[key]]
+    if any(len(str(value)) == _HASH_LENGTH for value in (old, now[key])) or key not in before:
+        return f"made with other `{key}`"
+    return f"made with `{key}` = {old}, not {now[key]}"
 
 
 def _train(part: Part, size: int) -> Tokenizer:

@@ -69,8 +69,9 @@ def _faults(path: Path) -> Iterator[None]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); get it again") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot read {path}: {reason}") from error
+        if error.errno is None:  # not the system's, but pyarrow's about what the file holds
+            raise DataError(f"{path} is truncated or damaged ({error}); get it again") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextmanager

@@ -52,8 +52,8 @@ class TokenStore:
         _check_present(prefix, index_path, bin_path)
         index = read_index(index_path)
         tokens = _map_tokens(bin_path, index.dtype)
-        passport = read_passport(suffixed(prefix, ".json"))
         sizes, note = _fit(bin_path, tokens, index.sizes, index.document_list)
+        passport = _own_passport(prefix, len(tokens), len(index.document_list) - 1)
         if note:
             say(note)
         notes = (note,) if note else ()
@@ -176,6 +176,20 @@ def _check_present(prefix: Path, *paths: Path) -> None:
         f"there is no token store {prefix} ({missing[0].name} is missing); give its path without "
         ".bin, or make one with `epochal data prepare`"
     )
+
+
+def _own_passport(prefix: Path, tokens: int, documents: int) -> Passport | None:
+    """The passport beside the store, if there is one. Its hashes are believed, so it must fit."""
+    path = suffixed(prefix, ".json")
+    passport = read_passport(path)
+    told = (passport.unique_tokens, passport.documents) if passport else (tokens, documents)
+    if told != (tokens, documents):
+        raise DataError(
+            f"the passport {path} speaks of {told[0]:,} tokens in {told[1]:,} documents, but the "
+            f"store holds {tokens:,} in {documents:,}; prepare the store again, or move that file "
+            "away to use the store without it"
+        )
+    return passport
 
 
 def _map_tokens(path: Path, dtype: np.dtype[np.integer[Any]]) -> Tokens:

@@ -21,6 +21,7 @@ from epochal.data.store import TokenStore, store_prefix, suffixed
 from epochal.errors import DataError
 
 _BUFFER = 1 << 20
+_LONGEST_DOCUMENT = 2**31 - 1  # lengths are i32 in the index
 _U16_VOCABULARIES_BELOW = 65500  # the original's limit, below the type's own of 65536
 
 
@@ -30,8 +31,11 @@ def store_dtype(vocabulary: int) -> np.dtype[np.integer[Any]]:
 
 
 def remove_store(prefix: Path) -> None:
-    """Remove a store, its index first, so that no half of it looks whole."""
-    for suffix in (".idx", ".json", ".bin"):
+    """Remove a store: its index first, so that no half of it looks whole, its passport last.
+
+    The passport tells what is left after a kill from a file of something else.
+    """
+    for suffix in (".idx", ".bin", ".json"):
         with files.storage_errors(prefix):
             suffixed(prefix, suffix).unlink(missing_ok=True)
 
@@ -63,6 +67,7 @@ class StoreWriter:
         self._limits = np.iinfo(self._dtype)
         self._bin = self._temporary(".bin")
         self._idx = self._temporary(".idx")
+        self._json = self._temporary(".json")
         self._sizes = array("i")
         self._tokens = 0
         self._hash = hashlib.sha256()
@@ -86,8 +91,13 @@ class StoreWriter:
         return self._tokens
 
     def add(self, ids: ArrayLike) -> None:
-        """Add one document. Raises DataError for an id that the type cannot hold."""
+        """Add one document. Raises DataError for an id or a length that the files cannot hold."""
         tokens = np.asarray(ids)
+        if tokens.size > _LONGEST_DOCUMENT:
+            raise DataError(
+                f"document {self.documents} has {tokens.size:,} tokens, but the index of a store "
+                f"holds at most {_LONGEST_DOCUMENT:,} per document; cut the text into documents"
+            )
         if tokens.size and (tokens.min() < self._limits.min or tokens.max() > self._limits.max):
             raise DataError(
                 f"the ids of document {self.documents} run from {tokens.min()} to {tokens.max()}, "
@@ -120,18 +130,20 @@ class StoreWriter:
         """Give the files their names and open the store.
 
         A store is there when its index is: an older index goes first and the new one comes
-        last, so that a kill at any moment leaves a whole store or none.
+        last, so that a kill at any moment leaves a whole store or none. Only names change by
+        then, so a full disk is noticed before an older store is touched.
         """
         self.finish()
+        if passport is not None:
+            passport.write(self._json)
         index, passport_path = suffixed(self.prefix, ".idx"), suffixed(self.prefix, ".json")
         with files.storage_errors(index):
             index.unlink(missing_ok=True)
-            passport_path.unlink(missing_ok=True)
-            self._bin.replace(suffixed(self.prefix, ".bin"))
             if passport is not None:
-                passport.write(passport_path)
-            with self._idx.open("rb") as file:
-                os.fsync(file.fileno())
+                self._json.replace(passport_path)
+            else:
+                passport_path.unlink(missing_ok=True)
+            self._bin.replace(suffixed(self.prefix, ".bin"))
             self._idx.replace(index)
         self._done = True
         return TokenStore.open(self.prefix)
@@ -141,8 +153,8 @@ class StoreWriter:
         self._done = True
         with contextlib.suppress(OSError):  # a full disk has been reported already
             self._file.close()
-        self._bin.unlink(missing_ok=True)
-        self._idx.unlink(missing_ok=True)
+        for temporary in (self._bin, self._idx, self._json):
+            temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

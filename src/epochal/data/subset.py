@@ -14,8 +14,9 @@ from epochal.data.folder import (
     TRAIN,
     VALIDATION,
     PreparedCorpus,
-    check_tokenizer,
     is_prepared,
+    refuse_foreign,
+    refuse_foreign_store,
 )
 from epochal.data.passport import Passport
 from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
@@ -25,6 +26,7 @@ from epochal.errors import DataError
 from epochal.progress import bar, say
 
 _CHUNK = 1 << 20
+_PROGRESS_EVERY = 256
 
 
 def subset(
@@ -39,9 +41,9 @@ def subset(
     """The store `out` with the first `unique_tokens` tokens of the store `source`.
 
     Whole documents in order, and of the last one what is missing to hit the number exactly.
-    With `like_paper`, instead, the first K = ⌈U / tokens per document⌉ documents whole
-    (arXiv 2507.15857: 478.625835 for C4; the store's own mean if not given), which only comes
-    near U. Subsets are nested: a larger one begins with a smaller one.
+    With `like_paper`, instead, the first K documents whole, K being U / tokens per document
+    (the store's own mean if not given), which only comes near U. Subsets are nested: a larger
+    one begins with a smaller one.
 
     If `source` is a corpus folder, so will `out` be, with the same validation set and
     tokenizer; the training store is returned. Raises DataError if there are too few tokens, or
@@ -49,45 +51,74 @@ def subset(
     """
     if tokens_per_document is not None and not like_paper:
         raise DataError("`tokens_per_document` only counts with `like_paper`; give both or neither")
-    if not is_prepared(Path(source)):
-        whole = TokenStore.open(source)
-        view, how = _cut(whole, unique_tokens, like_paper, tokens_per_document)
-        beside = whole.prefix.parent / TOKENIZER
-        tokenizer = load_tokenizer(beside) if whole.passport and beside.is_file() else None
-        if tokenizer is not None:
-            check_tokenizer(whole, tokenizer)
-        return _write(whole, view, store_prefix(out), how, tokenizer, overwrite)
-    corpus = PreparedCorpus.open(source)
-    view, how = _cut(corpus.train, unique_tokens, like_paper, tokens_per_document)
-    folder = Path(out)
+    if is_prepared(Path(source)):
+        corpus = PreparedCorpus.open(source)
+        view, how = _cut(corpus.train, unique_tokens, like_paper, tokens_per_document)
+        return _subset_of_corpus(corpus, view, Path(out), how, overwrite)
+    whole, prefix = TokenStore.open(source), store_prefix(out)
+    view, how = _cut(whole, unique_tokens, like_paper, tokens_per_document)
+    if prefix.resolve() == whole.prefix.resolve():
+        raise DataError(f"{prefix} is the store itself; give another place for the subset")
+    if not overwrite:
+        if _is_there(view, prefix):
+            return TokenStore.open(prefix)
+        refuse_foreign_store(prefix)
+    with StoreWriter(prefix, view.tokens.dtype) as writer:
+        _copy_documents(view, writer)
+        return writer.commit(_passport(whole, view, how, _tokenizer_beside(whole), writer))
+
+
+def _subset_of_corpus(
+    corpus: PreparedCorpus, view: TokenStore, folder: Path, how: str, overwrite: bool
+) -> TokenStore:
     if folder.resolve() == corpus.folder.resolve():
         raise DataError(f"{folder} is the corpus itself; give another folder for the subset")
-    if _is_there(view, folder / TRAIN, overwrite):
-        return TokenStore.open(folder / TRAIN)
-    remove_store(folder / TRAIN)  # the corpus is there when its training store is
-    remove_store(folder / VALIDATION)
-    if corpus.validation is not None:
-        _copy_store(corpus.validation, folder / VALIDATION)
-    with files.atomic_path(folder / TOKENIZER) as temporary:
-        shutil.copyfile(corpus.folder / TOKENIZER, temporary)
-    return _write(corpus.train, view, folder / TRAIN, how, corpus.tokenizer, overwrite=True)
+    if not overwrite:
+        if _is_there(view, folder / TRAIN):
+            return TokenStore.open(folder / TRAIN)
+        refuse_foreign(folder)
+    with StoreWriter(folder / TRAIN, view.tokens.dtype) as writer:
+        _copy_documents(view, writer)
+        passport = _passport(corpus.train, view, how, corpus.tokenizer, writer)
+        remove_store(folder / TRAIN)  # the corpus is there when its training store is
+        remove_store(folder / VALIDATION)
+        if corpus.validation is not None:
+            _copy_store(corpus.validation, folder / VALIDATION)
+        with files.atomic_path(folder / TOKENIZER) as temporary:
+            shutil.copyfile(corpus.folder / TOKENIZER, temporary)
+        return writer.commit(passport)
+
+
+def _tokenizer_beside(store: TokenStore) -> Tokenizer | None:
+    """The tokenizer.json beside a store if its passport says that it made the store."""
+    path = store.prefix.parent / TOKENIZER
+    facts = store.passport.tokenizer if store.passport else None
+    if facts is None or not path.is_file():
+        return None
+    found = load_tokenizer(path)
+    return found if found.sha256 == facts.sha256 else None
 
 
 def _cut(
     whole: TokenStore, unique_tokens: int, like_paper: bool, tokens_per_document: float | None
 ) -> tuple[TokenStore, str]:
     """The view that was asked for, and in words what it is."""
-    if not like_paper:
-        return whole.first(unique_tokens), f"the first {unique_tokens:,} tokens"
     if unique_tokens < 1:
         raise DataError(f"`unique_tokens` = {unique_tokens} is not a positive number")
+    if not like_paper:
+        if unique_tokens > whole.unique_tokens:
+            raise DataError(
+                f"`unique_tokens` = {unique_tokens:,} but the store {whole.prefix} holds "
+                f"{whole.unique_tokens:,} tokens; lower it or prepare more text"
+            )
+        return whole.first(unique_tokens), f"the first {unique_tokens:,} tokens"
     # A Fraction, since U / (tokens / documents) in floating point can miss a whole number.
     mean = Fraction(whole.unique_tokens, max(1, whole.documents))
     if tokens_per_document is not None:
         if not (math.isfinite(tokens_per_document) and tokens_per_document > 0):
             raise DataError(f"`tokens_per_document` = {tokens_per_document} is not positive")
         mean = Fraction(tokens_per_document)
-    documents = math.ceil(unique_tokens / mean)
+    documents = paper_documents(unique_tokens, mean)
     if documents > whole.documents:
         raise DataError(
             f"{unique_tokens:,} tokens at {float(mean):.6f} a document are {documents:,} documents"
@@ -102,10 +133,20 @@ def _cut(
     return whole.first(end), how
 
 
-def _is_there(view: TokenStore, prefix: Path, overwrite: bool) -> bool:
-    """Whether `prefix` is this subset already. Raises DataError if it is something else."""
+def paper_documents(unique_tokens: int, tokens_per_document: Fraction) -> int:
+    """Number of documents, one at least, that the paper takes for `unique_tokens`.
+
+    The nearest whole number. The README of arXiv 2507.15857's code says "rounded up", but its
+    figures for 100M tokens, with which its files were cut, are 208,931 of 208,931.47 for C4
+    (478.625835 a document) and 94,513 of 94,512.84 for SlimPajama (1058.057342).
+    """
+    return max(1, math.floor(unique_tokens / tokens_per_document + Fraction(1, 2)))
+
+
+def _is_there(view: TokenStore, prefix: Path) -> bool:
+    """Whether `prefix` is this subset already. Raises DataError if it is another store."""
     index = suffixed(prefix, ".idx")
-    if overwrite or not index.exists():
+    if not index.exists():
         return False
     if TokenStore.open(prefix).content_sha256() == view.content_sha256():
         say(f"{prefix} holds this subset already")
@@ -113,25 +154,12 @@ def _is_there(view: TokenStore, prefix: Path, overwrite: bool) -> bool:
     raise DataError(f"{index} is there already; choose another place, or replace it by --overwrite")
 
 
-def _write(
-    whole: TokenStore,
-    view: TokenStore,
-    prefix: Path,
-    how: str,
-    tokenizer: Tokenizer | None,
-    overwrite: bool,
-) -> TokenStore:
-    if prefix.resolve() == whole.prefix.resolve():
-        raise DataError(f"{prefix} is the store itself; give another place for the subset")
-    if _is_there(view, prefix, overwrite):
-        return TokenStore.open(prefix)
-    with StoreWriter(prefix, view.tokens.dtype) as writer:
-        with bar("Copying", view.documents) as progress:
-            for number in range(view.documents):
-                writer.add(view.document(number))
-                if number % 256 == 0:
-                    progress.update(number)
-        return writer.commit(_passport(whole, view, how, tokenizer, writer))
+def _copy_documents(view: TokenStore, writer: StoreWriter) -> None:
+    with bar("Copying", view.documents) as progress:
+        for number in range(view.documents):
+            writer.add(view.document(number))
+            if number % _PROGRESS_EVERY == 0:
+                progress.update(number)
 
 
 def _passport(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
@@ -12,8 +14,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from epochal.data.encoder import METADATA, Tokenizer
 from epochal.data.fast_bpe import byte_alphabet
 from epochal.errors import DataError, nearest
-
-__all__ = ["Tokenizer", "byte_tokenizer", "load_tokenizer", "parse_bpe", "train_bpe"]
+from epochal.progress import say
 
 END_TOKEN = "<|endoftext|>"
 SMALLEST_BPE = 257
@@ -156,18 +157,48 @@ def _from_file(path: Path, end_of_document: str | None) -> Tokenizer:
 def _from_hub(end_of_document: str | None) -> Tokenizer:
     local = "download vocab.json and merges.txt of GPT-2 into a folder and give that folder instead"
     try:
-        from huggingface_hub import hf_hub_download
+        import huggingface_hub
     except ImportError:
         raise DataError(
             f"the tokenizer gpt2 is fetched with huggingface_hub, which is not installed: run "
             f"`pip install 'epochal[hub]'`, or {local}"
         ) from None
+
+    def files_of_gpt2(cached: bool) -> list[Path]:
+        return [
+            Path(huggingface_hub.hf_hub_download(_HUB_REPOSITORY, name, local_files_only=cached))
+            for name in ("vocab.json", "merges.txt")
+        ]
+
     try:
-        paths = [Path(hf_hub_download(_HUB_REPOSITORY, n)) for n in ("vocab.json", "merges.txt")]
-    except Exception as error:  # offline, blocked, moved: many kinds, from several libraries
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise DataError(
-            f"the tokenizer gpt2 could not be fetched from the Hugging Face hub ({reason}); go "
-            f"online once, or {local}"
-        ) from error
+        paths = files_of_gpt2(cached=True)
+    except OSError:  # never fetched before
+        say("fetching the tokenizer gpt2 from the Hugging Face hub")
+        try:
+            with _quiet("huggingface_hub"):  # it would tell of each try
+                paths = files_of_gpt2(cached=False)
+        except Exception as error:  # offline, blocked, moved: many kinds, from several libraries
+            raise DataError(
+                f"the tokenizer gpt2 could not be fetched from the Hugging Face hub "
+                f"({_reason(error)}); go online once, or {local}"
+            ) from error
     return _from_gpt2_files(paths[0], paths[1], "gpt2", end_of_document)
+
+
+@contextlib.contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """Let `library` log errors only."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what lies at the root of `error`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -23,7 +23,7 @@ class ScoredRows:
 class ScoredWindows:
     """A stream cut into windows of L tokens that overlap by one.
 
-    The first token of a window is given, the other L − 1 are scored. So every token but the
+    The first token of a window is given, the other L - 1 are scored. So every token but the
     very first is scored once, by both families under the same condition. All windows have L
     tokens, but the last may be shorter.
     """

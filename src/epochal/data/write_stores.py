@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from epochal import files
 from epochal.data.encoder import Tokenizer
 from epochal.data.folder import TOKENIZER, TRAIN, VALIDATION, PreparedCorpus
 from epochal.data.passport import Duplicates, Passport, Split
@@ -59,14 +60,16 @@ def write_corpus(
         with bar("Tokenising", plan.text_bytes) as progress:
             for part in plan.parts:
                 _write_part(part, train, validation, tokenizer, workers, progress.update)
-        remove_store(folder / TRAIN)  # an older corpus goes before any of the new one comes
-        remove_store(folder / VALIDATION)
         passports = _passports(train, validation, plan, tokenizer, preparation)
-        if plan.has_validation:
-            validation_writer.commit(passports[1])
-        else:
-            validation_writer.abort()
-        tokenizer.save(folder / TOKENIZER)
+        with files.atomic_path(folder / TOKENIZER) as pending:
+            tokenizer.save(pending)
+            # All is on the disk. An older corpus goes before any of the new one comes.
+            remove_store(folder / TRAIN)
+            remove_store(folder / VALIDATION)
+            if plan.has_validation:
+                validation_writer.commit(passports[1])
+            else:
+                validation_writer.abort()
         train_writer.commit(passports[0])
     return PreparedCorpus.open(folder)
 

@@ -6,6 +6,7 @@ Shape letters: B samples, L positions, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from epochal.errors import UserError
 from epochal.models import Transformer
 
 Report = Callable[[int], None]
@@ -29,6 +31,14 @@ class Sampling:
     """Choose among so many likeliest tokens."""
     top_p: float | None = None
     """Choose among the likeliest tokens that together have this probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature = {self.temperature}: give 0 or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k = {self.top_k}: give at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p = {self.top_p}: give a share above 0 and up to 1")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """[…, V] logits → the probabilities that are drawn from, float32."""
@@ -106,8 +116,10 @@ def unmask(
     confidence: each step proposes a token for every masked position and keeps those of
     highest probability, equally many per step (LLaDA, arXiv 2502.09992 §2.4). ancestral: the
     reverse of the noise process; going from time t to s, each masked position is revealed
-    with probability (t − s)/t (MDLM, arXiv 2406.07524 §3).
+    with probability (t − s)/t (MDLM, arXiv 2406.07524 §3). Raises UserError for no steps.
     """
+    if steps < 1:
+        raise UserError(f"steps = {steps}: give at least 1")
     model.eval()
     device = model.table.device
     ids = ids.clone()

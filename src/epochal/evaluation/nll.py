@@ -13,9 +13,9 @@ from torch import Tensor
 from epochal.data.windows import ScoredWindows
 from epochal.errors import DataError
 from epochal.evaluation.plan import DrawPlan
-from epochal.tally import Estimate, Layout, estimate
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, Problem, token_nll
+from epochal.tally import Estimate, Layout, estimate
 from epochal.training.device import Machine
 
 EVALUATION_SEED = 0
@@ -152,10 +152,11 @@ class Evaluator:
 
     def _segment(self, row: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         inside = np.minimum(places, len(self.windows.tokens) - 1)
-        document = self._document(inside)
         # Unscored places (a row's first token) may lie in the document before; they are
         # dropped by the caller.
-        return self._row_first_segment[row] + document - self._row_first_document[row]
+        later = self._document(inside) - self._row_first_document[row]
+        segment: NDArray[np.int64] = self._row_first_segment[row] + later
+        return segment
 
 
 def scored_positions(like: Tensor) -> Tensor:

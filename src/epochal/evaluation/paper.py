@@ -19,9 +19,9 @@ from epochal.data.batches import Tokens, circular_windows
 from epochal.errors import DataError
 from epochal.evaluation.nll import EVALUATION_SEED, Report, problem_token_nll
 from epochal.evaluation.plan import DrawPlan
-from epochal.tally import Estimate, Layout, estimate
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective
+from epochal.tally import Estimate, Layout, estimate
 from epochal.training.device import Machine
 
 

@@ -123,9 +123,7 @@ class Transformer(nn.Module):
         """Empty caches for `rows` rows of up to `capacity` positions."""
         weight = self.embedding.weight
         size = (rows, self.shape.heads, capacity, self.shape.head_width)
-        return [
-            LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks
-        ]
+        return [LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks]
 
 
 @torch.no_grad()
@@ -140,7 +138,9 @@ def initialise(model: Transformer, seed: int) -> None:
         if weight.dim() == 1:
             weight.fill_(1.0)
             continue
-        std = residual_std if name.endswith(("attention.output.weight", "down.weight")) else INIT_STD
+        std = (
+            residual_std if name.endswith(("attention.output.weight", "down.weight")) else INIT_STD
+        )
         generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
         draw = torch.empty(weight.shape, dtype=torch.float32)
         weight.copy_(draw.normal_(0.0, std, generator=generator))

@@ -31,7 +31,7 @@ __all__ = [
     "Problem",
     "Rows",
     "linear_nll",
-    "token_nll",
     "objective",
+    "token_nll",
     "weighted_nll",
 ]

@@ -42,16 +42,18 @@ def linear_nll(
 
     hidden [P, E], table [V, E], targets and weights [S], index [S] of distinct positions or
     None for all P. Differentiable once in hidden and table. Matrix products run in the
-    autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64). `compiled` fuses
-    the softmax with its gradient through torch.compile.
+    autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64).
+    `compiled` fuses the softmax with its gradient through torch.compile.
     """
     dtype = _compute_dtype(hidden)
-    total: Tensor = _LinearNLL.apply(hidden, table, targets, weights, index, dtype, compiled)
-    return total
+    apply: Callable[..., Tensor] = _LinearNLL.apply
+    return apply(hidden, table, targets, weights, index, dtype, compiled)
 
 
 @torch.no_grad()
-def token_nll(hidden: Tensor, table: Tensor, targets: Tensor, index: Tensor | None = None) -> Tensor:
+def token_nll(
+    hidden: Tensor, table: Tensor, targets: Tensor, index: Tensor | None = None
+) -> Tensor:
     """[S] −log softmax(hidden[index] · tableᵀ)[targets], block by block; float32 or wider."""
     dtype = _compute_dtype(hidden)
     rows = (hidden if index is None else hidden[index]).to(dtype)
@@ -106,7 +108,7 @@ class _LinearNLL(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         grad_rows, grad_table, index = ctx.saved_tensors
         shape, hidden_dtype, table_dtype = ctx.shapes

@@ -23,6 +23,7 @@ from torch import Tensor
 from epochal.objectives import noise
 from epochal.objectives.problem import Draw, Problem, Rows
 from epochal.recipe.schema import MaskedDiffusion as Options
+from epochal.rng import Keys
 
 
 class MaskedDiffusion:
@@ -62,7 +63,7 @@ class MaskedDiffusion:
         return self._problem(tokens, masked, weight, denominator=tokens.numel())
 
     def _independently(
-        self, levels: noise.Levels, keys: noise.Keys, length: int
+        self, levels: noise.Levels, keys: Keys, length: int
     ) -> tuple[noise.Masks, NDArray[np.float64]]:
         mask_prob = (1 - self.options.eps) * levels + self.options.eps
         masked = noise.independent_masks(keys, mask_prob, length)
@@ -84,7 +85,7 @@ class MaskedDiffusion:
 
 
 def _exactly(
-    levels: noise.Levels, keys: noise.Keys, candidates: noise.Masks
+    levels: noise.Levels, keys: Keys, candidates: noise.Masks
 ) -> tuple[noise.Masks, NDArray[np.float64]]:
     """Masks of exactly K of each row's m candidates, and the weights m/K."""
     total = candidates.sum(axis=1)

@@ -27,17 +27,18 @@ def stratified_levels(rows: Rows) -> Levels:
 
     Rows 2j and 2j+1 of the batch share a stratum of [0, ½) and its mirror image, so that
     each pair masks L+1 of its 2·L tokens (see `exact_counts`) and any even micro-batch has
-    the same number of scored tokens. Which pair gets which stratum is a new permutation at
-    each step, so every row's level is uniform on [0, 1). With an odd batch the last row is
-    its own, drawn from all of [0, 1).
+    the same number of scored tokens. Which pair gets which stratum, and which of its rows is
+    the mirror image, is drawn anew at each step, so every row's level is uniform on [0, 1).
+    With an odd batch the last row is its own, drawn from all of [0, 1).
     """
     pairs = rows.global_batch // 2
     place = rows.place
     pair = np.minimum(place // 2, max(pairs - 1, 0))
-    jitter = rng.uniforms(rng.row_keys(rows.step_key, pair), 1)[:, 0]
+    jitter, coin = rng.uniforms(rng.row_keys(rows.step_key, pair), 2).T
     stratum = rng.shuffled_index(rows.step_key, pair, max(pairs, 1))
     low = (stratum + jitter) / (2 * max(pairs, 1))
-    levels = np.where(place % 2 == 0, low, np.nextafter(1.0, 0.0) - low)
+    mirrored = (place % 2 == 1) ^ (coin < 0.5)
+    levels = np.where(mirrored, np.nextafter(1.0, 0.0) - low, low)
     alone = place >= 2 * pairs
     return np.where(alone, rng.uniforms(rows.keys, 1)[:, 0], levels)
 

@@ -88,8 +88,8 @@ class Objective(Protocol):
         """
 
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
-        """[B, L+1] tokens → the original's evaluation loss: its training loss, unshifted rules
-        included, for the noise levels of `draw`."""
+        """[B, L+1] tokens → the original's evaluation loss: its training loss at the noise
+        levels of `draw`."""
 
 
 def weighted_nll(logits: Tensor, problem: Problem) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 
 import tomlkit
 from pydantic import TypeAdapter, ValidationError
-from tomlkit.exceptions import TOMLKitError
 
 from epochal.errors import RecipeError, nearest
 from epochal.recipe.schema import BUDGET_KEYS, FAMILIES, Recipe
@@ -19,14 +18,18 @@ from epochal.units import Interval
 Tree = dict[str, Any]
 
 
-def load_recipe(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load_recipe(
+    path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
     """Defaults < file < overrides.
 
     `overrides` are strings like `train.epochs=20` or a mapping {"train.epochs": 20}. Raises
     RecipeError naming the key, the value and what is allowed.
     """
     tree = read_toml(Path(path)) if path is not None else {}
-    changes = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    changes = (
+        overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    )
     apply_overrides(tree, dict(changes))
     recipe = recipe_from_tree(tree)
     if recipe.run_dir is None:
@@ -79,9 +82,10 @@ def split_override(text: str) -> tuple[str, Any]:
 
 def apply_overrides(tree: Tree, changes: Mapping[str, Any]) -> None:
     """Set dotted keys in `tree`. A length given here replaces the one in the file."""
-    if any(f"train.{key}" in changes for key in BUDGET_KEYS):
+    train = tree.get("train")
+    if isinstance(train, dict) and any(f"train.{key}" in changes for key in BUDGET_KEYS):
         for key in BUDGET_KEYS:
-            tree.get("train", {}).pop(key, None)
+            train.pop(key, None)
     for dotted, value in changes.items():
         *sections, name = dotted.split(".")
         node = tree
@@ -169,6 +173,9 @@ def check_keys(tree: Tree, prefix: str = "") -> None:
             hint = hint or nearest(dotted, [*known, *sections])
             hint = hint or " `epochal recipe` lists all keys."
             raise RecipeError(f"unknown recipe key `{dotted}`.{hint}")
+        elif isinstance(value, bool) and known[dotted].annotation is not bool:
+            # Else true would pass for the number 1.
+            raise RecipeError(f"`{dotted}` = {str(value).lower()}: it is not a yes-or-no setting")
 
 
 def identity(recipe: Recipe) -> Tree:

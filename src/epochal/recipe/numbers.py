@@ -90,12 +90,13 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
     flops_per_token = shape.flops_per_token(vocabulary)
     key = check_budget(recipe.train)
     amount = getattr(recipe.train, key)
-    rows = {
-        "epochs": lambda: int(round(rows_per_epoch * amount, 6)),
-        "tokens": lambda: amount // length,
-        "steps": lambda: amount * batch,
-        "flops": lambda: int(amount / flops_per_token) // length,
-    }[key]()
+    if key == "epochs":
+        # Rounding keeps 3 · (1/3 epoch) from falling a hair short of a row.
+        rows = int(round(rows_per_epoch * amount, 6))
+    elif key == "steps":
+        rows = amount * batch
+    else:
+        rows = int(amount if key == "tokens" else amount / flops_per_token) // length
     if rows < batch:
         raise RecipeError(
             f"`train.{key}` = {amount:g} is {rows} rows of {length} tokens, less than one step of "

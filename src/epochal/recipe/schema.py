@@ -20,7 +20,9 @@ Family = Literal["ar", "mdm"]
 FAMILIES: tuple[Family, ...] = ("ar", "mdm")
 FAMILY_TITLES: dict[str, str] = {"ar": "autoregressive", "mdm": "masked diffusion"}
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+_CONFIG = ConfigDict(
+    extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

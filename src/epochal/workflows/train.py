@@ -12,8 +12,8 @@ import torch
 
 import epochal
 from epochal import files
-from epochal.data.opened import Corpus, open_corpus
 from epochal.data.batches import RowOrder
+from epochal.data.opened import Corpus, open_corpus
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RunError
 from epochal.evaluation.nll import Evaluator

@@ -1,0 +1,210 @@
+"""Run folders → what the page needs of each run.
+
+A report is also made of runs that go on, that were ended or that nobody has evaluated, and of
+records whose recipe knew other keys than today's. So little is taken for granted here: without
+a family, a status, the numbers and the two hashes of the corpus there is no run; all else may
+be missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from epochal.analysis import Curve, validation_curve
+from epochal.errors import RunError
+from epochal.recipe import FAMILIES
+from epochal.recipe.load import read_toml
+from epochal.runs import NLLResult, RunRecord, Status
+from epochal.tally import Floats
+
+DEPTH = 3
+"""Folders are searched for runs this many levels down."""
+_PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """One run as the page shows it."""
+
+    record: RunRecord
+    label: str
+    """The folder's name, or its path where another run has the same name."""
+    curve: Curve | None
+    """Validation during training; None before the first evaluation."""
+    loss: tuple[Floats, Floats]
+    """(epochs, training loss) of the lines in the log."""
+    result: NLLResult | None
+    """`epochal eval` of the best checkpoint; None if that has not been done."""
+    recipe: dict[str, Any]
+    """recipe.toml as nested values."""
+    samples: list[dict[str, Any]]
+    reached: float
+    """Share of the run that is done."""
+
+    @property
+    def family(self) -> str:
+        """ar or mdm."""
+        return self.record.family
+
+    @property
+    def status(self) -> Status:
+        """running, stopped, diverged or finished."""
+        return self.record.status
+
+    @property
+    def params(self) -> int:
+        """N."""
+        return int(self.record.numbers["params"])
+
+    @property
+    def flops(self) -> float:
+        """Compute spent so far."""
+        return float(self.record.numbers["flops"]) * self.reached
+
+    @property
+    def epochs(self) -> float:
+        """Epochs seen so far."""
+        return float(self.record.numbers["epochs"]) * self.reached
+
+    @property
+    def unique_tokens(self) -> int:
+        """U."""
+        return int(self.record.numbers["unique_tokens"])
+
+    @property
+    def corpus(self) -> tuple[str, str]:
+        """Hashes of the training and of the validation tokens."""
+        corpus = self.record.info["corpus"]
+        return str(corpus["train"]["content_sha256"]), str(corpus["validation"]["content_sha256"])
+
+    @property
+    def nll(self) -> float | None:
+        """Best NLL: of `epochal eval`, else of the training log; None if there is neither."""
+        if self.result is not None:
+            return self.result.nll_nats_per_token
+        return float(self.curve.nll.min()) if self.curve is not None else None
+
+    @property
+    def best(self) -> tuple[float, float] | None:
+        """(epochs, FLOPs) at which `nll` was had; None if there is none."""
+        if self.result is not None:
+            share = self.result.step / self.record.numbers["steps"]
+            numbers = self.record.numbers
+            return float(numbers["epochs"]) * share, float(numbers["flops"]) * share
+        if self.curve is None:
+            return None
+        at = self.curve.best
+        return float(self.curve.epochs[at]), float(self.curve.flops[at])
+
+    @property
+    def outdated(self) -> bool:
+        """Whether training has found a better checkpoint since the evaluation."""
+        if self.result is None or self.curve is None:
+            return False
+        return self.result.step != int(self.curve.steps[self.curve.best])
+
+
+def find_runs(places: Sequence[str | Path]) -> list[Path]:
+    """Run folders among and below `places`, each once. Raises RunError for a place without any.
+
+    Runs that `--restart` put aside are left out unless they are named themselves.
+    """
+    if not places:
+        raise RunError("give at least one run folder, or a folder that holds runs")
+    found: dict[Path, Path] = {}
+    for place in map(Path, places):
+        if (place / "run.json").is_file():
+            below = [place]
+        elif not place.is_dir():
+            raise RunError(f"there is no folder {place}; give a run's folder or one that holds runs")
+        else:
+            below = _search(place)
+        if not below:
+            raise RunError(
+                f"the folder {place} holds no runs (a run has a run.json); train one there with "
+                "`epochal train` or give another folder"
+            )
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _search(place: Path) -> list[Path]:
+    paths = []
+    for depth in range(1, DEPTH + 1):
+        for file in place.glob("*/" * depth + "run.json"):
+            names = file.parent.relative_to(place).parts
+            if not any(name.startswith(".") or _PUT_ASIDE.search(name) for name in names):
+                paths.append(file.parent)
+    return sorted(paths)
+
+
+def read_runs(places: Sequence[str | Path]) -> list[Run]:
+    """All runs, in the order of the table: by unique tokens, family, parameters and compute.
+
+    Raises RunError or RecipeError for a place without runs and for a damaged record.
+    """
+    runs = [_read(path) for path in find_runs(places)]
+    times = Counter(run.record.name for run in runs)
+    runs = [replace(r, label=_label(r.record, times[r.record.name] == 1)) for r in runs]
+    return sorted(
+        runs,
+        key=lambda r: (r.unique_tokens, FAMILIES.index(r.family), r.params, r.flops),  # type: ignore[arg-type]
+    )
+
+
+def _label(record: RunRecord, unique: bool) -> str:
+    return record.name if unique else str(record.path)
+
+
+def _read(path: Path) -> Run:
+    record = RunRecord(path)
+    try:
+        return _run(record)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise RunError(
+            f"the record of the run {path} is damaged ({type(error).__name__}: {error}); mend its "
+            "run.json and metrics.jsonl or leave the run out"
+        ) from error
+
+
+def _run(record: RunRecord) -> Run:
+    if record.family not in FAMILIES or record.status not in get_args(Status):
+        raise ValueError(f"family {record.family!r}, status {record.status!r}")
+    lines, log = record.metrics("eval"), record.metrics("train")
+    steps = max((int(line["step"]) for line in [*lines, *log]), default=0)
+    run = Run(
+        record=record,
+        label=record.name,
+        curve=_finite(validation_curve(record)) if lines else None,
+        loss=(
+            np.array([line["epochs"] for line in log], dtype=float),
+            np.array([line["loss"] for line in log], dtype=float),
+        ),
+        result=record.evaluation("best"),
+        recipe=read_toml(record.folder.recipe_file),
+        samples=[_sample(sample) for sample in record.samples()],
+        reached=min(1.0, steps / int(record.numbers["steps"])),
+    )
+    # Touched here so that what is missing is told as damage of this run.
+    _ = (run.params, run.flops, run.epochs, run.unique_tokens, run.corpus)
+    return run
+
+
+def _finite(curve: Curve) -> Curve | None:
+    """The curve without evaluations that were not finite, as before a divergence."""
+    good = np.isfinite(curve.nll)
+    if not good.any():
+        return None
+    return Curve(curve.steps[good], curve.epochs[good], curve.flops[good], curve.nll[good])
+
+
+def _sample(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "prompt": str(sample["prompt"]), "text": str(sample["text"])}

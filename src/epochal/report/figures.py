@@ -1,0 +1,242 @@
+"""The two figures: validation NLL against epochs and against training compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from epochal.analysis import Curve, Meeting
+from epochal.analysis.curves import pareto_frontier
+from epochal.recipe import FAMILIES, FAMILY_TITLES
+from epochal.report.collect import Run
+from epochal.report.svg import COLOURS, INK, MUTED, PAPER, Canvas, draw
+from epochal.report.text import power_of_ten
+from epochal.report.verdicts import Group
+from epochal.tally import Floats
+
+Axis = Literal["epochs", "flops"]
+MARKERS = {"ar": "o", "mdm": "D"}
+DASHES: list[str | tuple[int, tuple[float, ...]]] = [
+    "solid",
+    (0, (6, 2)),
+    (0, (2, 1.5)),
+    (0, (7, 2, 1.5, 2)),
+]
+"""One per number of unique tokens; further ones are drawn as the last."""
+MOST_LOSSES = 4
+"""Training losses are drawn for up to so many runs: more would hide the curves."""
+FEW = 6
+"""Up to so many runs a curve is told one by one in the figure's description."""
+
+
+def epochs_figure(groups: Sequence[Group]) -> Markup:
+    """Validation NLL (and, of a few runs, training loss) against epochs."""
+    runs = [run for group in groups for run in group.runs]
+
+    def paint(axes: Axes, canvas: Canvas) -> None:
+        low, high = nll_range(runs)
+        if show_losses(runs):
+            least = min((run.loss[1].min() for run in runs if len(run.loss[1])), default=low)
+            # A memorised text has a loss near 0, which must not flatten the curves.
+            low = max(min(low, float(least)), low - 0.6 * (high - low))
+            for run in runs:
+                axes.plot(*run.loss, color=COLOURS[run.family], linewidth=1, alpha=0.35)
+        _curves(axes, groups, "epochs")
+        ends = [run.epochs for run in runs if run.curve is not None]
+        if max(ends) > 4 * min(ends):
+            starts = [float(run.curve.epochs[0]) for run in runs if run.curve is not None]
+            _logarithmic(axes, canvas, min(starts), max(ends), lambda x, _: f"{x:g}")
+        else:
+            axes.set_xlim(0, 1.02 * max(ends))
+            axes.xaxis.set_major_locator(MaxNLocator(canvas.ticks, integer=max(ends) > 3))
+        _finish(axes, canvas, low, high, "epochs (passes over the unique tokens)")
+
+    return draw("epochs", _epochs_label(runs), paint)
+
+
+def flops_figure(groups: Sequence[Group]) -> Markup:
+    """Validation NLL against compute, with the frontier and the meeting point, if any."""
+    runs = [run for group in groups for run in group.runs]
+    meeting = the_meeting(groups)
+
+    def paint(axes: Axes, canvas: Canvas) -> None:
+        curves = [run.curve for run in runs if run.curve is not None]
+        low, high = nll_range(runs)
+        left = min(float(curve.flops[0]) for curve in curves)
+        right = max(float(curve.flops[-1]) for curve in curves)
+        if meeting is not None:
+            right = max(right, meeting.interval[1])
+        _curves(axes, groups, "flops")
+        if comparable(groups):
+            flops, nll = pareto_frontier(curves)
+            # Carried on to the right: what was reached stays reached.
+            flops, nll = np.append(flops, right), np.append(nll, nll[-1])
+            axes.step(
+                flops, nll, where="post", color=INK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=4
+            )
+        if meeting is not None:
+            _mark_meeting(axes, meeting)
+        _logarithmic(axes, canvas, left, right, lambda x, _: power_of_ten(x))
+        _finish(axes, canvas, low, high, "training compute (FLOPs, 6·N·D)")
+
+    return draw("flops", _flops_label(runs, meeting), paint)
+
+
+def show_losses(runs: Sequence[Run]) -> bool:
+    """Whether training losses are drawn."""
+    return len(runs) <= MOST_LOSSES and any(len(run.loss[0]) > 1 for run in runs)
+
+
+def comparable(groups: Sequence[Group]) -> bool:
+    """Whether all runs were judged on the same tokens, so that a common frontier makes sense."""
+    return len({run.corpus[1] for group in groups for run in group.runs}) == 1
+
+
+def the_meeting(groups: Sequence[Group]) -> Meeting | None:
+    """The meeting point, if all runs are one group and it is known."""
+    comparison = groups[0].comparison
+    return comparison.meeting if comparison is not None and len(groups) == 1 else None
+
+
+def nll_range(runs: Sequence[Run]) -> tuple[float, float]:
+    """What the vertical axis shows: all but the first steep fall, with room for the errors."""
+    nll = np.concatenate([run.curve.nll for run in runs if run.curve is not None])
+    low, most = float(nll.min()), float(np.quantile(nll, 0.9))
+    high = min(float(nll.max()), low + 1.6 * (most - low))
+    for run in runs:
+        if run.result is not None:
+            value, error = run.result.nll_nats_per_token, run.result.standard_error
+            low, high = min(low, value - error), max(high, value + error)
+    return low, max(high, low + 0.02)
+
+
+def _curves(axes: Axes, groups: Sequence[Group], axis: Axis) -> None:
+    # Many curves are drawn thinner, so that they can be told apart.
+    many = sum(len(group.runs) for group in groups) > 12
+    for number, group in enumerate(groups):
+        dashes = DASHES[min(number, len(DASHES) - 1)]
+        for run in group.runs:
+            if run.curve is None:
+                continue
+            axes.plot(
+                _along(run.curve, axis),
+                run.curve.nll,
+                color=COLOURS[run.family],
+                linewidth=1.2 if many else 2,
+                alpha=0.7 if many else 1,
+                linestyle=dashes,
+                solid_joinstyle="round",
+                zorder=3,
+            )
+            _mark_best(axes, run, axis, 5.5 if many else 8)
+
+
+def _along(curve: Curve, axis: Axis) -> Floats:
+    return curve.epochs if axis == "epochs" else curve.flops
+
+
+def _mark_best(axes: Axes, run: Run, axis: Axis, size: float) -> None:
+    """A filled point with its error where the best checkpoint was evaluated, else a hollow one."""
+    assert run.best is not None
+    assert run.nll is not None
+    colour, x = COLOURS[run.family], run.best[0 if axis == "epochs" else 1]
+    if run.result is not None:
+        error = run.result.standard_error
+        ends = [run.nll - error, run.nll + error]
+        axes.plot([x, x], ends, color=colour, linewidth=1.4, zorder=5, solid_capstyle="butt")
+    axes.plot(
+        [x],
+        [run.nll],
+        marker=MARKERS[run.family],
+        markersize=size * (0.85 if MARKERS[run.family] == "D" else 1),
+        markerfacecolor=PAPER if run.result is None else colour,
+        markeredgecolor=colour if run.result is None else PAPER,
+        markeredgewidth=1.5,
+        zorder=6,
+    )
+
+
+def _mark_meeting(axes: Axes, meeting: Meeting) -> None:
+    axes.axvspan(*meeting.interval, color=MUTED, alpha=0.15, linewidth=0)
+    axes.axvline(meeting.flops, color=MUTED, linewidth=1)
+    axes.annotate(
+        f"meet at {power_of_ten(meeting.flops)}",
+        (meeting.flops, 0.99),
+        xycoords=("data", "axes fraction"),
+        xytext=(-5, 0),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+    )
+
+
+def _logarithmic(axes: Axes, canvas: Canvas, left: float, right: float, label: object) -> None:
+    """A logarithmic horizontal axis with a few round numbers."""
+    margin = max((right / left) ** 0.03, 1.05)
+    left, right = left / margin, right * margin
+    axes.set_xscale("log")
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(FixedLocator(round_numbers(left, right, canvas.ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(label))  # type: ignore[arg-type]
+
+
+def round_numbers(left: float, right: float, most: int) -> list[float]:
+    """Round numbers between `left` and `right`: as many as there can be, but not above `most`."""
+    decades = range(int(np.floor(np.log10(left))), int(np.ceil(np.log10(right))) + 1)
+    for leading in ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [n * 10.0**d for d in decades for n in leading if left <= n * 10.0**d <= right]
+        if len(found) <= most:
+            return found
+    return found[:: -(-len(found) // most)]
+
+
+def _finish(axes: Axes, canvas: Canvas, low: float, high: float, title: str) -> None:
+    room = 0.06 * (high - low)
+    axes.set_ylim(low - room, high + room)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel(title, labelpad=6)
+    axes.text(
+        0,
+        canvas.height - 0.4 * canvas.font,
+        "validation NLL, nats per token",
+        transform=None,
+        va="top",
+        fontsize=canvas.font,
+    )
+
+
+def _epochs_label(runs: Sequence[Run]) -> str:
+    return f"Validation NLL in nats per token against epochs. {_told(runs)}"
+
+
+def _flops_label(runs: Sequence[Run], meeting: Meeting | None) -> str:
+    ends = f"up to {power_of_ten(max(run.flops for run in runs))} FLOPs"
+    met = f" The curves meet at {power_of_ten(meeting.flops)} FLOPs." if meeting else ""
+    return f"Validation NLL in nats per token against training compute, {ends}. {_told(runs)}{met}"
+
+
+def _told(runs: Sequence[Run]) -> str:
+    """The main numbers of the curves, in words."""
+    drawn = [run for run in runs if run.nll is not None]
+    sentences = []
+    for family in FAMILIES:
+        members = [run for run in drawn if run.family == family]
+        if len(drawn) > FEW and members:
+            members = [min(members, key=lambda run: run.nll or 0.0)]
+            count = sum(run.family == family for run in drawn)
+            sentences.append(f"{count} {FAMILY_TITLES[family]} runs, the best of which:")
+        for run in members:
+            assert run.curve is not None or run.result is not None
+            assert run.best is not None
+            sentence = f"{run.label} ({FAMILY_TITLES[family]}): best {run.nll:.3f}"
+            sentence += f" at epoch {run.best[0]:.1f}"
+            if run.curve is not None:
+                sentence += f", {run.curve.nll[-1]:.3f} at the end, epoch {run.curve.epochs[-1]:.1f}"
+            sentences.append(f"{sentence}.")
+    return " ".join(sentences)

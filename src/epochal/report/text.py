@@ -1,0 +1,45 @@
+"""Numbers and texts as the page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+# Control characters are not allowed in HTML; their pictures are (tab and newline stay).
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+# C1 controls, halves of surrogate pairs and what may not stand in a document at all.
+_REPLACED = {code: 0xFFFD for code in [*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]}
+
+
+def power_of_ten(value: float) -> str:
+    """5.713e12 → '5.71×10¹²', 1e15 → '10¹⁵'; three significant digits. 950 stays '950'."""
+    if 0.01 <= abs(value) < 1000 or value == 0:
+        return f"{value:.3g}"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    digits = digits.rstrip("0").rstrip(".")
+    power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return power if digits == "1" else f"{digits}×{power}"
+
+
+def printable(text: str) -> str:
+    """`text` with pictures in place of characters that must not stand in an HTML page."""
+    return text.replace("\r\n", "\n").translate(_PICTURES | _REPLACED)
+
+
+def listed(words: Sequence[str], most: int = 6) -> str:
+    """'a, b and c'; of many only the first ones and how many there are besides."""
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3.4 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 run', '2 runs'."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"

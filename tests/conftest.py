@@ -1,0 +1,40 @@
+"""What all tests share: one thread, a fixed supply of generated inputs, the sample files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Before torch is imported: with two threads, tests of small tensors took four times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("epochal", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("epochal")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared():
+    """Sample files and notes of the original, which lie beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("the original's sample files (../shared) are not here")
+    return SHARED
+
+
+@pytest.fixture
+def random():
+    """numpy's generator with a fixed seed."""
+    return np.random.default_rng(20240711)

@@ -1,0 +1,225 @@
+"""Budgets of unique tokens: exact, nested, and as the paper cuts them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from data_helpers import FILES, TEXTS, contents, lines, write_pair
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epochal.data import PreparedCorpus, StoreWriter, TokenStore, prepare, subset, verify
+from epochal.data.subset import paper_documents
+from epochal.errors import DataError, StorageError
+
+SAMPLE = FILES / "bpe500_pub_text_document"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return prepare(lines(tmp_path, TEXTS), tmp_path / "corpus", tokenizer="bytes")
+
+
+@given(st.integers(1, 13_622))
+@settings(deadline=None, max_examples=30)
+def test_an_exact_budget(tmp_path_factory, budget):
+    whole = TokenStore.open(SAMPLE)
+    made = subset(SAMPLE, tmp_path_factory.mktemp("cut") / "x", budget)
+    assert made.tokens.tolist() == whole.tokens[:budget].tolist()
+    assert made.passport.unique_tokens == budget
+    starts = whole.document_starts()
+    inside = starts[starts < budget]
+    assert made.document_starts().tolist() == [*inside, budget]
+    assert made.passport.truncated_last_document == (budget not in starts)
+    assert made.content_sha256() == whole.first(budget).content_sha256()
+
+
+@given(st.integers(1, 13_622), st.one_of(st.none(), st.floats(50, 400)))
+@settings(deadline=None, max_examples=30)
+def test_like_the_paper(tmp_path_factory, budget, mean):
+    whole = TokenStore.open(SAMPLE)
+    per_document = Fraction(mean) if mean else Fraction(whole.unique_tokens, whole.documents)
+    documents = paper_documents(budget, per_document)
+    out = tmp_path_factory.mktemp("cut") / "x"
+    if documents > whole.documents:
+        with pytest.raises(DataError, match=rf"are {documents} documents, but .* holds 59"):
+            subset(SAMPLE, out, budget, like_paper=True, tokens_per_document=mean)
+        return
+    made = subset(SAMPLE, out, budget, like_paper=True, tokens_per_document=mean)
+    assert made.documents == documents
+    assert made.tokens.tolist() == whole.tokens[: whole.document_starts()[documents]].tolist()
+    assert not made.passport.truncated_last_document
+
+
+@pytest.mark.parametrize(("mean", "documents"), [(478.625835, 208_931), (1058.057342, 94_513)])
+def test_the_papers_figures_for_100m_tokens(mean, documents):
+    assert paper_documents(100_000_000, Fraction(mean)) == documents
+
+
+def test_halves_go_up_and_one_document_is_the_least():
+    found = [paper_documents(unique, Fraction(10)) for unique in (1, 14, 15, 24, 25, 30)]
+    assert found == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("documents", [1, 20, 59])
+def test_like_paper_is_the_original_on_the_first_documents(samples, tmp_path, documents):
+    """The original keeps the first K lines and tokenises those; the subset is the same store."""
+    with (FILES / "docs.jsonl").open() as file:
+        texts = [json.loads(line)["text"] for line in file]
+    kept = [text for text in texts if text][:documents]
+    alone = prepare(lines(tmp_path, kept), tmp_path / "k", tokenizer=samples / "gpt2", validation=0)
+    prefix = samples / "data" / "gpt2tok_pub_text_document"
+    budget, mean = 100 * documents, 100.0
+    cut = subset(prefix, tmp_path / "cut", budget, like_paper=True, tokens_per_document=mean)
+    for suffix in (".bin", ".idx"):
+        path = cut.prefix.with_name(cut.prefix.name + suffix)
+        assert path.read_bytes() == (tmp_path / "k" / f"train{suffix}").read_bytes()
+    assert cut.content_sha256() == alone.train.content_sha256()
+
+
+def test_subsets_are_nested(tmp_path):
+    small, large = (subset(SAMPLE, tmp_path / str(n), n) for n in (1000, 5000))
+    assert large.tokens[:1000].tolist() == small.tokens.tolist()
+
+
+def test_documents_of_several_sequences_become_one(tmp_path):
+    write_pair(tmp_path / "x", range(10), [3, 2, 4, 1], [0, 2, 3, 4])
+    made = subset(tmp_path / "x", tmp_path / "y", 7)
+    assert made.document_starts().tolist() == [0, 5, 7]
+    assert made.sizes.tolist() == [5, 2]
+    assert made.passport.tokenizer is made.passport.text_bytes is None
+
+
+def test_a_corpus_gives_a_corpus(tmp_path, corpus):
+    made = subset(tmp_path / "corpus", tmp_path / "small", 500)
+    small = PreparedCorpus.open(tmp_path / "small")
+    assert small.train.tokens.tolist() == corpus.train.tokens[:500].tolist() == made.tokens.tolist()
+    before, after = contents(tmp_path / "corpus"), contents(tmp_path / "small")
+    for name in ("validation.bin", "validation.idx", "validation.json", "tokenizer.json"):
+        assert after[name] == before[name]
+    passport = small.train.passport
+    assert passport.text_bytes == 500 - passport.documents + passport.truncated_last_document
+    assert passport.parent.content_sha256 == corpus.train.content_sha256()
+    assert passport.parent.how == "the first 500 tokens"
+    assert passport.sources == corpus.train.passport.sources
+    assert passport.preparation is None
+    assert all(finding.ok for finding in verify(tmp_path / "small"))
+
+
+def test_a_corpus_without_validation(tmp_path):
+    source = lines(tmp_path, TEXTS)
+    prepare(source, tmp_path / "c", tokenizer="bytes", validation=0)
+    subset(tmp_path / "c", tmp_path / "small", 100)
+    assert PreparedCorpus.open(tmp_path / "small").validation is None
+
+
+def test_all_of_it(tmp_path, corpus):
+    total = corpus.train.unique_tokens
+    made = subset(tmp_path / "corpus" / "train", tmp_path / "x", total)
+    assert made.passport.text_bytes == corpus.train.passport.text_bytes
+    assert not made.passport.truncated_last_document
+    with pytest.raises(DataError, match=rf"`unique_tokens` = {total + 1:,} but .* holds {total:,}"):
+        subset(tmp_path / "corpus", tmp_path / "y", total + 1)
+    # A cut of a cut remembers that its last document is not whole.
+    cut = subset(made.prefix, tmp_path / "cut", 33)
+    again = subset(cut.prefix, tmp_path / "again", 33)
+    assert cut.passport.truncated_last_document
+    assert again.passport.truncated_last_document
+
+
+@pytest.mark.parametrize("beside", ["none", "same", "other"])
+def test_text_bytes_of_a_store_need_its_tokenizer(tmp_path, corpus, beside):
+    tokenizer = tmp_path / "corpus" / "tokenizer.json"
+    if beside == "none":
+        tokenizer.unlink()
+    elif beside == "other":
+        prepare(lines(tmp_path, TEXTS), tmp_path / "d", tokenizer="bpe:300")
+        tokenizer.write_bytes((tmp_path / "d" / "tokenizer.json").read_bytes())
+    made = subset(tmp_path / "corpus" / "train", tmp_path / "x", 100)
+    assert (made.passport.text_bytes is not None) == (beside == "same")
+
+
+def test_again_does_nothing_and_another_is_refused(tmp_path, corpus, capsys):
+    for source, out in ((SAMPLE, tmp_path / "x"), (tmp_path / "corpus", tmp_path / "small")):
+        subset(source, out, 100)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+        subset(source, out, 100)
+        assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+        assert "holds this subset already" in capsys.readouterr().err
+        with pytest.raises(DataError, match=r"is there already; .* by --overwrite"):
+            subset(source, out, 101)
+        assert subset(source, out, 101, overwrite=True).unique_tokens == 101
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.json"])
+def test_a_file_of_something_else_stays(tmp_path, name):
+    (tmp_path / name).write_text('{"precious": 1}')
+    with pytest.raises(DataError, match=r"was not made by Epochal|but is not one"):
+        subset(SAMPLE, tmp_path / "x", 100)
+    assert (tmp_path / name).read_text() == '{"precious": 1}'
+    assert subset(SAMPLE, tmp_path / "x", 100, overwrite=True).unique_tokens == 100
+
+
+def test_a_folder_of_something_else_stays(tmp_path, corpus):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train.bin").write_text("precious")
+    with pytest.raises(DataError, match=r"train.bin is there and was not made by Epochal"):
+        subset(tmp_path / "corpus", tmp_path / "other", 100)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["train.bin"]
+
+
+def test_onto_itself(tmp_path, corpus):
+    with pytest.raises(DataError, match="is the corpus itself; give another folder"):
+        subset(tmp_path / "corpus", tmp_path / "x" / ".." / "corpus", 10, overwrite=True)
+    with pytest.raises(DataError, match="is the store itself; give another place"):
+        subset(tmp_path / "corpus" / "train", f"{tmp_path}/corpus/train.bin", 10, overwrite=True)
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path, corpus, monkeypatch):
+    subset(tmp_path / "corpus", tmp_path / "small", 100)
+    before = contents(tmp_path / "small")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        subset(tmp_path / "corpus", tmp_path / "small", 200, overwrite=True)
+    assert contents(tmp_path / "small") == before
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "sentence"),
+    [
+        (0, {}, r"`unique_tokens` = 0 is not a positive number"),
+        (-3, {"like_paper": True}, r"`unique_tokens` = -3 is not a positive number"),
+        (10, {"tokens_per_document": 5.0}, "only counts with `like_paper`"),
+        (10, {"like_paper": True, "tokens_per_document": 0.0}, "= 0.0 is not positive"),
+        (10, {"like_paper": True, "tokens_per_document": math.inf}, "= inf is not positive"),
+    ],
+)
+def test_numbers_that_cannot_be(tmp_path, budget, options, sentence):
+    with pytest.raises(DataError, match=sentence):
+        subset(SAMPLE, tmp_path / "x", budget, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(DataError, match="there is no token store"):
+        subset(tmp_path / "nowhere", tmp_path / "x", 10)
+
+
+def test_its_own_mean_gives_the_whole_store(tmp_path):
+    """The whole store by its own mean is all its documents, to the last."""
+    with StoreWriter(tmp_path / "x", "<u2") as writer:
+        for size in [3] * 48 + [2] * 2 + [5]:
+            writer.add(np.zeros(size))
+    whole = TokenStore.open(tmp_path / "x")
+    budget = whole.unique_tokens
+    made = subset(tmp_path / "x", tmp_path / "y", budget, like_paper=True)
+    assert made.documents == whole.documents

@@ -1,0 +1,131 @@
+"""Verification finds every damage, and says what it could not check."""
+
+from __future__ import annotations
+
+import pytest
+from data_helpers import FILES, TEXTS, lines, write_pair
+
+from epochal.data import load_tokenizer, prepare, verify
+from epochal.errors import DataError
+
+SAMPLE = FILES / "bpe500_pub_text_document"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = prepare(lines(tmp_path, TEXTS), tmp_path / "corpus", tokenizer="bpe:300")
+    return made.folder
+
+
+def failed(findings):
+    return {(finding.store, finding.check) for finding in findings if not finding.ok}
+
+
+def test_a_sound_corpus(folder):
+    findings = verify(folder)
+    assert failed(findings) == set()
+    assert {finding.store for finding in findings} == {"train", "validation", "both"}
+    assert len(findings) == 15
+    assert failed(verify(folder / "train.bin")) == set()
+
+
+def change_byte(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_of_the_ids(folder):
+    change_byte(folder / "train.bin", 100)
+    assert ("train", "ids are those that were written") in failed(verify(folder))
+    assert not any(store == "validation" for store, _ in failed(verify(folder)))
+
+
+def test_damage_that_keeps_a_file_readable(folder):
+    (folder / "validation.bin").write_bytes((folder / "validation.bin").read_bytes()[:-2])
+    assert failed(verify(folder)) == {("validation", "the files fit together")}
+    [finding] = [finding for finding in verify(folder) if not finding.ok]
+    assert "truncated or belongs to another store" in finding.detail
+
+
+def test_an_index_of_other_documents(folder):
+    """Two lengths exchanged: the sums still add up."""
+    index = bytearray((folder / "train.idx").read_bytes())
+    first, second = index[34:38], index[38:42]
+    assert first != second
+    index[34:38], index[38:42] = second, first
+    count = int.from_bytes(index[18:26], "little")
+    start = 34 + 4 * count + 8
+    index[start : start + 8] = (2 * int.from_bytes(second, "little")).to_bytes(8, "little")
+    (folder / "train.idx").write_bytes(index)
+    assert failed(verify(folder)) == {
+        ("train", "index is the one that was written"),
+        ("train", "each document ends with its mark"),
+        ("train", "the mark is nowhere else"),
+    }
+
+
+def test_a_passport_of_something_else(folder):
+    for suffix in (".json", ".bin", ".idx"):
+        path = folder / f"train{suffix}"
+        path.write_bytes((folder / f"validation{suffix}").read_bytes())
+    assert failed(verify(folder)) == {("both", "no document is in both stores")}
+    [finding] = [finding for finding in verify(folder) if not finding.ok]
+    assert finding.detail.endswith("shared")
+
+
+def test_tokenizers(folder):
+    other = load_tokenizer("bytes")
+    other.save(folder / "tokenizer.json")
+    check = "the tokenizer is the one that made it"
+    assert failed(verify(folder)) == {("train", check), ("validation", check)}
+    (folder / "tokenizer.json").unlink()
+    assert failed(verify(folder)) == {("corpus", "its tokenizer is there")}
+    with pytest.raises(DataError, match="there is no tokenizer 'nothing'"):
+        verify(folder, tokenizer="nothing")
+
+
+def test_a_store_without_a_passport(samples):
+    findings = verify(SAMPLE)
+    assert failed(findings) == set()
+    assert any("cannot be checked" in finding.detail for finding in findings)
+    findings = verify(SAMPLE, tokenizer=samples / "bpe500")
+    assert failed(findings) == set()
+    assert "59 of 59" in {finding.detail for finding in findings}
+    findings = verify(SAMPLE, tokenizer="bytes")
+    assert ("bpe500_pub_text_document", "the tokenizer is the one that made it") in failed(findings)
+
+
+def test_marks_that_are_missing_or_inside(tmp_path):
+    write_pair(tmp_path / "x", [1, 256, 2, 3, 256, 256], [2, 2, 2])
+    findings = verify(tmp_path / "x", tokenizer="bytes")
+    assert failed(findings) == {
+        ("x", "each document ends with its mark"),
+        ("x", "the mark is nowhere else"),
+    }
+
+
+def test_an_empty_document_needs_no_mark(tmp_path):
+    write_pair(tmp_path / "x", [1, 256, 2, 256], [2, 2], [0, 1, 1, 2])
+    assert failed(verify(tmp_path / "x", tokenizer="bytes")) == set()
+
+
+def test_text_bytes_of_the_passport(folder):
+    path = folder / "train.json"
+    path.write_text(path.read_text().replace('"text_bytes": ', '"text_bytes": 1', 1))
+    check = "ids stand for as much text as the passport says"
+    assert failed(verify(folder)) == {("train", check)}
+
+
+def test_no_store_at_all(tmp_path):
+    with pytest.raises(DataError, match="there is no token store"):
+        verify(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is a folder, not a token store"):
+        verify(tmp_path)
+
+
+def test_half_a_store(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"ab")
+    [finding] = verify(tmp_path / "x")
+    assert not finding.ok
+    assert "x.idx is missing" in finding.detail

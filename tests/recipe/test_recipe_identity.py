@@ -1,0 +1,86 @@
+"""A run's identity: what decides its numbers, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from epochal.recipe import identity, known_keys, load_recipe
+
+BASE = {"train.steps": 10, "model.size": "7M", "family": "mdm"}
+
+# For each key a value that is not its default (nor BASE's).
+CHANGES = {
+    "family": "ar",
+    "seed": 1,
+    "data.unique_tokens": 1000,
+    "data.sequence_length": 16,
+    "model.size": "14M",
+    "model.d_model": 64,
+    "model.layers": 1,
+    "model.heads": 3,
+    "model.head_width": 16,
+    "model.ffn_width": 64,
+    "model.untied": True,
+    "model.rope_theta": 5000.0,
+    "model.norm_eps": 1e-6,
+    "mdm.noise": "stratified",
+    "mdm.eps": 0.01,
+    "train.epochs": 2,
+    "train.tokens": 10**6,
+    "train.steps": 11,
+    "train.flops": 1e15,
+    "train.global_batch": 8,
+    "train.micro_batch": 4,
+    "train.lr": 1e-3,
+    "train.min_lr": 1e-5,
+    "train.schedule": "linear",
+    "train.warmup": 0.1,
+    "train.beta1": 0.8,
+    "train.beta2": 0.99,
+    "train.adam_eps": 1e-6,
+    "train.weight_decay": 0.5,
+    "train.clip": 0.5,
+    "train.attention_dropout": 0.1,
+    "train.hidden_dropout": 0.1,
+    "train.precision": "bf16",
+    "train.compile": "off",
+    "train.device": "cpu",
+    "train.deterministic": True,
+    "eval.every": "1%",
+    "eval.draws": 2,
+    "eval.max_tokens": 1000,
+    "eval.batch": 2,
+}
+NEUTRAL = {
+    "run_dir": "elsewhere",
+    "data.corpus": "x",
+    "data.train": "x/train",
+    "data.validation": "x/validation",
+    "data.tokenizer": "gpt2",
+    "checkpoint.every": "1 minute",
+    "log.every": "1%",
+    "log.tensorboard": False,
+}
+
+
+def test_each_key_is_one_or_the_other():
+    assert set(CHANGES) | set(NEUTRAL) == set(known_keys())
+    assert not set(CHANGES) & set(NEUTRAL)
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_keys_that_matter(key):
+    length = {"train.steps": None} if key in ("train.epochs", "train.tokens", "train.flops") else {}
+    base, changed = load_recipe(None, BASE), load_recipe(None, BASE | length | {key: CHANGES[key]})
+    assert identity(base) != identity(changed)
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_keys_that_do_not_matter(key):
+    changed = load_recipe(None, BASE | {key: NEUTRAL[key]})
+    assert identity(load_recipe(None, BASE)) == identity(changed)
+
+
+def test_the_other_familys_settings_do_not_matter():
+    ar = BASE | {"family": "ar"}
+    assert identity(load_recipe(None, ar)) == identity(load_recipe(None, ar | {"mdm.eps": 0.1}))

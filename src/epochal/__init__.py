@@ -1,3 +1,75 @@
-"""Epochal: which learns more from the same unique tokens, autoregression or diffusion?"""
+"""Epochal: which learns more from the same unique tokens, autoregression or diffusion?
+
+Everything the command line does, for notebooks and scripts:
+
+    import epochal
+    epochal.prepare("my_text/", "corpus")
+    result = epochal.compare("quickstart", ["data.corpus=corpus"])
+    model = epochal.load("runs/quickstart/mdm")
+    model.generate("The [MASK:3] of")
+
+Names are imported when they are first used, so that `import epochal` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Comparison": "epochal.analysis",
+    "EpochalError": "epochal.errors",
+    "LoadedModel": "epochal.workflows.load",
+    "NLLResult": "epochal.runs",
+    "Recipe": "epochal.recipe",
+    "RunRecord": "epochal.runs",
+    "compare": "epochal.workflows.compare",
+    "compare_existing": "epochal.workflows.compare",
+    "dry_run": "epochal.workflows.train",
+    "evaluate": "epochal.workflows.evaluate",
+    "inspect": "epochal.data",
+    "load": "epochal.workflows.load",
+    "load_recipe": "epochal.recipe",
+    "prepare": "epochal.data",
+    "quickstart": "epochal.workflows.quickstart",
+    "subset": "epochal.data",
+    "train": "epochal.workflows.train",
+    "verify": "epochal.data",
+    "write_report": "epochal.report",
+}
+__all__ = sorted(_MODULES)
+
+if TYPE_CHECKING:
+    from epochal.analysis import Comparison as Comparison
+    from epochal.data import inspect as inspect
+    from epochal.data import prepare as prepare
+    from epochal.data import subset as subset
+    from epochal.data import verify as verify
+    from epochal.errors import EpochalError as EpochalError
+    from epochal.recipe import Recipe as Recipe
+    from epochal.recipe import load_recipe as load_recipe
+    from epochal.report import write_report as write_report
+    from epochal.runs import NLLResult as NLLResult
+    from epochal.runs import RunRecord as RunRecord
+    from epochal.workflows.compare import compare as compare
+    from epochal.workflows.compare import compare_existing as compare_existing
+    from epochal.workflows.evaluate import evaluate as evaluate
+    from epochal.workflows.load import LoadedModel as LoadedModel
+    from epochal.workflows.load import load as load
+    from epochal.workflows.quickstart import quickstart as quickstart
+    from epochal.workflows.train import dry_run as dry_run
+    from epochal.workflows.train import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'epochal' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -15,9 +15,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def json_option(command: Command) -> Command:
     """Add `--json`."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
-    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(
+        command
+    )
 
 
 def recipe_arguments(command: Command) -> Command:
@@ -41,7 +41,9 @@ def print_json(content: Any) -> None:
 
 def print_pairs(rows: Sequence[tuple[str, str]], title: str | None = None) -> None:
     """A two-column table on standard output."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table = Table(
+        show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left"
+    )
     table.add_column(style="bold")
     table.add_column()
     for row in rows:

@@ -23,7 +23,9 @@ def recipe(recipe_and_overrides: tuple[str, ...], as_json: bool) -> None:
     from epochal.recipe import annotated_toml, find_recipe, known_keys, load_recipe, recipe_tree
 
     name, overrides = split_recipe(recipe_and_overrides)
-    loaded = load_recipe(find_recipe(name) if name else None, overrides) if name or overrides else None
+    loaded = (
+        load_recipe(find_recipe(name) if name else None, overrides) if name or overrides else None
+    )
     if not as_json:
         click.echo(annotated_toml(loaded), nl=False)
     elif loaded is None:

@@ -48,7 +48,10 @@ def sizes(vocabulary: int, as_json: bool) -> None:
         [
             [
                 str(row["size"]),
-                *(str(row[key]) for key in ("d_model", "ffn_width", "head_width", "heads", "layers")),
+                *(
+                    str(row[key])
+                    for key in ("d_model", "ffn_width", "head_width", "heads", "layers")
+                ),
                 f"{row['params']:,}",
                 f"{row['params_non_embedding']:,}",
                 f"{row['params_exact']:,}",

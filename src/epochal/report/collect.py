@@ -123,7 +123,9 @@ def find_runs(places: Sequence[str | Path]) -> list[Path]:
         if (place / "run.json").is_file():
             below = [place]
         elif not place.is_dir():
-            raise RunError(f"there is no folder {place}; give a run's folder or one that holds runs")
+            raise RunError(
+                f"there is no folder {place}; give a run's folder or one that holds runs"
+            )
         else:
             below = _search(place)
         if not below:
@@ -156,7 +158,7 @@ def read_runs(places: Sequence[str | Path]) -> list[Run]:
     runs = [replace(r, label=_label(r.record, times[r.record.name] == 1)) for r in runs]
     return sorted(
         runs,
-        key=lambda r: (r.unique_tokens, FAMILIES.index(r.family), r.params, r.flops),  # type: ignore[arg-type]
+        key=lambda r: (r.unique_tokens, list(FAMILIES).index(r.family), r.params, r.flops),
     )
 
 

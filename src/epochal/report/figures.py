@@ -77,7 +77,13 @@ def flops_figure(groups: Sequence[Group]) -> Markup:
             # Carried on to the right: what was reached stays reached.
             flops, nll = np.append(flops, right), np.append(nll, nll[-1])
             axes.step(
-                flops, nll, where="post", color=INK, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=4
+                flops,
+                nll,
+                where="post",
+                color=INK,
+                linewidth=1.3,
+                linestyle=(0, (1, 1.6)),
+                zorder=4,
             )
         if meeting is not None:
             _mark_meeting(axes, meeting)
@@ -237,6 +243,8 @@ def _told(runs: Sequence[Run]) -> str:
             sentence = f"{run.label} ({FAMILY_TITLES[family]}): best {run.nll:.3f}"
             sentence += f" at epoch {run.best[0]:.1f}"
             if run.curve is not None:
-                sentence += f", {run.curve.nll[-1]:.3f} at the end, epoch {run.curve.epochs[-1]:.1f}"
+                sentence += (
+                    f", {run.curve.nll[-1]:.3f} at the end, epoch {run.curve.epochs[-1]:.1f}"
+                )
             sentences.append(f"{sentence}.")
     return " ".join(sentences)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -24,7 +25,7 @@ _THEME = {
     COLOURS["ar"]: "var(--ar)",
     COLOURS["mdm"]: "var(--mdm)",
 }
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     # Text stays text: it takes the page's font and can be searched and selected.
     "svg.fonttype": "none",
     # Else the names inside an SVG, and so the page, would differ from call to call.

@@ -8,7 +8,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # Control characters are not allowed in HTML; their pictures are (tab and newline stay).
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # C1 controls, halves of surrogate pairs and what may not stand in a document at all.
-_REPLACED = {code: 0xFFFD for code in [*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]}
+_REPLACED = dict.fromkeys([*range(128, 160), *range(55296, 57344), 65534, 65535], 65533)
 
 
 def power_of_ten(value: float) -> str:

@@ -74,7 +74,9 @@ def _not_evaluated(runs: list[Run], missing: set[str]) -> str:
         # A run that has not been validated even once has no best checkpoint to evaluate.
         ready = [run for run in runs if run.family == family and run.nll is not None]
         if not ready:
-            return f"No verdict yet: no {FAMILY_TITLES[family]} run has come to a validation so far."
+            return (
+                f"No verdict yet: no {FAMILY_TITLES[family]} run has come to a validation so far."
+            )
         best = min(ready, key=lambda run: run.nll or 0.0)
         commands.append(f"`epochal eval {best.record.path}`")
     return (

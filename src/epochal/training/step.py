@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from epochal import rng
 from epochal.data.batches import RowOrder
@@ -101,8 +100,9 @@ class Stepper:
         return StepResult(loss=values[0], grad_norm=values[1], scored=scored)
 
     def _clip(self) -> Tensor:
-        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+        weights = list(self.model.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.recipe.train.clip:
             torch.nn.utils.clip_grads_with_norm_(weights, self.recipe.train.clip, norm)
         return norm
@@ -157,8 +157,3 @@ def problem_loss(
             None if index is None else index.to(machine.device, non_blocking=True),
             compiled=machine.compiled,
         )
-
-
-def problem_logits(model: Transformer, problem: Problem) -> Tensor:
-    """[B, L, V] logits of a problem, for tests on small models."""
-    return F.linear(model(problem.inputs, problem.attention, problem.positions), model.table)

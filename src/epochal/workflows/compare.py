@@ -63,7 +63,9 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
     return compare_runs(records)
 
 
-def _one(settings: Recipe, family: str, folder: Path, draws: int | None, restart: bool) -> RunRecord:
+def _one(
+    settings: Recipe, family: str, folder: Path, draws: int | None, restart: bool
+) -> RunRecord:
     say(f"{FAMILY_TITLES[family]}:")
     run_dir = str(folder / family)
     record = train(
@@ -80,8 +82,12 @@ def _evaluate_best(record: RunRecord, draws: int | None) -> None:
     """Evaluate the best checkpoint unless the record has it, with as many draws, already."""
     known = record.evaluation("best")
     best = (record.info.get("best") or {}).get("step")
-    enough = known is not None and (draws is None or known.draws in (1, draws))
-    if not (known is not None and enough and known.step == best):
+    if (
+        known is None
+        or known.step != best
+        or known.estimator == "paper"
+        or (known.estimator == "stratified" and draws not in (None, known.draws))
+    ):
         evaluate(record, checkpoint="best", draws=draws)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.windows import ScoredWindows
-from epochal.errors import UserError
+from epochal.errors import RunError, UserError
 from epochal.evaluation.nll import Evaluator
 from epochal.evaluation.paper import PaperEvaluator
 from epochal.models import Transformer
-from epochal.progress import bar
+from epochal.progress import Bar, bar
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
 from epochal.workflows.load import CheckpointName, LoadedModel, load
@@ -51,6 +52,8 @@ def evaluate(
     if corpus is not None:
         settings = dataclasses.replace(settings, corpus=str(corpus), train=None, validation=None)
     data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
+    if corpus is None:
+        _check_same_validation(record, data)
     evaluator = _evaluator(loaded, data, estimator)
     start = time.monotonic()
     found = _score(evaluator, loaded.model, estimator, draws, tolerance)
@@ -72,6 +75,15 @@ def _check(draws: int | None, tolerance: float | None) -> None:
         )
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
+
+
+def _check_same_validation(record: RunRecord, data: Corpus) -> None:
+    """A result kept with a run must be of the validation set that the run was judged on."""
+    if data.validation.content_sha256() != record.info["corpus"]["validation"]["content_sha256"]:
+        raise RunError(
+            f"the validation set {data.validation.prefix} has changed since {record.path} was "
+            "trained; restore it, or name the corpus to score with --corpus"
+        )
 
 
 def _evaluator(
@@ -114,10 +126,7 @@ def _score(
     with bar("evaluate", None) as progress:
         while True:
             while evaluator.draws < wanted:
-                done = evaluator.draws
-                evaluator.add_draw(
-                    model, lambda share, d=done: progress.update(d + share, f"draw {d + 1}/{wanted}")
-                )
+                evaluator.add_draw(model, _reporter(progress, evaluator.draws, wanted))
             found = evaluator.result()
             if tolerance is None or evaluator.objective.exact or found.error_draws <= tolerance:
                 return found
@@ -129,6 +138,11 @@ def _score(
                     f"tolerance = {tolerance:g} was not reached with {MOST_DRAWS} draws (the error "
                     f"is {found.error_draws:.2g}); ask for a larger one"
                 )
+
+
+def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
+    """What an evaluator calls with the finished share of its draw."""
+    return lambda share: progress.update(done + share, f"draw {done + 1}/{wanted}")
 
 
 def _which(record: RunRecord, step: int) -> str:

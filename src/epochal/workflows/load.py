@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Literal
@@ -109,6 +110,9 @@ class LoadedModel:
         masked tokens if not given), `order` which tokens come to light first. The same seed
         gives the same texts. Raises UserError for a prompt that does not fit the model.
         """
+        for name, number in (("tokens", tokens), ("samples", samples), ("steps", steps)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} = {number}: give at least 1")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         generator = torch.Generator().manual_seed(rng.stream_key(seed, "generate") >> 1)
         if self.family == "ar":
@@ -170,8 +174,8 @@ class LoadedModel:
             )
         texts = []
         for row in rows[:, 1:].tolist():
-            prompt_length = len(row) if infill else len(row) - tokens
-            texts.append(self.tokenizer.decode(row[:prompt_length]) + self._text(row[prompt_length:]))
+            known = len(row) if infill else len(row) - tokens
+            texts.append(self.tokenizer.decode(row[:known]) + self._text(row[known:]))
         return texts
 
     def _masked_ids(self, prompt: str) -> list[int]:
@@ -182,7 +186,8 @@ class LoadedModel:
             ids += self.tokenizer.encode(prompt[end : match.start()]).tolist()
             ids += [self.tokenizer.mask] * int(match[1] or 1)
             end = match.end()
-        return ids + self.tokenizer.encode(prompt[end:]).tolist()
+        ids += self.tokenizer.encode(prompt[end:]).tolist()
+        return ids
 
     def _text(self, ids: list[int]) -> str:
         """Text up to the end of the document."""
@@ -229,7 +234,11 @@ def load(
     checkpoint.load_model(file, model)
     machine = find_machine(_on(settings, device).train)
     return LoadedModel(
-        settings, model.to(machine.device).eval(), tokenizer, machine, checkpoint.load_state(file).step
+        settings,
+        model.to(machine.device).eval(),
+        tokenizer,
+        machine,
+        checkpoint.load_state(file).step,
     )
 
 
@@ -248,6 +257,5 @@ def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
 
 
 def _on(settings: Recipe, device: str) -> Recipe:
-    from dataclasses import replace
-
-    return replace(settings, train=replace(settings.train, device=device, compile="off"))
+    train = dataclasses.replace(settings.train, device=device, compile="off")
+    return dataclasses.replace(settings, train=train)

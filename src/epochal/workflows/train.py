@@ -38,9 +38,7 @@ from epochal.training.step import MICRO_BATCH_TOKENS, Stepper, micro_batch
 RecipeLike = Recipe | str | Path | None
 
 
-def as_recipe(
-    recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] = ()
-) -> Recipe:
+def as_recipe(recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """A recipe from an object, a TOML file, a shipped name or nothing, with overrides."""
     if isinstance(recipe, Recipe):
         if overrides:

@@ -1,0 +1,36 @@
+"""`epochal quickstart`."""
+
+from __future__ import annotations
+
+import click
+
+from epochal.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--text", metavar="PATH", help="Your own text: a file or a folder.")
+@click.option("--out", default="quickstart", show_default=True, help="Folder for all that is made.")
+@json_option
+def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: bool) -> None:
+    """Both families on a built-in text, with a verdict and a report, in a few minutes.
+
+    The text is the documentation that comes with Python, or your own with --text. KEY=VALUE
+    changes the shipped recipe `quickstart`. The same command again goes on where it was ended,
+    and what is finished is not done again.
+
+    \b
+    Examples:
+      epochal quickstart
+      epochal quickstart --text my_text/ --out mine
+      epochal quickstart train.epochs=80 --out longer
+    """
+    from epochal.cli.compare import print_comparison
+    from epochal.workflows.quickstart import quickstart as run
+
+    result = run(text, overrides, out=out)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    print_comparison(result.comparison)
+    click.echo(f"\nReport: {result.page}  (open it in a browser)")

@@ -43,10 +43,10 @@ __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from epochal.analysis import Comparison as Comparison
-    from epochal.data import inspect as inspect
-    from epochal.data import prepare as prepare
-    from epochal.data import subset as subset
-    from epochal.data import verify as verify
+    from epochal.data.describe import inspect as inspect
+    from epochal.data.prepare import prepare as prepare
+    from epochal.data.subset import subset as subset
+    from epochal.data.verify import verify as verify
     from epochal.errors import EpochalError as EpochalError
     from epochal.recipe import Recipe as Recipe
     from epochal.recipe import load_recipe as load_recipe

@@ -44,7 +44,7 @@ def find_recipe(name: str) -> Path:
     Raises RecipeError that lists the shipped names.
     """
     path = Path(name)
-    if path.exists():
+    if path.is_file():  # a folder of that name may hold the runs of the shipped recipe
         return path
     folder = Path(__file__).parent.parent / "recipes"
     shipped = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}

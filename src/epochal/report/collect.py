@@ -158,7 +158,7 @@ def read_runs(places: Sequence[str | Path]) -> list[Run]:
     runs = [replace(r, label=_label(r.record, times[r.record.name] == 1)) for r in runs]
     return sorted(
         runs,
-        key=lambda r: (r.unique_tokens, list(FAMILIES).index(r.family), r.params, r.flops),
+        key=lambda r: (r.unique_tokens, r.family != "ar", r.params, r.flops),
     )
 
 

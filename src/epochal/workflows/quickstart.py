@@ -53,9 +53,7 @@ def quickstart(
     made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
-        say(
-            f"the text has {there:,} unique tokens, fewer than the recipe's {wanted:,}: all are used"
-        )
+        say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")
         changes.append("data.unique_tokens=none")
     comparison = compare(RECIPE, changes, out=folder)
     page = write_report([folder / "ar", folder / "mdm"], folder / "report.html").path

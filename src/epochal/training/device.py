@@ -71,7 +71,7 @@ def find_machine(settings: Train) -> Machine:
     device = find_device(settings.device)
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16)
-    if settings.compile == "on" and device.type == "cpu" and not _compiler():
+    if settings.compile == "on" and device.type == "cpu" and not compiler_is_there():
         raise RecipeError(
             '`train.compile` = "on" needs a C++ compiler (g++ or clang++) on this machine; '
             'install one or set train.compile="off"'
@@ -97,8 +97,9 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
-def _compiler() -> str | None:
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+def compiler_is_there() -> bool:
+    """Whether torch.compile finds a C++ compiler for the CPU."""
+    return bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))
 
 
 @contextmanager

@@ -68,8 +68,19 @@ def bench(
     print_table(
         ["part", "what", "median", "range", ""],
         [
-            [r.part, r.name, f"{r.value:.3g} {r.unit}", f"({r.low:.3g} – {r.high:.3g})", r.note]
+            [
+                r.part,
+                r.name,
+                f"{_figures(r.value)} {r.unit}",
+                f"({_figures(r.low)} – {_figures(r.high)})",
+                r.note,
+            ]
             for r in rows
         ],
         left=2,
     )
+
+
+def _figures(value: float) -> str:
+    """Three significant figures, large numbers in full."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

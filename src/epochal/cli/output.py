@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+_NO_LIMIT = 10_000
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -39,16 +41,14 @@ def print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def print_pairs(rows: Sequence[tuple[str, str]], title: str | None = None) -> None:
+def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
     """A two-column table on standard output."""
-    table = Table(
-        show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left"
-    )
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    _print(table)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
@@ -58,10 +58,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
         table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    _print(table)
 
 
-def console() -> Console:
-    """Standard output; in a pipe or a log, lines are not cut at 80 columns."""
-    plain = Console(highlight=False, markup=False)
-    return plain if plain.is_terminal else Console(highlight=False, markup=False, width=120)
+def _print(table: Table) -> None:
+    """In a pipe or a log nothing is cut to a terminal's width, and no spaces are left at ends."""
+    terminal = Console(highlight=False, markup=False)
+    if terminal.is_terminal:
+        terminal.print(table)
+        return
+    plain = Console(highlight=False, markup=False, width=_NO_LIMIT)
+    with plain.capture() as captured:
+        plain.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = 2**25
-"""Logits per block: 64 MB in bf16 (benchmarks/README.md shows the effect of other sizes)."""
+BLOCK_ELEMENTS = 2**24
+"""Logits per block: 32 MB in bf16 (benchmarks/README.md shows the effect of other sizes)."""
 
 Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
 

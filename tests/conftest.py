@@ -38,3 +38,11 @@ def shared():
 def random():
     """numpy's generator with a fixed seed."""
     return np.random.default_rng(20240711)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """A corpus of real text of some ten thousand tokens; see tiny_runs.py."""
+    from tiny_runs import make_corpus
+
+    return make_corpus(tmp_path_factory.mktemp("tiny"))

@@ -29,7 +29,7 @@ LINES = [
     {"training"},
     {"evaluation", "analysis"},
     {"report"},
-    {"workflows"},
+    {"bench", "workflows"},
     {"cli"},
     {"__main__"},
 ]
@@ -84,7 +84,7 @@ def test_the_diagram_has_every_room():
     rooms = {room_of(path) for path in FILES} - {"__init__"}
     known = {room for line in LINES for room in line}
     assert rooms <= known, rooms - known
-    assert known - rooms <= {"report"}
+    assert not known - rooms
 
 
 def test_the_page_shows_this_diagram():
@@ -99,7 +99,10 @@ def test_the_page_shows_this_diagram():
 def test_imports_point_down_only(path):
     room = room_of(path)
     if room == "__init__":
-        assert not [name for name, _ in imported(tree_of(path)) if name.startswith("epochal")]
+        # What stands under `if TYPE_CHECKING` is not run, and its names are imported late.
+        statements = [s for s in tree_of(path).body if not isinstance(s, ast.If)]
+        at_once = imported(None, statements)
+        assert not [name for name, _ in at_once if name.startswith("epochal")]
         return
     below = {"__init__", room}
     for line in LINES:

@@ -69,4 +69,4 @@ def _status(key: str) -> float:
 
 
 if __name__ == "__main__":
-    print(_measure(sys.argv[1], Setting(**json.loads(sys.argv[2]))))
+    sys.stdout.write(f"{_measure(sys.argv[1], Setting(**json.loads(sys.argv[2])))}\n")

@@ -1,0 +1,141 @@
+"""Checkpoints are whole or not there, and what is damaged is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from epochal.errors import CheckpointError, StorageError
+from epochal.training import checkpoint
+from epochal.training.checkpoint import TrainState
+
+
+def trained(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.RMSNorm(4))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    for _ in range(2):
+        model(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def save(folder, step, seed=0):
+    model, optimizer = trained(seed)
+    return checkpoint.save(folder, "last", TrainState(step=step), model, optimizer)
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+    model, optimizer = trained()
+    state = TrainState(step=7, seconds=1.5, best_step=6, best_nll=3.25, loss_sum=0.1, loss_steps=1)
+    path = checkpoint.save(tmp_path, "last", state, model, optimizer)
+    assert checkpoint.find(tmp_path, "last") == path
+    assert checkpoint.load_state(path) == state
+    again, moments = trained(seed=9)
+    checkpoint.load_model(path, again)
+    checkpoint.load_optimizer(path, again, moments)
+    for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        for key, value in optimizer.state[a].items():
+            assert torch.equal(value, moments.state[b][key]), (name, key)
+
+
+def test_the_new_one_replaces_the_old_one_of_its_kind(tmp_path):
+    checkpoint.save(tmp_path, "best", TrainState(step=3), trained()[0])
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00000003", "last-00000010"]
+
+
+def damage_cut(file):
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def damage_flip(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def damage_remove(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_remove])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
+def test_damage_is_found_and_named(tmp_path, name, damage):
+    path = save(tmp_path, 5)
+    if name == "manifest.json" and damage is damage_flip:
+        pytest.skip("a changed space at the end of the manifest is no damage")
+    damage(path / name)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.find(tmp_path, "last")
+
+
+def test_an_older_whole_one_is_used_instead(tmp_path):
+    old = save(tmp_path / "a", 5)
+    new = save(tmp_path / "b", 9)
+    both = tmp_path / "both"
+    both.mkdir()
+    old = old.rename(both / old.name)
+    new = new.rename(both / new.name)
+    damage_cut(new / "model.safetensors")
+    assert checkpoint.find(both, "last") == old
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+    path = save(tmp_path, 5)
+
+    def full(tensors, file):
+        file.write_bytes(b"half")
+        raise SafetensorError(
+            "Error while serializing: No space left on device (os error code: 28)"
+        )
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StorageError) as failed:
+        save(tmp_path, 10)
+    assert failed.value.exit_code == 2
+    assert "last-00000010" in str(failed.value)
+    assert "space" in str(failed.value)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert checkpoint.find(tmp_path, "last") == path
+
+
+def test_a_failing_sync_is_told_too(tmp_path, monkeypatch):
+    def failing(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", failing)
+    with pytest.raises(StorageError):
+        save(tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_a_killed_save_are_removed_and_never_used(tmp_path):
+    leftover = tmp_path / ".last-00000009.123.tmp"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+    assert checkpoint.find(tmp_path, "last") is None
+    checkpoint.clean(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    path = save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="weights of another model"):
+        checkpoint.load_model(path, nn.Linear(2, 2))
+
+
+def test_the_manifest_lists_every_file(tmp_path):
+    path = save(tmp_path, 1)
+    listed = set(json.loads((path / "manifest.json").read_text())["sha256"])
+    assert listed == {p.name for p in path.iterdir()} - {"manifest.json"}

@@ -1,0 +1,112 @@
+"""One step: independent of how it is cut up, true to its definition, stopped before a NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from epochal.data.batches import RowOrder
+from epochal.errors import TrainingDiverged
+from epochal.objectives import objective
+from epochal.recipe import load_recipe
+from epochal.training.device import find_machine
+from epochal.training.optim import make_optimizer
+from epochal.training.step import Stepper
+from epochal.workflows.train import build_model
+
+VOCABULARY = 90
+
+
+def stepper(family="mdm", **changes):
+    values = {
+        "family": family,
+        "data.sequence_length": 16,
+        "model.d_model": 32,
+        "model.layers": 2,
+        "model.heads": 2,
+        "train.steps": 10,
+        "train.global_batch": 6,
+        "train.device": "cpu",
+    }
+    recipe = load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
+    model = build_model(recipe, VOCABULARY)
+    tokens = np.random.default_rng(5).integers(0, VOCABULARY, 333)
+    return Stepper(
+        recipe,
+        model,
+        make_optimizer(model, recipe.train),
+        objective(recipe, VOCABULARY),
+        RowOrder(tokens, 16, recipe.seed),
+        find_machine(recipe.train),
+    )
+
+
+def weights(one):
+    return torch.cat([w.detach().flatten() for w in one.model.parameters()])
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+@pytest.mark.parametrize("noise", ["iid", "stratified"])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_micro_batches_change_nothing_but_rounding(family, noise, micro):
+    whole = stepper(family, mdm__noise=noise)
+    parts = stepper(family, mdm__noise=noise, train__micro_batch=micro)
+    a, b = whole(3, 0.0), parts(3, 0.0)
+    assert a.loss == pytest.approx(b.loss, rel=1e-6)
+    assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
+    assert a.scored == b.scored
+
+
+def test_the_loss_of_ar_is_the_mean_cross_entropy():
+    one = stepper("ar")
+    rows = torch.from_numpy(one.order.batch(12, 6).tokens)
+    logits = one.model.logits(rows[:, :-1], "causal")
+    expected = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    assert one(2, 0.0).loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_loss_of_mdm_is_the_weighted_sum_over_masked_tokens():
+    one = stepper("mdm")
+    [problem] = one.problems(2)
+    logits = one.model.logits(problem.inputs, "bidirectional")
+    nll = F.cross_entropy(logits.transpose(1, 2), problem.targets, reduction="none")
+    expected = (nll * problem.weights).sum() / (6 * 16)
+    assert (problem.inputs == VOCABULARY).any()
+    assert one(2, 0.0).loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_clipping_bounds_the_step_but_not_the_norm_that_is_told():
+    free, bound = stepper("ar", train__clip=0.0), stepper("ar", train__clip=1e-3)
+    assert free(0, 0.0).grad_norm == pytest.approx(bound(0, 0.0).grad_norm, rel=1e-6)
+    moment = [s["exp_avg"] for s in bound.optimizer.state.values()]
+    norm = torch.cat([m.flatten() for m in moment]).norm() / 0.1  # (1 − β₁) of the gradient
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_step_repeats_exactly_also_with_dropout():
+    changes = {"train__attention_dropout": 0.2, "train__hidden_dropout": 0.2}
+    first, second = stepper("mdm", **changes), stepper("mdm", **changes)
+    for number in range(3):
+        torch.manual_seed(number)  # the state of torch's own generator must not matter
+        first(number, 1e-3)
+    for number in range(3):
+        second(number, 1e-3)
+    assert torch.equal(weights(first), weights(second))
+    without = stepper("mdm")
+    for number in range(3):
+        without(number, 1e-3)
+    assert not torch.equal(weights(first), weights(without))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_not_taken(bad):
+    one = stepper("ar")
+    with torch.no_grad():
+        one.model.final_norm.weight[3] = bad
+    before = weights(one).nan_to_num(7.0)
+    with pytest.raises(TrainingDiverged, match="step 4: the loss is .*update was not made"):
+        one(4, 1e-3)
+    assert torch.equal(weights(one).nan_to_num(7.0), before)
+    assert not one.optimizer.state

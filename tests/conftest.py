@@ -46,3 +46,19 @@ def tiny_corpus(tmp_path_factory):
     from tiny_runs import make_corpus
 
     return make_corpus(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_corpus, tmp_path_factory):
+    """A folder with the runs ar and mdm, trained for a moment, evaluated and compared.
+
+    Tests must not change it.
+    """
+    from epochal.workflows.compare import compare
+    from tiny_runs import overrides
+
+    folder = tmp_path_factory.mktemp("pair")
+    values = overrides(tiny_corpus, folder, train__steps=120, eval__every="10 steps")
+    del values["run_dir"]
+    compare(None, values, out=folder)
+    return folder

@@ -120,7 +120,7 @@ def test_a_full_disk(tmp_path):
 def test_other_system_errors_pass_through(tmp_path):
     def read():
         with files.storage_errors(tmp_path):
-            raise OSError(errno.EIO, "broken")
+            raise OSError(errno.ENODEV, "broken")
 
     with pytest.raises(OSError, match="broken"):
         read()

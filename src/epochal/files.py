@@ -18,6 +18,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EACCES: "no permission to write there; choose another place or change its permissions",
     errno.EPERM: "no permission to write there; choose another place or change its permissions",
+    errno.EIO: "the disk reports an error; check it or choose another place",
     errno.EFBIG: "the file would grow beyond a size limit there; raise it or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another place",

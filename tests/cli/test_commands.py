@@ -1,0 +1,160 @@
+"""Every command with good and with bad input; exit codes are part of the interface."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from epochal.cli.main import _COMMANDS, main
+from tiny_runs import as_words, overrides
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command → (exit code, standard output, standard error)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def refused(result, *words):
+    """The command ended with code 2 and one sentence that has all `words`."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_explains_itself(call, command):
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert "epochal " in out
+    if command not in ("sizes",):
+        assert "xample" in out or "begin" in out
+
+
+def test_help_and_import_do_not_wait_for_torch():
+    for code in ("import epochal", "from epochal.cli.main import main; main(['--help'])"):
+        checked = f"""
+import sys
+try:
+    {code.replace("; ", chr(10) + "    ")}
+except SystemExit as ended:
+    assert ended.code == 0
+assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules
+"""
+        subprocess.run([sys.executable, "-c", checked], check=True, capture_output=True)
+
+
+def test_an_unknown_command(call):
+    refused(call("trian"), "trian", "train")
+
+
+def test_train_dry_run_and_run(call, tiny_corpus, tmp_path):
+    words = as_words(overrides(tiny_corpus, tmp_path / "run", train__steps=4))
+    code, out, _ = call("train", *words, "--dry-run", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["steps"] == 4
+    assert facts["tokens"] == 4 * 4 * 32
+    assert not (tmp_path / "run").exists()
+    code, out, _ = call("train", *words)
+    assert code == 0
+    assert f"epochal eval {tmp_path / 'run'}" in out
+    code, out, err = call("train", *words, "--json")
+    assert json.loads(out)["steps"] == 4
+    assert "finished already" in err
+
+
+def test_train_with_mistakes(call, tiny_corpus, tmp_path):
+    words = as_words(overrides(tiny_corpus, tmp_path / "run"))
+    refused(call("train", *words, "train.epoch=3"), "`train.epoch`", "`train.epochs`")
+    refused(call("train", *words, "train.tokens=1M"), "`train.tokens` and `train.steps`")
+    refused(call("train", *words, "data.unique_tokens=900M"), "data.unique_tokens", "lower it")
+    refused(call("train", *words, "data.sequence_length=5000"), "data.sequence_length")
+    refused(call("train", *words, 'data.corpus="nowhere"'), "nowhere", "epochal data prepare")
+    refused(call("train", *words, "train.lr=fast"), "`train.lr`", "fast")
+    refused(call("train", *words, 'train.device="cuda:77"'), "train.device")
+    refused(call("train", "no-such-recipe"), "no-such-recipe", "quickstart")
+    refused(call("train", "quickstart", "nonsense"), "key=value")
+    (tmp_path / "bad.toml").write_text("[train\n")
+    refused(call("train", tmp_path / "bad.toml"), "bad.toml", "line 1")
+
+
+def test_train_where_nothing_can_be_written(call, tiny_corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = as_words(overrides(tiny_corpus, tmp_path / "file" / "run"))
+    refused(call("train", *words), "file", "not a folder")
+
+
+def test_eval(call, tiny_pair):
+    code, out, _ = call("eval", tiny_pair / "mdm")
+    assert code == 0
+    assert "upper bound" in out
+    assert "from the draws" in out
+    code, out, _ = call("eval", tiny_pair / "ar", "--json")
+    assert json.loads(out)["estimator"] == "exact"
+    refused(call("eval", tiny_pair), "is not a run")
+    refused(call("eval", tiny_pair / "mdm", "--draws", "1"), "at least 2")
+    refused(call("eval", tiny_pair / "mdm", "--estimator", "best"), "estimator")
+
+
+def test_compare(call, tiny_pair):
+    code, out, _ = call("compare", tiny_pair / "ar", tiny_pair / "mdm")
+    assert code == 0
+    assert out.splitlines()[0].split()[:3] == ["run", "family", "params"]
+    assert "nats per token" in out
+    code, out, _ = call("compare", tiny_pair / "ar", tiny_pair / "mdm", "--json")
+    assert json.loads(out)["ar"] == "ar"
+    refused(call("compare", tiny_pair / "ar"), "at least two")
+    refused(call("compare", "quickstart", "family=ar"), "both families")
+
+
+def test_generate(call, tiny_pair):
+    code, out, _ = call("generate", tiny_pair / "mdm", "--prompt", "a [MASK:2] b", "--seed", "3")
+    assert code == 0
+    assert out.startswith("a ")
+    again = call("generate", tiny_pair / "mdm", "--prompt", "a [MASK:2] b", "--seed", "3")
+    assert again[1] == out
+    code, out, _ = call("generate", tiny_pair / "ar", "--tokens", "5", "--samples", "2", "--json")
+    assert code == 0
+    assert (
+        len(json.loads(out)["texts"] if isinstance(json.loads(out), dict) else json.loads(out)) == 2
+    )
+    refused(call("generate", tiny_pair / "ar", "--tokens", "0"), "tokens = 0")
+    refused(call("generate", tiny_pair / "ar", "--prompt", "[MASK]"), "cannot fill in")
+    refused(call("generate", tiny_pair / "nothing"), "is not a run")
+
+
+def test_recipe_is_a_recipe(call, tmp_path):
+    code, out, _ = call("recipe", "quickstart", "train.epochs=3")
+    assert code == 0
+    (tmp_path / "mine.toml").write_text(out)
+    code, again, _ = call("recipe", tmp_path / "mine.toml", "--json")
+    assert json.loads(again)["train"]["epochs"] == 3
+    refused(call("recipe", "quickstart", "train.lr=-1"), "train.lr")
+
+
+def test_sizes(call):
+    code, out, _ = call("sizes", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 54
+    assert call("sizes")[0] == 0
+    assert call("sizes", "--nonsense")[0] == 2
+
+
+def test_quickstart_with_mistakes(call, tmp_path):
+    refused(call("quickstart", "--text", tmp_path / "none", "--out", tmp_path / "q"), "none")
+    refused(call("quickstart", "train.epoch=1", "--out", tmp_path / "q"), "train.epochs")
+    assert not (tmp_path / "q").exists()

@@ -1,0 +1,44 @@
+"""The public names, pinned: taking one away or renaming it breaks users."""
+
+from __future__ import annotations
+
+import pytest
+
+import epochal
+
+NAMES = [
+    "Comparison",
+    "EpochalError",
+    "LoadedModel",
+    "NLLResult",
+    "Recipe",
+    "RunRecord",
+    "compare",
+    "compare_existing",
+    "dry_run",
+    "evaluate",
+    "inspect",
+    "load",
+    "load_recipe",
+    "prepare",
+    "quickstart",
+    "subset",
+    "train",
+    "verify",
+    "write_report",
+]
+
+
+def test_these_are_the_names():
+    assert epochal.__all__ == sorted(NAMES)
+    assert set(NAMES) <= set(dir(epochal))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_there_and_documented(name):
+    assert getattr(epochal, name).__doc__
+
+
+def test_another_name_is_refused():
+    with pytest.raises(AttributeError, match="trainn"):
+        _ = epochal.trainn

@@ -1,0 +1,129 @@
+"""`evaluate`: what it gives, what it keeps and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+
+import pytest
+import torch
+
+from epochal.data import prepare
+from epochal.data.opened import open_corpus
+from epochal.errors import CheckpointError, RunError, UserError
+from epochal.runs import RunRecord
+from epochal.workflows.evaluate import evaluate
+from epochal.workflows.load import load
+
+
+@pytest.fixture
+def run(tiny_pair, tmp_path):
+    """A copy of the MDM run, to be changed at will."""
+    return shutil.copytree(tiny_pair / "mdm", tmp_path / "mdm")
+
+
+def test_ar_is_the_sum_of_log_probabilities(tiny_pair):
+    """Reckoned again from logits, window by window, in float64."""
+    result = RunRecord(tiny_pair / "ar").evaluation("best")
+    model = load(tiny_pair / "ar")
+    tokens = torch.from_numpy(open_corpus(model.recipe.data).validation.tokens[:].astype("int64"))
+    length, total, count = model.sequence_length, 0.0, 0
+    for start in range(0, len(tokens) - 1, length - 1):
+        window = tokens[start : start + length][None]
+        if window.shape[1] < 2:
+            break
+        logs = model.logits(window).double().log_softmax(-1)[0, :-1]
+        total -= float(logs.gather(1, window[0, 1:, None]).sum())
+        count += window.shape[1] - 1
+    assert count == result.tokens_scored == len(tokens) - 1
+    assert result.nll_nats_per_token == pytest.approx(total / count, rel=1e-6)
+    assert result.standard_error_draws == 0
+    assert result.estimator == "exact"
+
+
+def test_a_repeated_evaluation_is_the_same(run):
+    first, second = (evaluate(run, draws=3) for _ in range(2))
+    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
+    assert first.draws == 3
+    assert RunRecord(run).evaluation("best") == second
+
+
+def test_bits_per_byte_follow_from_the_text(run):
+    result = evaluate(run, draws=2)
+    store = open_corpus(RunRecord(run).recipe.data).validation
+    per_token = store.passport.text_bytes / store.unique_tokens
+    assert result.bits_per_byte == pytest.approx(
+        result.nll_nats_per_token / math.log(2) / per_token
+    )
+
+
+def test_the_tolerance_is_reached_with_as_few_draws_as_it_takes(run):
+    loose = evaluate(run, tolerance=10.0)
+    assert loose.draws == 4
+    wanted = loose.standard_error_draws / 1.8
+    tight = evaluate(run, tolerance=wanted)
+    assert tight.standard_error_draws <= wanted
+    assert 4 < tight.draws < 64
+
+
+def test_the_papers_estimator_is_kept_apart_and_agrees(run):
+    ours, papers = evaluate(run, draws=8), evaluate(run, draws=16, estimator="paper")
+    assert {r.estimator for r in RunRecord(run).evaluations()} == {"stratified", "paper"}
+    assert papers.standard_error_draws > ours.standard_error_draws
+    gap = abs(ours.nll_nats_per_token - papers.nll_nats_per_token)
+    assert gap < 5 * papers.standard_error_draws + 0.05  # the first tokens of windows differ
+
+
+def test_another_corpus_is_scored_and_not_kept(run, tmp_path):
+    tokenizer = run / "tokenizer.json"
+    (tmp_path / "other.txt").write_text("Another text of some length. " * 200)
+    (tmp_path / "training.txt").write_text("Something else.")
+    prepare(
+        tmp_path / "training.txt",
+        tmp_path / "other",
+        tokenizer=tokenizer,
+        validation_inputs=[tmp_path / "other.txt"],
+    )
+    before = RunRecord(run).evaluations()
+    result = evaluate(run, corpus=tmp_path / "other", draws=2)
+    assert result.validation_sha256 != before[0].validation_sha256
+    assert RunRecord(run).evaluations() == before
+    prepare("builtin", tmp_path / "bytes", tokenizer="bytes")
+    with pytest.raises(UserError, match=r"prepare the text with the run's tokenizer\.json"):
+        evaluate(run, corpus=tmp_path / "bytes")
+
+
+def test_a_validation_set_that_has_changed_is_refused(run, tiny_corpus, tmp_path):
+    moved = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    for file in moved.glob("validation.*"):
+        file.unlink()
+    for file in moved.glob("train.*"):
+        shutil.copy(file, moved / file.name.replace("train", "validation"))
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(str(tiny_corpus), str(moved)))
+    with pytest.raises(RunError, match="has changed since"):
+        evaluate(run, draws=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 1}, "at least 2"),
+        ({"draws": 4, "tolerance": 0.1}, "not both"),
+        ({"tolerance": 0.0}, "positive"),
+        ({"tolerance": math.nan}, "positive"),
+    ],
+)
+def test_settings_that_make_no_sense(run, options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(run, **options)
+
+
+def test_a_run_without_the_checkpoint_names_what_there_is(run):
+    shutil.rmtree(next((run / "checkpoints").glob("best-*")))
+    with pytest.raises(CheckpointError, match="try the checkpoint `last`"):
+        evaluate(run, checkpoint="best", draws=2)
+    assert evaluate(run, draws=2).checkpoint in ("best", "last")
+    with pytest.raises(RunError, match="is not a run"):
+        evaluate(run.parent)

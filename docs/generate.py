@@ -26,10 +26,8 @@ def pages() -> dict[str, str]:
 def _help(
     command: click.Command = cli, name: str = "epochal", parent: click.Context | None = None
 ) -> Iterator[str]:
-    context = click.Context(
-        command, info_name=name.split()[-1], parent=parent, max_content_width=90
-    )
-    context.terminal_width = 90
+    settings = {**command.context_settings, "max_content_width": 90, "terminal_width": 90}
+    context = click.Context(command, info_name=name.split()[-1], parent=parent, **settings)
     yield f"## {name}\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

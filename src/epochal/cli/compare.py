@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from epochal.cli.output import json_option, print_json, print_table, split_recip
 
 if TYPE_CHECKING:
     from epochal.analysis import Comparison
+
+WIDTH = 92
+"""Sentences are wrapped at so many columns."""
 
 
 @click.command()
@@ -70,6 +74,6 @@ def print_comparison(comparison: Comparison) -> None:
         for run in comparison.runs
     ]
     print_table(header, rows, left=2)
-    click.echo(f"\n{comparison.verdict}")
+    click.echo(f"\n{textwrap.fill(comparison.verdict, WIDTH)}\n")
     for note in comparison.notes:
-        click.echo(f"  · {note}")
+        click.echo(textwrap.fill(note, WIDTH, initial_indent="  · ", subsequent_indent="    "))

@@ -106,6 +106,16 @@ def test_quickstart_on_a_text_of_ones_own(tmp_path, tiny_corpus):
     assert unique == passport["unique_tokens"] < 60_000
 
 
+def test_quickstart_on_one_plain_file(tmp_path, tiny_corpus):
+    lines = (tiny_corpus.parent / "text.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"].strip() for line in lines]
+    (tmp_path / "book.txt").write_text("\n\n".join(texts))
+    small = ["train.steps=2", "model.d_model=24", "data.unique_tokens=4k"]
+    result = quickstart(tmp_path / "book.txt", small, out=tmp_path / "mine")
+    assert result.page.exists()
+    assert result.comparison.runs[0].unique_tokens == 4000
+
+
 def test_quickstart_tells_a_mistake_before_any_work(tmp_path):
     with pytest.raises(RecipeError, match=r"unknown recipe key `train.epoch`"):
         quickstart(None, ["train.epoch=3"], out=tmp_path / "q")

@@ -9,6 +9,7 @@ from typing import Any
 
 from epochal.analysis import Comparison
 from epochal.data import prepare
+from epochal.data.readers import DocumentRule
 from epochal.progress import say
 from epochal.recipe import find_recipe, load_recipe
 from epochal.report import write_report
@@ -40,7 +41,8 @@ def quickstart(
 ) -> Quickstart:
     """Prepare `text`, train both families on it, evaluate, compare and report.
 
-    `text` is a file or folder, the documentation that comes with Python if not given; the
+    `text` is a file (plain text is cut into documents at blank lines) or a folder (a document
+    a file), the documentation that comes with Python if not given; the
     recipe is the shipped one named "quickstart", changed by `overrides`. Corpus, runs and page
     go to `out`, and what is there already is not made again. Raises what `prepare`, `compare`
     and `write_report` raise.
@@ -50,7 +52,9 @@ def quickstart(
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
     # Read before any work, so that a mistake in an override is told at once.
     wanted = load_recipe(find_recipe(RECIPE), changes).data.unique_tokens
-    made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER)
+    # A single file is cut at blank lines, or there would be nothing to hold out.
+    rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
+    made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER, documents=rule)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")

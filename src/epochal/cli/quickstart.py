@@ -16,8 +16,9 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
     """Both families on a built-in text, with a verdict and a report, in a few minutes.
 
     The text is the documentation that comes with Python, or your own with --text: of a folder
-    each file is a document, a single file is cut at blank lines. KEY=VALUE changes the shipped recipe `quickstart`. The same command again goes on where it was ended,
-    and what is finished is not done again.
+    each file is a document, a single file is cut at blank lines. KEY=VALUE changes the shipped
+    recipe `quickstart`. The same command again goes on where it was ended, and what is finished
+    is not done again.
 
     \b
     Examples:

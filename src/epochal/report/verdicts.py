@@ -63,7 +63,7 @@ def _one_family(runs: list[Run]) -> str:
     what = "this run is" if len(runs) == 1 else f"all {len(runs)} runs are"
     return (
         f"No verdict on these {tokens}: {what} {FAMILY_TITLES[family]}, and a verdict needs "
-        f"a {other} run on the same tokens beside it."
+        f"one that is {other} beside it, on the same tokens."
     )
 
 

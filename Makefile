@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt --editable
 
 .PHONY: install quickstart test check docs clean
 
@@ -13,8 +16,12 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,tensorboard]'
+	$(PIP_INSTALL) '.[tensorboard]'
+	@touch $@
+
+# What only tests and checks need (lm-eval, transformers …), so that quickstart does not wait for it.
+$(DEV_STAMP): $(STAMP)
+	$(PIP_INSTALL) '.[dev]'
 	@touch $@
 
 quickstart: $(STAMP)
@@ -23,7 +30,7 @@ quickstart: $(STAMP)
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(STAMP)
+check: $(DEV_STAMP)
 	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy

@@ -27,13 +27,13 @@ LINES = [
     {"data"},
     {"objectives", "models"},
     {"training"},
-    {"evaluation", "analysis"},
+    {"evaluation", "interop", "analysis", "scaling", "sweeps"},
     {"report"},
     {"bench", "workflows"},
     {"cli"},
     {"__main__"},
 ]
-LIGHT = {room for line in LINES[:5] for room in line} | {"analysis", "report"}
+LIGHT = {room for line in LINES[:5] for room in line} | {"analysis", "scaling", "sweeps", "report"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -1,0 +1,1 @@
+"""Their files ↔ ours: Megatron checkpoints, the Hugging Face format."""

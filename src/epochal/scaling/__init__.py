@@ -1,0 +1,1 @@
+"""Scaling laws: run records in, laws and advice out."""

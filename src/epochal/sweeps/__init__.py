@@ -1,0 +1,1 @@
+"""Sweeps: one question in, many recipes out, and how they are run."""

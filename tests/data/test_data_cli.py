@@ -124,6 +124,15 @@ def test_inspect_without_a_passport(run):
     assert "(name a --tokenizer to read it)" in out
 
 
+def test_a_subset_goes_where_it_is_told(run, corpus):
+    assert run("subset", "corpus", "--unique-tokens", "99", "--out", "named")[0] == 0
+    assert run("subset", "corpus", "--unique-tokens", "0.1k")[0] == 0
+    assert TokenStore.open("named/train").unique_tokens == 99
+    assert TokenStore.open("corpus-0.1k/train").unique_tokens == 100
+    code, _, err = run("subset", "corpus", "a", "--out", "b", "--unique-tokens", "99")
+    assert (code, "given twice" in err) == (2, True)
+
+
 def test_inspect_tells_of_subsets_and_empty_documents(run, tmp_path):
     lines(tmp_path, [*TEXTS, ""])
     run("prepare", "x.jsonl", "--out", "corpus", "--tokenizer", "bytes")

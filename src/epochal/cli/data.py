@@ -121,7 +121,8 @@ def prepare(
 
 @data.command()
 @click.argument("source")
-@click.argument("out")
+@click.argument("out_argument", metavar="[OUT]", required=False)
+@click.option("--out", help="The same as OUT.  [default: SOURCE-U]")
 @click.option("--unique-tokens", required=True, metavar="U", help="For example 100k or 10M.")
 @click.option(
     "--like-paper",
@@ -137,7 +138,8 @@ def prepare(
 @json_option
 def subset(
     source: str,
-    out: str,
+    out_argument: str | None,
+    out: str | None,
     unique_tokens: str,
     like_paper: bool,
     tokens_per_document: float | None,
@@ -162,9 +164,11 @@ def subset(
     from epochal.data import subset as run
     from epochal.units import parse_count
 
+    if out and out_argument:
+        raise click.UsageError(f"OUT is given twice, as {out_argument} and as --out {out}")
     store = run(
         source,
-        out,
+        out or out_argument or f"{source.rstrip('/')}-{unique_tokens}",
         parse_count(unique_tokens),
         like_paper=like_paper,
         tokens_per_document=tokens_per_document,

@@ -16,6 +16,23 @@ from epochal.errors import RecipeError, nearest
 VOCABULARY_MULTIPLE = 128
 GPT2_VOCABULARY = 50257
 
+# Dense bf16 peak of common accelerators in FLOP/s, without sparsity, from their data sheets.
+PEAK_BF16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+DEFAULT_MFU = 0.4
+"""Share of the peak that a run is taken to reach where nothing was measured. Chosen by us."""
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -160,3 +177,18 @@ def architecture(name: str) -> Architecture:
         hint = nearest(name, LADDER) or f" The ladder goes from {next(iter(LADDER))} to 16183M."
         raise RecipeError(f"there is no size {name!r} on the ladder.{hint}")
     return LADDER[name]
+
+
+def gpu_peak(name: str) -> float:
+    """Dense bf16 peak of an accelerator in FLOP/s, for example of "H100" or "rtx-4090".
+
+    Raises RecipeError that lists the names known.
+    """
+
+    def plain(text: str) -> str:
+        return text.lower().replace(" ", "").replace("-", "").replace("_", "")
+
+    known = {plain(one): peak for one, peak in PEAK_BF16.items()}
+    if plain(name) not in known:
+        raise RecipeError(f"there is no GPU {name!r} here; known are {', '.join(PEAK_BF16)}")
+    return known[plain(name)]

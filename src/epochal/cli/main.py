@@ -18,6 +18,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", "Train one model by a recipe, or go on with it."),
     "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
+    "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "generate": ("generate", "generate", "Let a trained model write or fill in text."),
     "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),

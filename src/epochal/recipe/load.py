@@ -122,7 +122,7 @@ def annotated_toml(recipe: Recipe | None = None) -> str:
     Keys without a value are commented out, so the text can be used as a recipe once a length
     and a size are set.
     """
-    values = _flat(recipe_tree(recipe)) if recipe is not None else {}
+    values = flat(recipe_tree(recipe)) if recipe is not None else {}
     document = tomlkit.document()
     for key, field in known_keys().items():
         section, _, name = key.rpartition(".")
@@ -184,7 +184,7 @@ def identity(recipe: Recipe) -> Tree:
     Left out are the places of files (their content is identified by its hash), how often
     things are written down, and the settings of the other family.
     """
-    values = _flat(recipe_tree(recipe))
+    values = flat(recipe_tree(recipe))
     return {key: value for key, value in values.items() if not _is_neutral(key, recipe.family)}
 
 
@@ -197,14 +197,15 @@ def _is_neutral(key: str, family: str) -> bool:
     return other or section in ("checkpoint", "log") or key in _NEUTRAL
 
 
-def _flat(tree: Tree, prefix: str = "") -> Tree:
-    flat: Tree = {}
+def flat(tree: Tree, prefix: str = "") -> Tree:
+    """Nested sections as one dictionary with dotted keys."""
+    values: Tree = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            values |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            values[prefix + name] = value
+    return values
 
 
 _ADAPTER = TypeAdapter(Recipe)

@@ -13,25 +13,11 @@ import torch
 
 from epochal.errors import RecipeError
 from epochal.recipe.schema import Train
+from epochal.sizes import PEAK_BF16
 
 # On Linux a CPU run spends a tenth of its time on page faults of freshly allocated tensors;
 # huge pages take most of that away. Read by torch at its first large allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-# Dense bf16 peak of common accelerators in FLOP/s, without sparsity, from their data sheets.
-_PEAK_BF16 = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +110,7 @@ def peak_flops(machine: Machine) -> tuple[float, str]:
     precision is timed (the best of five).
     """
     if machine.device.type == "cuda" and machine.bf16:
-        for name, peak in _PEAK_BF16.items():
+        for name, peak in PEAK_BF16.items():
             if name in machine.title:
                 return peak, "data sheet"
     size = 1024 if machine.device.type == "cpu" else 8192

@@ -1,0 +1,188 @@
+"""Designs: pure functions from a sweep to its named recipes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from epochal.errors import RecipeError
+from epochal.recipe import Recipe
+from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
+from epochal.recipe.numbers import run_numbers
+from epochal.sizes import GPT2_VOCABULARY
+from epochal.sweeps.file import Sweep
+from epochal.sweeps.schema import Axes
+from epochal.units import format_count
+
+_SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
+_SHAPE_KEYS = ("size", "d_model", "layers", "heads", "head_width", "ffn_width")
+
+Changes = dict[str, Any]
+Point = tuple[list[str], Changes]
+"""(parts of the name, dotted recipe keys)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One run of a sweep: its name, unique in the sweep, and its recipe without a run_dir."""
+
+    name: str
+    recipe: Recipe
+
+
+def design_runs(
+    sweep: Sweep, vocabulary: int = GPT2_VOCABULARY, unique_tokens: int | None = None
+) -> list[SweepRun]:
+    """All runs of a sweep, in the order of the file.
+
+    `vocabulary` and `unique_tokens` are those of the corpus; None: not known, so `max_epochs`
+    leaves out no run whose recipe does not say its unique tokens. Raises RecipeError for
+    settings that make no recipe, and where two different runs would have one name.
+    """
+    runs: dict[str, SweepRun] = {}
+    for part in sweep.parts:
+        for labels, changes in _points(sweep, part, vocabulary):
+            run = SweepRun("-".join(labels), _recipe(sweep.base, changes))
+            if _too_many_epochs(part, run.recipe, vocabulary, unique_tokens):
+                continue
+            if runs.setdefault(run.name, run) != run:
+                raise RecipeError(
+                    f"two different runs of the sweep are both named {run.name}; give them apart "
+                    "by families, sizes, lengths, unique_tokens, seeds or a grid"
+                )
+    if not runs:
+        raise RecipeError(
+            "no run is left of this sweep: `sweep.max_epochs` leaves out all; raise it"
+        )
+    return list(runs.values())
+
+
+def shape_changes(size: str) -> Changes:
+    """Model keys of a ladder name or of "96x3x3". Raises RecipeError when the recipe is made."""
+    none: Changes = {f"model.{key}": None for key in _SHAPE_KEYS}
+    if match := _SHAPE.fullmatch(size):
+        numbers = map(int, match.groups())
+        return none | dict(
+            zip(("model.d_model", "model.layers", "model.heads"), numbers, strict=True)
+        )
+    return none | {"model.size": size}
+
+
+def _recipe(base: Tree, changes: Changes) -> Recipe:
+    tree = copy.deepcopy(base)
+    apply_overrides(tree, changes)
+    recipe = recipe_from_tree(tree)
+    recipe.model.architecture()  # else a wrong size would be found only when the run starts
+    return recipe
+
+
+def _too_many_epochs(part: Axes, recipe: Recipe, vocabulary: int, unique: int | None) -> bool:
+    unique = recipe.data.unique_tokens or unique
+    if part.max_epochs is None or unique is None:
+        return False
+    epochs = run_numbers(recipe, unique, vocabulary).epochs
+    return epochs > part.max_epochs * (1 + 1e-9)
+
+
+def _points(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
+    """Points of a part: its design, times the grid, the variants and the seeds."""
+    if part.design == "list":
+        inner: Iterable[Point] = (
+            ([run["name"]], {key: value for key, value in run.items() if key != "name"})
+            for run in sweep.runs
+        )
+    else:
+        inner = _design(sweep, part, vocabulary)
+    many_seeds = len({seed for one in sweep.parts for seed in one.seeds}) > 1
+    for (labels, changes), varied, variant, seed in itertools.product(
+        inner, _combinations(sweep.grid), _variants(sweep, part), part.seeds or [None]
+    ):
+        name = [*labels, *varied[0], *variant[0]]
+        given = changes | varied[1] | variant[1]
+        if seed is not None:
+            given = given | {"seed": seed}
+            name += [f"s{seed}"] if many_seeds else []
+        yield name, given
+
+
+def _design(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
+    families = part.families or (sweep.base.get("family", "ar"),)
+    for family, size in itertools.product(families, part.sizes or [None]):
+        labels, changes = [str(family)], {"family": family}
+        if size is not None:
+            labels.append(size)
+            changes |= shape_changes(size)
+        if part.design == "data-value":
+            shares = _data_value(sweep.base, part, changes, vocabulary)
+        else:
+            shares = itertools.starmap(_joined, itertools.product(_unique(part), _lengths(part)))
+        for more_labels, more in shares:
+            yield labels + more_labels, changes | more
+
+
+def _joined(one: Point, other: Point) -> Point:
+    return one[0] + other[0], one[1] | other[1]
+
+
+def _unique(part: Axes) -> list[Point]:
+    found: list[Point] = [
+        ([f"U{_short(u)}"], {"data.unique_tokens": u}) for u in part.unique_tokens
+    ]
+    return found or [([], {})]
+
+
+def _lengths(part: Axes) -> list[Point]:
+    """The part's one axis of lengths; `[base]` says the length if there is none."""
+    found: list[Point] = [([_short(c)], {"train.flops": c}) for c in part.flops]
+    found += [([f"{_short(e)}ep"], {"train.epochs": e}) for e in part.epochs]
+    found += [([f"{_short(d)}tok"], {"train.tokens": d}) for d in part.tokens]
+    return found or [([], {})]
+
+
+def _data_value(base: Tree, part: Axes, changes: Changes, vocabulary: int) -> Iterator[Point]:
+    """k epochs over U_k, for each k.
+
+    U_k as given, with `train.epochs` = k; or ⌊C / (6·N·k)⌋, with `train.flops` = C, so that all
+    spend the same compute (paper §3, the sets of its data-value runs).
+    """
+    for budget in part.flops or (None,):
+        label = [] if budget is None else [_short(budget)]
+        for number, epochs in enumerate(part.epochs):
+            named = [*label, f"{_short(epochs)}ep"]
+            if part.unique_tokens:
+                unique = part.unique_tokens[number]
+                yield named, {"train.epochs": epochs, "data.unique_tokens": unique}
+            elif budget is not None:
+                shape = _recipe(base, changes | {"train.flops": budget}).model.architecture()
+                unique = int(budget / shape.flops_per_token(vocabulary) / epochs)
+                yield named, {"train.flops": budget, "data.unique_tokens": unique}
+
+
+def _combinations(grid: dict[str, list[Any]]) -> list[Point]:
+    """Every combination of the grid's values; one without any change for an empty grid."""
+    names = [key.rpartition(".")[2] for key in grid]
+    return [
+        (
+            [f"{name}{_text(value)}" for name, value in zip(names, values, strict=True)],
+            dict(zip(grid, values, strict=True)),
+        )
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def _variants(sweep: Sweep, part: Axes) -> list[Point]:
+    plain: list[Point] = [(["plain"], {})] if part.design == "ablation" else []
+    return plain + [([name], changes) for name, changes in sweep.variants.items()] or [([], {})]
+
+
+def _short(number: float) -> str:
+    return format_count(number).replace("+", "")
+
+
+def _text(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text)

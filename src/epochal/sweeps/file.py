@@ -1,0 +1,214 @@
+"""Sweep files: TOML with a `[sweep]` section and the `[base]` recipe of all its runs.
+
+[sweep]                     what is varied; see schema.py
+[[part]]                    the same with some keys replaced; the runs of all parts together
+[grid]                      lists of values of recipe keys: every combination
+[variants.NAME]             named changes of recipe keys, one at a time
+[[runs]]                    runs written out, for the design "list"
+[base]                      a recipe, without what the design sets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from epochal.errors import RecipeError, nearest
+from epochal.recipe import find_recipe, known_keys
+from epochal.recipe.load import (
+    Tree,
+    apply_overrides,
+    check_keys,
+    flat,
+    read_toml,
+    split_override,
+)
+from epochal.sweeps.schema import Axes
+
+SECTIONS = ("sweep", "part", "grid", "variants", "runs", "base")
+OPTIONS = ("evaluate", "stop_hopeless")
+"""Keys of `[sweep]` that say how the runs are run, not which there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep file as read and checked."""
+
+    name: str
+    """The file's name without `.toml`."""
+    parts: tuple[Axes, ...]
+    """One set of axes per `[[part]]`; just `[sweep]` if there is none."""
+    grid: dict[str, list[Any]]
+    """Dotted recipe key → its values."""
+    variants: dict[str, Tree]
+    """Name → dotted recipe key → value."""
+    runs: tuple[Tree, ...]
+    """Dotted keys of runs written out, `name` among them."""
+    base: Tree
+    """The recipe of all runs, as nested values."""
+    evaluate: bool = True
+    """Whether the best checkpoint of each run is evaluated."""
+    stop_hopeless: bool = False
+    """Whether hopeless runs are ended early."""
+
+
+def is_sweep(path: str | Path) -> bool:
+    """Whether a TOML file is a sweep, and not a recipe. Raises RecipeError if unreadable."""
+    return "sweep" in read_toml(Path(path))
+
+
+def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
+    """The sweep in a file, or a shipped one by name, with overrides.
+
+    `overrides` are like `sweep.flops=[1e15]`, `grid.train.lr=[1e-3, 2e-3]`, or a bare recipe key,
+    `train.global_batch=32`, which changes `[base]`. Raises RecipeError naming the key, the
+    value and what is allowed.
+    """
+    path = find_recipe(str(name))
+    tree = read_toml(path)
+    if "sweep" not in tree:
+        raise RecipeError(
+            f"{path} has no [sweep] section, so it is no sweep; `epochal train {name}` trains by it"
+        )
+    return sweep_from_tree(tree, path.stem, overrides)
+
+
+def sweep_from_tree(
+    tree: Tree, name: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Sweep:
+    """Validate the nested values of a sweep file. Raises RecipeError for the first mistake."""
+    for section in tree:
+        if section not in SECTIONS:
+            if section in {key.partition(".")[0] for key in known_keys()}:
+                raise RecipeError(f"`{section}` stands outside of [base]; write `base.{section}`")
+            hint = nearest(section, SECTIONS) or f" Sections are {', '.join(SECTIONS)}."
+            raise RecipeError(f"unknown section `{section}` in a sweep.{hint}")
+    changes = dict(
+        overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    )
+    _apply(tree, changes)
+    settings = _section(tree, "sweep")
+    parts = _tables(tree, "part")
+    options = {key: settings.pop(key) for key in OPTIONS if key in settings}
+    for key, value in options.items():
+        if not isinstance(value, bool):
+            raise RecipeError(f"`sweep.{key}` = {value!r} should be true or false")
+    sweep = Sweep(
+        name=name,
+        parts=tuple(_axes(settings | part) for part in parts or [{}]),
+        grid=_grid(_section(tree, "grid")),
+        variants={
+            key: _changes(value, f"variants.{key}")
+            for key, value in _section(tree, "variants").items()
+        },
+        runs=tuple(_run(run, number) for number, run in enumerate(_tables(tree, "runs"), start=1)),
+        base=_section(tree, "base"),
+        **options,
+    )
+    _check_base(sweep)
+    return sweep
+
+
+def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
+    """Set overrides. What is given for `[sweep]` counts for every part."""
+    base: Tree = {}
+    for dotted, value in changes.items():
+        section, _, rest = dotted.partition(".")
+        if section == "sweep" and rest:
+            for part in _tables(tree, "part"):
+                part.pop(rest, None)
+        if section in SECTIONS and rest:
+            if section == "base":
+                base[rest] = value
+            else:
+                apply_overrides(tree, {dotted: value})
+        else:
+            base[dotted] = value
+    apply_overrides(tree.setdefault("base", {}), base)
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    section = tree.get(name, {})
+    if not isinstance(section, dict):
+        raise RecipeError(f"`{name}` is a section; write [{name}]")
+    return dict(section)
+
+
+def _tables(tree: Tree, name: str) -> list[Tree]:
+    tables = tree.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RecipeError(f"`{name}` is a list of sections; write [[{name}]]")
+    return tables
+
+
+def _axes(values: Tree) -> Axes:
+    known = [field.name for field in fields(Axes)]
+    for key in values:
+        if key not in known:
+            by_value = f" Keys are {', '.join(known + list(OPTIONS))}."
+            hint = nearest(key, known + list(OPTIONS)) or by_value
+            raise RecipeError(f"unknown key `sweep.{key}`.{hint}")
+    # A single value is a list of one.
+    single = ("design", "max_epochs")
+    lists = {
+        key: value if key in single or isinstance(value, list) else [value]
+        for key, value in values.items()
+    }
+    try:
+        return _AXES.validate_python(lists)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+        if first["type"] == "missing":
+            raise RecipeError(f"`sweep.{key}` is missing: it names the design") from None
+        raise RecipeError(f"`sweep.{key}` = {first['input']!r}: {message}") from None
+
+
+_AXES = TypeAdapter(Axes)
+
+
+def _changes(tree: Any, where: str) -> Tree:
+    """Dotted recipe keys and their values, checked to be recipe keys."""
+    if not isinstance(tree, dict):
+        raise RecipeError(f"`{where}` is a section of recipe keys")
+    # Keys in quotes have dots of their own.
+    nested: Tree = {}
+    apply_overrides(nested, flat(tree))
+    if "run_dir" in nested:
+        raise RecipeError(f"`{where}.run_dir` has no place in a sweep: each run has its own folder")
+    check_keys(nested)
+    return flat(nested)
+
+
+def _grid(tree: Tree) -> dict[str, list[Any]]:
+    grid = _changes(tree, "grid")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise RecipeError(f"`grid.{key}` = {values!r} should be a list of values")
+    return grid
+
+
+def _run(tree: Tree, number: int) -> Tree:
+    rest = dict(tree)
+    name = rest.pop("name", None)
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise RecipeError(f"[[runs]] number {number} needs a `name` without slashes, not {name!r}")
+    return {"name": name, **_changes(rest, f"runs.{name}")}
+
+
+def _check_base(sweep: Sweep) -> None:
+    _changes(sweep.base, "base")
+    designs = {part.design for part in sweep.parts}
+    if ("list" in designs) != bool(sweep.runs):
+        raise RecipeError(
+            'the design "list" needs [[runs]]'
+            if "list" in designs
+            else '[[runs]] belong to the design "list"'
+        )
+    if "ablation" in designs and not sweep.variants:
+        raise RecipeError('the design "ablation" needs at least one [variants.NAME]')

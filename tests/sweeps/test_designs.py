@@ -1,0 +1,278 @@
+"""Designs: which runs a sweep file makes, and that each meets its budget within one step."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epochal.errors import RecipeError
+from epochal.recipe import run_numbers
+from epochal.sizes import GPT2_VOCABULARY, LADDER, gpu_peak
+from epochal.sweeps import design_runs
+from epochal.sweeps.file import sweep_from_tree
+from epochal.sweeps.listing import list_sweep
+
+UNIQUE = 50_000_000
+SMALL = list(LADDER)[:12]
+
+
+def made(tree, *overrides, **facts):
+    return design_runs(sweep_from_tree(tree, "test", overrides), **facts)
+
+
+def numbers(run, unique=UNIQUE):
+    return run_numbers(run.recipe, run.recipe.data.unique_tokens or unique, GPT2_VOCABULARY)
+
+
+def base(length=256, batch=16):
+    return {"data": {"sequence_length": length}, "train": {"global_batch": batch}}
+
+
+sizes = st.lists(st.sampled_from(SMALL), min_size=1, max_size=3, unique=True)
+lengths = st.sampled_from([64, 256, 1000])
+batches = st.sampled_from([1, 16, 60])
+
+
+@given(
+    sizes=sizes,
+    flops=st.lists(st.floats(1e16, 1e20), min_size=1, max_size=3, unique=True),
+    length=lengths,
+    batch=batches,
+)
+def test_isoflop_budgets_are_met_within_one_step(sizes, flops, length, batch):
+    # Budgets that read alike would share a name.
+    flops = list({f"{c:.3g}": c for c in flops}.values())
+    runs = made(
+        {
+            "sweep": {
+                "design": "isoflop",
+                "families": ["ar", "mdm"],
+                "sizes": sizes,
+                "flops": flops,
+            },
+            "base": base(length, batch),
+        }
+    )
+    assert len(runs) == 2 * len(sizes) * len(flops)
+    for run, (family, size, budget) in zip(
+        runs, itertools.product(["ar", "mdm"], sizes, flops), strict=True
+    ):
+        n = numbers(run)
+        assert (run.recipe.family, run.recipe.model.size) == (family, size)
+        step = n.tokens_per_step * n.flops_per_token
+        assert budget - step < n.flops <= budget * (1 + 1e-9)
+
+
+@given(
+    epochs=st.lists(st.integers(1, 800), min_size=1, max_size=4, unique=True),
+    unique=st.integers(1_000_000, 100_000_000),
+    length=lengths,
+    batch=batches,
+)
+def test_epochs_are_met_within_one_step(epochs, unique, length, batch):
+    runs = made(
+        {
+            "sweep": {"design": "epochs", "epochs": epochs, "unique_tokens": unique},
+            "base": base(length, batch) | {"model": {"size": "7M"}},
+        }
+    )
+    for run, wanted in zip(runs, epochs, strict=True):
+        n = numbers(run)
+        assert n.unique_tokens == unique
+        assert wanted - batch / n.rows_per_epoch < n.epochs <= wanted + 1e-9
+
+
+@given(tokens=st.integers(1_000_000, 10**11), length=lengths, batch=batches)
+def test_tokens_are_met_within_one_step(tokens, length, batch):
+    tree = {"sweep": {"design": "grid", "tokens": [tokens]}, "base": base(length, batch)}
+    [run] = made(tree, "model.size=14M")
+    n = numbers(run)
+    assert tokens - n.tokens_per_step < n.tokens <= tokens
+
+
+@given(
+    size=st.sampled_from(SMALL),
+    budget=st.floats(1e17, 1e20),
+    epochs=st.lists(st.integers(1, 100), min_size=1, max_size=5, unique=True),
+)
+def test_data_value_spends_one_budget_on_one_kth_of_the_data(size, budget, epochs):
+    runs = made(
+        {
+            "sweep": {"design": "data-value", "sizes": size, "flops": budget, "epochs": epochs},
+            "base": base(64, 4),
+        }
+    )
+    for run, k in zip(runs, epochs, strict=True):
+        n = numbers(run)
+        step = n.tokens_per_step * n.flops_per_token
+        assert budget - step < n.flops <= budget * (1 + 1e-9)
+        assert n.unique_tokens == int(budget / n.flops_per_token / k)
+        # k epochs up to the rows that a cut to whole rows leaves out.
+        assert n.epochs == pytest.approx(k, abs=0.01 + k * 64 / n.unique_tokens)
+
+
+def test_data_value_with_the_papers_sets():
+    """217M row at 1e19 (reference/paper.md, section 3): k epochs over the set of k."""
+    sets = [7_659_172_026, 3_828_933_780, 1_912_366_531, 765_785_518]
+    runs = made(
+        {
+            "sweep": {
+                "design": "data-value",
+                "families": ["ar"],
+                "sizes": ["217M"],
+                "flops": "1e19",
+                "epochs": [1, 2, 4, 10],
+                "unique_tokens": sets,
+            },
+            "base": base(2048, 256),
+        }
+    )
+    assert [run.recipe.data.unique_tokens for run in runs] == sets
+    for run, k, tokens in zip(runs, [1, 2, 4, 10], sets, strict=True):
+        # The original's train samples: ⌊tokens per epoch · epochs / 2048⌋, in steps of 256.
+        assert abs(numbers(run).steps - tokens * k // 2048 // 256) <= 1
+        assert numbers(run).flops == pytest.approx(1e19, rel=5e-3)
+
+
+def test_parts_grid_variants_and_seeds_multiply():
+    tree = {
+        "sweep": {"design": "ablation", "families": ["ar"], "epochs": 2, "seeds": [1, 2]},
+        "part": [{"sizes": ["7M"]}, {"sizes": ["14M"], "seeds": [1]}],
+        "grid": {"train": {"weight_decay": [0.1, 1.0]}},
+        "variants": {"dropout": {"train": {"attention_dropout": 0.1, "lr": 1e-3}}},
+        "base": base(),
+    }
+    runs = made(tree)
+    assert len(runs) == (2 + 1) * 2 * 2
+    assert len({run.name for run in runs}) == len(runs)
+    names = {run.name: run.recipe for run in runs}
+    assert names["ar-7M-2ep-weight_decay1-dropout-s2"].train.lr == 1e-3
+    assert names["ar-7M-2ep-weight_decay0.1-plain-s1"].train.lr == 2e-4
+
+
+def test_runs_that_parts_share_come_once():
+    part = {"sizes": ["7M", "14M"]}
+    tree = {"sweep": {"design": "epochs", "epochs": [1]}, "part": [part, part], "base": base()}
+    assert [run.name for run in made(tree)] == ["ar-7M-1ep", "ar-14M-1ep"]
+
+
+def test_two_runs_of_one_name_are_refused():
+    tree = {
+        "sweep": {"design": "grid", "tokens": ["100M", 100_000_100], "sizes": ["7M"]},
+        "base": base(),
+    }
+    with pytest.raises(RecipeError, match="ar-7M-100Mtok"):
+        made(tree)
+
+
+def test_shapes_beside_the_ladder_replace_that_of_the_base():
+    tree = {
+        "sweep": {"design": "epochs", "epochs": [1], "sizes": ["96x3x4", "7M"]},
+        "base": base() | {"model": {"d_model": 64, "layers": 9, "heads": 2, "ffn_width": 64}},
+    }
+    shapes = [run.recipe.model.architecture() for run in made(tree)]
+    assert (shapes[0].d_model, shapes[0].layers, shapes[0].heads) == (96, 3, 4)
+    assert shapes[1] == LADDER["7M"]
+
+
+def test_runs_that_repeat_too_often_are_left_out():
+    sizes = ["7M", "44M", "217M"]
+    tree = {
+        "sweep": {"design": "isoflop", "sizes": sizes, "flops": [1e17], "max_epochs": 1},
+        "base": base(),
+    }
+    fits = {s: 1e17 / LADDER[s].flops_per_token(GPT2_VOCABULARY) <= 400e6 for s in sizes}
+    left = [run.recipe.model.size for run in made(tree, unique_tokens=400_000_000)]
+    assert left == [size for size in sizes if fits[size]]
+    assert 0 < len(left) < 3
+    assert len(made(tree)) == 3  # the corpus is not known, so nothing can be left out
+    with pytest.raises(RecipeError, match="max_epochs"):
+        made(tree, unique_tokens=1_000_000)
+
+
+def test_a_list_of_runs():
+    tree = {
+        "sweep": {"design": "list", "seeds": [5]},
+        "runs": [
+            {"name": "small", "model": {"size": "7M"}, "train": {"epochs": 2}},
+            {"name": "large", "family": "mdm", "model.size": "14M", "train.flops": 1e15},
+        ],
+        "base": base() | {"train": {"tokens": "1M"}},
+    }
+    small, large = made(tree)
+    assert (small.name, small.recipe.train.epochs, small.recipe.seed) == ("small", 2, 5)
+    assert (large.recipe.family, large.recipe.train.flops) == ("mdm", 1e15)
+
+
+def test_overrides_reach_base_sweep_parts_and_grid():
+    tree = {
+        "sweep": {"design": "isoflop", "sizes": ["7M"], "flops": [1e15]},
+        "part": [{"flops": [2e15]}, {"flops": [3e15], "sizes": ["14M"]}],
+        "base": base() | {"train": {"global_batch": 8}},
+    }
+    words = ["sweep.flops=[5e15]", "train.global_batch=32", "grid.train.lr=[1e-3, 2e-3]"]
+    runs = made(tree, *words, "base.seed=9")
+    assert {run.recipe.train.flops for run in runs} == {5e15}
+    assert {run.recipe.train.global_batch for run in runs} == {32}
+    assert {run.recipe.train.lr for run in runs} == {1e-3, 2e-3}
+    assert {run.recipe.seed for run in runs} == {9}
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sweep": {"design": "isoflop", "flop": [1e18]}}, ["sweep.flop", "flops"]),
+        ({"sweep": {"design": "isoflops"}}, ["sweep.design", "isoflops", "isoflop"]),
+        ({"sweep": {"flops": [1]}}, ["sweep.design", "missing"]),
+        ({"sweep": {"design": "isoflop", "flops": [1e18]}}, ["sweep.sizes", "missing"]),
+        ({"sweep": {"design": "epochs", "flops": [1e18]}}, ["sweep.flops", "sweep.epochs"]),
+        ({"sweep": {"design": "grid", "flops": [1], "epochs": [1]}}, ["both"]),
+        ({"sweep": {"design": "epochs", "epochs": ["many"]}}, ["sweep.epochs", "many"]),
+        ({"sweep": {"design": "epochs", "epochs": [1], "sizes": ["7B"]}}, ["7B"]),
+        ({"sweep": {"design": "epochs", "epochs": [1], "evaluate": 3}}, ["evaluate", "3"]),
+        ({"sweep": {"design": "data-value", "epochs": [1, 2]}}, ["sweep.flops", "missing"]),
+        ({"sweep": {"design": "list"}}, ["[[runs]]"]),
+        ({"sweep": {"design": "ablation", "epochs": [1]}}, ["variants"]),
+        ({"grid": {"train": {"lrr": [1]}}}, ["train.lrr", "train.lr"]),
+        ({"grid": {"train": {"lr": 1e-3}}}, ["grid.train.lr", "list"]),
+        ({"base": {"run_dir": "x"}}, ["run_dir"]),
+        ({"train": {"lr": 1}}, ["base.train"]),
+        ({"bas": {}}, ["bas", "base"]),
+        ({"runs": [{"family": "ar"}]}, ["name"]),
+    ],
+)
+def test_mistakes_are_named(change, words):
+    tree = {"sweep": {"design": "epochs", "epochs": [1], "sizes": ["7M"]}, "base": base()}
+    with pytest.raises(RecipeError) as refused:
+        made(tree | change)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_listing_without_the_corpus(tmp_path):
+    tree = {
+        "sweep": {"design": "isoflop", "sizes": ["217M", "425M"], "flops": ["6e18"]},
+        "base": {"data": {"corpus": str(tmp_path / "nowhere"), "sequence_length": 2048}},
+    }
+    listing = list_sweep(sweep_from_tree(tree, "iso"), gpu="h100", mfu=0.5)
+    assert [row.params for row in listing.rows] == [217_503_104, 416_887_040]
+    assert all(row.epochs is None and row.unique_tokens is None for row in listing.rows)
+    assert listing.flops == pytest.approx(1.2e19, rel=1e-3)
+    assert listing.gpu_hours == pytest.approx(1.2e19 / (0.5 * gpu_peak("H100")) / 3600, rel=1e-3)
+    assert "GPT-2" in listing.notes[0]
+    with pytest.raises(RecipeError, match=r"ar-217M-3ep.*base\.data\.unique_tokens"):
+        list_sweep(
+            sweep_from_tree(
+                tree | {"sweep": {"design": "epochs", "sizes": ["217M"], "epochs": [3]}}, "e"
+            )
+        )
+
+
+def test_gpus_by_name():
+    assert gpu_peak("h100-pcie") == gpu_peak("H100 PCIe") == 756e12
+    with pytest.raises(RecipeError, match="H100"):
+        gpu_peak("abacus")

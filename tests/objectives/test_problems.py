@@ -25,7 +25,17 @@ from epochal.recipe import FAMILIES, load_recipe
 from epochal.recipe.schema import MaskedDiffusion as Options
 
 MASK, VOCABULARY, LENGTH = 9, 9, 6
-WAYS = [("ar", {}), ("mdm", {}), ("mdm", {"mdm.noise": "stratified"}), ("mdm", {"mdm.eps": 0})]
+WAYS = [
+    ("ar", {}),
+    ("mdm", {}),
+    ("mdm", {"mdm.noise": "stratified"}),
+    ("mdm", {"mdm.eps": 0}),
+    ("ar", {"ar.orders": 5, "data.sequence_length": LENGTH}),
+    ("mdm", {"mdm.ar_ratio": 0.5, "mdm.low_noise_start": True}),
+    ("mdm", {"mdm.ar_ratio": 0.5, "mdm.noise": "stratified"}),
+    ("mdm", {"mdm.loss_weight": "mask_fraction"}),
+    ("mdm", {"mdm.loss_weight": "mask_count"}),
+]
 
 
 def make(family, changes=()):

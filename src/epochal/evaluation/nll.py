@@ -174,8 +174,7 @@ def problem_token_nll(
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
     with machine.autocast():
-        rule = problem.attention
-        rule = rule.to(device) if isinstance(rule, Tensor) else rule
+        rule = problem.rule(device)
         positions = None if problem.positions is None else problem.positions.to(device)
         hidden = model(problem.inputs.to(device), rule, positions)
         nll = token_nll(

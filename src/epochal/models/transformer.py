@@ -73,13 +73,14 @@ class Transformer(nn.Module):
         rope_theta: float = 10000.0,
         attention_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
+        embedding_dropout: float | None = None,
     ) -> None:
         """`vocabulary` is the tokenizer's; the table is padded and has room for a mask id."""
         super().__init__()
         self.shape = shape
         self.vocabulary = vocabulary
         self.rope_theta = rope_theta
-        self.hidden_dropout = hidden_dropout
+        self.embedding_dropout = hidden_dropout if embedding_dropout is None else embedding_dropout
         rows = padded_vocabulary(vocabulary)
         self.embedding = nn.Embedding(rows, shape.d_model)
         self.blocks = nn.ModuleList(
@@ -109,7 +110,7 @@ class Transformer(nn.Module):
             start = caches[0].length if caches else 0
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         rotary = rotary_tables(positions, self.shape.head_width, self.rope_theta)
-        x = F.dropout(self.embedding(ids), self.hidden_dropout, self.training)
+        x = F.dropout(self.embedding(ids), self.embedding_dropout, self.training)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, rule, caches[layer] if caches else None)
         hidden: Tensor = self.final_norm(x)

@@ -11,7 +11,9 @@ from epochal.objectives.problem import Attention, Draw, Objective, Problem, Rows
 from epochal.recipe import Recipe
 
 OBJECTIVES: dict[str, Callable[[Recipe, int], Objective]] = {
-    "ar": lambda recipe, mask: Autoregressive(),
+    "ar": lambda recipe, mask: Autoregressive(
+        recipe.ar, sequence_length=recipe.data.sequence_length, seed=recipe.seed
+    ),
     "mdm": lambda recipe, mask: MaskedDiffusion(recipe.mdm, mask),
 }
 

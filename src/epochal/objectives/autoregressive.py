@@ -1,11 +1,30 @@
-"""Autoregressive objective: the next token, from those before it (arXiv 2507.15857 §2.1)."""
+"""Autoregressive objective: the next token, from those before it (arXiv 2507.15857 §2.1).
+
+Two ablations of the paper's §3.5, in training only:
+
+- Order perturbation: a row is read in one of K fixed orders. Positions move with their tokens;
+  the target is the next token in that order, and nothing tells which place it is from.
+- Token masking: at a share of the positions each earlier token is hidden with a probability
+  that the position draws, p = (1−ε)·t + ε. Nobody is blind to itself. This is what the
+  original's code does; its text speaks of masking input tokens for all positions alike.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from epochal import rng
+from epochal.objectives.orders import order_lists, row_orders
 from epochal.objectives.problem import Draw, Problem, Rows
+from epochal.objectives.sight import HiddenTokens, masking_probability
+from epochal.recipe.schema import Autoregressive as Options
+
+TOKEN_MASKING_EPS = 1e-3
+"""ε of token masking, fixed in the original's code."""
 
 
 class Autoregressive:
@@ -15,9 +34,31 @@ class Autoregressive:
     exact = True
     shift = 1
 
+    def __init__(
+        self, options: Options | None = None, *, sequence_length: int = 0, seed: int = 0
+    ) -> None:
+        """`sequence_length` and `seed` are needed for the orders, and only for them."""
+        self.options = options or Options()
+        self._orders = (
+            order_lists(self.options.orders, sequence_length, self.options.order_kind, seed)
+            if self.options.orders > 1
+            else None
+        )
+
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → predict tokens 1 … L from tokens 0 … L−1, all with weight 1."""
-        return self._next_token(tokens)
+        positions = attention = None
+        if self._orders is not None:
+            places = torch.from_numpy(row_orders(self._orders, rows))
+            tokens, positions = tokens.gather(1, places), places[:, :-1]
+        if self.options.token_masking:
+            # Keys of their own: the row's first number has chosen its order.
+            keys = rng.row_keys(rng.stream_key(0, "token masking"), rows.keys)
+            probability = masking_probability(
+                keys, tokens.shape[1] - 1, self.options.token_masking, TOKEN_MASKING_EPS
+            )
+            attention = HiddenTokens.drawn(rng.outputs(keys, np.array(2**40)), probability)
+        return self._next_token(tokens, attention or "causal", positions)
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens → the exact NLL of the scored ones; `draw` has no part in it."""
@@ -38,12 +79,18 @@ class Autoregressive:
         """[B, L+1] tokens → the mean over L targets a row, as the original reports it."""
         return self._next_token(tokens)
 
-    def _next_token(self, tokens: Tensor) -> Problem:
+    def _next_token(
+        self,
+        tokens: Tensor,
+        attention: HiddenTokens | Literal["causal"] = "causal",
+        positions: Tensor | None = None,
+    ) -> Problem:
         inputs = tokens[:, :-1]
         return Problem(
             inputs=inputs,
             targets=tokens[:, 1:],
             weights=torch.ones(inputs.shape),
             denominator=inputs.numel(),
-            attention="causal",
+            attention=attention,
+            positions=positions,
         )

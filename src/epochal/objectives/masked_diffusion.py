@@ -3,6 +3,7 @@
 Training (arXiv 2507.15857 §2.2 and its code): t ~ U(0, 1) per row, p = (1−ε)·t + ε, tokens
 masked independently with p, cross-entropy of the masked tokens weighted 1/p, divided by all
 B·L positions. Targets are not shifted, attention is bidirectional, there is no time input.
+docs/ablations.md has the formula of each option.
 
 Likelihood: with m scored tokens in a row,
 
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epochal import rng
 from epochal.objectives import noise
 from epochal.objectives.problem import Draw, Problem, Rows
 from epochal.recipe.schema import MaskedDiffusion as Options
@@ -43,13 +45,53 @@ class MaskedDiffusion:
 
         The last token of a window is dropped: it is the first of another row.
         """
-        tokens = tokens[:, :-1]
-        if self.options.noise == "stratified":
-            everywhere = np.ones(tokens.shape, dtype=np.bool_)
-            masked, weight = _exactly(noise.stratified_levels(rows), rows.keys, everywhere)
+        options = self.options
+        tokens = tokens[:, : self._length(tokens.shape[1] - 1, rows)]
+        levels = self._levels(rows)
+        masked, weight = self._masks(levels, rows.keys, tokens.shape[1])
+        if options.ar_ratio:
+            moved = noise.row_uniforms(rows.keys, "left to right") < options.ar_ratio
+            masked = noise.ends(masked, moved)
+        return self._problem(
+            tokens,
+            masked,
+            weight,
+            denominator=int(masked.sum())
+            if options.loss_weight == "unweighted"
+            else tokens.numel(),
+            levels=levels,
+        )
+
+    def _length(self, length: int, rows: Rows) -> int:
+        """Tokens per row in this step: now and then fewer, the same for all of its rows."""
+        if not self.options.random_length:
+            return length
+        coin, share = rng.uniforms(rng.row_keys(rows.step_key, np.array([2**40])), 2)[0]
+        return 1 + int(share * length) if coin < self.options.random_length else length
+
+    def _levels(self, rows: Rows) -> noise.Levels:
+        """[B] noise levels t."""
+        options = self.options
+        draw = noise.stratified_levels if options.noise == "stratified" else noise.iid_levels
+        low = options.low_noise_start and rows.step < options.low_noise_iters
+        return draw(rows) * (options.low_noise_ratio if low else 1.0)
+
+    def _masks(
+        self, levels: noise.Levels, keys: Keys, length: int
+    ) -> tuple[noise.Masks, NDArray[np.float64]]:
+        """Masks [B, L] at levels t, and the weight [B] of a masked token."""
+        options = self.options
+        if options.noise == "stratified" or options.loss_weight == "mask_count":
+            # Here m of L tokens are masked for sure, so 1/p, L/m and L/K are all the same.
+            masked, weight = _exactly(levels, keys, np.ones((len(keys), length), dtype=np.bool_))
         else:
-            masked, weight = self._independently(noise.iid_levels(rows), rows.keys, tokens.shape[1])
-        return self._problem(tokens, masked, weight, denominator=tokens.numel())
+            masked, weight = self._independently(levels, keys, length)
+        if options.loss_weight == "mask_fraction":
+            masked = noise.at_least_one(masked, keys)
+            weight = length / masked.sum(axis=1)
+        if options.loss_weight == "unweighted":
+            weight = np.ones(len(keys))
+        return masked, weight
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens → mask exactly K of the scored ones at weight m/K."""
@@ -71,7 +113,12 @@ class MaskedDiffusion:
             return masked, 1 / mask_prob
 
     def _problem(
-        self, tokens: Tensor, masked: noise.Masks, weight: NDArray[np.float64], denominator: int
+        self,
+        tokens: Tensor,
+        masked: noise.Masks,
+        weight: NDArray[np.float64],
+        denominator: int,
+        levels: noise.Levels | None = None,
     ) -> Problem:
         hidden = torch.from_numpy(masked)
         weights = torch.from_numpy(np.where(masked, weight[:, None], 0).astype(np.float32))
@@ -81,6 +128,7 @@ class MaskedDiffusion:
             weights=weights,
             denominator=denominator,
             attention="bidirectional",
+            noise=levels,
         )
 
 

@@ -49,6 +49,31 @@ def independent_masks(keys: Keys, mask_prob: Levels, length: int) -> Masks:
     return rng.uniforms(keys, length + 1)[:, 1:] < mask_prob[:, None]
 
 
+def ends(masks: Masks, moved: NDArray[np.bool_]) -> Masks:
+    """[B, L] masks; where `moved`, as many tokens at the end of the row instead.
+
+    For a row without masked tokens that is none. The original's slice of the last 0 tokens
+    takes all of them, at a weight of up to 1/ε.
+    """
+    length = masks.shape[1]
+    at_end = np.arange(length)[None, :] >= length - masks.sum(axis=1, keepdims=True)
+    moved_or_not: Masks = np.where(moved[:, None], at_end, masks)
+    return moved_or_not
+
+
+def at_least_one(masks: Masks, keys: Keys) -> Masks:
+    """[B, L] masks; in a row without any masked token, one at a random place."""
+    place = np.floor(row_uniforms(keys, "one place") * masks.shape[1]).astype(np.int64)
+    one = np.arange(masks.shape[1])[None, :] == place[:, None]
+    either: Masks = masks | (one & ~masks.any(axis=1, keepdims=True))
+    return either
+
+
+def row_uniforms(keys: Keys, purpose: str) -> Levels:
+    """[B] numbers uniform on [0, 1) that have nothing to do with levels, masks or each other."""
+    return rng.uniforms(rng.row_keys(rng.stream_key(0, purpose), keys), 1)[:, 0]
+
+
 def exact_counts(levels: Levels, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
     """[B] K = 1 + ⌊u · m⌋, uniform on 1 … m for m candidates; 0 where there are none."""
     count = 1 + np.floor(levels * candidates).astype(np.int64)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from epochal.objectives.sight import HiddenTokens
 from epochal.rng import Keys
 
-Attention = Literal["causal", "bidirectional"] | Tensor
-"""Who sees whom. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen."""
+Attention = Literal["causal", "bidirectional"] | Tensor | HiddenTokens
+"""Who sees whom. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
+HiddenTokens stands for one that is made on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,17 @@ class Problem:
     attention: Attention
     positions: Tensor | None = None
     """[B, L] or [L] int64; 0 … L−1 if None."""
+
+    noise: NDArray[np.float64] | None = None
+    """[B] noise levels of the rows, where there are any: for the log alone."""
+
+    def rule(self, device: torch.device) -> Literal["causal", "bidirectional"] | Tensor:
+        """The attention as the model takes it; a mask is made, or moved, to `device`."""
+        if isinstance(self.attention, HiddenTokens):
+            return self.attention.mask(device)
+        if isinstance(self.attention, Tensor):
+            return self.attention.to(device, non_blocking=True)
+        return self.attention
 
     def scored(self) -> Tensor | None:
         """[S] indices into B·L of the positions with a weight, or None if all have one."""
@@ -55,6 +68,8 @@ class Rows:
     """Rows of the whole optimizer step, over all devices and micro-batches."""
     step_key: int
     """Key of the optimizer step, the same for all of its rows."""
+    step: int = 0
+    """Number of the optimizer step, from 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,12 +182,34 @@ def identity(recipe: Recipe) -> Tree:
     """What decides a run's numbers, as dotted key → value.
 
     Left out are the places of files (their content is identified by its hash), how often
-    things are written down, and the settings of the other family.
+    things are written down, the settings of the other family, and keys of `_LATER` at their
+    default.
     """
-    values = flat(recipe_tree(recipe))
-    return {key: value for key, value in values.items() if not _is_neutral(key, recipe.family)}
+    values, known = flat(recipe_tree(recipe)), known_keys()
+    return {
+        key: value
+        for key, value in values.items()
+        if not _is_neutral(key, recipe.family)
+        and not (key in _LATER and value == _plain(known[key].default))
+    }
 
 
+# Keys that came after the first release. Their defaults change nothing, so runs made before
+# keep their identity and can be gone on with. Whoever adds a key that decides a run's numbers
+# adds it here.
+_LATER = frozenset(
+    {
+        "ar.orders",
+        "ar.order_kind",
+        "ar.token_masking",
+        "mdm.loss_weight",
+        "mdm.ar_ratio",
+        "mdm.low_noise_start",
+        "mdm.low_noise_iters",
+        "mdm.low_noise_ratio",
+        "mdm.random_length",
+    }
+)
 _NEUTRAL = ("run_dir", "data.corpus", "data.train", "data.validation", "data.tokenizer")
 
 

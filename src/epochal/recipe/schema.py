@@ -26,6 +26,7 @@ _CONFIG = ConfigDict(
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -99,6 +100,21 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Autoregressive:
+    """Ablations of the autoregressive objective (family = "ar"); off by default, and always
+    off in evaluation."""
+
+    orders: Positive = 1
+    """Fixed orders in which rows are read; each row draws one. The first is left to right."""
+    order_kind: Literal["noise_sorted", "random"] = "noise_sorted"
+    """noise_sorted: order i sorts position + i·N(0,1), so it is local (the paper's figure 7).
+    random: any order but the first's."""
+    token_masking: Share = 0.0
+    """Share of positions that see each earlier token only with a probability 1 − p, where p
+    is drawn anew for each of them (the paper's figure 8b)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class MaskedDiffusion:
     """Settings of the masked diffusion objective (family = "mdm")."""
 
@@ -107,6 +123,22 @@ class MaskedDiffusion:
     spread evenly over the global batch, exactly that many tokens masked."""
     eps: Annotated[float, Field(ge=0, lt=1)] = 1e-3
     """Least masking probability, p = (1−eps)·t + eps. Only used by iid noise."""
+    loss_weight: Literal["inverse_prob", "mask_fraction", "mask_count", "unweighted"] = (
+        "inverse_prob"
+    )
+    """Weight of a masked token. inverse_prob: 1/p (the paper). mask_fraction: L/m for the m
+    tokens that were masked, at least one (MegaDLMs). mask_count: exactly K = 1 + ⌊t·L⌋ masked,
+    weight L/K (LLaDA's likelihood). unweighted: 1, mean over masked tokens (MaskGIT)."""
+    ar_ratio: Share = 0.0
+    """Share of rows whose mask is moved to the end: the last n tokens, n as drawn."""
+    low_noise_start: bool = False
+    """Begin with less noise: t is multiplied by low_noise_ratio in the first steps."""
+    low_noise_iters: Positive = 1000
+    """Steps with less noise, if low_noise_start."""
+    low_noise_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """What t is multiplied by in them."""
+    random_length: Share = 0.0
+    """Share of steps whose rows are cut to a random length, 1 … L (SMDM and LLaDA: 0.01)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -147,6 +179,8 @@ class Train:
     """Dropout on attention probabilities. The original silently trains with 0.1."""
     hidden_dropout: Fraction = 0.0
     """Dropout on embeddings and on what each block adds. The original: 0.1."""
+    embedding_dropout: Fraction | None = None
+    """Dropout on embeddings alone; as hidden_dropout, like the original, if not given."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or fp32; auto is bf16 on a GPU that has it and fp32 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -202,6 +236,7 @@ class Recipe:
     """Where the run is kept; runs/<recipe's name>-<family> if not given."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
+    ar: Autoregressive = field(default_factory=Autoregressive)
     mdm: MaskedDiffusion = field(default_factory=MaskedDiffusion)
     train: Train = field(default_factory=Train)
     eval: Evaluation = field(default_factory=Evaluation)

@@ -67,7 +67,7 @@ class Stepper:
             place = np.arange(start, start + count)
             problems.append(
                 self.objective.training_problem(
-                    torch.from_numpy(rows.tokens), Rows(rows.keys, place, batch, step_key)
+                    torch.from_numpy(rows.tokens), Rows(rows.keys, place, batch, step_key, step)
                 )
             )
         return problems
@@ -79,7 +79,8 @@ class Stepper:
         """
         self.model.train()
         problems = self.problems(step)
-        denominator = sum(problem.denominator for problem in problems)
+        # Not a single token may be masked in a very small step; its loss is then 0.
+        denominator = max(1, sum(problem.denominator for problem in problems))
         loss = torch.zeros((), device=self.machine.device)
         scored = 0
         for number, problem in enumerate(problems):
@@ -118,7 +119,8 @@ class Stepper:
 
     def _seed_dropout(self, step: int, number: int) -> None:
         """Dropout inside the attention kernels only knows torch's own generator."""
-        if self.recipe.train.attention_dropout or self.recipe.train.hidden_dropout:
+        train = self.recipe.train
+        if train.attention_dropout or train.hidden_dropout or train.embedding_dropout:
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
 
 
@@ -141,9 +143,7 @@ def problem_loss(
         flat = values.flatten()
         return (flat if index is None else flat[index]).to(machine.device, non_blocking=True)
 
-    rule = problem.attention
-    if isinstance(rule, Tensor):
-        rule = rule.to(machine.device, non_blocking=True)
+    rule = problem.rule(machine.device)
     positions = problem.positions
     if positions is not None:
         positions = positions.to(machine.device, non_blocking=True)

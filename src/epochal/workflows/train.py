@@ -114,6 +114,7 @@ def build_model(settings: Recipe, vocabulary: int) -> Transformer:
         rope_theta=settings.model.rope_theta,
         attention_dropout=settings.train.attention_dropout,
         hidden_dropout=settings.train.hidden_dropout,
+        embedding_dropout=settings.train.embedding_dropout,
     )
     initialise(model, settings.seed)
     return model

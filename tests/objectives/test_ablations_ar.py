@@ -1,0 +1,195 @@
+"""Order perturbation and token masking of the autoregressive objective."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from epochal import rng
+from epochal.models import Transformer, initialise
+from epochal.objectives import Autoregressive, Rows
+from epochal.objectives.orders import order_lists, row_orders
+from epochal.objectives.sight import HiddenTokens, masking_probability
+from epochal.recipe.schema import Autoregressive as Options
+from epochal.sizes import Architecture
+
+
+def rows_of(count, seed=0):
+    keys = rng.row_keys(rng.stream_key(seed, "rows"), np.arange(count))
+    return Rows(keys, np.arange(count), count, rng.stream_key(seed, "step"))
+
+
+def perturbed(orders, length, kind="noise_sorted"):
+    return Autoregressive(
+        Options(orders=orders, order_kind=kind), sequence_length=length, seed=1234
+    )
+
+
+def test_the_papers_worked_example(monkeypatch):
+    """paper.md §8: π = [2,0,1,4,5,3] reads [0,3,1,2,5,6] and asks for [3,1,2,5,6,4]."""
+    one = perturbed(2, 6)
+    monkeypatch.setattr(one, "_orders", np.array([[2, 0, 1, 4, 5, 3]]))
+    problem = one.training_problem(torch.arange(7)[None], rows_of(1))
+    assert problem.inputs.tolist() == [[0, 3, 1, 2, 5, 6]]
+    assert problem.targets.tolist() == [[3, 1, 2, 5, 6, 4]]
+    assert problem.positions.tolist() == [[0, 3, 1, 2, 5, 6]]
+    assert (problem.attention, problem.denominator) == ("causal", 6)
+
+
+@pytest.mark.parametrize("kind", ["noise_sorted", "random"])
+def test_lists_are_permutations_and_the_first_is_left_to_right(kind):
+    lists = order_lists(16, 50, kind, 1234)
+    assert lists.shape == (16, 50)
+    assert lists[0].tolist() == list(range(50))
+    assert (np.sort(lists, axis=1) == np.arange(50)).all()
+    assert len({tuple(one) for one in lists[2:].tolist()}) == 14
+    assert np.array_equal(lists, order_lists(16, 50, kind, 1234))
+    assert np.array_equal(lists[:4], order_lists(4, 50, kind, 1234))  # more orders keep the first
+    assert not np.array_equal(lists[5:], order_lists(16, 50, kind, 1235)[5:])
+
+
+def test_noise_grows_with_the_number_of_the_list():
+    """List i sorts j + i·N(0, 1): away from the ends, place r holds j = r − i·N(0, 1)."""
+    lists = order_lists(31, 20_000, "noise_sorted", 7)
+    for number in (3, 15, 30):
+        moved = (lists[number] - np.arange(20_000))[200:-200]
+        assert stats.kstest(moved / number, "norm").statistic < 0.5 / number + 0.02
+
+
+def test_random_lists_are_uniform():
+    seen = Counter(tuple(one) for one in order_lists(6000, 3, "random", 3)[1:].tolist())
+    assert len(seen) == 6
+    assert stats.chisquare(list(seen.values())).pvalue > 1e-3
+
+
+def test_each_row_draws_its_own_list():
+    lists = order_lists(4, 30, "random", 1)
+    places = row_orders(lists, rows_of(8000))
+    assert (places[:, 0] == 0).all()
+    drawn = (places[:, None, 1:] - 1 == lists[None]).all(axis=2)
+    assert (drawn.sum(axis=1) == 1).all()
+    assert stats.chisquare(drawn.sum(axis=0)).pvalue > 1e-3
+
+
+def small_model():
+    model = Transformer(Architecture(d_model=32, ffn_width=64, head_width=8, heads=4, layers=2), 50)
+    initialise(model, 3)
+    return model.double().eval()
+
+
+def test_positions_move_with_their_tokens():
+    """The same as leaving the tokens in place and hiding by a mask what is read later."""
+    length, rows = 12, 5
+    ids = torch.randint(50, (rows, length + 1), generator=torch.Generator().manual_seed(2))
+    problem = perturbed(6, length, "random").training_problem(ids, rows_of(rows))
+    model = small_model()
+    with torch.no_grad():
+        found = model(problem.inputs, "causal", problem.positions)
+        for row in range(rows):
+            order = problem.positions[row]
+            rank = torch.full((length + 1,), length + 1)
+            rank[order] = torch.arange(length)
+            seen = rank[None, :] <= rank[:, None]
+            place = torch.arange(length + 1)
+            hidden = model(ids[row][None], seen[None, None], place)[0]
+            torch.testing.assert_close(found[row], hidden[order], rtol=1e-5, atol=1e-5)
+            later = ids[row][torch.cat((order[1:], (rank == length + 1).nonzero()[0]))]
+            assert torch.equal(problem.targets[row], later)
+
+
+def test_evaluation_reads_left_to_right():
+    ids = torch.arange(9)[None]
+    one = Autoregressive(Options(orders=9, token_masking=1.0), sequence_length=8, seed=1)
+    scored = torch.ones(1, 9, dtype=torch.bool)
+    for problem in (one.likelihood_problem(ids, scored, None), one.paper_problem(ids, None)):
+        assert problem.attention == "causal"
+        assert problem.positions is None
+        assert problem.inputs[0, :8].tolist() == list(range(8))
+
+
+# --- token masking ----
+
+
+def masks(rows, length, share, seed=0):
+    it = Autoregressive(Options(token_masking=share))
+    ids = torch.zeros(rows, length + 1, dtype=torch.long)
+    problem = it.training_problem(ids, rows_of(rows, seed))
+    assert isinstance(problem.attention, HiddenTokens)
+    mask = problem.rule(torch.device("cpu"))
+    assert mask.shape == (rows, 1, length, length)
+    assert mask.dtype == torch.bool
+    return mask[:, 0].numpy()
+
+
+def test_draws_on_the_device_are_rngs():
+    keys = rng.row_keys(3, np.arange(4))
+    probability = rng.uniforms(rng.row_keys(4, np.arange(4)), 9)
+    found = HiddenTokens.drawn(keys, probability).mask(torch.device("cpu"))[:, 0].numpy()
+    draws = rng.uniforms(keys, 81).reshape(4, 9, 9)
+    causal = np.tril(np.ones((9, 9), dtype=bool))
+    expected = causal & ~(draws < probability[:, :, None]) | np.eye(9, dtype=bool)
+    assert np.array_equal(found, expected)
+
+
+def test_nobody_is_blind_to_itself_or_sees_ahead():
+    mask = masks(50, 12, 1.0)
+    assert mask[:, np.arange(12), np.arange(12)].all()
+    assert not np.triu(mask, 1).any()
+    assert 0 < np.tril(mask, -1).sum() < 50 * 66
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_hidden_with_the_originals_probability(share):
+    """p = ε + (1−ε)·t at a share of the positions, one t for all that a position sees."""
+    eps, rows = 1e-3, 30_000
+    mask = masks(rows, 5, share)
+    one = 1 - share * (eps + (1 - eps) / 2)
+    both = 1 - share + share * (1 - eps) ** 2 / 3  # E (1−p)² with 1−p = (1−ε)(1−t)
+    for i in range(1, 5):
+        for j in range(i):
+            assert abs(mask[:, i, j].mean() - one) < 4 * np.sqrt(one * (1 - one) / rows)
+    pair = (mask[:, 4, 0] & mask[:, 4, 2]).mean()
+    assert abs(pair - both) < 4 * np.sqrt(both * (1 - both) / rows)
+    apart = (mask[:, 4, 0] & mask[:, 3, 0]).mean()  # other positions have other draws
+    assert abs(apart - one**2) < 4 * np.sqrt(one**2 * (1 - one**2) / rows)
+
+
+def test_a_share_of_the_positions_is_chosen():
+    probability = masking_probability(rng.row_keys(1, np.arange(4000)), 10, 0.3, 1e-3)
+    chosen = probability > 0
+    assert stats.binomtest(int(chosen.sum()), chosen.size, 0.3).pvalue > 1e-3
+    t = (probability[chosen] - 1e-3) / (1 - 1e-3)
+    assert stats.kstest(t, "uniform").pvalue > 1e-3
+
+
+def test_masks_do_not_depend_on_the_micro_batch_and_go_with_orders():
+    it = Autoregressive(Options(token_masking=0.5, orders=3), sequence_length=7, seed=1)
+    ids = torch.arange(8).repeat(6, 1)
+    rows = rows_of(6)
+    whole = it.training_problem(ids, rows)
+    mask = whole.rule(torch.device("cpu"))
+    for start in range(0, 6, 2):
+        part = slice(start, start + 2)
+        cut = it.training_problem(ids[part], Rows(rows.keys[part], rows.place[part], 6, 0))
+        assert torch.equal(cut.rule(torch.device("cpu")), mask[part])
+        assert torch.equal(cut.positions, whole.positions[part])
+
+
+def test_a_hidden_token_has_no_influence():
+    model, ids = small_model(), torch.randint(50, (1, 9))
+    it = Autoregressive(Options(token_masking=1.0))
+    problem = it.training_problem(ids, rows_of(1, 5))
+    mask = problem.rule(torch.device("cpu"))
+    with torch.no_grad():
+        before = model(problem.inputs, mask)
+        for j in range(8):
+            changed = problem.inputs.clone()
+            changed[0, j] = (changed[0, j] + 1) % 50
+            moved = (model(changed, mask) - before).abs().amax(dim=2)[0] > 1e-9
+            reach = mask[0, 0].double()
+            reach = (reach @ reach)[:, j] > 0  # two layers: directly, or through another token
+            assert torch.equal(moved, reach)

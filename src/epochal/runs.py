@@ -9,6 +9,7 @@
         checkpoints/best-…  weights at the lowest validation NLL so far
         evaluations/        results of `epochal eval`, one JSON file each
         samples.json        texts the trained model wrote
+        order/              the order of rows, where it is not computed as it is needed
         tensorboard/        event files, if wanted
         STOP                made by you: ends the run cleanly
 
@@ -105,6 +106,10 @@ class RunFolder:
     def evaluation_file(self, checkpoint: str, estimator: str) -> Path:
         """Result of `epochal eval` for one checkpoint and estimator."""
         return self.path / "evaluations" / f"{checkpoint}-{estimator}.json"
+
+    @property
+    def order_folder(self) -> Path:
+        return self.path / "order"
 
     @property
     def samples_file(self) -> Path:

@@ -14,6 +14,8 @@ CHANGES = {
     "seed": 1,
     "data.unique_tokens": 1000,
     "data.sequence_length": 16,
+    "data.order": "megatron",
+    "data.samples": 5000,
     "model.size": "14M",
     "model.d_model": 64,
     "model.layers": 1,
@@ -82,6 +84,7 @@ def test_each_key_is_one_or_the_other():
 def test_keys_that_matter(key):
     length = {"train.steps": None} if key in ("train.epochs", "train.tokens", "train.flops") else {}
     base = BASE | ({"family": "ar"} if key.startswith("ar.") else {})
+    base |= {"data.order": "megatron"} if key == "data.samples" else {}
     changed = load_recipe(None, base | length | {key: CHANGES[key]})
     base = load_recipe(None, base)
     assert identity(base) != identity(changed)
@@ -104,3 +107,4 @@ def test_runs_of_the_first_release_keep_their_identity():
     assert not [key for key in ar if key.startswith("ar.")]
     mdm = identity(load_recipe(None, BASE))
     assert [key for key in mdm if key.startswith("mdm.")] == ["mdm.noise", "mdm.eps"]
+    assert "data.order" not in mdm

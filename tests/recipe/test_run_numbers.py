@@ -130,3 +130,13 @@ def test_shapes_that_are_none(model, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(None, changes).model.architecture()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "epochs", "steps"), [("140M", 50, 9532), ("425M", 500, 95_322)])
+def test_the_papers_steps_exactly_in_its_order_of_rows(size, epochs, steps):
+    """Its scripts: samples = tokens · epochs / 2048 in whole numbers."""
+    changes = {"model.size": size, "train.epochs": epochs, "data.sequence_length": 2048}
+    changes["data.order"] = "megatron"
+    found = run_numbers(load_recipe(None, changes), 99_952_399, 50257)
+    assert found.rows == 99_952_399 * epochs // 2048
+    assert found.steps == steps

@@ -12,6 +12,7 @@ process. Shape letters: B rows, L positions, U unique tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,14 @@ class Batch:
     """[B, L + 1]."""
     keys: Keys
     """[B], one per (seed, epoch, index): the source of the row's noise."""
+
+
+class Order(Protocol):
+    """Which rows a run sees, and when."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows number `first` … `first` + `count` - 1 of the run, counted through all epochs."""
+        ...
 
 
 class RowOrder:

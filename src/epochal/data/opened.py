@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from epochal.data.blend import Blend, open_train
 from epochal.data.encoder import Tokenizer
 from epochal.data.folder import TOKENIZER, TRAIN, VALIDATION, check_tokenizer
 from epochal.data.store import TokenStore, suffixed
@@ -17,7 +18,7 @@ from epochal.recipe.schema import Data
 class Corpus:
     """What a run learns from and is judged on."""
 
-    train: TokenStore
+    train: TokenStore | Blend
     """Cut to the recipe's unique tokens."""
     validation: TokenStore
     tokenizer: Tokenizer
@@ -44,25 +45,32 @@ def open_corpus(settings: Data) -> Corpus:
             f"YOUR_TEXT --out {folder}`, or set `data.train` and `data.validation` to stores that "
             "you have"
         )
-    train = TokenStore.open(train_prefix)
-    validation = TokenStore.open(_validation_prefix(settings, folder))
-    if settings.unique_tokens is not None:
+    train = open_train(train_prefix)
+    validation = _open_validation(settings, folder)
+    if settings.unique_tokens is not None and isinstance(train, TokenStore):
         train = train.first(settings.unique_tokens)
-    tokenizer = _tokenizer(settings, train_prefix)
-    for store in (train, validation):
+    stores = train.stores if isinstance(train, Blend) else (train,)
+    tokenizer = _tokenizer(settings, stores[0].prefix)
+    for store in (*stores, validation):
         check_tokenizer(store, tokenizer)
     return Corpus(train, validation, tokenizer)
 
 
-def _validation_prefix(settings: Data, folder: Path) -> Path:
+def _open_validation(settings: Data, folder: Path) -> TokenStore:
     if settings.validation:
-        return Path(settings.validation)
+        found = open_train(settings.validation)
+        if isinstance(found, Blend):
+            raise DataError(
+                f"`data.validation` = {settings.validation} mixes {len(found.stores)} stores; "
+                "give one, without weights"
+            )
+        return found
     if not suffixed(folder / VALIDATION, ".idx").exists():
         raise DataError(
             f"there is no validation set in `data.corpus` = {folder}; set `data.validation` to a "
             "store, or prepare the corpus again with a --validation share"
         )
-    return folder / VALIDATION
+    return TokenStore.open(folder / VALIDATION)
 
 
 def _tokenizer(settings: Data, train_prefix: Path) -> Tokenizer:

@@ -202,6 +202,7 @@ _LATER = frozenset(
         "ar.orders",
         "ar.order_kind",
         "ar.token_masking",
+        "data.order",
         "mdm.loss_weight",
         "mdm.ar_ratio",
         "mdm.low_noise_start",

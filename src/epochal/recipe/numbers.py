@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from epochal.errors import RecipeError
 from epochal.recipe.schema import Recipe, check_budget
 from epochal.sizes import Architecture
 from epochal.units import Progress
+
+MICRO_BATCH_TOKENS = 16_384
+"""Tokens per forward pass unless the recipe says otherwise."""
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Rows per forward pass."""
+    most = max(1, MICRO_BATCH_TOKENS // recipe.data.sequence_length)
+    return min(recipe.train.micro_batch or most, recipe.train.global_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class RunNumbers:
     """Trained weights of the model as built."""
     flops_per_token: int
     """6·N."""
+    rows: int
+    """Rows that the length amounts to; those that fill no whole step are not seen."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,9 +87,10 @@ class RunNumbers:
 def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbers:
     """The numbers of `recipe` on a corpus of `unique_tokens` tokens.
 
-    A length in epochs is cut to whole rows and then to whole steps, as the original does:
-    rows = ⌊rows per epoch · epochs⌋, steps = ⌊rows / global batch⌋. Raises RecipeError for a
-    corpus shorter than one row and for a length below one step.
+    A length in epochs is cut to whole rows and then to whole steps:
+    rows = ⌊⌊U / L⌋ · epochs⌋, steps = ⌊rows / global batch⌋. The original's order needs no whole
+    rows in an epoch, so there, as in its scripts, rows = ⌊U · epochs / L⌋. Raises RecipeError
+    for a corpus shorter than one row and for a length below one step.
     """
     shape: Architecture = recipe.model.architecture()
     length, batch = recipe.data.sequence_length, recipe.train.global_batch
@@ -90,7 +103,9 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
     flops_per_token = shape.flops_per_token(vocabulary)
     key = check_budget(recipe.train)
     amount = getattr(recipe.train, key)
-    if key == "epochs":
+    if key == "epochs" and recipe.data.order == "megatron":
+        rows = int(unique_tokens * Decimal(str(amount)) / length)
+    elif key == "epochs":
         # Rounding keeps 3 · (1/3 epoch) from falling a hair short of a row.
         rows = int(round(rows_per_epoch * amount, 6))
     elif key == "steps":
@@ -113,4 +128,5 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
         params_non_embedding=shape.params_non_embedding,
         params_exact=shape.params_exact(vocabulary),
         flops_per_token=flops_per_token,
+        rows=rows,
     )

@@ -36,7 +36,8 @@ class Data:
     corpus: str = "corpus"
     """Folder made by `epochal data prepare`, with the stores `train` and `validation`."""
     train: str | None = None
-    """Training store, if not in the corpus folder: `d/x` for the files d/x.bin and d/x.idx."""
+    """Training store, if not in the corpus folder: `d/x` for the files d/x.bin and d/x.idx. Or a
+    datapath file of the original with entries "weight prefix", which mixes stores."""
     validation: str | None = None
     """Validation store, if not in the corpus folder."""
     tokenizer: str | None = None
@@ -45,6 +46,12 @@ class Data:
     """Use only the first so many tokens of the training store, for example "100M"."""
     sequence_length: Positive = 512
     """L, tokens per row. The paper uses 2048."""
+    order: Literal["windows", "megatron"] = "windows"
+    """windows: each epoch is cut anew and shuffled. megatron: the original's order, exactly,
+    from seed, documents, L and the number of rows."""
+    samples: Positive | None = None
+    """The original's --train-samples, where it is not what the length amounts to; only counts
+    with order = "megatron", where it decides which epochs are mixed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -245,6 +252,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_budget(self.train)
+        if self.data.samples is not None and self.data.order != "megatron":
+            raise RecipeError(
+                f'`data.samples` = {self.data.samples:,} only counts with `data.order` = "megatron"'
+            )
         if self.train.min_lr > self.train.lr:
             raise RecipeError(
                 f"`train.min_lr` = {self.train.min_lr:g} is above `train.lr` = {self.train.lr:g}"

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from epochal import rng
-from epochal.data.batches import RowOrder
+from epochal.data.batches import Order
 from epochal.errors import TrainingDiverged
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows, linear_nll
 from epochal.recipe import Recipe
+from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
+from epochal.recipe.numbers import micro_batch as micro_batch
 from epochal.training.device import Machine
-
-MICRO_BATCH_TOKENS = 16_384
-"""Tokens per forward pass unless the recipe says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Stepper:
         model: Transformer,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
-        order: RowOrder,
+        order: Order,
         machine: Machine,
     ) -> None:
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
@@ -122,12 +121,6 @@ class Stepper:
         train = self.recipe.train
         if train.attention_dropout or train.hidden_dropout or train.embedding_dropout:
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
-
-
-def micro_batch(recipe: Recipe) -> int:
-    """Rows per forward pass."""
-    most = max(1, MICRO_BATCH_TOKENS // recipe.data.sequence_length)
-    return min(recipe.train.micro_batch or most, recipe.train.global_batch)
 
 
 def problem_loss(

@@ -12,8 +12,8 @@ import torch
 
 import epochal
 from epochal import files
-from epochal.data.batches import RowOrder
 from epochal.data.opened import Corpus, open_corpus
+from epochal.data.orders import row_order
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RunError
 from epochal.evaluation.nll import Evaluator
@@ -139,7 +139,7 @@ def _loop(
     journal: Journal,
 ) -> Loop:
     model = build_model(settings, corpus.tokenizer.vocabulary).to(machine.device)
-    order = RowOrder(corpus.train.tokens, settings.data.sequence_length, settings.seed)
+    order = row_order(settings, corpus.train, numbers, folder.order_folder)
     stepper = Stepper(
         settings,
         model,

@@ -1,0 +1,171 @@
+"""Several token stores mixed by weight, as the original's datapath files name them.
+
+A datapath file is a text with entries `"1.0 prefix"` in double quotes, separated by spaces or
+lines; without quotes, one entry a line. One entry is a plain store, whatever its weight.
+
+Which store a row comes from is decided row by row: the one that is furthest behind its share.
+Source: `megatron/arguments.py`, `dataset_utils.py` and `helpers.cpp` of arXiv 2507.15857's code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal import files
+from epochal.data.batches import Batch, Order
+from epochal.data.passport import Passport
+from epochal.data.store import TokenStore, store_prefix, suffixed
+from epochal.errors import DataError
+
+MOST_STORES = 254
+"""The number of a store is kept in a byte, as in the original."""
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """Stores and the share of rows that come from each."""
+
+    stores: tuple[TokenStore, ...]
+    weights: tuple[float, ...]
+    """Positive, of sum 1."""
+    passport: Passport | None = None
+    """None: a blend is no file."""
+
+    @property
+    def unique_tokens(self) -> int:
+        """U of all stores together."""
+        return sum(store.unique_tokens for store in self.stores)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all stores together."""
+        return sum(store.documents for store in self.stores)
+
+    def content_sha256(self) -> str:
+        """Hash of the weights and of what each store holds."""
+        parts = [store.content_sha256() for store in self.stores]
+        return files.sha256_json([list(self.weights), parts])
+
+
+def open_train(path: str | Path) -> TokenStore | Blend:
+    """The store `path`, or the store or blend that the datapath file `path` names.
+
+    Prefixes in the file count from the folder epochal runs in, as in the original, or else from
+    the file's own. Raises DataError for what is missing or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file() or suffixed(store_prefix(path), ".idx").exists():
+        return TokenStore.open(path)
+    entries = read_datapath(path)
+    stores = tuple(TokenStore.open(_found(prefix, path.parent)) for _, prefix in entries)
+    if len(stores) == 1:
+        return stores[0]
+    total = sum(weight for weight, _ in entries)
+    return Blend(stores, tuple(weight / total for weight, _ in entries))
+
+
+def read_datapath(path: Path) -> list[tuple[float, str]]:
+    """(weight, prefix) of each entry of a datapath file. Raises DataError naming a bad entry."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the datapath file {path}: {error}") from error
+    entries = re.findall(r'"([^"]*)"', text) if '"' in text else text.splitlines()
+    found = []
+    for entry in filter(None, map(str.strip, entries)):
+        weight, _, prefix = entry.partition(" ")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0 and prefix.strip()):
+            raise DataError(
+                f"{path}: the entry {entry[:80]!r} is not a positive weight and a store's path; "
+                'write for example "1.0 data/c4_text_document"'
+            )
+        found.append((number, prefix.strip()))
+    if not found:
+        raise DataError(f'the datapath file {path} is empty; write "1.0 data/c4_text_document"')
+    if len(found) > MOST_STORES:
+        raise DataError(f"{path} names {len(found)} stores; {MOST_STORES} can be mixed")
+    return found
+
+
+def _found(prefix: str, folder: Path) -> Path:
+    here, beside = Path(prefix), folder / prefix
+    if suffixed(store_prefix(here), ".idx").exists():
+        return here
+    return beside if suffixed(store_prefix(beside), ".idx").exists() else here
+
+
+def blended_samples(samples: int, weight: float) -> int:
+    """Rows that a store of this share must hold: half a percent more than its share."""
+    return math.ceil(samples * weight * 1.005)
+
+
+def blend_choices(weights: Sequence[float], rows: int) -> NDArray[np.uint8]:
+    """[rows] number of the store that each row comes from; row 0 counts as row 1 does."""
+    taken = [0] * len(weights)
+    choices = np.empty(rows, dtype=np.uint8)
+    numbers = range(len(weights))
+    for row in range(rows):
+        done = float(max(row, 1))
+        behind = [weights[number] * done - taken[number] for number in numbers]
+        store = behind.index(max(behind))  # the first of equals
+        choices[row] = store
+        taken[store] += 1
+    return choices
+
+
+class BlendedOrder:
+    """Rows of several orders, mixed by weight."""
+
+    def __init__(
+        self,
+        orders: Sequence[Order],
+        weights: Sequence[float],
+        rows: int,
+        cache: Path | None = None,
+    ) -> None:
+        """`rows` is the length of the run. With `cache`, the choices are kept in that file."""
+        self._orders = list(orders)
+        self._choices = _kept_choices(weights, rows, cache)
+        blocks = range(0, rows, _BLOCK)
+        counts = [
+            np.bincount(self._choices[start : start + _BLOCK], minlength=len(weights))
+            for start in blocks
+        ]
+        self._before = np.cumsum([np.zeros(len(weights), np.int64), *counts], axis=0)
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows number `first` … `first` + `count` - 1 of the run."""
+        parts = [self._one(number) for number in range(first, first + count)]
+        return Batch(
+            tokens=np.concatenate([part.tokens for part in parts]),
+            keys=np.concatenate([part.keys for part in parts]),
+        )
+
+    def _one(self, number: int) -> Batch:
+        store = int(self._choices[number])
+        block = number // _BLOCK
+        here = self._choices[block * _BLOCK : number]
+        index = int(self._before[block, store]) + int((here == store).sum())
+        return self._orders[store].batch(index, 1)
+
+
+def _kept_choices(weights: Sequence[float], rows: int, cache: Path | None) -> NDArray[np.uint8]:
+    if cache is None:
+        return blend_choices(weights, rows)
+    if not cache.is_file():
+        with files.atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.save(file, blend_choices(weights, rows), allow_pickle=False)
+    kept: NDArray[np.uint8] = np.load(cache, mmap_mode="r", allow_pickle=False)
+    return kept

@@ -44,6 +44,22 @@ class Architecture:
     head_width: int
     ffn_width: int
     untied: bool = False
+    table_rows: int | None = None
+    """Rows of the embedding, where they are not those of `padded_vocabulary`."""
+
+    def rows(self, vocabulary: int) -> int:
+        """Rows of the embedding and of the output table, padding included.
+
+        Raises RecipeError if `table_rows` has no room for the vocabulary.
+        """
+        if self.table_rows is None:
+            return padded_vocabulary(vocabulary)
+        if self.table_rows < vocabulary:
+            raise RecipeError(
+                f"`model.table_rows` = {self.table_rows} has no room for the tokenizer's "
+                f"{vocabulary} tokens; leave it out or name the tokenizer that fits"
+            )
+        return self.table_rows
 
     def params(self, vocabulary: int) -> int:
         """N = 4·l·d² + 3·l·d·h_f + 6·l·d + V·d, embeddings included (paper §9).
@@ -62,7 +78,7 @@ class Architecture:
         """Number of trained weights of the model as built, padded vocabulary included."""
         d, attention = self.d_model, self.heads * self.head_width
         per_layer = 4 * d * attention + 3 * d * self.ffn_width + 2 * d
-        tables = (2 if self.untied else 1) * padded_vocabulary(vocabulary) * d
+        tables = (2 if self.untied else 1) * self.rows(vocabulary) * d
         return self.layers * per_layer + d + tables
 
     def flops_per_token(self, vocabulary: int) -> int:
@@ -80,7 +96,7 @@ class Architecture:
         """
         d, attention = self.d_model, self.heads * self.head_width
         weights = self.layers * (4 * d * attention + 3 * d * self.ffn_width)
-        head = scored * padded_vocabulary(vocabulary) * d
+        head = scored * self.rows(vocabulary) * d
         return 6 * (weights + head) + 12 * self.layers * attention * length
 
 

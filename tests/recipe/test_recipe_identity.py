@@ -25,6 +25,7 @@ CHANGES = {
     "model.untied": True,
     "model.rope_theta": 5000.0,
     "model.norm_eps": 1e-6,
+    "model.table_rows": 60000,
     "mdm.noise": "stratified",
     "mdm.eps": 0.01,
     "mdm.loss_weight": "mask_count",

@@ -21,6 +21,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "generate": ("generate", "generate", "Let a trained model write or fill in text."),
+    "import": ("interop", "import_", "Models of the original and of Hugging Face, as runs."),
     "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),
     "sizes": ("sizes", "sizes", "The paper's 54 model sizes with parameters and FLOPs."),
     "bench": ("bench", "bench", "Speed and memory on this machine, against peers."),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from epochal import rng
 from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
-from epochal.sizes import Architecture, padded_vocabulary
+from epochal.sizes import Architecture
 
 INIT_STD = 0.02
 
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         self.vocabulary = vocabulary
         self.rope_theta = rope_theta
         self.embedding_dropout = hidden_dropout if embedding_dropout is None else embedding_dropout
-        rows = padded_vocabulary(vocabulary)
+        rows = shape.rows(vocabulary)
         self.embedding = nn.Embedding(rows, shape.d_model)
         self.blocks = nn.ModuleList(
             Block(shape, norm_eps, attention_dropout, hidden_dropout) for _ in range(shape.layers)

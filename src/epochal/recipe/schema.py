@@ -76,6 +76,9 @@ class Model:
     """Base of the rotary positions."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of RMSNorm."""
+    table_rows: Positive | None = None
+    """Rows of the embedding: the vocabulary and a mask id, up to a multiple of 128, if not
+    given. Imported models may have others."""
 
     def architecture(self) -> Architecture:
         """The shape that these settings name. Raises RecipeError where they name none."""
@@ -85,7 +88,9 @@ class Model:
             if (value := getattr(self, name)) is not None
         }
         if self.size is not None:
-            return replace(architecture(self.size), untied=self.untied, **given)
+            return replace(
+                architecture(self.size), untied=self.untied, table_rows=self.table_rows, **given
+            )
         if missing := [name for name in ("d_model", "layers", "heads") if name not in given]:
             raise RecipeError(
                 f"`model.{missing[0]}` is missing: give `model.size`, for example "
@@ -103,7 +108,7 @@ class Model:
                 f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
                 "give `model.ffn_width`"
             )
-        return Architecture(**shape, untied=self.untied)
+        return Architecture(**shape, untied=self.untied, table_rows=self.table_rows)
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

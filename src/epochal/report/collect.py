@@ -181,7 +181,9 @@ def _run(record: RunRecord) -> Run:
     if record.family not in FAMILIES or record.status not in get_args(Status):
         raise ValueError(f"family {record.family!r}, status {record.status!r}")
     lines, log = record.metrics("eval"), record.metrics("train")
-    steps = max((int(line["step"]) for line in [*lines, *log]), default=0)
+    # A model that was imported comes without a log.
+    start = int((record.info.get("imported") or {}).get("step", 0))
+    steps = max((int(line["step"]) for line in [*lines, *log]), default=start)
     run = Run(
         record=record,
         label=record.name,

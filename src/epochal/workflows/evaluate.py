@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from epochal.data.opened import Corpus, open_corpus
+from epochal.data.unknown import UnknownTokenizer
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RunError, UserError
 from epochal.evaluation.nll import Evaluator
@@ -18,6 +19,7 @@ from epochal.models import Transformer
 from epochal.progress import Bar, bar
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
+from epochal.workflows.imports import NOT_KNOWN
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.train import evaluation_batch
 
@@ -47,6 +49,11 @@ def evaluate(
     """
     _check(draws, tolerance)
     record = run if isinstance(run, RunRecord) else RunRecord(run)
+    if corpus is None and record.info["corpus"]["validation"]["content_sha256"] == NOT_KNOWN:
+        raise RunError(
+            f"{record.path} was imported without a corpus, so there is no validation set to score; "
+            "name one with --corpus, or import with --corpus to keep the results with the run"
+        )
     loaded = load(record.path, checkpoint, device)
     settings = loaded.recipe.data
     if corpus is not None:
@@ -89,6 +96,11 @@ def _check_same_validation(record: RunRecord, data: Corpus) -> None:
 def _evaluator(
     loaded: LoadedModel, data: Corpus, estimator: Estimator
 ) -> Evaluator | PaperEvaluator:
+    if isinstance(loaded.tokenizer, UnknownTokenizer):
+        raise UserError(
+            "the imported run has no tokenizer, so it is not known whether the ids of the corpus "
+            f"{data.validation.prefix.parent} are its own; import it again with --tokenizer"
+        )
     if data.tokenizer.sha256 != loaded.tokenizer.sha256:
         raise UserError(
             f"the corpus {data.validation.prefix.parent} was made with the tokenizer "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from epochal import rng
 from epochal.data import Tokenizer, load_tokenizer
+from epochal.data.unknown import UnknownTokenizer
 from epochal.errors import CheckpointError, UserError
 from epochal.evaluation.generate import Sampling, continue_text, unmask
 from epochal.evaluation.nll import problem_token_nll, scored_positions
@@ -23,6 +24,7 @@ from epochal.recipe import Recipe
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
 from epochal.training.device import Machine, find_machine
+from epochal.workflows.imports import is_foreign, open_foreign
 from epochal.workflows.train import build_model
 
 CheckpointName = Literal["best", "last"]
@@ -202,7 +204,7 @@ class LoadedModel:
             )
 
     def _check_ids(self, ids: Tensor) -> None:
-        largest = self.tokenizer.mask
+        largest = min(self.tokenizer.mask, self.model.shape.rows(self.tokenizer.vocabulary) - 1)
         if ids.dim() != 2 or not ids.numel() or ids.min() < 0 or ids.max() > largest:
             raise UserError(
                 f"tokens must be [B, L] ids from 0 to {largest} (the mask id), not a tensor of "
@@ -219,27 +221,55 @@ class LoadedModel:
 
 
 def load(
-    path: str | Path, checkpoint_name: CheckpointName | None = None, device: str = "auto"
+    path: str | Path,
+    checkpoint_name: CheckpointName | None = None,
+    device: str = "auto",
+    *,
+    family: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> LoadedModel:
     """The model of the run in folder `path`.
 
-    `checkpoint_name` is "best" (default where there is one) or "last". Raises RunError if
-    `path` is no run and CheckpointError if it has no usable checkpoint.
+    `checkpoint_name` is "best" (default where there is one) or "last". `path` may also be a
+    checkpoint folder of the original or a Hugging Face model; `family` and `tokenizer` then
+    say what the folder does not. Raises RunError if `path` is none of these and
+    CheckpointError if it has no usable checkpoint.
     """
+    if is_foreign(Path(path)):
+        return _load_foreign(Path(path), device, family, tokenizer)
     record = RunRecord(path)
+    if family is not None or tokenizer is not None:
+        raise UserError(
+            f"{path} is a run, which knows its family and its tokenizer; leave them out"
+        )
     settings = record.recipe
     file = find_checkpoint(record, checkpoint_name)
-    tokenizer = load_tokenizer(str(record.folder.tokenizer_file))
-    model = build_model(settings, tokenizer.vocabulary)
+    known = tokenizer_of(record)
+    model = build_model(settings, known.vocabulary)
     checkpoint.load_model(file, model)
     machine = find_machine(_on(settings, device).train)
     return LoadedModel(
         settings,
         model.to(machine.device).eval(),
-        tokenizer,
+        known,
         machine,
         checkpoint.load_state(file).step,
     )
+
+
+def _load_foreign(
+    path: Path, device: str, family: str | None, tokenizer: str | Path | None
+) -> LoadedModel:
+    settings, model, known, step = open_foreign(path, family, tokenizer)
+    machine = find_machine(_on(settings, device).train)
+    return LoadedModel(settings, model.to(machine.device).eval(), known, machine, step)
+
+
+def tokenizer_of(record: RunRecord) -> Tokenizer:
+    """The run's tokenizer; one that knows no text for a model that was imported without."""
+    if "imported" in record.info and not record.folder.tokenizer_file.exists():
+        return UnknownTokenizer(int(record.numbers["vocabulary"]))
+    return load_tokenizer(str(record.folder.tokenizer_file))
 
 
 def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:

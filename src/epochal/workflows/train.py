@@ -15,7 +15,7 @@ from epochal import files
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.orders import row_order
 from epochal.data.windows import ScoredWindows
-from epochal.errors import RunError
+from epochal.errors import RecipeError, RunError
 from epochal.evaluation.nll import Evaluator
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
@@ -70,7 +70,7 @@ def train(
     with folder.lock():
         if restart:
             _put_aside(folder)
-        info = _info(settings, corpus, numbers, machine)
+        info = run_info(settings, corpus, numbers, machine)
         old = folder.read_info()
         if old is not None:
             check_same_run(folder, old["identity"], info["identity"])
@@ -106,9 +106,18 @@ def dry_run(
 
 
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
-    """The recipe's model with its initial weights, on the CPU."""
+    """The recipe's model with its initial weights, on the CPU.
+
+    Raises RecipeError if the embedding has no row for diffusion's mask.
+    """
+    shape = settings.model.architecture()
+    if settings.family == "mdm" and shape.rows(vocabulary) <= vocabulary:
+        raise RecipeError(
+            f"`model.table_rows` = {shape.table_rows} leaves no row for the mask beside the "
+            f"tokenizer's {vocabulary} tokens; diffusion needs at least {vocabulary + 1}"
+        )
     model = Transformer(
-        settings.model.architecture(),
+        shape,
         vocabulary,
         norm_eps=settings.model.norm_eps,
         rope_theta=settings.model.rope_theta,
@@ -182,10 +191,11 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:
     return evaluate
 
 
-def _info(
-    settings: Recipe, corpus: Corpus, numbers: RunNumbers, machine: Machine
+def run_info(
+    settings: Recipe, corpus: Corpus | None, numbers: RunNumbers, machine: Machine
 ) -> dict[str, Any]:
-    stores = {"train": corpus.train, "validation": corpus.validation}
+    """run.json of a run, but for its status; without a corpus nothing is told of one."""
+    stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
     what = identity(settings) | {
         f"corpus.{role}": store.content_sha256() for role, store in stores.items()
     }

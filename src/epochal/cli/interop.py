@@ -1,0 +1,118 @@
+"""`epochal import` and `epochal export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from epochal.cli.output import json_option, print_json, print_pairs
+from epochal.units import format_count, parse_count
+
+if TYPE_CHECKING:
+    from epochal.runs import RunRecord
+
+_TOKENIZER = "A tokenizer.json, a folder with vocab.json and merges.txt, gpt2, or bytes."
+_CORPUS = "Corpus folder that the run is judged on, so that eval and compare work as usual."
+
+
+@click.group("import")
+def import_() -> None:
+    """Models that other programs trained, as run folders.
+
+    \b
+    Examples:
+      epochal import megatron checkpoints/ --out runs/theirs --tokenizer gpt2
+      epochal import hf exported/ --out runs/back
+    """
+
+
+@import_.command()
+@click.argument("folder")
+@click.option("--out", required=True, metavar="RUN", help="Run folder to make.")
+@click.option(
+    "--family",
+    type=click.Choice(["ar", "mdm"]),
+    help="What the model is.  [default: as the attention mask stored with it says]",
+)
+@click.option("--tokenizer", metavar="TOKENIZER", help=_TOKENIZER)
+@click.option(
+    "--vocabulary",
+    type=int,
+    metavar="TOKENS",
+    help="Tokens of the tokenizer, if the checkpoint does not know and none is named.",
+)
+@click.option("--step", type=int, help="Which step.  [default: the one that `latest` names]")
+@click.option(
+    "--optimizer", is_flag=True, help="Bring Adam's moments along, so that training can go on."
+)
+@click.option("--corpus", metavar="FOLDER", help=_CORPUS)
+@click.option("--unique-tokens", metavar="COUNT", help="How many it learned from, such as 100M.")
+@json_option
+def megatron(
+    folder: str,
+    out: str,
+    family: str | None,
+    tokenizer: str | None,
+    vocabulary: int | None,
+    step: int | None,
+    optimizer: bool,
+    corpus: str | None,
+    unique_tokens: str | None,
+    as_json: bool,
+) -> None:
+    """A checkpoint of the original's code (Megatron-DeepSpeed).
+
+    FOLDER is what was given to --save there, or one global_step<N> folder in it. Tensor- and
+    pipeline-parallel files are joined. Pickled files are read without running any code of
+    theirs. Without a tokenizer the run knows ids but no text.
+
+    \b
+    Examples:
+      epochal import megatron ar_140M/ --out runs/ar --tokenizer gpt2 --unique-tokens 100M
+      epochal import megatron mdm/ --out runs/mdm --family mdm --corpus corpus --optimizer
+      epochal train runs/mdm/recipe.toml
+    """
+    from epochal.workflows.imports import import_megatron
+
+    record = import_megatron(
+        folder,
+        out,
+        family=family,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        step=step,
+        optimizer=optimizer,
+        corpus=corpus,
+        unique_tokens=None if unique_tokens is None else parse_count(unique_tokens),
+    )
+    _print_run(record, as_json)
+
+
+def _print_run(record: RunRecord, as_json: bool) -> None:
+    facts, numbers = record.info["imported"], record.numbers
+    if as_json:
+        print_json({"run": str(record.path), "family": record.family, "imported": facts} | numbers)
+        return
+    model = record.recipe.model
+    shape = model.architecture()
+    known = record.folder.tokenizer_file.exists()
+    print_pairs(
+        [
+            ("run", str(record.path)),
+            ("family", record.family),
+            (
+                "model",
+                f"d {shape.d_model}, {shape.layers} layers, {shape.heads} heads of "
+                f"{shape.head_width}, inner {shape.ffn_width}{', untied' * shape.untied}",
+            ),
+            (
+                "parameters",
+                f"{format_count(numbers['params'])} ({numbers['params_exact']:,} exact)",
+            ),
+            ("step", f"{facts['step']:,} of {numbers['steps']:,}"),
+            ("optimizer", "with Adam's moments" if facts["optimizer"] else "left out"),
+            ("vocabulary", f"{numbers['vocabulary']:,} tokens, mask id {numbers['vocabulary']:,}"),
+            ("tokenizer", "in the run" if known else "none: ids only (--tokenizer names one)"),
+        ]
+    )

@@ -17,6 +17,7 @@ NAMES = [
     "compare_existing",
     "dry_run",
     "evaluate",
+    "fit",
     "inspect",
     "load",
     "load_recipe",

@@ -29,6 +29,7 @@ _MODULES = {
     "compare_existing": "epochal.workflows.compare",
     "dry_run": "epochal.workflows.train",
     "evaluate": "epochal.workflows.evaluate",
+    "fit": "epochal.workflows.fit",
     "inspect": "epochal.data",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from epochal.workflows.compare import compare as compare
     from epochal.workflows.compare import compare_existing as compare_existing
     from epochal.workflows.evaluate import evaluate as evaluate
+    from epochal.workflows.fit import fit as fit
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
     from epochal.workflows.quickstart import quickstart as quickstart

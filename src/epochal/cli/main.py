@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
+    "fit": ("fit", "fit", "Scaling laws from runs or a table, with intervals."),
     "generate": ("generate", "generate", "Let a trained model write or fill in text."),
     "import": ("interop", "import_", "Models of the original and of Hugging Face, as runs."),
     "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),

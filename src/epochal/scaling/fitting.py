@@ -1,0 +1,384 @@
+"""Fit a law to points: global search, intervals, checks, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from epochal.errors import DataError
+from epochal.recipe import FAMILIES
+from epochal.scaling.forms import LOG_INFINITE, Form, Where, inner, outer
+from epochal.scaling.intervals import (
+    FEW_BUDGETS,
+    bootstrap,
+    groups_of,
+    percentiles,
+    profile,
+)
+from epochal.scaling.isoflop import isoflop
+from epochal.scaling.known import KnownLaw, find_form
+from epochal.scaling.points import Dropped, Points
+from epochal.scaling.problem import HUBER_DELTA, Problem
+from epochal.scaling.result import FamilyFit, FitReport, Interval, range_of
+from epochal.scaling.rows import RISE, check_determined, select_rows
+from epochal.scaling.solver import polish, solve
+from epochal.scaling.starts import SINGLE_EPOCH, distinct, global_search
+from epochal.tally import Floats
+
+WITHIN = 0.01
+"""Minima whose objective is within this share of the lowest are all told."""
+STAGE_1_EPOCHS = 2.5
+"""Rows of up to so many epochs go to stage 1 of a two-stage fit (Muennighoff's notebook)."""
+_POLISH_WITHIN = 0.03
+_MOST_POLISHED = 12
+_LARGE = 1.1  # N above N_opt(u) by this factor says something of R_N
+_TRADE_OFF = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How to fit."""
+
+    law: str = "data-constrained"
+    tie: bool = False
+    """β = α."""
+    delta: float = HUBER_DELTA
+    """Huber's δ; infinite for least squares."""
+    residual: Literal["log", "loss"] = "log"
+    bootstraps: int = 500
+    seed: int = 0
+    rise: float = RISE
+    keep_overfitted: bool = False
+    max_epochs: float | None = None
+    two_stage: bool = False
+    """Fit A, B, E, α, β to rows of up to 2.5 epochs, hold them, fit the rest to all rows."""
+
+
+Hold = Mapping[str, Mapping[str, float]]
+"""family → constants (A, B, …) that stay as they are; the key "" is for all families."""
+
+
+def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) -> FitReport:
+    """Fit every family of `points`.
+
+    Raises DataError where the points cannot determine the law, UserError for an unknown law.
+    """
+    form = find_form(settings.law)
+    families = [name for name in FAMILIES if name in points.family]
+    if not families:
+        raise DataError("there are no points to fit")
+    fits: dict[str, FamilyFit] = {}
+    for family in families:
+        held = {**(hold or {}).get("", {}), **(hold or {}).get(family, {})}
+        before = [d for d in points.dropped if d.family == family]
+        fits[family] = fit_family(points.of_family(family), family, form, settings, held, before)
+    values = dataclasses.asdict(settings)
+    values["delta"] = settings.delta if np.isfinite(settings.delta) else None
+    return FitReport(law=settings.law, families=fits, settings=values, notes=list(points.notes))
+
+
+def fit_family(
+    points: Points,
+    family: str,
+    form: Form,
+    settings: FitSettings,
+    hold: Mapping[str, float] | None = None,
+    dropped: list[Dropped] | None = None,
+) -> FamilyFit:
+    """Fit one family's points. Raises DataError where they cannot determine the law."""
+    rows, left_out = select_rows(
+        points, form, settings.rise, settings.keep_overfitted, settings.max_epochs
+    )
+    held = _held(form, hold or {})
+    statements: dict[str, str] = dict.fromkeys(held, "held")
+    notes: list[str] = []
+    if settings.two_stage:
+        held |= _stage_1(rows, family, form, settings, held)
+        statements |= {name: "held from stage 1" for name in held if name not in statements}
+    unknown = _unknown_from_rows(rows, form, held, statements)
+    problem = _problem(rows, form, settings, held, unknown)
+    check_determined(problem, rows, family)
+    constants, objectives = _search(problem)
+    if "R_N" in form.constants and "R_N" not in (*held, *unknown):
+        known = KnownLaw(family=family, form=form, inner=constants[0])
+        if (
+            rows.params > _LARGE * known.optimal_params(np.minimum(rows.tokens, rows.unique_tokens))
+        ).sum() < 2:
+            unknown.append("R_N")
+            statements["R_N"] = "not identified: no two runs have N above 1.1·N_opt(U)"
+            problem = _problem(rows, form, settings, held, unknown)
+            constants, objectives = _search(problem)
+    close = objectives <= objectives[0] * (1 + WITHIN) + 1e-24
+    minima = constants[close]
+    starts = _with_floors(problem, minima)
+    samples = _samples(problem, starts, rows, settings)
+    intervals: dict[str, Interval] = dict(percentiles(problem, samples)) if samples else {}
+    profiles = _profiles(problem, starts, objectives[0], intervals, statements, unknown)
+    for name in (*held, *unknown):
+        value = None if name in unknown else float(outer(form, constants[0])[form.index(name)])
+        intervals[name] = (value, value)
+    residuals = problem.residuals(constants[:1])[0]
+    notes += _notes(problem, constants[0], rows, settings, residuals, form)
+    predicted = (
+        np.exp(problem.log_loss + residuals)
+        if settings.residual == "log"
+        else (rows.loss + residuals)
+    )
+    return FamilyFit(
+        family=family,
+        form=form,
+        inner=constants[0],
+        samples=samples,
+        unknown=frozenset(unknown),
+        fitted=range_of(rows),
+        source="fit",
+        objective=float(objectives[0]),
+        intervals={name: intervals.get(name, (None, None)) for name in form.constants},
+        statements=statements,
+        minima=_told(form, minima, objectives[close], unknown),
+        profiles=profiles,
+        points=rows,
+        predicted=predicted,
+        residuals=np.log(predicted) - np.log(rows.loss),
+        dropped=[*(dropped or []), *left_out],
+        r2=_r2(rows.loss, predicted),
+        condition=_condition(problem, constants[0]),
+        held_out=_held_out(problem, constants[0], rows),
+        tied=settings.tie,
+        held=list(held),
+        isoflop=isoflop(points),
+        notes=notes,
+    )
+
+
+def _held(form: Form, hold: Mapping[str, float]) -> dict[str, float]:
+    """Inner values of constants to hold. Raises DataError for one that the law has not."""
+    strange = [name for name in hold if name not in form.constants]
+    if strange:
+        raise DataError(
+            f"the law {form.name} has no constant {strange[0]!r} to hold; it has "
+            f"{', '.join(form.constants)}"
+        )
+    bad = [name for name, value in hold.items() if not np.isfinite(value) or value <= 0]
+    if bad:
+        raise DataError(f"cannot hold {bad[0]} = {hold[bad[0]]!r}: it is not a positive number")
+    full = np.array([hold.get(name, 1.0) for name in form.constants])
+    values = inner(form, full)
+    return {name: float(values[form.index(name)]) for name in form.constants if name in hold}
+
+
+def _problem(
+    rows: Points, form: Form, settings: FitSettings, held: Mapping[str, float], unknown: list[str]
+) -> Problem:
+    everything = {**held, **dict.fromkeys(unknown, LOG_INFINITE)}
+    return Problem(
+        form,
+        Where.at(rows.params, rows.tokens, rows.unique_tokens),
+        np.log(rows.loss),
+        settings.delta,
+        settings.residual,
+        settings.tie and "alpha" not in everything and "beta" not in everything,
+        everything,
+    )
+
+
+def _unknown_from_rows(
+    rows: Points, form: Form, held: Mapping[str, float], statements: dict[str, str]
+) -> list[str]:
+    """Constants that rows of one epoch say nothing of.
+
+    Raises DataError for a law of overfitting.
+    """
+    if (rows.epochs > SINGLE_EPOCH).sum() >= 2:
+        return []
+    if "K" in form.constants and "K" not in held:
+        raise DataError(
+            f"fewer than two runs repeat their tokens, so the penalty on repetition of the law "
+            f"{form.name} cannot be found; use --law chinchilla, or add runs of several epochs"
+        )
+    half_lives: tuple[str, ...] = ("R_D", "R_N")
+    unknown = [name for name in half_lives if name in form.constants and name not in held]
+    for name in unknown:
+        statements[name] = "not identified: fewer than two runs repeat their tokens"
+    return unknown
+
+
+def _search(problem: Problem) -> tuple[Floats, Floats]:
+    constants, objectives = global_search(problem)
+    near = objectives <= objectives[0] * (1 + _POLISH_WITHIN) + 1e-24
+    ends = [polish(problem, c) for c in constants[near][:_MOST_POLISHED]]
+    for index, (found, value) in enumerate(ends):
+        if value < objectives[index]:
+            constants[index], objectives[index] = found, value
+    return distinct(problem, constants, objectives)
+
+
+def _stage_1(
+    rows: Points, family: str, form: Form, settings: FitSettings, held: Mapping[str, float]
+) -> dict[str, float]:
+    """A, B, E, α, β from rows of up to 2.5 epochs, by the Chinchilla law."""
+    part = rows.take(rows.epochs <= STAGE_1_EPOCHS)
+    five = find_form("chinchilla")
+    kept = {name: value for name, value in held.items() if name in five.constants}
+    problem = _problem(part, five, settings, kept, [])
+    check_determined(problem, part, f"{family}, stage 1 (up to {STAGE_1_EPOCHS:g} epochs)")
+    best = _search(problem)[0][0]
+    return {name: float(best[five.index(name)]) for name in five.constants} | dict(held)
+
+
+def _with_floors(problem: Problem, minima: Floats) -> Floats:
+    """The minima, and for one whose E is nearly nothing a start with a real floor.
+
+    From E = 0 the logarithm of E hardly moves, so resamples would never leave it.
+    """
+    if "E" not in problem.free:
+        return minima
+    at = problem.form.index("E")
+    floor = problem.log_loss.min() + np.log(0.4)
+    lifted = minima[minima[:, at] < floor - 1.5][:1].copy()
+    lifted[:, at] = floor
+    return np.concatenate([minima, lifted])
+
+
+def _samples(problem: Problem, minima: Floats, rows: Points, settings: FitSettings) -> list[Floats]:
+    """Resamples of runs, and of budgets where they are few."""
+    if settings.bootstraps < 1:
+        return []
+    groups = groups_of(rows.run)
+    found = [bootstrap(problem, minima, groups, settings.bootstraps, settings.seed)]
+    budgets = groups_of(np.round(np.log(rows.unique_tokens), 2).tolist())
+    number = int(budgets.max()) + 1
+    repeated = bool((rows.epochs > SINGLE_EPOCH).any())
+    if repeated and FEW_BUDGETS[0] <= number <= FEW_BUDGETS[1]:
+        count = max(50, settings.bootstraps // 3)
+        found.append(bootstrap(problem, minima, budgets, count, settings.seed + 1))
+    return found
+
+
+def _profiles(
+    problem: Problem,
+    minima: Floats,
+    objective: float,
+    intervals: dict[str, Interval],
+    statements: dict[str, str],
+    unknown: list[str],
+) -> dict[str, list[tuple[float, float]]]:
+    """Profile the half-lives; widen their intervals, open their ends; say so."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name in ("R_D", "R_N"):
+        if name not in problem.free:
+            continue
+        low, high, curves[name] = profile(problem, minima, objective, name)
+        before = intervals.get(name, (low, high))
+        low = None if low is None or before[0] is None else min(low, before[0])
+        high = None if high is None or before[1] is None else max(high, before[1])
+        intervals[name] = (low, high)
+        if low is None and high is None:
+            unknown.append(name)
+            statements[name] = "not identified: any value fits as well"
+        elif high is None:
+            statements[name] = f"at least {low:.3g}"
+        elif low is None:
+            statements[name] = f"at most {high:.3g}"
+    return curves
+
+
+def _told(
+    form: Form, minima: Floats, objectives: Floats, unknown: list[str]
+) -> list[dict[str, float]]:
+    return [
+        {
+            **{
+                name: float(value)
+                for name, value in zip(form.constants, outer(form, constants), strict=True)
+                if name not in unknown
+            },
+            "objective": float(objective),
+        }
+        for constants, objective in zip(minima, objectives, strict=True)
+    ]
+
+
+def _r2(seen: Floats, predicted: Floats) -> float:
+    spread = ((seen - seen.mean()) ** 2).sum()
+    return float(1 - ((predicted - seen) ** 2).sum() / spread) if spread > 0 else float("nan")
+
+
+def _condition(problem: Problem, constants: Floats) -> float:
+    """Largest over smallest singular value of the gradient, its columns scaled to length 1."""
+    _, matrix = problem.map()
+    gradient = (matrix.T @ problem.residuals_with_gradient(constants[None])[1][0]).T
+    lengths = np.linalg.norm(gradient, axis=0)
+    if (lengths == 0).any():
+        return float("inf")
+    values = np.linalg.svd(gradient / lengths, compute_uv=False)
+    return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
+
+
+def _held_out(problem: Problem, start: Floats, rows: Points) -> dict[str, Any] | None:
+    """Fit without the largest budget: FLOPs above half of the most, up to a fifth of the rows."""
+    order = np.argsort(-rows.flops, kind="stable")
+    many = int((rows.flops >= 0.5 * rows.flops.max()).sum())
+    out = order[: max(1, min(many, len(rows) // 5))]
+    keep = np.setdiff1d(np.arange(len(rows)), out)
+    if len(keep) <= len(problem.free) + 1:
+        return None
+    rest = rows.take(keep)
+    part = dataclasses.replace(
+        problem,
+        where=Where.at(rest.params, rest.tokens, rest.unique_tokens),
+        log_loss=np.log(rest.loss),
+    )
+    end = solve(part, start[None])
+    law = KnownLaw(family="", form=problem.form, inner=end.constants[0])
+    said = law.predict(rows.params[out], rows.tokens[out], rows.unique_tokens[out])
+    error = np.abs(said / rows.loss[out] - 1)
+    return {
+        "runs": [rows.run[i] for i in out],
+        "flops_from": float(rows.flops[out].min()),
+        "mean_relative_error": float(error.mean()),
+        "largest_relative_error": float(error.max()),
+        "bias": float((said / rows.loss[out] - 1).mean()),
+    }
+
+
+def _notes(
+    problem: Problem,
+    constants: Floats,
+    rows: Points,
+    settings: FitSettings,
+    residuals: Floats,
+    form: Form,
+) -> list[str]:
+    """Warnings that belong to the numbers."""
+    notes = []
+    values = dict(zip(form.constants, outer(form, constants), strict=True))
+    if "E" in problem.free and values["E"] < 0.01:
+        notes.append("E came out as nothing: the runs do not reach far enough to show a floor")
+    condition = _condition(problem, constants)
+    if condition > _TRADE_OFF:
+        notes.append(
+            f"the constants trade off (condition {condition:.2g}): compare predictions and "
+            "exponents, not A and B"
+        )
+    single = rows.epochs <= SINGLE_EPOCH
+    if "R_D" in form.constants and "A" not in problem.free and single.sum() >= 3:
+        offset = float(np.median(residuals[single]))
+        if abs(offset) > 0.005:
+            notes.append(
+                f"at one epoch the held constants are off by {100 * offset:+.1f} %: they come from "
+                "other runs, and the half-lives absorb the difference"
+            )
+    if "R_D" in problem.free and rows.epochs.max() < values["R_D"]:
+        notes.append(
+            f"R_D = {values['R_D']:.3g} lies beyond the longest run "
+            f"({rows.epochs.max():.3g} epochs)"
+        )
+    budgets = np.unique(np.round(np.log(rows.unique_tokens), 2))
+    if "R_D" in problem.free and len(budgets) == 1:
+        notes.append("all runs have one number of unique tokens: another U is extrapolation")
+    return notes

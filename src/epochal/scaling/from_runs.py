@@ -1,0 +1,180 @@
+"""Run folders → points. One point per run: its last evaluation, at the end of its schedule.
+
+Evaluations before the end of a decaying schedule are not points: a run that had been planned
+shorter would have been better there. `at="best"` takes each run's best evaluation instead,
+with the tokens seen by then, for runs whose rate does not decay (or who know what they do).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from epochal.errors import DataError, RunError
+from epochal.runs import RunRecord
+from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
+
+At = Literal["final", "best"]
+_DEPTH = 4
+_PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
+
+
+def read_points(places: Sequence[str | Path], at: At = "final", force: bool = False) -> Points:
+    """The points of the runs among and below `places`.
+
+    Runs that diverged, go on or were ended early are left out and listed. Raises RunError for
+    a place without runs, DataError for runs of several validation sets or tokenizers unless
+    `force`.
+    """
+    records = [RunRecord(path) for path in _find(places)]
+    if not force:
+        _check_alike(records)
+    rows: list[_Row] = []
+    dropped: list[Dropped] = []
+    for record in records:
+        made = _point(record, at)
+        if isinstance(made, Dropped):
+            dropped.append(made)
+        else:
+            rows.append(made)
+    if not rows:
+        reasons = "; ".join(f"{d.run}: {d.reason}" for d in dropped[:3])
+        raise RunError(f"none of the {len(records)} runs gives a point ({reasons})")
+    n, d, u, loss = (np.array([getattr(r, c) for r in rows], dtype=float) for c in COLUMNS)
+    return Points(
+        n,
+        d,
+        u,
+        loss,
+        family=[r.family for r in rows],
+        run=[r.run for r in rows],
+        seed=[r.seed for r in rows],
+        n_convention=PAPER_N,
+        dropped=dropped,
+        notes=_notes(rows, at),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One run's point."""
+
+    params: float
+    tokens: float
+    unique_tokens: float
+    val_loss: float
+    family: str
+    run: str
+    seed: str
+    evaluated: bool
+    """Whether the loss is of `epochal eval`, not of the evaluation during training."""
+
+
+def _notes(rows: Sequence[_Row], at: At) -> list[str]:
+    notes = []
+    if at == "best":
+        notes.append(
+            "points are the best evaluations within runs; under a decaying learning rate they are "
+            "not comparable with ends of shorter runs"
+        )
+    during = sum(not row.evaluated for row in rows)
+    if during:
+        notes.append(
+            f"{during} of {len(rows)} losses are of the evaluation during training, which is "
+            "coarser than `epochal eval`"
+        )
+    return notes
+
+
+def _find(places: Sequence[str | Path]) -> list[Path]:
+    """Run folders among and below `places`, each once, those put aside left out."""
+    found: dict[Path, Path] = {}
+    for place in map(Path, places):
+        if (place / "run.json").is_file():
+            below = [place]
+        elif not place.is_dir():
+            raise RunError(f"there is no folder {place}; give run folders or a CSV of points")
+        else:
+            files = [
+                f for depth in range(1, _DEPTH + 1) for f in place.glob("*/" * depth + "run.json")
+            ]
+            below = sorted(file.parent for file in files if not _hidden(file.parent, place))
+        if not below:
+            raise RunError(
+                f"the folder {place} holds no runs (a run has a run.json); train some with "
+                "`epochal train` or give another folder"
+            )
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _hidden(path: Path, place: Path) -> bool:
+    parts = path.relative_to(place).parts
+    return any(part.startswith(".") or _PUT_ASIDE.search(part) for part in parts)
+
+
+def _check_alike(records: Sequence[RunRecord]) -> None:
+    """Losses on other validation tokens, or in other tokens, are not comparable."""
+    first: dict[str, tuple[Any, str]] = {}
+    for record in records:
+        corpus = record.info.get("corpus") or {}
+        validation = corpus.get("validation") or {}
+        of_run = {
+            "validation set": validation.get("content_sha256"),
+            "vocabulary": record.numbers.get("vocabulary"),
+        }
+        for what, value in of_run.items():
+            known, name = first.setdefault(what, (value, record.name))
+            if value is not None and known is not None and value != known:
+                raise DataError(
+                    f"the runs {name} and {record.name} have not the same {what}, so their losses "
+                    "are not comparable; give runs of one corpus and tokenizer, or add --force"
+                )
+
+
+def _point(record: RunRecord, at: At) -> _Row | Dropped:
+    numbers = record.numbers
+    params, unique = float(numbers["params"]), float(numbers["unique_tokens"])
+    tokens = float(numbers["flops"]) / (6 * params)
+    lines = [line for line in record.metrics("eval") if _loss(line) < math.inf]
+
+    def out(reason: str) -> Dropped:
+        return Dropped(str(record.path), record.family, params, tokens, unique, None, reason)
+
+    if record.status == "diverged":
+        return out("diverged: its loss or gradient was not finite")
+    if at == "final" and record.status != "finished":
+        return out(f"is not at its end ({record.status}), so its rate has not decayed")
+    if not lines:
+        return out("has no evaluation with a finite loss")
+    chosen = min(lines, key=_loss) if at == "best" else lines[-1]
+    step = int(chosen["step"])
+    loss, evaluated = _loss(chosen), False
+    for checkpoint in ("best", "last"):
+        result = record.evaluation(checkpoint)
+        if result is not None and result.step == step and result.estimator != "paper":
+            loss, evaluated = result.nll_nats_per_token, True
+    if not 0 < loss < math.inf:
+        return out(f"its loss {loss:g} is not a positive number")
+    return _Row(
+        params,
+        tokens * step / int(numbers["steps"]),
+        unique,
+        loss,
+        record.family,
+        str(record.path),
+        str(record.info.get("identity", {}).get("seed", "")),
+        evaluated,
+    )
+
+
+def _loss(line: dict[str, Any]) -> float:
+    value = line.get("nll_nats_per_token")
+    return float(value) if value is not None and math.isfinite(float(value)) else math.inf

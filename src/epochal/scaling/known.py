@@ -1,0 +1,145 @@
+"""A law with its constants, whatever they come from: predictions, effective tokens, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from epochal.errors import UserError
+from epochal.scaling.forms import (
+    FORMS,
+    LOG_INFINITE,
+    Form,
+    Where,
+    effective,
+    inner,
+    log_optimal_params,
+    outer,
+    predict,
+)
+from epochal.tally import Floats
+
+LEVEL = 0.95
+"""Of all intervals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KnownLaw:
+    """One family's law."""
+
+    family: str
+    form: Form
+    inner: Floats
+    """Inner constants, [k]; see forms.py."""
+    samples: list[Floats] = field(default_factory=list)
+    """Sets of resampled inner constants, each [S, k]; intervals take the widest set."""
+    whole_range: bool = False
+    """Whether intervals are the range of the samples, not quantiles (readings, not resamples)."""
+    unknown: frozenset[str] = frozenset()
+    """Constants that nothing is known of: R_D (no run repeats), R_N (no run is large enough)."""
+    fitted: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
+    source: str = ""
+
+    @property
+    def constants(self) -> dict[str, float | None]:
+        """The constants by name; None for what is unknown."""
+        values = outer(self.form, self.inner)
+        return {
+            name: None if name in self.unknown else float(value)
+            for name, value in zip(self.form.constants, values, strict=True)
+        }
+
+    def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> Floats:
+        """Loss in nats per token; arguments broadcast. Without `unique_tokens`: one epoch."""
+        losses: Floats = self._losses(self.inner[None], params, tokens, unique_tokens)[0]
+        return losses
+
+    def predict_interval(
+        self, params: Any, tokens: Any, unique_tokens: Any = None
+    ) -> tuple[Floats, Floats]:
+        """95 % interval of each prediction (of the law, without a run's own scatter)."""
+        if not self.samples:
+            raise UserError(f"the law {self.source or self.form.name} has no resamples")
+        return self.interval([self._losses(s, params, tokens, unique_tokens) for s in self.samples])
+
+    def interval(self, draws: list[Floats]) -> tuple[Floats, Floats]:
+        """Interval over the first axis of each set of draws; the widest over the sets."""
+        edge = 0.0 if self.whole_range else (1 - LEVEL) / 2
+        pairs = [np.nanquantile(draw, (edge, 1 - edge), axis=0) for draw in draws]
+        return np.min([low for low, _ in pairs], axis=0), np.max(
+            [high for _, high in pairs], axis=0
+        )
+
+    def _losses(self, constants: Floats, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
+        unique = tokens if unique_tokens is None else unique_tokens
+        n, d, u = np.broadcast_arrays(
+            *(np.asarray(v, dtype=float) for v in (params, tokens, unique))
+        )
+        flat = Where.at(n.ravel(), d.ravel(), u.ravel())
+        losses = np.exp(predict(self.form, constants, flat))
+        shaped: Floats = losses.reshape(len(constants), *n.shape)
+        return shaped
+
+    def unique_equivalent(self, tokens: Any, unique_tokens: Any) -> Floats:
+        """D': how many fresh tokens `tokens` seen of `unique_tokens` are worth.
+
+        Raises UserError for a law without a half-life of data, or one that is not known.
+        """
+        if "R_D" not in self.form.constants or "R_D" in self.unknown:
+            raise UserError(f"the law {self.form.name} of {self.family} does not know R_D")
+        d, u = (np.asarray(v, dtype=float) for v in (tokens, unique_tokens))
+        where = Where.at(np.ones_like(d + u), d + 0 * u, u + 0 * d)
+        star = np.asarray(self.inner[self.form.index("R_D")])
+        return np.exp(effective(where.log_u, where.repetitions, star)[0])
+
+    @property
+    def half_life(self) -> float | None:
+        """Repetitions after which a token is worth half a fresh one, ln 2 · R_D; None: unknown."""
+        star = self.constants.get("R_D")
+        return None if star is None else float(np.log(2) * star)
+
+    def optimal_params(self, tokens: Any) -> Floats:
+        """N_opt(u): the compute-optimal model for so many fresh tokens (additive laws)."""
+        a, b, _, alpha, beta = self.inner[:5]
+        log_u = np.log(np.asarray(tokens, dtype=float))
+        return np.exp(log_optimal_params(a, b, alpha, beta, log_u)[0])
+
+
+def known_law(
+    law: str, constants: Mapping[str, float | None], family: str = "ar", source: str = ""
+) -> KnownLaw:
+    """A law from its constants. R_D and R_N may be left out or None: unknown.
+
+    Raises UserError for an unknown law and for constants that are missing or not positive.
+    """
+    form = find_form(law)
+    given = dict(constants)
+    unknown = {n for n in ("R_D", "R_N") if n in form.constants and given.get(n) is None}
+    missing = [n for n in form.constants if given.get(n) is None and n not in unknown]
+    extra = [n for n in given if n not in form.constants and given[n] is not None]
+    if missing or extra:
+        what = f"lacks {', '.join(missing)}" if missing else f"does not know {', '.join(extra)}"
+        raise UserError(f"the law {law} {what}; its constants are {', '.join(form.constants)}")
+    values = np.array([np.exp(LOG_INFINITE) if n in unknown else given[n] for n in form.constants])
+    bad = [n for n, v in zip(form.constants, values, strict=True) if not np.isfinite(v) or v < 0]
+    bad += [n for n, v in zip(form.constants, values, strict=True) if v == 0 and n != "kappa"]
+    if bad:
+        raise UserError(f"{bad[0]} = {given.get(bad[0])!r} is not a positive number")
+    return KnownLaw(
+        family=family,
+        form=form,
+        inner=inner(form, values.astype(float)),
+        unknown=frozenset(unknown),
+        source=source,
+    )
+
+
+def find_form(law: str) -> Form:
+    """The form of that name. Raises UserError that lists them."""
+    if law not in FORMS:
+        raise UserError(f"there is no law {law!r}; choose one of {', '.join(FORMS)}")
+    return FORMS[law]

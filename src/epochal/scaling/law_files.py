@@ -1,0 +1,145 @@
+"""Laws in files: written by `epochal fit --out`, read by `epochal plan --laws`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epochal import files
+from epochal.errors import UserError
+from epochal.recipe import FAMILIES
+from epochal.scaling.known import KnownLaw, known_law
+from epochal.tally import Floats
+
+_FORMAT = 1
+_DIGITS = 10
+
+
+def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str, Any]) -> None:
+    """Write laws with their resamples. Raises UserError unless the name ends in .toml or .json."""
+    path = Path(path)
+    content = {
+        "format": _FORMAT,
+        "settings": {k: v for k, v in settings.items() if v is not None},
+        "families": {law.family: _content(law) for law in laws},
+    }
+    if path.suffix == ".json":
+        files.write_json(path, content)
+    elif path.suffix == ".toml":
+        files.write_text(path, _toml(content))
+    else:
+        raise UserError(f"a law is written to a .toml or .json file, not to {path.name!r}")
+
+
+def _content(law: KnownLaw) -> dict[str, Any]:
+    return {
+        "law": law.form.name,
+        "constants": {k: v for k, v in law.constants.items() if v is not None},
+        "unknown": sorted(law.unknown),
+        "fitted": {name: list(ends) for name, ends in law.fitted.items()},
+        "samples": [_rounded(samples) for samples in law.samples],
+    }
+
+
+def _rounded(samples: Floats) -> list[list[float]]:
+    return [[float(f"{value:.{_DIGITS}g}") for value in row] for row in samples.tolist()]
+
+
+def _toml(content: Mapping[str, Any], prefix: str = "") -> str:
+    """Plain TOML of nested tables, numbers, texts and lists."""
+    plain = [f"{k} = {json.dumps(v)}" for k, v in content.items() if not isinstance(v, dict)]
+    parts = ["\n".join(plain)] if plain else []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            inside = _toml(value, f"{prefix}{key}.")
+            head = (
+                f"[{prefix}{key}]\n" if any(not isinstance(v, dict) for v in value.values()) else ""
+            )
+            parts.append(f"{head}{inside.rstrip()}")
+    return "\n\n".join(parts) + "\n"
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """A .toml or .json file as plain values. Raises UserError."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: dict[str, Any] = (
+            json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        )
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no table of constants")
+    return content
+
+
+def read_laws(path: str | Path) -> dict[str, KnownLaw]:
+    """The laws of a file, by family: one written here, or constants alone.
+
+    A family's section has `constants` (and, if it is not "data-constrained", `law`), or the
+    constants directly: [ar] A = 521 B = 1488 … Raises UserError for what is missing.
+    """
+    content = read_file(path)
+    families = content.get("families", content)
+    laws: dict[str, KnownLaw] = {}
+    for family in FAMILIES:
+        section = families.get(family) if isinstance(families, dict) else None
+        if not isinstance(section, dict):
+            continue
+        constants = section.get("constants", {k: v for k, v in section.items() if k != "law"})
+        default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
+        law = known_law(str(section.get("law", default)), constants, family, str(path))
+        laws[family] = _with_samples(law, section, path)
+    if not laws:
+        raise UserError(
+            f"{path} holds no law: it has no section for a family ({' or '.join(FAMILIES)}); write "
+            "one with `epochal fit RUNS --out law.toml`"
+        )
+    return laws
+
+
+def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:
+    samples = [np.asarray(s, dtype=float) for s in section.get("samples", [])]
+    for values in samples:
+        if values.ndim != 2 or values.shape[1] != len(law.form.constants):
+            raise UserError(
+                f"{path}: the samples of {law.family} do not fit the law {law.form.name}"
+            )
+    fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted", {}).items()}
+    return replace(law, samples=samples, fitted=fitted)
+
+
+def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
+    """Constants to hold, from a file: at the top level for all families, or per family.
+
+    A file of `epochal fit --out` does, too: its A, B, E, alpha and beta are held.
+    """
+    content = read_file(path)
+    families = content.get("families", content)
+    held: dict[str, dict[str, float]] = {}
+    top = {k: float(v) for k, v in content.items() if _is_number(v) and k != "format"}
+    if top:
+        held[""] = top
+    for family in FAMILIES:
+        section = families.get(family)
+        if isinstance(section, dict):
+            whole = "constants" in section
+            constants = section.get("constants", section)
+            names = ("A", "B", "E", "alpha", "beta") if whole else tuple(constants)
+            held[family] = {k: float(constants[k]) for k in names if _is_number(constants.get(k))}
+    if not any(held.values()):
+        raise UserError(f"{path} holds no constants; write for example: E = 1.87")
+    return held
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

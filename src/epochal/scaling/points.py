@@ -1,0 +1,255 @@
+"""Points to fit a law to: (N, D, U, loss) of finished runs, from a CSV or given as arrays."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal.errors import DataError, UserError, nearest
+from epochal.recipe import FAMILIES
+from epochal.tally import Floats
+from epochal.units import format_count, parse_number
+
+COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
+OPTIONAL = ("family", "seed", "run")
+_FAMILY_WORDS = {
+    "ar": "ar",
+    "autoregressive": "ar",
+    "mdm": "mdm",
+    "diffusion": "mdm",
+    "masked_diffusion": "mdm",
+    "masked diffusion": "mdm",
+}
+UNKNOWN_N = "as the points were given; whether embeddings are counted is not known"
+PAPER_N = "the paper's N = 4ld² + 3ldh + 6ld + Vd, embeddings included"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A point that is not in the fit, and why."""
+
+    run: str
+    family: str
+    params: float
+    tokens: float
+    unique_tokens: float
+    loss: float | None
+    """None where there was none."""
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Ends of training runs, one per element; arrays and lists of one length."""
+
+    params: Floats
+    """N."""
+    tokens: Floats
+    """D, tokens trained on."""
+    unique_tokens: Floats
+    """U."""
+    loss: Floats
+    """Validation loss, nats per token."""
+    family: list[str]
+    """ar or mdm."""
+    run: list[str]
+    """Name of the run; points of one name are resampled together."""
+    seed: list[str]
+    n_convention: str = UNKNOWN_N
+    """How N counts parameters."""
+    dropped: list[Dropped] = field(default_factory=list)
+    """What was left out already on reading."""
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    @property
+    def epochs(self) -> Floats:
+        """D / min(U, D)."""
+        return self.tokens / np.minimum(self.tokens, self.unique_tokens)
+
+    @property
+    def flops(self) -> Floats:
+        """C = 6·N·D."""
+        return 6.0 * self.params * self.tokens
+
+    def take(self, rows: NDArray[Any]) -> Points:
+        """Some of the points, by a mask or by indices; nothing is said to be dropped."""
+        index = np.arange(len(self))[rows]
+        return Points(
+            self.params[index],
+            self.tokens[index],
+            self.unique_tokens[index],
+            self.loss[index],
+            [self.family[i] for i in index],
+            [self.run[i] for i in index],
+            [self.seed[i] for i in index],
+            self.n_convention,
+        )
+
+    def of_family(self, family: str) -> Points:
+        """The points of one family."""
+        return self.take(np.array([name == family for name in self.family], dtype=bool))
+
+    def drop(self, index: int, reason: str) -> Dropped:
+        """What is to be said of a point that is left out."""
+        return Dropped(
+            self.run[index],
+            self.family[index],
+            float(self.params[index]),
+            float(self.tokens[index]),
+            float(self.unique_tokens[index]),
+            float(self.loss[index]),
+            reason,
+        )
+
+
+def make_points(
+    params: Any,
+    tokens: Any,
+    unique_tokens: Any = None,
+    loss: Any = None,
+    *,
+    family: str | Sequence[str] = "ar",
+    run: Sequence[str] | None = None,
+    seed: Sequence[str] | None = None,
+    n_convention: str = UNKNOWN_N,
+) -> Points:
+    """Points from arrays; without `unique_tokens` every run is one epoch.
+
+    Raises DataError naming the row for a value that is not positive and finite.
+    """
+    arrays = [np.atleast_1d(np.asarray(a, dtype=float)) for a in (params, tokens)]
+    arrays.append(arrays[1] if unique_tokens is None else np.asarray(unique_tokens, dtype=float))
+    arrays.append(np.asarray(loss, dtype=float))
+    n, d, u, seen = (np.broadcast_to(a, arrays[0].shape).astype(float) for a in arrays)
+    for name, values in zip(COLUMNS, (n, d, u, seen), strict=True):
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"row {row + 1}: {name} = {values[row]:g} is not a positive number; mend the row "
+                "or take it out"
+            )
+    count = len(n)
+    families = [family] * count if isinstance(family, str) else [str(f) for f in family]
+    return Points(
+        n,
+        d,
+        u,
+        seen,
+        families,
+        [f"row {i + 1}" for i in range(count)] if run is None else [str(r) for r in run],
+        [""] * count if seed is None else [str(s) for s in seed],
+        n_convention,
+    )
+
+
+def read_csv(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+) -> Points:
+    """The points of a CSV file with a header.
+
+    Columns: params, tokens, val_loss; unique_tokens (missing: every row is one epoch), family
+    (missing: ar), seed and run. `columns` maps these names to the file's own; `where` keeps
+    only rows whose column has that text. Counts may be written like 100M. Raises DataError
+    naming the row for what is not a positive number.
+    """
+    path = Path(path)
+    renamed = {name: name for name in (*COLUMNS, *OPTIONAL)} | dict(columns or {})
+    header, rows = _read(path)
+    _check_header(path, header, renamed, where or {})
+    rows = [(n, r) for n, r in rows if all(r.get(k) == v for k, v in (where or {}).items())]
+    if not rows:
+        raise DataError(f"{path} holds no rows" + (" that fit --where" if where else ""))
+    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    texts: dict[str, list[str]] = {name: [] for name in OPTIONAL}
+    single = renamed["unique_tokens"] not in header
+    for number, row in rows:
+        for name in COLUMNS:
+            source = "tokens" if name == "unique_tokens" and single else name
+            values[name].append(_number(path, number, renamed[source], row))
+        texts["family"].append(_family(path, number, row.get(renamed["family"])))
+        texts["seed"].append(row.get(renamed["seed"]) or "")
+        texts["run"].append(row.get(renamed["run"]) or f"row {number}")
+    notes = []
+    if single:
+        notes.append(f"{path.name} has no column unique_tokens: every row is taken as one epoch")
+    if renamed["family"] not in header:
+        notes.append(f"{path.name} has no column family: all rows are taken as AR")
+    n, d, u, loss = (np.array(values[name]) for name in COLUMNS)
+    return Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header, and (line number, values) of each row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(line for line in file if not line.startswith("#"))
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = [
+                (number, {k: (v or "").strip() for k, v in row.items() if k is not None})
+                for number, row in enumerate(reader, start=1)
+            ]
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; give a CSV of points or run folders") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} as a CSV file: {error}") from error
+    return header, rows
+
+
+def _check_header(
+    path: Path, header: Sequence[str], renamed: Mapping[str, str], where: Mapping[str, str]
+) -> None:
+    for name in ("params", "tokens", "val_loss"):
+        if renamed[name] not in header:
+            hint = nearest(renamed[name], header)
+            raise DataError(
+                f"{path} has no column {renamed[name]!r}; it has {', '.join(header) or 'none'}."
+                f"{hint} Rename it, or say which one it is with --column {name}=NAME"
+            )
+    for name in where:
+        if name not in header:
+            raise DataError(f"{path} has no column {name!r}; it has {', '.join(header)}")
+
+
+def _number(path: Path, row: int, column: str, values: Mapping[str, str]) -> float:
+    text = values.get(column, "")
+    try:
+        return parse_number(text)
+    except UserError:
+        raise DataError(
+            f"{path}, row {row}: {column} = {text!r} is not a positive number; mend the row or "
+            "take it out"
+        ) from None
+
+
+def _family(path: Path, row: int, text: str | None) -> str:
+    if not text:
+        return "ar"
+    word = _FAMILY_WORDS.get(text.lower())
+    if word is None:
+        raise DataError(
+            f"{path}, row {row}: family = {text!r} is not known; write {' or '.join(FAMILIES)}"
+        )
+    return word
+
+
+def describe_point(params: float, tokens: float, unique_tokens: float) -> str:
+    """ "124M params, 4.9B tokens, 49 epochs", for messages."""
+    epochs = tokens / min(tokens, unique_tokens)
+    return f"{format_count(params)} params, {format_count(tokens)} tokens, {epochs:.3g} epochs"

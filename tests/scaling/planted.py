@@ -1,0 +1,58 @@
+"""Synthetic runs from known constants, on a grid that people could have run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from epochal.scaling import known_law, make_points
+
+CONSTANTS = {
+    "A": 336.0,
+    "B": 771.0,
+    "E": 1.85,
+    "alpha": 0.319,
+    "beta": 0.309,
+    "R_D": 31.2,
+    "R_N": 55.0,
+    "K": 0.01,
+    "gamma": 0.8,
+    "kappa": 0.5,
+}
+SIZES = (7e6, 2e7, 5e7, 1.2e8, 3e8, 8e8, 2e9)
+BUDGETS = (25e6, 50e6, 1e8, 1e9)
+EPOCHS = (1, 4, 10, 30, 90)
+
+
+def law(name="data-constrained", family="ar", **changes):
+    """The planted law of that name."""
+    from epochal.scaling.forms import FORMS
+
+    values = CONSTANTS | changes
+    return known_law(name, {c: values[c] for c in FORMS[name].constants}, family)
+
+
+def runs(planted, noise=0.0, seed=0, epochs=EPOCHS, budgets=BUDGETS, sizes=SIZES):
+    """Points of the planted law, with `noise` in log loss."""
+    rows = np.array([(n, u * e, u) for u in budgets for n in sizes for e in epochs])
+    n, d, u = rows.T
+    scatter = np.random.default_rng(seed).standard_normal(len(rows))
+    loss = planted.predict(n, d, u) * np.exp(noise * scatter)
+    return make_points(n, d, u, loss, family=planted.family)
+
+
+def write_csv(path, points, extra=""):
+    """The points as a file."""
+    lines = ["params,tokens,unique_tokens,val_loss,family"]
+    lines += [
+        f"{n:.17g},{d:.17g},{u:.17g},{loss:.17g},{family}"
+        for n, d, u, loss, family in zip(
+            points.params,
+            points.tokens,
+            points.unique_tokens,
+            points.loss,
+            points.family,
+            strict=True,
+        )
+    ]
+    path.write_text("\n".join(lines) + "\n" + extra, encoding="utf-8")
+    return path

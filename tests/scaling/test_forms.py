@@ -1,0 +1,138 @@
+"""The formulas: published values, limits, gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted import CONSTANTS, law
+
+from epochal.errors import UserError
+from epochal.scaling import known_law
+from epochal.scaling.forms import FORMS, Where, inner, predict, predict_with_gradient
+from epochal.scaling.presets import preset
+
+every_form = pytest.mark.parametrize("name", list(FORMS))
+
+
+def test_muennighoffs_regression_values():
+    published = preset("muennighoff")["ar"]
+    assert published.predict(6.34e9, 242e9, 25e9) == pytest.approx(2.2256440889984477, rel=1e-12)
+    assert published.predict(8.67e9, 178e9, 25e9) == pytest.approx(2.2269634075087867, rel=1e-12)
+
+
+def written_out(c, n, d, u):
+    """Equations of Muennighoff et al. in plain Python."""
+    seen = min(u, d)
+    g = (c["alpha"] * c["A"] / (c["beta"] * c["B"])) ** (1 / (c["alpha"] + c["beta"]))
+    best = g * (g * seen) ** (c["beta"] / c["alpha"])
+    base = min(n, best)
+    r_d, r_n = d / seen - 1, n / base - 1
+    data = seen + seen * c["R_D"] * (1 - math.exp(-r_d / c["R_D"]))
+    params = base + base * c["R_N"] * (1 - math.exp(-r_n / c["R_N"]))
+    return params, data, r_d
+
+
+@pytest.mark.parametrize("point", [(1e8, 4e9, 1e8), (3e9, 5e7, 5e7), (5e6, 1e9, 2e9)])
+def test_each_law_against_its_formula_written_out(point):
+    c = CONSTANTS
+    n, d, u = point
+    params, data, r_d = written_out(c, n, d, u)
+    both = c["A"] / params ** c["alpha"], c["B"] / data ** c["beta"]
+    penalty = c["K"] * r_d ** c["gamma"] * (n / u) ** c["kappa"]
+    plain = c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
+    expected = {
+        "chinchilla": plain,
+        "data-constrained": c["E"] + sum(both),
+        "overfitting": c["E"] + sum(both) + penalty,
+        "penalty": plain + penalty,
+        "coupled": c["E"] + sum(x ** (1 / c["beta"]) for x in both) ** c["beta"],
+    }
+    for name, value in expected.items():
+        assert law(name).predict(n, d, u) == pytest.approx(value, rel=1e-12), name
+
+
+@every_form
+def test_gradients_are_those_of_finite_differences(name, random):
+    form = FORMS[name]
+    where = Where.at(
+        *(10 ** random.uniform(low, high, 40) for low, high in ((6, 10), (8, 12), (7, 10)))
+    )
+    point = inner(form, np.array([CONSTANTS[c] for c in form.constants]))
+    _, gradient = predict_with_gradient(form, point[None], where)
+    for index in range(len(point)):
+        step = np.zeros_like(point)
+        step[index] = 1e-6
+        ends = [predict(form, (point + sign * step)[None], where) for sign in (1, -1)]
+        assert gradient[0, index] == pytest.approx((ends[0] - ends[1])[0] / 2e-6, abs=1e-7)
+
+
+@given(st.floats(6, 9.5), st.floats(7, 10))
+def test_one_epoch_of_a_small_model_is_the_chinchilla_law(log_n, log_d):
+    constrained = law()
+    n, d = 10**log_n, 10**log_d
+    if n < constrained.optimal_params(d):
+        assert constrained.predict(n, d, d) == pytest.approx(
+            law("chinchilla").predict(n, d), rel=1e-13
+        )
+
+
+def test_no_limit_to_the_half_lives_is_no_decay():
+    free = law(R_D=1e12, R_N=1e12)
+    assert free.predict(3e9, 1e11, 1e8) == pytest.approx(
+        law("chinchilla").predict(3e9, 1e11), rel=1e-8
+    )
+
+
+def test_effective_tokens_never_pass_their_ceiling_and_keep_their_digits():
+    constrained = law()
+    seen = constrained.unique_equivalent(1e8 * np.array([1.0, 4.0, 1e3, 1e9]), 1e8)
+    assert (np.diff(seen) > 0).all()
+    assert seen[-1] <= (1 + CONSTANTS["R_D"]) * 1e8 * (1 + 1e-12)
+    assert seen[0] == pytest.approx(1e8, rel=1e-14)
+    # Four epochs at Muennighoff's constants: 3.73 U (paper.md §5).
+    assert preset("muennighoff")["ar"].unique_equivalent(4e8, 1e8) == pytest.approx(
+        3.73e8, rel=2e-3
+    )
+    # One token more than an epoch: naively all digits would be lost.
+    one_more = constrained.unique_equivalent(1e8 + 1.0, 1e8) - 1e8
+    assert one_more == pytest.approx(1.0, rel=1e-6)
+
+
+def test_the_best_model_for_u_tokens_is_where_compute_is_spent_best():
+    chinchilla = law("chinchilla")
+    tokens = 3e9
+    best = chinchilla.optimal_params(tokens)
+    sizes = best * np.geomspace(0.5, 2, 2001)
+    losses = chinchilla.predict(sizes, best * tokens / sizes)
+    assert sizes[losses.argmin()] == pytest.approx(best, rel=1e-3)
+
+
+def test_only_laws_of_overfitting_turn_up_again():
+    epochs = np.geomspace(1, 3000, 60)
+    for name, form in FORMS.items():
+        losses = law(name).predict(3e8, 1e8 * epochs, 1e8)
+        assert ((np.diff(losses) <= 1e-12).all()) == form.monotone, name
+
+
+def test_the_papers_readings_reproduce_its_figure_5():
+    """Markers of Fig. 5, digitised (paper.md §7.4)."""
+    laws = preset("paper")
+    assert laws["ar"].predict(217.5e6, 16 * 7.66e9, 7.66e9) == pytest.approx(2.900, abs=0.01)
+    assert laws["ar"].predict(700.3e6, 23.8e9, 23.8e9) == pytest.approx(2.842, abs=0.01)
+    assert laws["mdm"].predict(123.6e6, 100 * 13.48e9, 13.48e9) == pytest.approx(3.132, abs=0.01)
+    assert laws["mdm"].predict(416.9e6, 39.98e9, 39.98e9) == pytest.approx(3.315, abs=0.01)
+
+
+def test_wrong_constants_are_refused():
+    with pytest.raises(UserError, match="lacks B"):
+        known_law("chinchilla", {"A": 1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
+    with pytest.raises(UserError, match="does not know R_D"):
+        known_law("chinchilla", dict.fromkeys(("A", "B", "E", "alpha", "beta", "R_D"), 1.0))
+    with pytest.raises(UserError, match="not a positive number"):
+        known_law("chinchilla", {"A": 1.0, "B": -1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
+    with pytest.raises(UserError, match="there is no law"):
+        known_law("chinchila", {})

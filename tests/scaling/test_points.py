@@ -1,0 +1,138 @@
+"""Points from tables and from run folders; what is refused; laws in files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from planted import law, runs, write_csv
+
+import epochal
+from epochal.cli.main import main
+from epochal.errors import DataError, RunError, UserError
+from epochal.scaling import read_csv, read_hold, read_laws
+from epochal.scaling.from_runs import read_points
+from made_runs import make_run
+
+HEADER = "params,tokens,unique_tokens,val_loss\n"
+
+
+def table(tmp_path, text):
+    path = tmp_path / "points.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_units_and_families(tmp_path):
+    points = read_csv(
+        table(
+            tmp_path, "n,tokens,unique_tokens,val_loss,family,run\n124M,1B,100M,3.5,diffusion,x\n"
+        ),
+        {"params": "n"},
+    )
+    assert points.params[0] == 124e6
+    assert points.family == ["mdm"]
+    assert points.run == ["x"]
+    assert points.epochs[0] == 10
+
+
+def test_without_unique_tokens_each_row_is_one_epoch(tmp_path):
+    points = read_csv(table(tmp_path, "params,tokens,val_loss\n1e6,1e8,4\n"))
+    assert points.epochs[0] == 1
+    assert any("one epoch" in note for note in points.notes)
+
+
+@pytest.mark.parametrize("value", ["nan", "0", "-3", "inf", "", "abc"])
+def test_a_loss_that_is_no_positive_number_names_its_row(tmp_path, value):
+    text = HEADER + f"1e6,1e8,1e8,4\n1e6,2e8,1e8,{value}\n"
+    with pytest.raises(DataError, match="row 2: val_loss"):
+        read_csv(table(tmp_path, text))
+
+
+def test_a_missing_column_is_named_with_what_there_is(tmp_path):
+    with pytest.raises(DataError, match=r"no column 'val_loss'; it has .*--column val_loss=NAME"):
+        read_csv(table(tmp_path, "params,tokens,unique_tokens,loss\n1,1,1,1\n"))
+    with pytest.raises(DataError, match="family = 'xyz'"):
+        read_csv(table(tmp_path, HEADER.strip() + ",family\n1e6,1e8,1e8,4,xyz\n"))
+    with pytest.raises(DataError, match="there is no file"):
+        read_csv(tmp_path / "none.csv")
+
+
+def test_runs_give_their_last_evaluation(tmp_path):
+    make_run(tmp_path / "a", "ar", [4.0, 3.0, 3.2])
+    make_run(tmp_path / "b", "mdm", [4.0, np.nan], status="diverged")
+    make_run(tmp_path / "c", "mdm", [5.0, 4.0], status="stopped")
+    points = read_points([tmp_path])
+    assert points.loss.tolist() == [3.2]
+    assert points.tokens[0] == pytest.approx(1e15 / 6000)
+    reasons = {d.run.rsplit("/", 1)[1]: d.reason for d in points.dropped}
+    assert "diverged" in reasons["b"]
+    assert "not at its end" in reasons["c"]
+    best = read_points([tmp_path], at="best")
+    assert best.loss.tolist() == [3.0, 4.0]
+    assert best.tokens[0] == pytest.approx(1e15 / 6000 * 0.67)
+
+
+def test_runs_on_other_validation_tokens_are_refused_unless_forced(tmp_path):
+    make_run(tmp_path / "a", "ar", [4.0, 3.0])
+    make_run(tmp_path / "b", "ar", [4.0, 3.0], corpus="other")
+    with pytest.raises(DataError, match="not the same validation set"):
+        read_points([tmp_path])
+    assert len(read_points([tmp_path], force=True)) == 2
+
+
+def test_places_without_runs(tmp_path):
+    with pytest.raises(RunError, match="holds no runs"):
+        read_points([tmp_path])
+    with pytest.raises(RunError, match="there is no folder"):
+        read_points([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_a_law_survives_its_file(tmp_path, suffix):
+    report = epochal.fit(runs(law(), noise=0.005), bootstraps=30)
+    path = tmp_path / f"law.{suffix}"
+    report.save(path)
+    back, fit = read_laws(path)["ar"], report.families["ar"]
+    assert back.constants == pytest.approx(fit.constants)
+    assert back.fitted == fit.fitted
+    at = (1e8, 1e10, 1e8)
+    assert back.predict_interval(*at) == pytest.approx(fit.predict_interval(*at), rel=1e-6)
+    assert set(read_hold(path)["ar"]) == {"A", "B", "E", "alpha", "beta"}
+    with pytest.raises(UserError, match=r"\.toml or \.json"):
+        report.save(tmp_path / "law.txt")
+
+
+def test_constants_written_by_hand(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("E = 1.8\n[mdm]\nA = 300\n", encoding="utf-8")
+    assert read_hold(path) == {"": {"E": 1.8}, "mdm": {"A": 300.0}}
+    path.write_text("x = 'y'\n", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no constants"):
+        read_hold(path)
+    with pytest.raises(UserError, match="holds no law"):
+        read_laws(path)
+
+
+def test_the_command(tmp_path, capsys):
+    path = write_csv(tmp_path / "p.csv", runs(law(), noise=0.003))
+    out = tmp_path / "law.toml"
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(path), "--json", "--bootstraps", "40", "--out", str(out)])
+    assert end.value.code == 0
+    result = json.loads(capsys.readouterr().out)["families"]["ar"]
+    assert set(result["constants"]) == {"A", "B", "E", "alpha", "beta", "R_D", "R_N"}
+    low, high = result["intervals"]["R_D"]
+    assert low < 31.2 < high
+    assert result["objective"] > 0
+    assert out.exists()
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(path), "--bootstraps", "40"])
+    text = capsys.readouterr().out
+    assert "R_D" in text
+    assert "95 % interval" in text
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(tmp_path / "q.csv")])
+    assert end.value.code == 2
+    assert "there is no file" in capsys.readouterr().err

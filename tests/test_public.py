@@ -24,6 +24,7 @@ NAMES = [
     "prepare",
     "quickstart",
     "subset",
+    "sweep",
     "train",
     "verify",
     "write_report",

@@ -36,6 +36,7 @@ _MODULES = {
     "prepare": "epochal.data",
     "quickstart": "epochal.workflows.quickstart",
     "subset": "epochal.data",
+    "sweep": "epochal.workflows.sweep",
     "train": "epochal.workflows.train",
     "verify": "epochal.data",
     "write_report": "epochal.report",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
     from epochal.workflows.quickstart import quickstart as quickstart
+    from epochal.workflows.sweep import sweep as sweep
     from epochal.workflows.train import dry_run as dry_run
     from epochal.workflows.train import train as train
 

@@ -40,6 +40,11 @@ def hidden() -> Iterator[None]:
         _visible.reset(token)
 
 
+def visible() -> bool:
+    """Whether progress is shown here."""
+    return _visible.get()
+
+
 def say(message: str) -> None:
     """One line for the person at the screen, on standard error; nothing while hidden."""
     if _visible.get():

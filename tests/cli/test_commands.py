@@ -158,3 +158,22 @@ def test_quickstart_with_mistakes(call, tmp_path):
     refused(call("quickstart", "--text", tmp_path / "none", "--out", tmp_path / "q"), "none")
     refused(call("quickstart", "train.epoch=1", "--out", tmp_path / "q"), "train.epochs")
     assert not (tmp_path / "q").exists()
+
+
+def test_sweep_dry_run_and_mistakes(call, tmp_path):
+    file = tmp_path / "iso.toml"
+    file.write_text('[sweep]\ndesign = "isoflop"\nsizes = ["7M", "14M"]\nflops = [1e17]\n')
+    code, out, _ = call("sweep", file, "--dry-run", "--gpu", "H100", "sweep.families=[ar, mdm]")
+    assert code == 2  # a list of bare words is no TOML
+    code, out, _ = call("sweep", file, "--dry-run", "--gpu", "H100", 'sweep.families=["ar","mdm"]')
+    assert code == 0
+    assert "4 runs" in out
+    assert "H100 hours" in out
+    code, out, _ = call("sweep", file, "--dry-run", "--json")
+    assert json.loads(out)["total"]["runs"] == 2
+    refused(call("sweep", file, "--dry-run", "sweep.flop=[1e15]"), "sweep.flop", "flops")
+    refused(call("sweep", file, "--dry-run", "train.lrr=1"), "train.lrr", "train.lr")
+    refused(call("sweep", file, "--gpu", "H100"), "--dry-run")
+    refused(call("sweep", "quickstart", "--dry-run"), "[sweep]", "epochal train quickstart")
+    refused(call("sweep", tmp_path / "none.toml"), "none.toml")
+    refused(call("sweep", file, 'data.corpus="nowhere"', "--jobs", "2"), "nowhere")

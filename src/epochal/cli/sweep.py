@@ -10,6 +10,7 @@ from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from epochal.sweeps.listing import Listing
+    from epochal.workflows.sweep import SweepResult
 
 
 @click.command()
@@ -17,33 +18,65 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="List the runs with their cost, and end.")
 @click.option("--gpu", metavar="NAME", help="With --dry-run: GPU hours on this GPU, like H100.")
+@click.option("--jobs", default=1, show_default=True, help="Runs at a time on this machine.")
+@click.option("--out", help="Folder for the runs.  [default: runs/<sweep's name>]")
+@click.option("--retry", is_flag=True, help="Try runs again that failed or were ended early.")
+@click.option(
+    "--reuse",
+    multiple=True,
+    metavar="FOLDER",
+    help="Where to look for runs that are done.  [default: the folder that holds --out]",
+)
 @json_option
 def sweep(
-    name: str, overrides: tuple[str, ...], dry_run: bool, gpu: str | None, as_json: bool
-) -> None:
+    name: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    gpu: str | None,
+    jobs: int,
+    out: str | None,
+    retry: bool,
+    reuse: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Many runs from one file: isoFLOP grids, epochs, data value, ablations, seeds.
 
     SWEEP is a TOML file with a [sweep] section, or the name of a shipped one. KEY=VALUE changes
     it: sweep.KEY what is varied, grid.KEY the values of a recipe key, and a bare recipe key the
     recipe of all runs.
 
+    Runs that are finished, also in other sweeps, are recognised by recipe and corpus and not done
+    again. A run that fails does not end the others; the exit code is then 1. Ctrl-C or SIGTERM
+    ends all with a checkpoint, and the same command goes on.
+
     \b
     Examples:
       epochal sweep isoflop.toml --dry-run --gpu H100
-      epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch=32 --dry-run
+      epochal sweep isoflop.toml --jobs 2
+      epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch=32
     """
     from epochal.errors import UserError
     from epochal.sweeps import load_sweep
-    from epochal.sweeps.listing import list_sweep
 
-    wanted = load_sweep(name, overrides)
-    if not dry_run:
-        raise UserError("give --dry-run: only that is there so far")
-    listing = list_sweep(wanted, gpu)
+    if gpu and not dry_run:
+        raise UserError("--gpu is for the estimate of --dry-run; runs take the GPUs there are")
+    if dry_run:
+        from epochal.sweeps.listing import list_sweep
+
+        listing = list_sweep(load_sweep(name, overrides), gpu)
+        if as_json:
+            print_json(listing.as_dict())
+        else:
+            print_listing(listing)
+        return 0
+    from epochal.workflows.sweep import sweep as run
+
+    result = run(name, overrides, jobs=jobs, out=out, retry=retry, reuse=reuse or None)
     if as_json:
-        print_json(listing.as_dict())
+        print_json(result.as_dict())
     else:
-        print_listing(listing)
+        print_result(result)
+    return 1 if result.failed else 0
 
 
 def print_listing(listing: Listing) -> None:
@@ -75,3 +108,22 @@ def print_listing(listing: Listing) -> None:
     click.echo(total)
     for note in listing.notes:
         click.echo(f"  · {note}")
+
+
+def print_result(result: SweepResult) -> None:
+    """What became of each run, and the ends of the logs of those that failed."""
+    rows = [
+        [run.name, run.state, "–" if run.nll is None else f"{run.nll:.4f}", run.why]
+        for run in result.runs
+    ]
+    print_table(["run", "state", "best NLL", "why"], rows, left=2)
+    for run in result.failed:
+        click.echo(f"\n{run.name} failed: {run.why}")
+        for line in result.log_tail(run):
+            click.echo(f"  | {line}")
+    counts = f"{len(result.finished)} of {len(result.runs)} runs finished"
+    click.echo(f"\n{counts}; record: {result.path}/sweep.json")
+    if result.failed:
+        click.echo(f"{len(result.failed)} failed; the same command with --retry tries them again")
+    else:
+        click.echo(f"Next: epochal report {result.path}")

@@ -13,9 +13,14 @@ from epochal.cli.output import json_option, print_json, print_pairs, recipe_argu
 @click.option(
     "--restart", is_flag=True, help="Start anew; an old run of the same name is put aside."
 )
+@click.option("--eval", "evaluate", is_flag=True, help="Then evaluate the best checkpoint.")
 @json_option
 def train(
-    recipe_and_overrides: tuple[str, ...], dry_run: bool, restart: bool, as_json: bool
+    recipe_and_overrides: tuple[str, ...],
+    dry_run: bool,
+    restart: bool,
+    evaluate: bool,
+    as_json: bool,
 ) -> None:
     """Train one model by a recipe; the same command goes on with a run that was ended.
 
@@ -56,11 +61,17 @@ def train(
         "best_nll_nats_per_token": best.get("nll_nats_per_token"),
         "seconds": round(record.info["seconds"], 1),
     }
+    if evaluate:
+        from epochal.workflows.evaluate import evaluate_best
+
+        result = evaluate_best(record)
+        facts["nll_nats_per_token"] = result.nll_nats_per_token
+        facts["standard_error"] = result.standard_error
     if as_json:
         print_json(facts)
     else:
         print_pairs([(key, _show(value)) for key, value in facts.items()])
-        click.echo(f"\nNext: epochal eval {record.path}")
+        click.echo(f"\nNext: epochal {'report' if evaluate else 'eval'} {record.path}")
 
 
 def _show(value: object) -> str:

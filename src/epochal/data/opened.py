@@ -31,6 +31,11 @@ class Corpus:
             return None
         return passport.text_bytes / self.validation.unique_tokens
 
+    def identity(self) -> dict[str, str]:
+        """The corpus' part of a run's identity: the hash of each store's tokens."""
+        stores = {"train": self.train, "validation": self.validation}
+        return {f"corpus.{role}": store.content_sha256() for role, store in stores.items()}
+
 
 def open_corpus(settings: Data) -> Corpus:
     """Open what `[data]` names.

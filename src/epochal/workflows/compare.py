@@ -14,7 +14,7 @@ from epochal.errors import RecipeError, RunError
 from epochal.progress import say
 from epochal.recipe import FAMILIES, FAMILY_TITLES, Recipe
 from epochal.runs import RunRecord
-from epochal.workflows.evaluate import evaluate
+from epochal.workflows.evaluate import evaluate_best
 from epochal.workflows.load import load
 from epochal.workflows.train import RecipeLike, as_recipe, train
 
@@ -59,7 +59,7 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
         raise RunError("give at least two runs, one of each family, to compare them")
     records = [RunRecord(path) for path in paths]
     for record in records:
-        _evaluate_best(record, draws)
+        evaluate_best(record, draws)
     return compare_runs(records)
 
 
@@ -72,23 +72,10 @@ def _one(
         dataclasses.replace(settings, family=family, run_dir=run_dir),  # type: ignore[arg-type]
         restart=restart,
     )
-    _evaluate_best(record, draws)
+    evaluate_best(record, draws)
     if not record.samples():
         keep_samples(record)
     return record
-
-
-def _evaluate_best(record: RunRecord, draws: int | None) -> None:
-    """Evaluate the best checkpoint unless the record has it, with as many draws, already."""
-    known = record.evaluation("best")
-    best = (record.info.get("best") or {}).get("step")
-    if (
-        known is None
-        or known.step != best
-        or known.estimator == "paper"
-        or (known.estimator == "stratified" and draws not in (None, known.draws))
-    ):
-        evaluate(record, checkpoint="best", draws=draws)
 
 
 def keep_samples(record: RunRecord, seed: int = 0) -> None:

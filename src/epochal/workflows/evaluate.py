@@ -73,6 +73,20 @@ def evaluate(
     return result
 
 
+def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
+    """NLL of the best checkpoint, unless the record has it, with as many draws, already."""
+    known = record.evaluation("best")
+    best = (record.info.get("best") or {}).get("step")
+    if (
+        known is None
+        or known.step != best
+        or known.estimator == "paper"
+        or (known.estimator == "stratified" and draws not in (None, known.draws))
+    ):
+        return evaluate(record, checkpoint="best", draws=draws)
+    return known
+
+
 def _check(draws: int | None, tolerance: float | None) -> None:
     if draws is not None and tolerance is not None:
         raise UserError("give either the number of draws or the tolerance, not both")

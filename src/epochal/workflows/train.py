@@ -196,9 +196,7 @@ def run_info(
 ) -> dict[str, Any]:
     """run.json of a run, but for its status; without a corpus nothing is told of one."""
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
-    what = identity(settings) | {
-        f"corpus.{role}": store.content_sha256() for role, store in stores.items()
-    }
+    what = identity(settings) | (corpus.identity() if corpus else {})
     return {
         "format": 1,
         "family": settings.family,

@@ -1,0 +1,288 @@
+"""Running the runs of a sweep on this machine: a process per slot, until nothing is left.
+
+A run's process is `python -m epochal train RECIPE`, in a session of its own, so that Ctrl-C at
+the terminal reaches this process alone, which then asks each run to end with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+from epochal import files
+from epochal.errors import EpochalError, RunError, TrainingStopped
+from epochal.runs import RunFolder, RunRecord
+from epochal.sweeps.find import best_nll, needs_evaluation
+from epochal.sweeps.record import DONE, RunState, SweepFolder
+from epochal.sweeps.slots import Slot
+from epochal.sweeps.watch import Watch, hopeless
+
+POLL_SECONDS = 0.2
+BUSY_SECONDS = 5.0
+"""A run that another process holds is looked at again after so long."""
+STOPPED_BY_FILE = 75
+MayStart = Callable[[RunState], str | None]
+"""A run that is to be started → why it should not be, or None."""
+
+
+class Screen(Protocol):
+    """Where a launch shows what goes on."""
+
+    def event(self, text: str) -> None:
+        """Something happened."""
+
+    def show(self, launch: Launch) -> None:
+        """The state a moment later; called several times a second."""
+
+
+@dataclass(slots=True)
+class _Active:
+    """A run's process at work."""
+
+    state: RunState
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    log: Any
+    ended_early: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Launch:
+    """A sweep at work."""
+
+    name: str
+    folder: SweepFolder
+    states: list[RunState]
+    watches: dict[str, Watch]
+    slots: list[Slot]
+    screen: Screen
+    evaluate: bool = True
+    stop_hopeless: bool = False
+    may_start: MayStart | None = None
+    started: float = field(default_factory=time.monotonic)
+    _active: list[_Active] = field(default_factory=list)
+    _not_before: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Work until every run is done or has failed.
+
+        Failures do not end the others. Raises TrainingStopped after Ctrl-C or SIGTERM, when
+        every run has saved a checkpoint; the same command goes on.
+        """
+        self._save()
+        with _signals() as asked:
+            try:
+                while self._work_is_left():
+                    if asked:
+                        self._end_all(asked)
+                    self._reap()
+                    self._start()
+                    self._look()
+                    self.screen.show(self)
+                    time.sleep(POLL_SECONDS)
+            finally:
+                for active in self._active:  # only after an error of our own
+                    _signal(active, signal.SIGKILL)
+                    active.process.wait()
+                    active.log.close()
+                self._save()
+
+    def _work_is_left(self) -> bool:
+        return bool(self._active) or any(state.state not in DONE for state in self.states)
+
+    def _start(self) -> None:
+        free = [slot for slot in self.slots if slot not in [one.slot for one in self._active]]
+        busy = [one.state.name for one in self._active]
+        by_name = {state.name: state for state in self.states}
+        for state in self.states:
+            if not free:
+                return
+            if state.state in DONE or state.name in busy or not self._is_due(state, by_name):
+                continue
+            if self._is_ready(state):
+                self._train(state, free.pop(0))
+
+    def _is_due(self, state: RunState, by_name: dict[str, RunState]) -> bool:
+        """Whether nothing has to happen first; a run whose start failed fails as well."""
+        first = [by_name[name] for name in state.after]
+        lost = [one.name for one in first if one.state in DONE and one.state != "finished"]
+        if lost:
+            self._done(state, "failed", f"{lost[0]}, which it goes on from, is not finished")
+            return False
+        return time.monotonic() >= self._not_before.get(state.name, 0.0) and all(
+            one.state == "finished" for one in first
+        )
+
+    def _is_ready(self, state: RunState) -> bool:
+        """Whether a process should be started now: not held by another, not done, and wanted."""
+        folder = RunFolder(self.folder.run_dir(state.name))
+        try:
+            with folder.lock():
+                pass
+        except RunError:
+            if not self._not_before.get(state.name):
+                self.screen.event(f"{state.name} is held by another process; waiting for it")
+            self._not_before[state.name] = time.monotonic() + BUSY_SECONDS
+            return False
+        if _status(folder) == "finished" and not (
+            self.evaluate and needs_evaluation(RunRecord(folder.path))
+        ):
+            self._done(state, "finished")
+            return False
+        reason = self.may_start(state) if self.may_start else None
+        if reason:
+            self._done(state, "left out", reason)
+        return not reason
+
+    def _train(self, state: RunState, slot: Slot) -> None:
+        state.state, state.why, state.exit_code = "training", "", None
+        state.attempts += 1
+        recipe = self.folder.recipe_file(state.name)
+        self._spawn(state, slot, slot.train_command(recipe, self.evaluate))
+        self.screen.event(f"{state.name} started")
+
+    def _spawn(self, state: RunState, slot: Slot, command: list[str], early: str = "") -> None:
+        path = self.folder.log_file(state.name)
+        with files.storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log = path.open("ab")
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **slot.env},
+            start_new_session=True,
+        )
+        self._active.append(_Active(state, slot, process, log, early))
+        self._save()
+
+    def _reap(self) -> None:
+        for active in list(self._active):
+            code = active.process.poll()
+            if code is None:
+                continue
+            active.log.close()
+            self._active.remove(active)
+            active.state.exit_code = code
+            self._ended(active, code)
+
+    def _ended(self, active: _Active, code: int) -> None:
+        state, folder = active.state, RunFolder(self.folder.run_dir(active.state.name))
+        if state.state == "evaluating":
+            if code:
+                self._done(state, "failed", f"its evaluation ended with exit code {code}")
+            elif active.ended_early:
+                self._done(state, "ended early", active.ended_early)
+            else:
+                self._done(state, "finished")
+            return
+        finished = code == 0 and _status(folder) == "finished"
+        if not finished and not (active.ended_early and code == STOPPED_BY_FILE):
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            self._done(state, "failed", f"its training ended with {how}")
+        elif self.evaluate and needs_evaluation(RunRecord(folder.path)):
+            state.state = "evaluating"
+            command = active.slot.evaluate_command(str(folder.path))
+            self._spawn(state, active.slot, command, active.ended_early)
+        else:
+            early = "" if finished else active.ended_early
+            self._done(state, "ended early" if early else "finished", early)
+
+    def _done(self, state: RunState, how: Any, why: str = "") -> None:
+        state.state, state.why = how, why
+        if _status(RunFolder(self.folder.run_dir(state.name))):
+            state.nll = best_nll(RunRecord(self.folder.run_dir(state.name)))
+        done = sum(one.state in DONE for one in self.states)
+        nll = "" if state.nll is None else f", NLL {state.nll:.4f}"
+        text = f"{state.name} {how}{nll}{': ' * bool(why)}{why}"
+        self.screen.event(f"{text}  ({done} of {len(self.states)})")
+        self._save()
+
+    def _look(self) -> None:
+        """Read the metrics of what is being trained; end what is hopeless, if that is wanted."""
+        for active in self._active:
+            watch = self.watches[active.state.name]
+            fresh = watch.read()
+            if not (fresh and self.stop_hopeless) or active.ended_early:
+                continue
+            reason = hopeless(watch, list(self.watches.values()))
+            if reason and active.state.state == "training":
+                active.ended_early = reason
+                stop_file = RunFolder(self.folder.run_dir(active.state.name)).stop_file
+                files.write_text(stop_file, f"{reason}\n")
+
+    def _end_all(self, asked: list[int]) -> None:
+        """Let every run save a checkpoint and end; a second signal kills them."""
+        number, killed = asked[0], False
+        self.screen.event(
+            f"ending {len(self._active)} runs, each after its step with a checkpoint; once more to "
+            "kill them"
+        )
+        for active in self._active:
+            _signal(active, signal.SIGTERM)
+        while any(active.process.poll() is None for active in self._active):
+            if len(asked) > 1 and not killed:
+                killed = True
+                for active in self._active:
+                    _signal(active, signal.SIGKILL)
+            time.sleep(POLL_SECONDS / 4)
+        for active in self._active:
+            active.log.close()
+            active.state.state, active.state.exit_code = "stopped", active.process.returncode
+        self._active.clear()
+        self._save()
+        left = sum(state.state not in DONE for state in self.states)
+        raise TrainingStopped(
+            f"by {signal.Signals(number).name} with {left} of {len(self.states)} runs to go; the "
+            "same command goes on from there",
+            128 + number,
+        )
+
+    def _save(self) -> None:
+        self.folder.write(self.name, self.states)
+
+
+def _status(folder: RunFolder) -> str | None:
+    try:
+        info = folder.read_info()
+    except EpochalError:
+        return None
+    return None if info is None else str(info.get("status"))
+
+
+def _signal(active: _Active, number: int) -> None:
+    """To the whole session of the run's process: torchrun has children of its own."""
+    try:
+        os.killpg(active.process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Numbers of the signals that came in: SIGINT, SIGTERM. Only in the main thread."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""Dividing a machine among runs that are trained side by side."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from epochal.errors import UserError
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A share of the machine for one run at a time."""
+
+    number: int
+    env: dict[str, str] = field(default_factory=dict)
+    """What differs from the environment of this process."""
+    gpus: int = 0
+
+    def train_command(self, recipe_file: Path, evaluate: bool) -> list[str]:
+        """The command that trains by a recipe file, with a process per GPU of the slot.
+
+        A single process evaluates as well, if that is wanted, which saves starting another.
+        """
+        rest = ["-m", "epochal", "train", str(recipe_file)]
+        if self.gpus < 2:
+            return [sys.executable, *rest, *(["--eval"] if evaluate else [])]
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        return [sys.executable, *launcher, f"--nproc-per-node={self.gpus}", *rest]
+
+    def evaluate_command(self, run_dir: str) -> list[str]:
+        """The command that evaluates the best checkpoint of a run."""
+        return [sys.executable, "-m", "epochal", "eval", run_dir, "--checkpoint", "best"]
+
+
+def divide(
+    jobs: int,
+    *,
+    cpus: int | None = None,
+    gpus: list[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[Slot]:
+    """`jobs` slots, each with its share of the CPU threads and GPUs.
+
+    The threads divided are those that OMP_NUM_THREADS allows, else all CPUs that this process
+    may use; one at least. GPUs are those in CUDA_VISIBLE_DEVICES, else all; with fewer GPUs than
+    slots they are shared in turn. Raises UserError for fewer than one job.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least one run at a time")
+    env = os.environ if environment is None else environment
+    available = cpus if cpus is not None else _cpus()
+    allowed = env.get("OMP_NUM_THREADS", "")
+    threads = min(available, int(allowed)) if allowed.isdigit() and int(allowed) else available
+    devices = gpus if gpus is not None else _gpus(env)
+    slots = []
+    for number in range(jobs):
+        share = max(1, threads // jobs)
+        changes = {name: str(share) for name in _THREADS}
+        own: list[str] = []
+        if devices:
+            each = max(1, len(devices) // jobs)
+            start = number * each % len(devices)
+            own = devices[start : start + each]
+            changes["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        slots.append(Slot(number, changes, len(own)))
+    return slots
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus(env: Mapping[str, str]) -> list[str]:
+    """Ids of the GPUs that may be used, asked of nvidia-smi, without torch."""
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device.strip() for device in visible.split(",") if device.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if answer.returncode:
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]

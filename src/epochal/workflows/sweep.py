@@ -1,0 +1,213 @@
+"""Run the runs of a sweep, skip what is done, and tell what came of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epochal import files
+from epochal.data.opened import open_corpus
+from epochal.errors import UserError
+from epochal.progress import say
+from epochal.recipe import Recipe, recipe_toml
+from epochal.runs import RunFolder, RunRecord
+from epochal.sweeps import Sweep, SweepRun, design_runs, load_sweep
+from epochal.sweeps.find import (
+    FinishedRuns,
+    best_nll,
+    check_own_folder,
+    needs_evaluation,
+    recipe_hash,
+)
+from epochal.sweeps.launch import Launch, MayStart
+from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
+from epochal.sweeps.record import RunState, SweepFolder
+from epochal.sweeps.screen import SweepScreen
+from epochal.sweeps.slots import divide
+from epochal.sweeps.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """What became of the runs of a sweep."""
+
+    name: str
+    path: Path
+    """The sweep's folder."""
+    runs: list[RunState]
+
+    @property
+    def failed(self) -> list[RunState]:
+        """Runs that failed; the others were done all the same."""
+        return [run for run in self.runs if run.state == "failed"]
+
+    @property
+    def finished(self) -> list[RunState]:
+        """Runs that are finished, those taken from other sweeps included."""
+        return [run for run in self.runs if run.state == "finished"]
+
+    def log_tail(self, run: RunState) -> list[str]:
+        """The last lines that a run's processes printed."""
+        return SweepFolder(self.path).log_tail(run.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        runs = [
+            run.as_dict() | ({"log_tail": self.log_tail(run)} if run.state == "failed" else {})
+            for run in self.runs
+        ]
+        return {"sweep": self.name, "path": str(self.path), "runs": runs}
+
+
+def sweep(
+    file: str | Path | Sweep,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    jobs: int = 1,
+    out: str | Path | None = None,
+    retry: bool = False,
+    reuse: Sequence[str | Path] | None = None,
+) -> SweepResult:
+    """Train and evaluate all runs of a sweep on this machine, `jobs` at a time.
+
+    The runs go to `<out>/<run's name>`; `out` is runs/<sweep's name> if not given. A run is a
+    process of its own and has its share of the threads or GPUs. Runs that are finished, here or
+    in a folder of `reuse` (default: the folder that holds `out`), are not done again: they are
+    known by the hashes of recipe and corpus. A failure does not end the others; failed runs are
+    tried again with `retry`. Raises RecipeError, DataError or RunError before anything starts, and
+    TrainingStopped after Ctrl-C or SIGTERM, when all is saved and the same call goes on.
+    """
+    wanted = prepared(file, overrides)
+    folder = SweepFolder(Path(out) if out is not None else Path("runs") / wanted.name)
+    facts = corpus_facts(wanted)
+    runs = design_runs(wanted, facts.vocabulary, facts.unique_tokens)
+    return run_all(
+        wanted, runs, facts, folder, jobs=jobs, retry=retry, places=_places(folder, reuse)
+    )
+
+
+def prepared(file: str | Path | Sweep, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
+    """The sweep, from a file, a shipped name or as it is."""
+    if not isinstance(file, Sweep):
+        return load_sweep(file, overrides)
+    if overrides:
+        raise UserError("give overrides with a sweep file, or change the Sweep itself")
+    return file
+
+
+def run_all(
+    wanted: Sweep,
+    runs: list[SweepRun],
+    facts: CorpusFacts,
+    folder: SweepFolder,
+    *,
+    jobs: int,
+    retry: bool = False,
+    places: Sequence[Path] = (),
+    may_start: MayStart | None = None,
+) -> SweepResult:
+    """Run a list of runs as `sweep` does; `may_start` may leave some out."""
+    if not facts.found:
+        open_corpus(runs[0].recipe.data)  # raises, saying what is missing
+    slots = divide(jobs)
+    with RunFolder(folder.path).lock():
+        states = plan_states(runs, facts, folder, retry=retry, places=places)
+        _say_what_is_done(states)
+        with SweepScreen() as screen:
+            Launch(
+                name=wanted.name,
+                folder=folder,
+                states=states,
+                watches=_watches(runs, facts, folder),
+                slots=slots,
+                screen=screen,
+                evaluate=wanted.evaluate,
+                stop_hopeless=wanted.stop_hopeless,
+                may_start=may_start,
+            ).run()
+    return SweepResult(wanted.name, folder.path, states)
+
+
+def plan_states(
+    runs: list[SweepRun],
+    facts: CorpusFacts,
+    folder: SweepFolder,
+    *,
+    retry: bool,
+    places: Sequence[Path],
+) -> list[RunState]:
+    """The state of each run before anything is started; writes their recipes.
+
+    Raises RunError if a run's folder holds a run with other settings.
+    """
+    before, done = folder.read(), FinishedRuns(places)
+    states = []
+    for run in runs:
+        recipe = placed(run.recipe, folder.run_dir(run.name))
+        state = RunState(
+            name=run.name,
+            family=recipe.family,
+            run_dir=str(folder.run_dir(run.name)),
+            identity=recipe_hash(recipe),
+            steps=numbers_of(recipe, facts)[0].steps,
+        )
+        check_own_folder(recipe, RunFolder(folder.run_dir(run.name)))
+        old = before.get(run.name)
+        if old is not None and old.identity == state.identity:
+            state.attempts, state.exit_code = old.attempts, old.exit_code
+            if old.state in ("failed", "ended early") and not retry:
+                state.state, state.why, state.nll = old.state, old.why, old.nll
+        if state.state in ("waiting", "failed"):
+            _take_finished(state, recipe, done)
+        files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
+        states.append(state)
+    return states
+
+
+def placed(recipe: Recipe, run_dir: Path) -> Recipe:
+    """The recipe with a place for its run."""
+    return dataclasses.replace(recipe, run_dir=run_dir.as_posix())
+
+
+def _take_finished(state: RunState, recipe: Recipe, done: FinishedRuns) -> None:
+    found = done.find(recipe)
+    if found is None:
+        return
+    record = RunRecord(found)
+    own = found.resolve() == Path(state.run_dir).resolve()
+    if own and needs_evaluation(record):
+        return  # the launch sees to it
+    state.state, state.nll, state.run_dir = "finished", best_nll(record), str(found)
+    state.why = "" if own else f"the same run as {found}"
+
+
+def _watches(runs: list[SweepRun], facts: CorpusFacts, folder: SweepFolder) -> dict[str, Watch]:
+    watches = {}
+    for run in runs:
+        numbers, unique = numbers_of(run.recipe, facts)
+        watches[run.name] = Watch(
+            RunFolder(folder.run_dir(run.name)).metrics_file,
+            run.recipe.family,
+            numbers.steps,
+            numbers.flops,
+            unique,
+        )
+    return watches
+
+
+def _places(folder: SweepFolder, reuse: Sequence[str | Path] | None) -> list[Path]:
+    given = [folder.path.parent] if reuse is None else [Path(place) for place in reuse]
+    return [folder.path, *given]
+
+
+def _say_what_is_done(states: list[RunState]) -> None:
+    names = [state.state for state in states]
+    if finished := names.count("finished"):
+        taken = sum(state.state == "finished" and bool(state.why) for state in states)
+        also = f", {taken} of them in other folders" if taken else ""
+        say(f"{finished} of {len(states)} runs are finished already{also}")
+    if failed := names.count("failed"):
+        say(f"{failed} failed before and are left as they are; --retry tries them again")

@@ -1,0 +1,380 @@
+"""Running a sweep: order, failures, stopping, going on; with stand-ins for training processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from epochal.errors import RunError, TrainingStopped, UserError
+from epochal.recipe import identity
+from epochal.runs import RunFolder
+from epochal.sweeps import design_runs
+from epochal.sweeps.file import sweep_from_tree
+from epochal.sweeps.find import FinishedRuns, corpus_hashes, recipe_hash
+from epochal.sweeps.launch import Launch
+from epochal.sweeps.listing import corpus_facts
+from epochal.sweeps.record import RunState, SweepFolder
+from epochal.sweeps.slots import Slot, divide
+from epochal.sweeps.watch import Watch, hopeless
+from epochal.workflows.sweep import plan_states, sweep
+from tiny_runs import overrides
+
+# A run's process in small: it leaves what a training leaves, and does as its name says.
+STAND_IN = """
+import json, signal, sys, time, tomllib
+from pathlib import Path
+recipe = tomllib.loads(Path(sys.argv[1]).read_text())
+run = Path(recipe["run_dir"]); run.mkdir(parents=True, exist_ok=True)
+known = json.loads((run.parent / "identities.json").read_text())
+def info(status):
+    (run / "run.json").write_text(json.dumps({"status": status, "family": recipe["family"],
+        "identity": known[run.name], "best": {"step": 1, "nll_nats_per_token": 4.0}}))
+def stop(number, frame):
+    info("stopped"); sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+info("running")
+with (run.parent / "order.txt").open("a") as file: file.write(run.name + "\\n")
+print("hello from", run.name, flush=True)
+lr = recipe["train"]["lr"]
+if lr == 0.666 and not (run.parent / "mended").exists():
+    print("something broke", flush=True); sys.exit(3)
+if lr == 0.5:
+    for number in range(100):
+        time.sleep(0.05)
+        if (run / "STOP").exists(): info("stopped"); sys.exit(75)
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"kind": "eval", "step": number + 1, "epochs": 1.0,
+                "nll_nats_per_token": 4.0 + 0.1 * number}) + "\\n")
+if lr == 0.25:
+    time.sleep(30)
+info("finished")
+"""
+
+
+class StandIn(Slot):
+    def train_command(self, recipe_file, evaluate):
+        return [sys.executable, "-c", STAND_IN, str(recipe_file)]
+
+
+class Quiet:
+    def __init__(self):
+        self.events = []
+
+    def event(self, text):
+        self.events.append(text)
+
+    def show(self, launch):
+        pass
+
+
+@pytest.fixture
+def world(tiny_corpus, tmp_path):
+    """(tree → launch) for sweeps of stand-ins in one folder."""
+
+    def make(tree, retry=False, slots=2, **options):
+        settings = sweep_from_tree(tree | {"base": base(tiny_corpus)}, "test")
+        facts = corpus_facts(settings)
+        runs = design_runs(settings, facts.vocabulary, facts.unique_tokens)
+        folder = SweepFolder(tmp_path / "sweep")
+        known = {run.name: identity(run.recipe) | corpus_hashes(run.recipe) for run in runs}
+        folder.path.mkdir(exist_ok=True)
+        (folder.path / "identities.json").write_text(json.dumps(known))
+        states = plan_states(runs, facts, folder, retry=retry, places=[tmp_path])
+        watches = {
+            run.name: Watch(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100) for run in runs
+        }
+        return Launch(
+            name="test",
+            folder=folder,
+            states=states,
+            watches=watches,
+            slots=[StandIn(number) for number in range(slots)],
+            screen=Quiet(),
+            evaluate=False,
+            **options,
+        )
+
+    return make
+
+
+def base(corpus):
+    """The overrides of a tiny run as a tree."""
+    tree = {}
+    for dotted, value in overrides(corpus, "none").items():
+        section, _, key = dotted.rpartition(".")
+        if dotted != "run_dir":
+            (tree.setdefault(section, {}) if section else tree)[key] = value
+    return tree
+
+
+def listed(**rates):
+    """A sweep with one run per name, told apart by learning rate, which the stand-in obeys."""
+    runs = [{"name": name, "train.lr": lr, "train.min_lr": 0.001} for name, lr in rates.items()]
+    return {"sweep": {"design": "list"}, "runs": runs}
+
+
+def states_of(launch):
+    return {state.name: state.state for state in launch.states}
+
+
+def test_all_runs_are_run_and_kept_in_the_record(world, tmp_path):
+    launch = world(listed(a=0.01, b=0.02, c=0.03))
+    launch.run()
+    assert states_of(launch) == {"a": "finished", "b": "finished", "c": "finished"}
+    record = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert record["states"] == {"finished": 3}
+    assert [run["nll"] for run in record["runs"]] == [4.0] * 3
+    assert "hello from a" in (tmp_path / "sweep" / "logs" / "a.log").read_text()
+    assert launch.screen.events[-1].endswith("(3 of 3)")
+
+
+def test_a_failure_does_not_end_the_others_and_is_tried_again_on_request(world, tmp_path):
+    tree = listed(a=0.01, bad=0.666, c=0.03)
+    first = world(tree)
+    first.run()
+    assert states_of(first) == {"a": "finished", "bad": "failed", "c": "finished"}
+    bad = first.states[1]
+    assert (bad.exit_code, bad.attempts) == (3, 1)
+    assert "exit code 3" in bad.why
+    assert first.folder.log_tail("bad")[-1] == "something broke"
+    (tmp_path / "sweep" / "mended").touch()
+    again = world(tree)
+    again.run()
+    assert states_of(again)["bad"] == "failed"
+    assert (tmp_path / "sweep" / "order.txt").read_text().count("bad") == 1
+    retried = world(tree, retry=True)
+    retried.run()
+    assert states_of(retried)["bad"] == "finished"
+    assert retried.states[1].attempts == 2
+
+
+def test_a_signal_stops_all_and_the_same_call_goes_on(world, tmp_path):
+    tree = listed(slow=0.25, slower=0.25)
+    tree["runs"][1]["seed"] = 7
+    launch = world(tree)
+    # A signal to this very process, as Ctrl-C sends it, once both are at work.
+    started = tmp_path / "sweep" / "order.txt"
+
+    def interrupt():
+        while not started.exists() or len(started.read_text().split()) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(TrainingStopped, match="2 of 2 runs to go") as ended:
+        launch.run()
+    thread.join()
+    assert ended.value.exit_code == 130
+    assert states_of(launch) == {"slow": "stopped", "slower": "stopped"}
+    for name in ("slow", "slower"):
+        assert RunFolder(tmp_path / "sweep" / name).read_info()["status"] == "stopped"
+    assert set(states_of(world(tree)).values()) == {"waiting"}
+
+
+def test_a_hopeless_run_is_ended_and_the_record_says_why(world):
+    launch = world(listed(rising=0.5, a=0.01), stop_hopeless=True)
+    launch.run()
+    assert states_of(launch) == {"rising": "ended early", "a": "finished"}
+    assert "turned up" in launch.states[0].why
+    again = world(listed(rising=0.5, a=0.01), stop_hopeless=True)
+    assert states_of(again)["rising"] == "ended early"
+
+
+def test_runs_that_go_on_from_another_wait_for_it_and_fail_with_it(world, tmp_path):
+    launch = world(listed(branch=0.01, trunk=0.02, lost=0.03, bad=0.666))
+    launch.states[0].after = ["trunk"]
+    launch.states[2].after = ["bad"]
+    launch.run()
+    assert states_of(launch) == {
+        "branch": "finished",
+        "trunk": "finished",
+        "lost": "failed",
+        "bad": "failed",
+    }
+    order = (tmp_path / "sweep" / "order.txt").read_text().split()
+    assert order.index("trunk") < order.index("branch")
+    assert "lost" not in order
+
+
+def test_runs_may_be_left_out_while_the_sweep_goes_on(world):
+    launch = world(
+        listed(a=0.01, b=0.02), may_start=lambda s: "no time left" if s.name == "b" else None
+    )
+    launch.run()
+    assert states_of(launch) == {"a": "finished", "b": "left out"}
+    assert launch.states[1].why == "no time left"
+
+
+def test_a_run_that_another_process_holds_is_waited_for(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.sweeps.launch.BUSY_SECONDS", 0.1)
+    launch = world(listed(a=0.01, b=0.02))
+    folder = RunFolder(tmp_path / "sweep" / "a")
+    held = folder.lock()
+    held.__enter__()
+    threading.Timer(1.0, lambda: held.__exit__(None, None, None)).start()
+    launch.run()
+    assert states_of(launch) == {"a": "finished", "b": "finished"}
+    assert sum("held by another" in event for event in launch.screen.events) == 1
+
+
+def test_finished_runs_are_known_by_recipe_and_corpus(world, tiny_corpus, tmp_path):
+    tree = listed(a=0.01)
+    settings = sweep_from_tree(tree | {"base": base(tiny_corpus)}, "test")
+    [run] = design_runs(settings)
+    elsewhere = RunFolder(tmp_path / "old" / "run")
+    info = {"status": "finished", "family": "ar", "best": {"step": 3, "nll_nats_per_token": 3.5}}
+    what = identity(run.recipe) | corpus_hashes(run.recipe)
+    elsewhere.write_info(info | {"identity": what | {"corpus.train": "another"}})
+    assert FinishedRuns([tmp_path]).find(run.recipe) is None
+    elsewhere.write_info(info | {"identity": what})
+    assert FinishedRuns([tmp_path]).find(run.recipe) == elsewhere.path
+    launch = world(tree)
+    assert states_of(launch) == {"a": "finished"}
+    assert (launch.states[0].nll, launch.states[0].run_dir) == (3.5, str(elsewhere.path))
+    launch.run()
+    assert not (tmp_path / "sweep" / "order.txt").exists()
+
+
+def test_a_changed_sweep_in_the_same_folder_is_refused(world, tmp_path):
+    world(listed(a=0.01)).run()
+    folder = RunFolder(tmp_path / "sweep" / "a")
+    folder.write_info(folder.read_info() | {"identity": {"train.lr": 0.9}})
+    with pytest.raises(RunError, match=r"other settings.*--out"):
+        world(listed(a=0.01))
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(RunError, match=r"sweep\.json is damaged"):
+        SweepFolder(tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cpus", "gpus", "environment", "threads", "devices"),
+    [
+        (2, 8, [], {}, "4", [None, None]),
+        (3, 2, [], {}, "1", [None] * 3),
+        (2, 8, [], {"OMP_NUM_THREADS": "2"}, "1", [None, None]),
+        (2, 8, ["0", "1", "2", "3"], {}, "4", ["0,1", "2,3"]),
+        (3, 9, ["0", "1"], {}, "3", ["0", "1", "0"]),
+    ],
+)
+def test_the_machine_is_divided(jobs, cpus, gpus, environment, threads, devices):
+    slots = divide(jobs, cpus=cpus, gpus=gpus, environment=environment)
+    assert [slot.env["OMP_NUM_THREADS"] for slot in slots] == [threads] * jobs
+    assert [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in slots] == devices
+
+
+def test_visible_gpus_are_respected_and_no_jobs_refused(tmp_path):
+    slots = divide(1, cpus=1, environment={"CUDA_VISIBLE_DEVICES": "3, 5"})
+    assert slots[0].env["CUDA_VISIBLE_DEVICES"] == "3,5"
+    command = slots[0].train_command(tmp_path / "r.toml", evaluate=True)
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert Slot(0).train_command(tmp_path / "r.toml", True)[1:4] == ["-m", "epochal", "train"]
+    with pytest.raises(UserError, match="--jobs 0"):
+        divide(0)
+
+
+def watch(tmp_path, name, points, family="ar", flops=1e15, steps=100):
+    made = Watch(tmp_path / name / "metrics.jsonl", family, steps, flops, 1000)
+    made.path.parent.mkdir(parents=True)
+    lines = [
+        {"kind": "eval", "step": step, "epochs": 1.0, "nll_nats_per_token": nll}
+        for step, nll in points
+    ]
+    made.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert made.read()
+    return made
+
+
+def test_metrics_are_read_as_they_grow(tmp_path):
+    made = watch(tmp_path, "a", [(10, 5.0)])
+    with made.path.open("a") as file:
+        file.write('{"kind": "train", "step": 12, "epochs": 2.0, "loss": 4.5, "tokens_per')
+    assert not made.read()
+    with made.path.open("a") as file:
+        file.write('_second": 9.0}\n{"kind": "eval", "step": 20, "epochs": 2, ')
+        file.write('"nll_nats_per_token": 4.0}\n')
+    assert made.read()
+    assert (made.loss, made.speed, made.best, made.share) == (4.5, 9.0, 4.0, 0.2)
+    made.path.write_text('{"kind": "eval", "step": 5, "epochs": 1, "nll_nats_per_token": 6.0}\n')
+    assert made.read()
+    assert made.curve == [(5, 6.0)]
+
+
+def test_who_is_hopeless(tmp_path):
+    falling = watch(tmp_path, "falling", [(20, 5.0), (60, 4.0)])
+    assert hopeless(falling, [falling]) is None
+    risen = watch(tmp_path, "risen", [(10, 4.0), (29, 4.5)])
+    assert hopeless(risen, []) is None  # not for long enough
+    risen = watch(tmp_path, "risen2", [(10, 4.0), (30, 4.25)])
+    assert "turned up" in hopeless(risen, [])
+    slight = watch(tmp_path, "slight", [(10, 4.0), (40, 4.15)])
+    assert hopeless(slight, []) is None
+    behind = watch(tmp_path, "behind", [(20, 6.0), (60, 4.6)])
+    assert "falling" in hopeless(behind, [falling])
+    early = watch(tmp_path, "early", [(20, 9.0)])
+    assert hopeless(early, [falling]) is None
+    for name, change in (("other", {"family": "mdm"}), ("large", {"flops": 2e15})):
+        assert hopeless(watch(tmp_path, name, [(60, 9.0)], **change), [falling]) is None
+
+
+def test_states_round_trip(tmp_path):
+    state = RunState(name="a", family="ar", run_dir="x", identity="h", why="w", after=["b"])
+    SweepFolder(tmp_path).write("s", [state])
+    assert SweepFolder(tmp_path).read() == {"a": state}
+
+
+@pytest.mark.slow
+def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
+    """Ctrl-C in the middle, the same command again, a failure beside; exit codes as promised."""
+    import tomlkit
+
+    tree = {
+        "sweep": {"design": "list"},
+        "runs": [
+            {"name": "ar", "train.steps": 30},
+            {"name": "mdm", "family": "mdm", "train.steps": 30},
+            {"name": "greedy", "data.unique_tokens": 10**9},
+        ],
+        "base": base(tiny_corpus),
+    }
+    tree["base"]["train"] |= {"steps": 30}
+    file = tmp_path / "three.toml"
+    file.write_text(tomlkit.dumps(tree))
+    command = [sys.executable, "-m", "epochal", "sweep", str(file), "--jobs", "2"]
+    command += ["--out", str(tmp_path / "runs" / "three")]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "three" / "ar" / "run.json"
+    while not metrics.exists() and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    assert "the same command goes on" in said
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert again.returncode == 1, again.stderr
+    assert "greedy failed" in again.stdout
+    assert "data.unique_tokens" in again.stdout
+    result = sweep(file, out=tmp_path / "runs" / "three", retry=False)
+    assert {run.name: run.state for run in result.runs} == {
+        "ar": "finished",
+        "mdm": "finished",
+        "greedy": "failed",
+    }
+    evaluated = RunFolder(tmp_path / "runs" / "three" / "mdm").evaluation_file("best", "stratified")
+    assert evaluated.exists()
+    # Another sweep with one of the runs in it finds it.
+    del tree["runs"][1:]
+    (tmp_path / "one.toml").write_text(tomlkit.dumps(tree))
+    other = sweep(tmp_path / "one.toml", out=tmp_path / "runs" / "one")
+    assert other.runs[0].run_dir == str(tmp_path / "runs" / "three" / "ar")
+    assert recipe_hash(design_runs(sweep_from_tree(tree, "x"))[0].recipe) == other.runs[0].identity

@@ -44,7 +44,7 @@ class NLLResult:
 
     family: str
     checkpoint: str
-    """best or last."""
+    """best, last or ema."""
     step: int
     estimator: str
     """exact, stratified or paper."""

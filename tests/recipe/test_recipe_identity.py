@@ -47,6 +47,13 @@ CHANGES = {
     "train.min_lr": 1e-5,
     "train.schedule": "linear",
     "train.warmup": 0.1,
+    "train.decay": 0.2,
+    "train.decay_shape": "sqrt",
+    "train.lr_by": "samples",
+    "train.clip_of": "sum",
+    "train.clip_parts": 2,
+    "train.ema": 0.999,
+    "eval.ema": True,
     "train.beta1": 0.8,
     "train.beta2": 0.99,
     "train.adam_eps": 1e-6,
@@ -64,12 +71,21 @@ CHANGES = {
     "eval.max_tokens": 1000,
     "eval.batch": 2,
 }
+# What a key needs beside it to be allowed.
+WITH = {
+    "eval.ema": {"train.ema": 0.9},
+    "data.samples": {"data.order": "megatron"},
+    "train.start_from": {"train.schedule": "wsd"},
+    "train.start_step": {"train.schedule": "wsd", "train.start_from": "runs/x"},
+}
 NEUTRAL = {
     "run_dir": "elsewhere",
     "data.corpus": "x",
     "data.train": "x/train",
     "data.validation": "x/validation",
     "data.tokenizer": "gpt2",
+    "train.start_from": "runs/trunk",
+    "train.start_step": 8,
     "checkpoint.every": "1 minute",
     "log.every": "1%",
     "log.tensorboard": False,
@@ -84,8 +100,7 @@ def test_each_key_is_one_or_the_other():
 @pytest.mark.parametrize("key", CHANGES)
 def test_keys_that_matter(key):
     length = {"train.steps": None} if key in ("train.epochs", "train.tokens", "train.flops") else {}
-    base = BASE | ({"family": "ar"} if key.startswith("ar.") else {})
-    base |= {"data.order": "megatron"} if key == "data.samples" else {}
+    base = BASE | ({"family": "ar"} if key.startswith("ar.") else {}) | WITH.get(key, {})
     changed = load_recipe(None, base | length | {key: CHANGES[key]})
     base = load_recipe(None, base)
     assert identity(base) != identity(changed)
@@ -93,8 +108,9 @@ def test_keys_that_matter(key):
 
 @pytest.mark.parametrize("key", NEUTRAL)
 def test_keys_that_do_not_matter(key):
-    changed = load_recipe(None, BASE | {key: NEUTRAL[key]})
-    assert identity(load_recipe(None, BASE)) == identity(changed)
+    base = BASE | WITH.get(key, {})
+    changed = load_recipe(None, base | {key: NEUTRAL[key]})
+    assert identity(load_recipe(None, base)) == identity(changed)
 
 
 def test_the_other_familys_settings_do_not_matter():

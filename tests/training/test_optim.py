@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+import original
+from epochal.errors import RecipeError
 from epochal.models import Transformer, initialise
+from epochal.recipe import load_recipe
 from epochal.recipe.schema import Train
 from epochal.sizes import Architecture
-from epochal.training.optim import learning_rate, make_optimizer
+from epochal.training.optim import clip_parts, learning_rate, make_optimizer
 
 SHAPE = Architecture(d_model=16, ffn_width=64, head_width=8, heads=2, layers=2)
 
@@ -62,9 +67,13 @@ def test_updates_are_those_of_the_published_algorithm():
         torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def numbers(steps=100, rows=400, global_batch=4):
+    return SimpleNamespace(steps=steps, rows=rows, global_batch=global_batch)
+
+
 def rates(**changes):
     chosen = settings(**changes)
-    return [learning_rate(chosen, step, 100) for step in range(100)]
+    return [learning_rate(chosen, step, numbers()) for step in range(100)]
 
 
 def test_cosine_is_torchs_after_the_warm_up():
@@ -96,4 +105,91 @@ def test_linear_and_constant():
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_the_last_step_has_the_least_rate(schedule):
     assert rates(schedule=schedule)[-1] == pytest.approx(1e-4)
-    assert math.isclose(learning_rate(settings(warmup=0.0, steps=1), 0, 1), 1e-4)
+    assert math.isclose(learning_rate(settings(warmup=0.0, steps=1), 0, numbers(1)), 1e-4)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
+def test_wsd_warms_up_stays_and_decays(shape):
+    found = rates(schedule="wsd", decay=0.4, decay_shape=shape)
+    assert found[:10] == pytest.approx(rates()[:10])
+    assert found[9:60] == [1e-3] * 51
+    share = np.arange(1, 41) / 40
+    left = {
+        "linear": 1 - share,
+        "cosine": (1 + np.cos(np.pi * share)) / 2,
+        "sqrt": 1 - share**0.5,
+    }[shape]
+    assert found[60:] == pytest.approx(1e-4 + 9e-4 * left)
+
+
+def test_a_branch_has_been_warmed_up_by_its_trunk():
+    changes = {"schedule": "wsd", "decay": 0.4}
+    branch = rates(start_from="runs/trunk", **changes)
+    assert branch[0] == 1e-3
+    assert branch[10:] == rates(**changes)[10:]
+
+
+def test_rates_by_samples_are_the_originals():
+    """Its sample checkpoint: 640 samples in batches of 8, 80 of them warm-up, saved after step
+    60 with the rate of the next step in its optimizer groups (stored arguments and groups)."""
+    chosen = settings(lr=2e-3, min_lr=2e-4, warmup=80 / 640, lr_by="samples")
+    of = numbers(steps=80, rows=640, global_batch=8)
+    assert learning_rate(chosen, 60, of) == pytest.approx(0.0005388591783271399, rel=1e-12)
+    assert learning_rate(chosen, 0, of) == 0  # its first step changes nothing
+    assert learning_rate(chosen, 10, of) == 2e-3
+    assert learning_rate(chosen, 79, of) > 2e-4  # the end is reached after the last step
+    longer = numbers(steps=80, rows=647, global_batch=8)  # rows that fill no step count
+    assert learning_rate(chosen, 60, longer) > learning_rate(chosen, 60, of)
+
+
+def test_groups_are_the_originals():
+    """Its group without decay holds the five norms, the other all else (9 tensors there, whose
+    fused ones are 15 of ours)."""
+    model = original.our_model(
+        {k.removeprefix("weight/"): v for k, v in original.arrays("ar").items() if "weight/" in k}
+    )
+    decayed, free = make_optimizer(model, settings()).param_groups
+    assert (len(decayed["params"]), len(free["params"])) == (15, 5)
+    theirs = [v for k, v in original.arrays("ar").items() if k.startswith("weight/")]
+    assert sum(v.ndim > 1 for v in theirs) == 9
+    assert sum(w.numel() for w in decayed["params"]) == sum(v.size for v in theirs if v.ndim > 1)
+
+
+def test_strong_weight_decay_does_what_it_says():
+    """Without a gradient a matrix shrinks by 1 − lr·decay a step, at 3.2 as at 0.1."""
+    made = model()
+    optimizer = make_optimizer(made, settings(weight_decay=3.2, lr=1e-2))
+    before = made.embedding.weight.detach().clone()
+    for weight in made.parameters():
+        weight.grad = torch.zeros_like(weight)
+    for _ in range(3):
+        optimizer.step()
+    torch.testing.assert_close(made.embedding.weight, before * (1 - 3.2e-2) ** 3)
+    assert (made.final_norm.weight == 1).all()
+
+
+def recipe_of(**changes):
+    values = {"model.size": "7M", "train.steps": 10, "train.global_batch": 16}
+    return load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def test_parts_of_the_clipped_sum():
+    assert clip_parts(recipe_of(train__micro_batch=4)) == 1
+    for micro, parts in ((4, 4), (5, 4), (16, 1)):
+        assert clip_parts(recipe_of(train__clip_of="sum", train__micro_batch=micro)) == parts
+    told = recipe_of(train__clip_of="sum", train__micro_batch=4, train__clip_parts=2)
+    assert clip_parts(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__schedule": "wsd", "train__warmup": 0.5, "train__decay": 0.6}, "more than all"),
+        ({"train__start_from": "runs/x"}, 'schedule="wsd"'),
+        ({"train__start_step": 5}, "needs `train.start_from`"),
+        ({"eval__ema": True}, "set `train.ema`"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe_of(**changes)

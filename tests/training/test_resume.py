@@ -26,6 +26,15 @@ KINDS = {
         "train__attention_dropout": 0.1,
         "train__micro_batch": 3,
     },
+    "ar-ablations-ema-wsd": {
+        "family": "ar",
+        "ar__orders": 3,
+        "ar__token_masking": 0.5,
+        "train__ema": 0.9,
+        "eval__ema": True,
+        "train__schedule": "wsd",
+        "train__decay": 0.5,
+    },
 }
 
 

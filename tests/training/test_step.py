@@ -12,8 +12,8 @@ from epochal.errors import TrainingDiverged
 from epochal.objectives import objective
 from epochal.recipe import load_recipe
 from epochal.training.device import find_machine
-from epochal.training.optim import make_optimizer
-from epochal.training.step import Stepper
+from epochal.training.optim import clip_parts, make_optimizer
+from epochal.training.step import Stepper, problem_loss
 from epochal.workflows.train import build_model
 
 VOCABULARY = 90
@@ -36,7 +36,7 @@ def stepper(family="mdm", **changes):
     return Stepper(
         recipe,
         model,
-        make_optimizer(model, recipe.train),
+        make_optimizer(model, recipe.train, clip_parts(recipe)),
         objective(recipe, VOCABULARY),
         RowOrder(tokens, 16, recipe.seed),
         find_machine(recipe.train),
@@ -83,6 +83,28 @@ def test_clipping_bounds_the_step_but_not_the_norm_that_is_told():
     moment = [s["exp_avg"] for s in bound.optimizer.state.values()]
     norm = torch.cat([m.flatten() for m in moment]).norm() / 0.1  # (1 − β₁) of the gradient
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip", [1.0, 50.0])
+def test_clipping_the_sum_is_what_the_originals_engine_does(clip):
+    """Gradients of micro-batches' means summed, clipped, given to AdamW; written out here."""
+    changes = {"train__micro_batch": 2, "train__clip": clip, "train__adam_eps": 1e-3}
+    ours = stepper("ar", train__clip_of="sum", **changes)
+    theirs = stepper("ar", **changes)
+    assert ours(0, 1e-3).grad_norm == stepper("ar", **changes)(0, 1e-3).grad_norm
+    optimizer = torch.optim.AdamW(
+        theirs.model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-3, weight_decay=0.0
+    )
+    for problem in theirs.problems(0):
+        loss = problem_loss(theirs._forward, theirs.model, problem, None, theirs.machine)
+        (loss / problem.denominator).backward()
+    norm = torch.nn.utils.clip_grad_norm_(theirs.model.parameters(), clip)
+    assert (norm > clip) == (clip == 1.0)
+    for weight in theirs.model.parameters():
+        if weight.dim() > 1:
+            weight.data.mul_(1 - 1e-3 * 0.1)
+    optimizer.step()
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-7)
 
 
 def test_a_step_repeats_exactly_also_with_dropout():

@@ -11,7 +11,7 @@ from epochal.cli.output import json_option, print_json, print_pairs
 
 @click.command("eval")
 @click.argument("run")
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), help="[default: best]")
+@click.option("--checkpoint", type=click.Choice(["best", "last", "ema"]), help="[default: best]")
 @click.option("--draws", type=int, help="Mask draws per row for diffusion.  [default: 8]")
 @click.option(
     "--tolerance",
@@ -31,7 +31,7 @@ from epochal.cli.output import json_option, print_json, print_pairs
 @json_option
 def evaluate(
     run: str,
-    checkpoint: Literal["best", "last"] | None,
+    checkpoint: Literal["best", "last", "ema"] | None,
     draws: int | None,
     tolerance: float | None,
     estimator: Literal["stratified", "paper"],

@@ -26,7 +26,7 @@ from epochal.cli.output import json_option, print_json
     show_default=True,
     help="Diffusion: which tokens come to light first.",
 )
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), help="[default: best]")
+@click.option("--checkpoint", type=click.Choice(["best", "last", "ema"]), help="[default: best]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @json_option
 def generate(
@@ -40,7 +40,7 @@ def generate(
     top_p: float | None,
     steps: int | None,
     order: Literal["confidence", "ancestral"],
-    checkpoint: Literal["best", "last"] | None,
+    checkpoint: Literal["best", "last", "ema"] | None,
     device: str,
     as_json: bool,
 ) -> None:

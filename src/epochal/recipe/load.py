@@ -209,9 +209,24 @@ _LATER = frozenset(
         "mdm.low_noise_iters",
         "mdm.low_noise_ratio",
         "mdm.random_length",
+        "train.decay",
+        "train.decay_shape",
+        "train.lr_by",
+        "train.clip_of",
+        "train.ema",
+        "eval.ema",
     }
 )
-_NEUTRAL = ("run_dir", "data.corpus", "data.train", "data.validation", "data.tokenizer")
+# The trunk of `train.start_from` is identified by what it is, not by where (workflows/train.py).
+_NEUTRAL = (
+    "run_dir",
+    "data.corpus",
+    "data.train",
+    "data.validation",
+    "data.tokenizer",
+    "train.start_from",
+    "train.start_step",
+)
 
 
 def _is_neutral(key: str, family: str) -> bool:

@@ -173,8 +173,21 @@ class Train:
     """Peak learning rate."""
     min_lr: Annotated[float, Field(ge=0)] = 2e-5
     """Learning rate at the end."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay from lr to min_lr after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape of the decay from lr to min_lr after the warm-up. wsd: warm up, stay at lr, decay
+    over the last `decay` of the run."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the run over which wsd decays."""
+    decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Shape of wsd's decay; sqrt falls as 1 − √share (Hägele et al., arXiv 2405.18392)."""
+    lr_by: Literal["steps", "samples"] = "steps"
+    """steps: the rate of a step is that of its end, and the last one's is min_lr. samples: as
+    Megatron counts, by the rows seen before the step (so the first has rate 0)."""
+    start_from: str | None = None
+    """Folder of another run, the trunk, from whose checkpoint this one goes on at lr, to decay:
+    so one long run serves several lengths. This run's length counts the trunk's steps too."""
+    start_step: Positive | None = None
+    """Which checkpoint of the trunk; if not given, its last one before the decay begins."""
     warmup: Fraction = 0.01
     """Share of the run over which the rate rises linearly from 0."""
     beta1: Fraction = 0.9
@@ -184,9 +197,17 @@ class Train:
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decoupled decay of all matrices, embedding included; norms have none."""
+    """Decoupled decay of all matrices, embedding included; norms have none. For repeated data
+    far more than 0.1 is best: 0.8 to 3.2 (Kim et al., arXiv 2509.14786)."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
+    clip_of: Literal["mean", "sum"] = "mean"
+    """What `clip` bounds: the mean gradient of the step, or, like the original's engine, the sum
+    of the means of its micro-batches (with four of these, 1.0 is 0.25 of the mean)."""
+    clip_parts: Positive | None = None
+    """Micro-batches in that sum; global_batch / micro_batch if not given."""
+    ema: Fraction = 0.0
+    """Decay per step of a running average of the weights, for example 0.999; 0 keeps none."""
     attention_dropout: Fraction = 0.0
     """Dropout on attention probabilities. The original silently trains with 0.1."""
     hidden_dropout: Fraction = 0.0
@@ -212,6 +233,8 @@ class Evaluation:
     """How often, in steps, tokens, epochs, flops or % of the run; always at the end."""
     draws: Positive = 1
     """Mask draws per row for diffusion; the same masks each time, so curves are comparable."""
+    ema: bool = False
+    """Validate the running average of the weights (`train.ema`); `best` then keeps that."""
     max_tokens: Count = 1_000_000
     """Use rows spread evenly over the validation set, up to so many tokens."""
     batch: Positive | None = None
@@ -261,6 +284,12 @@ class Recipe:
             raise RecipeError(
                 f'`data.samples` = {self.data.samples:,} only counts with `data.order` = "megatron"'
             )
+        _check_schedule(self.train)
+        if self.eval.ema and not self.train.ema:
+            raise RecipeError(
+                "`eval.ema` = true needs an average to validate: set `train.ema`, for example "
+                "train.ema=0.999"
+            )
         if self.train.min_lr > self.train.lr:
             raise RecipeError(
                 f"`train.min_lr` = {self.train.min_lr:g} is above `train.lr` = {self.train.lr:g}"
@@ -271,6 +300,22 @@ class Recipe:
                     f"`{key}` = '{every}' would differ from run to run; give it in steps, "
                     "tokens, epochs, flops or %"
                 )
+
+
+def _check_schedule(train: Train) -> None:
+    """Raise RecipeError for settings of the schedule that do not go together."""
+    if train.schedule == "wsd" and train.warmup + train.decay > 1:
+        raise RecipeError(
+            f"`train.warmup` = {train.warmup:g} and `train.decay` = {train.decay:g} are shares of "
+            "the run and together more than all of it; lower one"
+        )
+    if train.start_from is not None and train.schedule not in ("wsd", "constant"):
+        raise RecipeError(
+            f"`train.start_from` goes on at the trunk's constant rate, but `train.schedule` = "
+            f'"{train.schedule}"; set train.schedule="wsd" and train.decay'
+        )
+    if train.start_step is not None and train.start_from is None:
+        raise RecipeError("`train.start_step` needs `train.start_from`, the trunk's folder")
 
 
 BUDGET_KEYS = ("epochs", "tokens", "steps", "flops")

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors in a folder that is complete, with sums of its files, or not there.
 
     checkpoints/last-00000120/   model.safetensors, optimizer.safetensors, state.json, manifest.json
+                                 (and ema.safetensors, where an average of the weights is kept)
     checkpoints/best-00000090/   model.safetensors, state.json, manifest.json
 
 A folder is written under another name, synced and renamed; only then is the one before it
@@ -27,10 +28,12 @@ from torch import Tensor, nn
 from epochal import files
 from epochal.errors import CheckpointError
 from epochal.progress import say
+from epochal.training.average import Average
 
-_MODEL, _OPTIMIZER, _STATE, _MANIFEST = (
+_MODEL, _OPTIMIZER, _AVERAGE, _STATE, _MANIFEST = (
     "model.safetensors",
     "optimizer.safetensors",
+    "ema.safetensors",
     "state.json",
     "manifest.json",
 )
@@ -57,6 +60,7 @@ def save(
     state: TrainState,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
 ) -> Path:
     """Write the checkpoint `<kind>-<step>` into `folder` and remove older ones of its kind.
 
@@ -70,6 +74,8 @@ def save(
             _save_tensors(temporary / _MODEL, _model_tensors(model))
             if optimizer is not None:
                 _save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(model, optimizer))
+            if average is not None:
+                _save_tensors(temporary / _AVERAGE, average.weights)
             files.write_json(temporary / _STATE, asdict(state))
             sums = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
             files.write_json(temporary / _MANIFEST, {"sha256": sums})
@@ -104,6 +110,28 @@ def find(folder: Path, kind: str) -> Path | None:
     return None
 
 
+def find_to_go_on(folder: Path, step: int, *, exactly: bool = False) -> Path:
+    """The whole checkpoint with an optimizer of this step, or else the last one before it.
+
+    Raises CheckpointError, naming the steps that there are, if there is none.
+    """
+    paths = {
+        int(path.name.rpartition("-")[2]): path
+        for path in folder.glob("*-*")
+        if re.fullmatch(r"\w+-\d+", path.name) and (path / _OPTIMIZER).exists()
+    }
+    fitting = [at for at in paths if at == step or (at < step and not exactly)]
+    for at in sorted(fitting, reverse=True):
+        if (problem := _problem(paths[at])) is None:
+            return paths[at]
+        say(f"checkpoint {paths[at]} is damaged ({problem})")
+    there = ", ".join(f"{at:,}" for at in sorted(paths)) or "none"
+    raise CheckpointError(
+        f"{folder} has no usable checkpoint {'of' if exactly else 'up to'} step {step:,} to go on "
+        f"from; there are those of steps: {there}"
+    )
+
+
 def clean(folder: Path) -> None:
     """Remove what a killed save left behind."""
     for path in folder.glob(".*.tmp"):
@@ -123,6 +151,27 @@ def load_model(path: Path, model: nn.Module) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} holds the weights of another model: {reason}") from None
+
+
+def load_average(path: Path, model: nn.Module) -> None:
+    """Fill `model` with the averaged weights. Raises CheckpointError if there are none."""
+    if not (path / _AVERAGE).exists():
+        raise CheckpointError(
+            f"{path} holds no average of the weights; it is kept by a run with `train.ema` set, "
+            "for example train.ema=0.999"
+        )
+    model.load_state_dict(_load_tensors(path / _AVERAGE))
+
+
+def load_training(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> None:
+    """Fill all that a run needs to go on from the checkpoint."""
+    load_model(path, model)
+    load_optimizer(path, model, optimizer)
+    if average is not None:
+        with average.shown():
+            load_average(path, model)
 
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

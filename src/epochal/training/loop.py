@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,8 @@ class Loop:
     folder: RunFolder
     journal: Journal
     evaluate: Evaluate
+    start: Callable[[], Path] | None = None
+    """Finds the checkpoint of another run to start from; None to start from nothing."""
 
     def run(self) -> TrainState:
         """Go on from the last checkpoint to the end of the run.
@@ -63,15 +67,16 @@ class Loop:
         return state
 
     def _resume(self) -> TrainState:
-        model, optimizer = self.stepper.model, self.stepper.optimizer
         checkpoint.clean(self.folder.checkpoints)
-        path = checkpoint.find(self.folder.checkpoints, "last")
-        if path is None:
-            state = TrainState()
-        else:
+        path, state = checkpoint.find(self.folder.checkpoints, "last"), TrainState()
+        if path is not None:
             state = checkpoint.load_state(path)
-            checkpoint.load_model(path, model)
-            checkpoint.load_optimizer(path, model, optimizer)
+        elif self.start is not None:
+            path = self.start()
+            state.step = checkpoint.load_state(path).step
+        if path is not None:
+            stepper = self.stepper
+            checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
             say(f"going on from step {state.step:,} of {self.numbers.steps:,}")
         self.journal.rewind(state.step)
         return state
@@ -82,7 +87,7 @@ class Loop:
         while state.step < self.numbers.steps:
             if asked := stop.asked():
                 self._stop(state, *asked)
-            lr = learning_rate(settings, state.step, self.numbers.steps)
+            lr = learning_rate(settings, state.step, self.numbers)
             result = self.stepper(state.step, lr)
             state.step += 1
             state.loss_sum += result.loss
@@ -112,14 +117,16 @@ class Loop:
         return self._due(every, state)
 
     def _evaluate(self, state: TrainState, meter: _Meter) -> None:
-        figures = self.evaluate(self.stepper.model)
-        meter.skip()
-        self.journal.line("eval", state.step, self._progress(state) | figures)
-        nll = figures["nll_nats_per_token"]
-        meter.validation = nll
-        if state.best_nll is None or nll < state.best_nll:
-            state.best_nll, state.best_step = nll, state.step
-            checkpoint.save(self.folder.checkpoints, "best", state, self.stepper.model)
+        average = self.stepper.average if self.recipe.eval.ema else None
+        with average.shown() if average is not None else nullcontext():
+            figures = self.evaluate(self.stepper.model)
+            meter.skip()
+            self.journal.line("eval", state.step, self._progress(state) | figures)
+            nll = figures["nll_nats_per_token"]
+            meter.validation = nll
+            if state.best_nll is None or nll < state.best_nll:
+                state.best_nll, state.best_step = nll, state.step
+                checkpoint.save(self.folder.checkpoints, "best", state, self.stepper.model)
 
     def _progress(self, state: TrainState) -> dict[str, Any]:
         at = self.numbers.at(state.step)
@@ -127,7 +134,14 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         stepper = self.stepper
-        checkpoint.save(self.folder.checkpoints, "last", state, stepper.model, stepper.optimizer)
+        checkpoint.save(
+            self.folder.checkpoints,
+            "last",
+            state,
+            stepper.model,
+            stepper.optimizer,
+            stepper.average,
+        )
 
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
         self._save(state)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from epochal.recipe import Recipe, RunNumbers
+from epochal.recipe.numbers import micro_batch
 from epochal.recipe.schema import Train
 
 
-def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.AdamW:
-    """AdamW: matrices (embedding included) decay, norms do not (arXiv 2507.15857 §8)."""
+def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.optim.AdamW:
+    """AdamW: matrices (embedding included) decay, norms do not (arXiv 2507.15857 §8).
+
+    `parts` is `clip_parts`.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": settings.weight_decay},
@@ -21,24 +27,58 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.AdamW:
         groups,
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
-        eps=settings.adam_eps,
+        eps=settings.adam_eps / parts,
         fused=True,
     )
 
 
-def learning_rate(settings: Train, step: int, steps: int) -> float:
+def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
     """Rate of step number `step` (0 … steps − 1).
 
-    Linear warm-up over the first `warmup` share of the run, then cosine or linear decay from
-    lr to min_lr over the rest, reached at the last step. Progress is counted at the end of
-    the step, so no step is spent at rate 0.
+    Linear warm-up over the first `warmup` share of the run, then the schedule's way from lr to
+    min_lr, reached at the last step. Progress is counted at the end of the step, so no step is
+    spent at rate 0; with `lr_by` = "samples" it is, like Megatron's, the rows seen before the
+    step out of all rows asked for.
     """
-    done = step + 1
-    warmup = settings.warmup * steps
+    if settings.lr_by == "samples":
+        return _rate(settings, step * numbers.global_batch, numbers.rows)
+    return _rate(settings, step + 1, numbers.steps)
+
+
+def _rate(settings: Train, done: int, total: int) -> float:
+    """Rate when `done` of `total` are done."""
+    # A run that starts from a trunk's checkpoint has been warmed up there.
+    warmup = settings.warmup * total if settings.start_from is None else 0.0
     if done < warmup:
         return settings.lr * done / warmup
-    if settings.schedule == "constant":
+    begin = decay_begin(settings, total) if settings.schedule == "wsd" else warmup
+    if settings.schedule == "constant" or done <= begin:
         return settings.lr
-    share = (done - warmup) / max(steps - warmup, 1e-9)
-    fall = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else 1 - share
-    return settings.min_lr + (settings.lr - settings.min_lr) * fall
+    share = (done - begin) / max(total - begin, 1e-9)
+    shape = settings.decay_shape if settings.schedule == "wsd" else settings.schedule
+    return settings.min_lr + (settings.lr - settings.min_lr) * _FALLS[shape](share)
+
+
+def decay_begin(settings: Train, total: int) -> float:
+    """After how many of `total` steps (or rows) the schedule "wsd" begins to decay."""
+    return total * (1 - settings.decay)
+
+
+_FALLS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - share,
+    "sqrt": lambda share: 1 - math.sqrt(share),
+}
+"""What is left of lr − min_lr after a share of the decay."""
+
+
+def clip_parts(recipe: Recipe) -> int:
+    """By how much what `train.clip_of` names is larger than the mean gradient.
+
+    Clipping n times the mean at `clip`, and giving it to AdamW, is the same as clipping the mean
+    at clip / n with an epsilon of adam_eps / n: all else in AdamW is free of scale.
+    """
+    train = recipe.train
+    if train.clip_of == "mean":
+        return 1
+    return train.clip_parts or -(-train.global_batch // micro_batch(recipe))

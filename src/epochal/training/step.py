@@ -23,7 +23,9 @@ from epochal.objectives import Objective, Problem, Rows, linear_nll
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
 from epochal.recipe.numbers import micro_batch as micro_batch
+from epochal.training.average import Average
 from epochal.training.device import Machine
+from epochal.training.optim import clip_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Stepper:
     ) -> None:
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
+        ema = recipe.train.ema
+        self.average = Average(model, ema) if ema else None
         self._forward: Callable[..., Tensor] = torch.compile(model) if machine.compiled else model
 
     def problems(self, step: int) -> list[Problem]:
@@ -96,6 +100,8 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(step)
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss=values[0], grad_norm=values[1], scored=scored)
 
@@ -103,8 +109,8 @@ class Stepper:
         weights = list(self.model.parameters())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.recipe.train.clip:
-            torch.nn.utils.clip_grads_with_norm_(weights, self.recipe.train.clip, norm)
+        if most := self.recipe.train.clip / clip_parts(self.recipe):
+            torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
         return norm
 
     def _check_finite(self, step: int, loss: float, norm: float) -> None:

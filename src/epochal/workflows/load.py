@@ -27,7 +27,7 @@ from epochal.training.device import Machine, find_machine
 from epochal.workflows.imports import is_foreign, open_foreign
 from epochal.workflows.train import build_model
 
-CheckpointName = Literal["best", "last"]
+CheckpointName = Literal["best", "last", "ema"]
 _MASK_SPAN = re.compile(r"\[MASK(?::(\d+))?\]")
 
 
@@ -230,7 +230,8 @@ def load(
 ) -> LoadedModel:
     """The model of the run in folder `path`.
 
-    `checkpoint_name` is "best" (default where there is one) or "last". `path` may also be a
+    `checkpoint_name` is "best" (default where there is one), "last", or "ema" for the average
+    of the weights that a run with `train.ema` keeps beside the last ones. `path` may also be a
     checkpoint folder of the original or a Hugging Face model; `family` and `tokenizer` then
     say what the folder does not. Raises RunError if `path` is none of these and
     CheckpointError if it has no usable checkpoint.
@@ -246,7 +247,10 @@ def load(
     file = find_checkpoint(record, checkpoint_name)
     known = tokenizer_of(record)
     model = build_model(settings, known.vocabulary)
-    checkpoint.load_model(file, model)
+    if checkpoint_name == "ema":
+        checkpoint.load_average(file, model)
+    else:
+        checkpoint.load_model(file, model)
     machine = find_machine(_on(settings, device).train)
     return LoadedModel(
         settings,
@@ -274,7 +278,7 @@ def tokenizer_of(record: RunRecord) -> Tokenizer:
 
 def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
-    for wanted in (name,) if name else ("best", "last"):
+    for wanted in ("last" if name == "ema" else name,) if name else ("best", "last"):
         path = checkpoint.find(record.folder.checkpoints, wanted)
         if path is not None:
             return path

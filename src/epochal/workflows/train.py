@@ -32,8 +32,9 @@ from epochal.runs import RunFolder, RunRecord
 from epochal.training.device import Machine, deterministic_kernels, find_machine
 from epochal.training.journal import Journal, check_same_run
 from epochal.training.loop import Evaluate, Loop
-from epochal.training.optim import make_optimizer
+from epochal.training.optim import clip_parts, make_optimizer
 from epochal.training.step import MICRO_BATCH_TOKENS, Stepper, micro_batch
+from epochal.workflows.trunk import find_start
 
 RecipeLike = Recipe | str | Path | None
 
@@ -72,6 +73,9 @@ def train(
             _put_aside(folder)
         info = run_info(settings, corpus, numbers, machine)
         old = folder.read_info()
+        start = find_start(settings, numbers, info["identity"], old)
+        if start is not None:
+            info["start"] = start.as_dict()
         if old is not None:
             check_same_run(folder, old["identity"], info["identity"])
             info = old | {key: info[key] for key in ("software", "machine")}
@@ -84,7 +88,9 @@ def train(
             deterministic_kernels(settings.train.deterministic),
             Journal(folder, info, settings.log.tensorboard) as journal,
         ):
-            _loop(settings, corpus, numbers, machine, folder, journal).run()
+            loop = _loop(settings, corpus, numbers, machine, folder, journal)
+            loop.start = None if start is None else start.checkpoint
+            loop.run()
     return RunRecord(folder.path)
 
 
@@ -152,7 +158,7 @@ def _loop(
     stepper = Stepper(
         settings,
         model,
-        make_optimizer(model, settings.train),
+        make_optimizer(model, settings.train, clip_parts(settings)),
         objective(settings, corpus.tokenizer.mask),
         order,
         machine,

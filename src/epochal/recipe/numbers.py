@@ -37,8 +37,6 @@ class RunNumbers:
     """Rows per step."""
     steps: int
     """Optimizer steps."""
-    rows: int
-    """Rows asked for, of which the last that fill no step are not trained on."""
     params: int
     """N by the paper's formula."""
     params_non_embedding: int
@@ -126,7 +124,6 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
         rows_per_epoch=rows_per_epoch,
         global_batch=batch,
         steps=rows // batch,
-        rows=rows,
         params=shape.params(vocabulary),
         params_non_embedding=shape.params_non_embedding,
         params_exact=shape.params_exact(vocabulary),

@@ -15,6 +15,7 @@ NAMES = [
     "RunRecord",
     "compare",
     "compare_existing",
+    "downstream",
     "dry_run",
     "evaluate",
     "fit",

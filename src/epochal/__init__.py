@@ -27,6 +27,7 @@ _MODULES = {
     "RunRecord": "epochal.runs",
     "compare": "epochal.workflows.compare",
     "compare_existing": "epochal.workflows.compare",
+    "downstream": "epochal.workflows.downstream",
     "dry_run": "epochal.workflows.train",
     "evaluate": "epochal.workflows.evaluate",
     "fit": "epochal.workflows.fit",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from epochal.runs import RunRecord as RunRecord
     from epochal.workflows.compare import compare as compare
     from epochal.workflows.compare import compare_existing as compare_existing
+    from epochal.workflows.downstream import downstream as downstream
     from epochal.workflows.evaluate import evaluate as evaluate
     from epochal.workflows.fit import fit as fit
     from epochal.workflows.load import LoadedModel as LoadedModel

@@ -8,6 +8,7 @@
         checkpoints/last-…  weights, optimizer and progress, to go on from
         checkpoints/best-…  weights at the lowest validation NLL so far
         evaluations/        results of `epochal eval`, one JSON file each
+        downstream/         results of `epochal downstream`, one JSON file per task and mode
         samples.json        texts the trained model wrote
         order/              the order of rows, where it is not computed as it is needed
         tensorboard/        event files, if wanted
@@ -106,6 +107,10 @@ class RunFolder:
     def evaluation_file(self, checkpoint: str, estimator: str) -> Path:
         """Result of `epochal eval` for one checkpoint and estimator."""
         return self.path / "evaluations" / f"{checkpoint}-{estimator}.json"
+
+    def downstream_file(self, task: str, checkpoint: str, mode: str) -> Path:
+        """Result of `epochal downstream` for one task, checkpoint and mode."""
+        return self.path / "downstream" / f"{task}-{checkpoint}-{mode}.json"
 
     @property
     def order_folder(self) -> Path:
@@ -233,6 +238,18 @@ class RunRecord:
         """The best-founded result for a checkpoint: ours before the paper's estimator."""
         found = [result for result in self.evaluations() if result.checkpoint == checkpoint]
         return min(found, key=lambda result: result.estimator == "paper", default=None)
+
+    def downstream(self) -> list[dict[str, Any]]:
+        """Results of `epochal downstream`, in order of their files' names. Raises RunError."""
+        results = []
+        for path in sorted((self.path / "downstream").glob("*.json")):
+            try:
+                results.append(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise RunError(
+                    f"{path} is damaged ({error}); run `epochal downstream` again"
+                ) from error
+        return results
 
     def samples(self) -> list[dict[str, Any]]:
         """Texts that the trained model wrote; empty if none were kept."""

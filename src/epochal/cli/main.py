@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("data", "data", "Text to token stores: prepare, subset, inspect, verify."),
     "train": ("train", "train", "Train one model by a recipe, or go on with it."),
     "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
+    "downstream": ("downstream", "downstream", "Downstream tasks with lm-evaluation-harness."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),

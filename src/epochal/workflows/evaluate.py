@@ -64,7 +64,7 @@ def evaluate(
     evaluator = _evaluator(loaded, data, estimator)
     start = time.monotonic()
     found = _score(evaluator, loaded.model, estimator, draws, tolerance)
-    name = checkpoint or _which(record, loaded.step)
+    name = checkpoint or which_checkpoint(record, loaded.step)
     result = _result(loaded, data, name, estimator, evaluator, found, time.monotonic() - start)
     if corpus is None:
         record.folder.write_evaluation(
@@ -171,7 +171,7 @@ def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
     return lambda share: progress.update(done + share, f"draw {done + 1}/{wanted}")
 
 
-def _which(record: RunRecord, step: int) -> str:
+def which_checkpoint(record: RunRecord, step: int) -> str:
     best = record.info.get("best") or {}
     return "best" if best.get("step", step) == step else "last"
 

@@ -1,0 +1,169 @@
+"""Tasks of lm-evaluation-harness: by name, from local files, or a folder of one's own.
+
+Local files lie as TASK/SPLIT.jsonl in a data folder and have the columns of the task's
+dataset. For each task a small YAML file is written that includes the harness's own definition
+and changes where the rows come from, so prompts and metrics are the harness's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from epochal import files
+from epochal.errors import DataError, UserError, nearest
+from epochal.evaluation.paper_tasks import PAPER_TASKS
+
+DOCS = "docs/downstream.md"
+_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+def require_harness() -> None:
+    """Raise UserError if the harness is not installed."""
+    try:
+        import lm_eval as lm_eval
+    except ImportError:
+        raise UserError(
+            "downstream tasks need lm-evaluation-harness, which is not installed: run "
+            "`pip install 'epochal[downstream]'`"
+        ) from None
+
+
+def task_names(spec: str) -> tuple[list[str], Path | None]:
+    """`paper`, `name,name` or a folder of YAML tasks → names, and the folder if it is one.
+
+    Raises UserError for an empty list or a folder without tasks.
+    """
+    folder = Path(spec)
+    if spec == "paper":
+        return list(PAPER_TASKS), None
+    if folder.is_dir():
+        found = [re.search(r"(?m)^task:\s*(\S+)\s*$", _text(path)) for path in _yaml_files(folder)]
+        names = [match[1].strip("\"'") for match in found if match]
+        if not names:
+            raise UserError(
+                f"the folder {spec} holds no task: it needs YAML files with a line `task: NAME` "
+                f"({DOCS}); for rows of known tasks give the folder with --data"
+            )
+        return names, folder
+    names = [name.strip() for name in spec.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--tasks {spec!r} names no task; give `paper` or names like sciq,piqa")
+    return list(dict.fromkeys(names)), None
+
+
+def load_tasks(
+    names: Sequence[str], own: Path | None, data: Path | None, work: Path
+) -> tuple[Any, list[Any]]:
+    """The harness's `TaskManager`, and the task and group objects in the order of `names`.
+
+    `own` is a folder of YAML tasks, `data` one of local rows, `work` an empty folder for
+    what is written on the way. Raises UserError for an unknown task, one that must be
+    downloaded and cannot be, and local files that do not fit.
+    """
+    from lm_eval.tasks import TaskManager
+
+    stock = {} if own is not None else {name: _stock_file(name) for name in names}
+    for name, path in stock.items():
+        if path is not None:
+            _write_task(name, path, data, work)
+    # The index of all stock tasks takes ten seconds; only groups of tasks need it.
+    groups = any(path is None for path in stock.values())
+    manager = TaskManager(include_path=str(own or work), include_defaults=groups)
+    for name in names:
+        if name not in manager.all_tasks:
+            hint = nearest(name, [*PAPER_TASKS, *manager.all_tasks])
+            raise UserError(
+                f"lm-eval has no task {name!r}.{hint} `lm_eval ls tasks` lists all; the paper's "
+                f"are {', '.join(PAPER_TASKS)}"
+            )
+    return manager, [it for name in names for it in _load_one(manager, name, data)]
+
+
+def _load_one(manager: Any, name: str, data: Path | None) -> list[Any]:
+    try:
+        loaded = manager.load([name])
+    except Exception as error:  # datasets raises many kinds, from several libraries
+        if data is not None and (data / name).is_dir():
+            raise DataError(f"cannot read {data}/{name}: {_reason(error)}") from error
+        raise UserError(
+            f"the rows of the task {name} must be downloaded and cannot be ({_reason(error)}); "
+            f"go online once, or put them into FOLDER/{name}/SPLIT.jsonl and give --data FOLDER "
+            f"({DOCS})"
+        ) from error
+    group = loaded["groups"].get(name)
+    return list(loaded["tasks"].values()) if group is None else [group]
+
+
+def _write_task(name: str, stock: Path, data: Path | None, work: Path) -> None:
+    """A YAML file that is the stock task, with rows from `data` if it has them."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    content: dict[str, Any] = {"include": str(stock), "task": name}
+    folder = data / name if data is not None else None
+    if folder is not None and folder.is_dir():
+        config = load_yaml(stock, resolve_func=False)
+        splits = {key: config.get(key) for key in _SPLITS if config.get(key)}
+        there = {s: folder / f"{s}.jsonl" for s in dict.fromkeys(splits.values())}
+        there = {split: path for split, path in there.items() if path.is_file()}
+        _check_rows(name, folder, splits, there)
+        content |= {
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {
+                "data_files": {split: str(path.resolve()) for split, path in there.items()},
+                "cache_dir": str(work / "cache"),
+            },
+        }
+        content |= {key: split if split in there else None for key, split in splits.items()}
+    # JSON is YAML, and nothing has to be quoted by hand.
+    files.write_json(work / f"{name}.yaml", content)
+
+
+def _check_rows(name: str, folder: Path, splits: dict[str, str], there: dict[str, Path]) -> None:
+    """There is a split to score, and its first row has the task's columns."""
+    judged = [splits[key] for key in ("test_split", "validation_split") if key in splits]
+    usable = [split for split in judged if split in there]
+    if not usable:
+        wanted = " or ".join(f"{split}.jsonl" for split in judged)
+        raise DataError(f"{folder} has no rows to score: {name} needs {wanted}")
+    path = there[usable[0]]
+    with path.open(encoding="utf-8") as file:
+        line = file.readline()
+    try:
+        row = json.loads(line)
+        columns = PAPER_TASKS[name].columns if name in PAPER_TASKS else ()
+        missing = [column for column in columns if column not in row]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}, line 1 is not a JSON object ({error})") from error
+    if missing:
+        raise DataError(
+            f"{path}, line 1 has no {', '.join(missing)}; rows of {name} need {', '.join(columns)}"
+        )
+
+
+def _stock_file(name: str) -> Path | None:
+    """The harness's own definition of a task; None for a group or an unknown name."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    if name in PAPER_TASKS:
+        return folder / PAPER_TASKS[name].file
+    wanted = re.compile(rf"(?m)^task:\s*[\"']?{re.escape(name)}[\"']?\s*$")
+    return next((path for path in _yaml_files(folder) if wanted.search(_text(path))), None)
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _reason(error: BaseException) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return first[:160] or type(error).__name__

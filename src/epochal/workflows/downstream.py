@@ -256,7 +256,7 @@ def _error_from_draws(raw: _Raw) -> float:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the bars, log lines, prints and warnings of the libraries."""
-    import datasets  # sets its loggers' levels when it is imported
+    import datasets as datasets  # sets its loggers' levels when it is imported
     import tqdm  # type: ignore[import-untyped]
 
     names = ("lm_eval", "lm-eval", "datasets", "huggingface_hub", "httpx")

@@ -172,6 +172,7 @@ def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
 
 
 def which_checkpoint(record: RunRecord, step: int) -> str:
+    """best or last: the name of the checkpoint of this step."""
     best = record.info.get("best") or {}
     return "best" if best.get("step", step) == step else "last"
 

@@ -53,8 +53,28 @@ def test_the_samples_arguments_become_the_recipe(family):
     assert (model.ffn_width, model.untied, model.table_rows) == (128, False, None)
     assert (train.steps, train.global_batch, recipe.data.sequence_length) == (80, 8, 64)
     assert (train.lr, train.min_lr, train.schedule, train.warmup) == (2e-3, 2e-4, "cosine", 0.125)
-    assert (train.attention_dropout, train.hidden_dropout, train.clip) == (0.0, 0.0, 1.0)
+    assert (train.attention_dropout, train.hidden_dropout) == (0.0, 0.0)
+    # 1.0 on the sum of two micro-batches of 4 rows is 0.5 on their mean.
+    assert train.clip == 0.5
+    assert (recipe.data.order, recipe.data.samples) == ("megatron", 640)
     assert recipe.seed == {"ar": 811, "mdm": 812}[family]
+
+
+def test_ablations_become_recipe_lines(tmp_path):
+    ablations = {
+        "use_order_list": True,
+        "num_order_list": 16,
+        "use_predefined_order": True,
+        "randmask_ratio": 0.1,
+        "ar_ratio": 0.2,
+        "low_noise_start": True,
+        "low_noise_iter": 50,
+    }
+    megatron_made.write(tmp_path, megatron_made.model(), **ablations)
+    ar = read_megatron(tmp_path, family="ar").recipe.ar
+    assert (ar.orders, ar.order_kind, ar.token_masking) == (16, "noise_sorted", 0.1)
+    mdm = read_megatron(tmp_path, family="mdm").recipe.mdm
+    assert (mdm.ar_ratio, mdm.low_noise_start, mdm.low_noise_iters) == (0.2, True, 50)
 
 
 @pytest.mark.parametrize("family", SAMPLES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -87,6 +87,98 @@ def megatron(
         unique_tokens=None if unique_tokens is None else parse_count(unique_tokens),
     )
     _print_run(record, as_json)
+
+
+@import_.command("hf")
+@click.argument("folder")
+@click.option("--out", required=True, metavar="RUN", help="Run folder to make.")
+@click.option(
+    "--family", type=click.Choice(["ar", "mdm"]), help="Only checked: config.json knows it."
+)
+@click.option("--tokenizer", metavar="TOKENIZER", help="Another one than the folder's.")
+@click.option("--corpus", metavar="FOLDER", help=_CORPUS)
+@click.option("--unique-tokens", metavar="COUNT", help="How many it learned from, such as 100M.")
+@json_option
+def import_from_hf(
+    folder: str,
+    out: str,
+    family: str | None,
+    tokenizer: str | None,
+    corpus: str | None,
+    unique_tokens: str | None,
+    as_json: bool,
+) -> None:
+    """A model in the Hugging Face format: what `epochal export hf` wrote, or a plain Llama.
+
+    Weights must be safetensors; pickles and code that come with a model are not touched.
+
+    \b
+    Examples:
+      epochal import hf exported/ --out runs/back
+      epochal import hf some-llama/ --out runs/llama --corpus corpus
+    """
+    from epochal.workflows.imports import import_hf
+
+    record = import_hf(
+        folder,
+        out,
+        family=family,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        unique_tokens=None if unique_tokens is None else parse_count(unique_tokens),
+    )
+    _print_run(record, as_json)
+
+
+@click.group()
+def export() -> None:
+    """Trained models for other programs.
+
+    \b
+    Example:
+      epochal export hf runs/quickstart/ar --out exported/ar
+    """
+
+
+@export.command("hf")
+@click.argument("run")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder to make.")
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), help="[default: best]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the weights.",
+)
+@json_option
+def export_to_hf(
+    run: str,
+    out: str,
+    checkpoint: Literal["best", "last"] | None,
+    dtype: Literal["float32", "bfloat16"],
+    as_json: bool,
+) -> None:
+    """Weights, tokenizer and model card in the Hugging Face format.
+
+    Autoregressive models become stock Llamas, which transformers, vLLM and lm-eval take as
+    they are. Masked diffusion models bring a small class of their own, to be loaded with
+    AutoModel and trust_remote_code=True; it has its own `generate`.
+
+    \b
+    Examples:
+      epochal export hf runs/quickstart/ar --out exported/ar
+      epochal export hf runs/quickstart/mdm --out exported/mdm --dtype bfloat16
+    """
+    from epochal.workflows.exports import export_hf
+
+    made = export_hf(run, out, checkpoint=checkpoint, dtype=dtype)
+    if as_json:
+        print_json(made.as_dict())
+        return
+    print_pairs([("exported", str(made.path)), ("files", ", ".join(made.files))])
+    if not made.tokenizer:
+        click.echo("\nThe run has no tokenizer, so the model knows ids but no text.")
 
 
 def _print_run(record: RunRecord, as_json: bool) -> None:

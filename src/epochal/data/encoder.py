@@ -92,6 +92,10 @@ class Tokenizer:
             for known, run in runs
         )
 
+    def token_text(self, number: int) -> str:
+        """The token as the vocabulary spells it."""
+        return self._tokens[number]
+
     def token_bytes(self, number: int) -> bytes:
         """The UTF-8 bytes that id `number` stands for; its name for a special token.
 

@@ -50,6 +50,16 @@ def load_tokenizer(spec: str | Path, end_of_document: str | None = None) -> Toke
     )
 
 
+def load_without_mask(
+    path: str | Path, mask: int | None, end_of_document: str | None = None
+) -> Tokenizer:
+    """The tokenizer.json `path`, its mask token of id `mask` left out: ours lies outside.
+
+    Raises DataError for what is no tokenizer.
+    """
+    return _from_file(Path(path), end_of_document, without=mask)
+
+
 def byte_tokenizer() -> Tokenizer:
     """The 256 bytes as ids 0 … 255, and 256 as end of document."""
     hf = HFTokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
@@ -141,11 +151,14 @@ def _from_gpt2_files(
     return Tokenizer(hf, name, end_of_document)
 
 
-def _from_file(path: Path, end_of_document: str | None) -> Tokenizer:
+def _from_file(path: Path, end_of_document: str | None, without: int | None = None) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, without the added token of id `without`, if given."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        hf = HFTokenizer.from_str(text)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if without is not None:
+            added = content.get("added_tokens", [])
+            content["added_tokens"] = [token for token in added if token["id"] != without]
+        hf = HFTokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises nothing more precise
         hint = "; for GPT-2's two files give their folder" if path.name != "tokenizer.json" else ""
         raise DataError(f"{path} is not a tokenizer.json ({error}){hint}") from error

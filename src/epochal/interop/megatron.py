@@ -243,7 +243,8 @@ def _recipe(args: dict[str, Any], family: str, vocabulary: int, files: MegatronF
         "beta2": float(args.get("adam_beta2", 0.95)),
         "adam_eps": float(args.get("adam_eps", 1e-8)),
         "weight_decay": float(args.get("weight_decay", 0.1)),
-        "clip": float(args.get("clip_grad", 1.0)),
+        # Its engine clips the sum over micro-batches, ours their mean.
+        "clip": float(args.get("clip_grad", 1.0)) / _accumulation(args),
         "attention_dropout": float(args.get("attention_dropout", 0.1)),
         "hidden_dropout": float(args.get("hidden_dropout", 0.1)),
     }
@@ -251,11 +252,40 @@ def _recipe(args: dict[str, Any], family: str, vocabulary: int, files: MegatronF
         {
             "family": family,
             "seed": int(args.get("seed") or 0),
-            "data": {"sequence_length": int(args["seq_length"])},
+            "data": {
+                "sequence_length": int(args["seq_length"]),
+                "order": "megatron",
+                "samples": int(samples) or steps * batch,
+            },
             "model": model,
             "train": train,
+            family: _ablations(args, family),
         }
     )
+
+
+def _accumulation(args: dict[str, Any]) -> int:
+    """Micro-batches per optimizer step."""
+    rows = int(args.get("micro_batch_size") or 0) * int(args.get("data_parallel_size") or 1)
+    return max(1, int(args.get("global_batch_size") or 1) // rows) if rows else 1
+
+
+def _ablations(args: dict[str, Any], family: str) -> dict[str, Any]:
+    """The objective's settings, which the original passes to both families."""
+    if family == "ar":
+        orders = max(1, int(args.get("num_order_list") or 1))
+        local = orders == 1 or args.get("use_predefined_order")
+        return {
+            "orders": orders,
+            "order_kind": "noise_sorted" if local else "random",
+            "token_masking": float(args.get("randmask_ratio") or 0.0),
+        }
+    return {
+        "ar_ratio": float(args.get("ar_ratio") or 0.0),
+        "low_noise_start": bool(args.get("low_noise_start")),
+        "low_noise_iters": int(args.get("low_noise_iter") or 1000),
+        "low_noise_ratio": float(args.get("low_noise_ratio") or 0.5),
+    }
 
 
 def _plain(value: Any) -> Any:

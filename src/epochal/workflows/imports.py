@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,14 @@ from epochal.data import Tokenizer, load_tokenizer
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import UnknownTokenizer
 from epochal.errors import CheckpointError, RunError, UserError
-from epochal.interop import ForeignModel, is_megatron, read_megatron
+from epochal.interop import (
+    ForeignModel,
+    hf_tokenizer,
+    is_hf,
+    is_megatron,
+    read_hf,
+    read_megatron,
+)
 from epochal.models import Transformer
 from epochal.recipe import Recipe, RunNumbers, run_numbers
 from epochal.runs import RunFolder, RunRecord
@@ -29,6 +32,7 @@ from epochal.workflows.train import build_model, run_info
 
 NOT_KNOWN = "not known"
 """Stands in run.json for the hash of a corpus that was not named."""
+_UNIQUE = "unique_tokens"
 
 
 def import_megatron(
@@ -65,17 +69,39 @@ def import_megatron(
     return _write_run(model, Path(out), named, corpus, unique_tokens)
 
 
+def import_hf(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    family: str | None = None,
+    tokenizer: str | Path | None = None,
+    corpus: str | Path | None = None,
+    unique_tokens: int | None = None,
+) -> RunRecord:
+    """The run made in `out` from a model in the Hugging Face format.
+
+    What `export_hf` wrote comes back as it was; a Llama of another origin comes if it has
+    neither biases nor grouped-query attention nor scaled rotary positions. The tokenizer is
+    the folder's, if `tokenizer` names no other. Raises CheckpointError, DataError, RunError.
+    """
+    _refuse_used(Path(out))
+    named = _named_tokenizer(tokenizer, corpus) or hf_tokenizer(folder)
+    model = read_hf(folder, family=family, vocabulary=named.vocabulary if named else None)
+    return _write_run(model, Path(out), named, corpus, unique_tokens)
+
+
 def is_foreign(path: Path) -> bool:
     """Whether `path` is a model of another program's that can be loaded as it is."""
-    return not (path / "run.json").exists() and is_megatron(path)
+    return not (path / "run.json").exists() and (is_megatron(path) or is_hf(path))
 
 
 def open_foreign(
     path: Path, family: str | None, tokenizer: str | Path | None
 ) -> tuple[Recipe, Transformer, Tokenizer, int]:
     """(recipe, model, tokenizer, step) of a model of another program's, nothing written."""
-    named = _named_tokenizer(tokenizer, None)
-    model = read_megatron(path, family=family, vocabulary=named.vocabulary if named else None)
+    named = _named_tokenizer(tokenizer, None) or (hf_tokenizer(path) if is_hf(path) else None)
+    read = read_hf if is_hf(path) else read_megatron
+    model = read(path, family=family, vocabulary=named.vocabulary if named else None)
     return model.recipe, _built(model), named or _unknown(model), model.step
 
 
@@ -96,6 +122,12 @@ def _refuse_used(out: Path) -> None:
 
 def _built(model: ForeignModel) -> Transformer:
     built = build_model(model.recipe, model.vocabulary)
+    for name, weight in built.named_parameters():
+        if (found := model.weights[name].shape) != weight.shape:
+            raise CheckpointError(
+                f"the tensor that becomes {name} has the shape {list(found)}, but by the "
+                f"model's settings it should be {list(weight.shape)}"
+            )
     built.load_state_dict(model.weights)
     if bad := [name for name, weight in built.named_parameters() if not weight.isfinite().all()]:
         raise CheckpointError(
@@ -115,12 +147,13 @@ def _write_run(
     data = dataclasses.replace(
         model.recipe.data,
         corpus=str(corpus) if corpus is not None else model.recipe.data.corpus,
-        unique_tokens=unique_tokens,
+        unique_tokens=unique_tokens or model.recipe.data.unique_tokens,
     )
     settings = dataclasses.replace(model.recipe, run_dir=str(out), data=data)
     opened = open_corpus(data) if corpus is not None else None
     seen = settings.train.global_batch * data.sequence_length * (settings.train.steps or 1)
-    unique = opened.train.unique_tokens if opened else unique_tokens or max(seen, 1)
+    known = opened.train.unique_tokens if opened else unique_tokens or model.facts.get(_UNIQUE)
+    unique = int(known or seen)
     built = _built(dataclasses.replace(model, recipe=settings))
     numbers = run_numbers(settings, max(unique, data.sequence_length + 1), model.vocabulary)
     info = _info(settings, opened, numbers)
@@ -128,7 +161,7 @@ def _write_run(
         **model.facts,
         "step": model.step,
         "optimizer": model.moments is not None,
-        "unique_tokens_known": opened is not None or unique_tokens is not None,
+        "unique_tokens_known": known is not None,
     }
     unfinished = model.moments is not None and model.step < numbers.steps
     info |= {
@@ -136,7 +169,8 @@ def _write_run(
         "best": {"step": model.step, "nll_nats_per_token": None},
         "seconds": 0.0,
     }
-    with _whole_folder(out) as folder:
+    with files.atomic_folder(out) as temporary:
+        folder = RunFolder(temporary)
         state = TrainState(step=model.step, best_step=model.step)
         checkpoint.save(folder.checkpoints, "best", state, built)
         if model.moments is not None:
@@ -148,19 +182,6 @@ def _write_run(
         files.write_text(folder.metrics_file, "")
         folder.write_info(info)
     return RunRecord(out)
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[RunFolder]:
-    """A folder that becomes `out` when the block ends well, and is removed if not."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    with files.storage_errors(out):
-        try:
-            temporary.mkdir(parents=True)
-            yield RunFolder(temporary)
-            temporary.rename(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _info(settings: Recipe, corpus: Corpus | None, numbers: RunNumbers) -> dict[str, Any]:

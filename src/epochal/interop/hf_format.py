@@ -1,0 +1,188 @@
+"""The Hugging Face format: names of tensors and keys of config.json, in both directions.
+
+An AR model is a stock Llama: `transformers`, vLLM and llama.cpp need no code of ours. An MDM
+model has the same tensors, but another attention and another way to write, so it is a model
+type of its own with its class beside the weights (`modeling_epochal_mdm.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from epochal.errors import CheckpointError
+from epochal.interop.foreign import Tensors
+from epochal.recipe import Recipe
+from epochal.recipe.schema import Model
+from epochal.sizes import ffn_width, padded_vocabulary
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+REMOTE_CODE = "modeling_epochal_mdm"
+MDM_TYPE = "epochal_mdm"
+KEPT = "epochal"
+"""Key of config.json under which what only Epochal knows is kept."""
+_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+_OTHERS = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "final_norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+_REQUIRED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu", None),
+    "rope_scaling": (None,),
+    "sliding_window": (None,),
+    "partial_rotary_factor": (1, None),
+    "pretraining_tp": (1, None),
+    "quantization_config": (None,),
+}
+"""Key of config.json → the values that our transformer has."""
+
+
+def their_name(ours: str) -> str:
+    """`blocks.0.attention.query.weight` → `model.layers.0.self_attn.q_proj.weight`."""
+    if ours in _OTHERS:
+        return _OTHERS[ours]
+    _, block, part = ours.removesuffix(".weight").split(".", 2)
+    return f"model.layers.{block}.{_BLOCK[part]}.weight"
+
+
+def our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensors:
+    """Their tensors under our names.
+
+    Raises CheckpointError naming the first tensor that is missing or unknown.
+    """
+    ours = ["embedding.weight", "final_norm.weight", *(["head.weight"] if untied else [])]
+    ours += [f"blocks.{block}.{part}.weight" for block in range(layers) for part in _BLOCK]
+    names = {their_name(name): name for name in ours}
+    # A tied table may be written twice, and old files carry the angles of rotary positions.
+    known = {name for name in theirs if name.endswith("rotary_emb.inv_freq")} | {"lm_head.weight"}
+    missing = [name for name in names if name not in theirs]
+    unknown = [name for name in theirs if name not in names and name not in known]
+    for found, what in ((missing, "lacks the"), (unknown, "has the unknown")):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise CheckpointError(f"the model {what} tensor {found[0]}{more}")
+    return {ours: theirs[name] for name, ours in names.items()}
+
+
+def config_of(
+    recipe: Recipe, vocabulary: int, rows: int, end: int, dtype: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """config.json. `end` ends documents and begins them; `dtype` is the weights'."""
+    shape, settings = recipe.model.architecture(), recipe.model
+    mdm = recipe.family == "mdm"
+    config: dict[str, Any] = {
+        "architectures": ["EpochalMDMForMaskedLM" if mdm else "LlamaForCausalLM"],
+        "model_type": MDM_TYPE if mdm else "llama",
+        "vocab_size": rows,
+        "hidden_size": shape.d_model,
+        "intermediate_size": shape.ffn_width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "head_dim": shape.head_width,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": settings.norm_eps,
+        # Both forms: transformers 5 reads the second, most other programs the first.
+        "rope_theta": settings.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
+        "max_position_embeddings": recipe.data.sequence_length,
+        "tie_word_embeddings": not shape.untied,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        KEPT: {"family": recipe.family, "vocabulary": vocabulary, **facts},
+    }
+    if mdm:
+        name = f"{REMOTE_CODE}.EpochalMDM"
+        config |= {
+            "auto_map": {
+                "AutoConfig": f"{name}Config",
+                "AutoModel": f"{name}ForMaskedLM",
+                "AutoModelForMaskedLM": f"{name}ForMaskedLM",
+            },
+            "mask_token_id": vocabulary,
+            "text_vocabulary": vocabulary,
+            "is_causal": False,
+        }
+    return config
+
+
+def family_of(config: Mapping[str, Any], given: str | None) -> str:
+    """ar for a causal Llama, mdm for our own type or a Llama with `is_causal: false`.
+
+    Raises CheckpointError for another model and for a family that contradicts the config.
+    """
+    kind = config.get("model_type")
+    if kind not in ("llama", MDM_TYPE):
+        raise CheckpointError(
+            f"config.json has model_type {kind!r}; only llama (autoregressive) and {MDM_TYPE} "
+            "(what `epochal export hf` writes for masked diffusion) can be imported"
+        )
+    found = "mdm" if kind == MDM_TYPE or config.get("is_causal") is False else "ar"
+    if given is not None and given != found:
+        raise CheckpointError(
+            f"the family given is {given}, but by config.json the model is {found}"
+        )
+    return found
+
+
+def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
+    """The recipe's [model] for config.json.
+
+    Raises CheckpointError for the first key that makes another model than ours.
+    """
+    for key, allowed in _REQUIRED.items():
+        if config.get(key) not in allowed:
+            raise CheckpointError(
+                f"config.json has {key} = {config[key]!r}, which this transformer does not have "
+                f"(only {allowed[0]!r})"
+            )
+    numbers = {}
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            found = (
+                f"has {key} = {config[key]!r}" if config.get(key) is not None else f"lacks {key}"
+            )
+            raise CheckpointError(f"config.json {found}")
+        numbers[key] = int(config[key])
+    heads, width = numbers["num_attention_heads"], numbers["hidden_size"]
+    if config.get("num_key_value_heads") not in (heads, None):
+        raise CheckpointError(
+            f"config.json has num_key_value_heads = {config['num_key_value_heads']} for {heads} "
+            "heads: grouped-query attention, which this transformer does not have"
+        )
+    rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise CheckpointError(
+            f"config.json has rope_type = {rope['rope_type']!r}: scaled rotary positions, which "
+            "this transformer does not have"
+        )
+    rows = numbers["vocab_size"]
+    return dataclasses.replace(
+        Model(d_model=width, layers=numbers["num_hidden_layers"], heads=heads),
+        head_width=int(config.get("head_dim") or width // heads),
+        ffn_width=int(config.get("intermediate_size") or ffn_width(width)),
+        untied=not config.get("tie_word_embeddings", False),
+        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        table_rows=None if rows == padded_vocabulary(vocabulary) else rows,
+    )

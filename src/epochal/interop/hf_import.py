@@ -1,0 +1,126 @@
+"""`epochal import hf`: a folder in the Hugging Face format → a model in our terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from epochal.data import Tokenizer
+from epochal.data.tokenizer import load_without_mask
+from epochal.errors import CheckpointError
+from epochal.interop import hf_format
+from epochal.interop.foreign import ForeignModel
+from epochal.interop.hf_export import RECIPE, TOKENIZER
+from epochal.recipe import Recipe, load_recipe
+from epochal.recipe.load import recipe_from_tree
+
+
+def is_hf(path: Path) -> bool:
+    """Whether `path` looks like a model in the Hugging Face format."""
+    return (path / hf_format.CONFIG).is_file()
+
+
+def hf_tokenizer(folder: str | Path) -> Tokenizer | None:
+    """The tokenizer in the folder without its mask token, or None if there is none."""
+    path = Path(folder) / TOKENIZER
+    if not path.is_file():
+        return None
+    config = _config(Path(folder)) if is_hf(Path(folder)) else {}
+    mask = config.get("mask_token_id")
+    return load_without_mask(path, int(mask) if mask is not None else None)
+
+
+def read_hf(
+    folder: str | Path, *, family: str | None = None, vocabulary: int | None = None
+) -> ForeignModel:
+    """The model in `folder`: what `epochal export hf` wrote, or any Llama of our shape.
+
+    `vocabulary` is the tokenizer's number of tokens; if it is not given, config.json tells.
+    Raises CheckpointError naming a file that is missing or damaged, and the setting of a
+    model that is not ours (biases, grouped-query attention, scaled rotary positions).
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {path}; give the folder of a model")
+    config = _config(path)
+    kept = config.get(hf_format.KEPT) or {}
+    tokens = vocabulary or kept.get("vocabulary") or config.get("vocab_size")
+    if not isinstance(tokens, int):
+        raise CheckpointError(f"{path / hf_format.CONFIG} lacks vocab_size")
+    given = hf_format.family_of(config, family)
+    model = hf_format.model_of(config, tokens)
+    theirs = _tensors(path)
+    weights = hf_format.our_tensors(theirs, model.layers or 0, model.untied)
+    recipe = dataclasses.replace(_recipe(path, config, given), model=model)
+    return ForeignModel(
+        recipe=recipe,
+        weights=weights,
+        vocabulary=tokens,
+        step=int(kept.get("step", 0)),
+        facts={"format": "hf", "folder": path.resolve().name, **kept},
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / hf_format.CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} holds no model: the file {file.name} is missing; give a folder that "
+            "`epochal export hf` or `save_pretrained` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} cannot be read (it holds no dictionary)")
+    return config
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the files that its index names."""
+    index = path / hf_format.INDEX
+    names = [hf_format.WEIGHTS]
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be read ({error})") from error
+    if missing := [name for name in names if not (path / name).is_file()]:
+        other = [file.name for file in path.glob("*.bin")]
+        hint = (
+            f"; {other[0]} is a pickle, which is not read: save it as safetensors" if other else ""
+        )
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}{hint}")
+    found: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            found |= load_file(path / name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path / name} is truncated or damaged ({error}); copy it again"
+            ) from None
+    return found
+
+
+def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
+    """The recipe kept beside the model, or one that says what config.json does."""
+    if (path / RECIPE).is_file():
+        return load_recipe(path / RECIPE, {"family": family})
+    length = config.get("max_position_embeddings") or 2048
+    return recipe_from_tree(
+        {
+            "family": family,
+            "data": {"sequence_length": int(length)},
+            "model": {"size": "7M"},  # replaced by the caller
+            "train": {"steps": 1},
+        }
+    )

@@ -1,0 +1,183 @@
+"""README.md of an exported model: what it is, how to load it, what it learned from, how good it is.
+
+Everything in it is read from the run's record; what the record does not know is said to be
+not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from epochal.interop.hf_export import RECIPE, portable
+from epochal.recipe import FAMILY_TITLES, recipe_toml
+from epochal.runs import NLLResult, RunRecord
+from epochal.units import format_count
+
+LISTED_FILES = 20
+
+_AR_CODE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+ids = tokenizer("{end}The", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
+```
+
+It is a stock Llama: no code of its own is needed. Documents were trained one after another with
+`{end}` between them, so begin a text with it. The table has {padding} rows of padding
+beyond the tokenizer's {vocabulary:,} tokens; `generation_config.json` keeps them from being drawn.
+"""
+_MDM_CODE = """\
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModel.from_pretrained("{folder}", trust_remote_code=True)
+ids = tokenizer("{end}The {mask}{mask}{mask} of", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids)[0]))  # fills in, or adds max_new_tokens
+```
+
+Masked diffusion: the logits at a position are of the token there, not of the next one; hidden
+tokens are given as id {vocabulary}. `trust_remote_code` loads `modeling_epochal_mdm.py` beside the
+weights: read it first. Programs that serve Llamas cannot run this model. Begin a text with `{end}`,
+which stood between the documents. The table has rows of padding, which `generate` never draws.
+"""
+_NO_TEXT = """\
+The model was exported without a tokenizer, so it knows ids but no text: ids 0 to {last:,}, and id
+{vocabulary} for a masked token of a diffusion model.
+"""
+
+
+def model_card(
+    record: RunRecord, step: int, folder: str, vocabulary: int, rows: int, end: str, mask: str
+) -> str:
+    """The card of `record`'s model after `step` steps, as Markdown.
+
+    `end` and `mask` are the tokens' texts, '' without a tokenizer.
+    """
+    recipe, numbers = record.recipe, record.numbers
+    title = FAMILY_TITLES[record.family]
+    shape = recipe.model.architecture()
+    code = _AR_CODE if record.family == "ar" else _MDM_CODE
+    how = code if end else _NO_TEXT
+    sections = [
+        _front_matter(record),
+        f"# {record.name}",
+        f"A language model of {format_count(numbers['params'])} parameters, {title}, trained with "
+        f"[Epochal](https://arxiv.org/abs/2507.15857) for {_epochs(record, step)}.",
+        "## How to load it",
+        how.format(
+            folder=folder,
+            end=end,
+            mask=mask,
+            vocabulary=vocabulary,
+            padding=rows - vocabulary,
+            last=vocabulary - 1,
+        ).strip(),
+        "## Evaluation",
+        _evaluation(record, step),
+        "## What it learned from",
+        _corpus(record),
+        "## Model",
+        _table(
+            {
+                "family": title,
+                "parameters (6·N·D counts these)": f"{numbers['params']:,}",
+                "trained weights, padding included": f"{numbers['params_exact']:,}",
+                "width, layers": f"{shape.d_model}, {shape.layers}",
+                "heads × head width": f"{shape.heads} × {shape.head_width}",
+                "SwiGLU inner width": f"{shape.ffn_width}",
+                "tables": "untied" if shape.untied else "tied",
+                "context": f"{recipe.data.sequence_length} tokens",
+                "optimizer step": f"{step:,} of {numbers['steps']:,}",
+            }.items()
+        ),
+        "## Recipe",
+        f"Also in `{RECIPE}`; `epochal train {RECIPE}` with the same corpus makes the model again.",
+        f"```toml\n{recipe_toml(portable(recipe)).strip()}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(record: RunRecord) -> str:
+    kind = "autoregressive" if record.family == "ar" else "masked-diffusion"
+    lines = ["---", "library_name: transformers", "tags:", "- epochal", f"- {kind}"]
+    lines += ["pipeline_tag: text-generation"] if record.family == "ar" else []
+    return "\n".join([*lines, "---"])
+
+
+def _epochs(record: RunRecord, step: int) -> str:
+    numbers = record.numbers
+    share = step / numbers["steps"]
+    if not (record.info.get("imported") or {"unique_tokens_known": True})["unique_tokens_known"]:
+        return f"{format_count(numbers['tokens'] * share)} tokens"
+    return (
+        f"{numbers['epochs'] * share:.3g} epochs over {numbers['unique_tokens']:,} unique tokens "
+        f"({format_count(numbers['flops'] * share)} FLOPs)"
+    )
+
+
+def _evaluation(record: RunRecord, step: int) -> str:
+    found = [result for result in record.evaluations() if result.step == step]
+    if not found:
+        return "Not evaluated. `epochal eval` gives the validation NLL with its error."
+    head = ["estimator", "nats per token", "bits per byte", "scored"]
+    lines = [_row(head), _row(["---"] * len(head)), *map(_result, found)]
+    bound = (
+        ""
+        if record.family == "ar"
+        else "\n\nDiffusion's figure is an upper bound on its NLL. ± is one standard error."
+    )
+    return "\n".join(lines) + (bound or "\n\n± is one standard error.")
+
+
+def _result(result: NLLResult) -> str:
+    per_byte = "not known" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
+    return _row(
+        [
+            f"{result.estimator}, {result.draws} draws" if result.draws > 1 else result.estimator,
+            f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f}",
+            per_byte,
+            f"{result.tokens_scored:,} tokens of {result.documents:,} documents",
+        ]
+    )
+
+
+def _corpus(record: RunRecord) -> str:
+    """The passports of both stores, as far as there are any."""
+    parts = []
+    for role, facts in record.info["corpus"].items():
+        pairs = {"documents": f"{facts['documents']:,}", "content SHA-256": facts["content_sha256"]}
+        tokens = {"unique tokens": f"{facts['unique_tokens']:,}"}
+        passport = facts.get("passport")
+        if passport is None and not facts["documents"]:
+            return "Not known: the model was imported without its corpus."
+        names = ""
+        if passport is not None:
+            tokenizer = passport.get("tokenizer") or {}
+            if passport.get("text_bytes"):
+                pairs["text bytes"] = f"{passport['text_bytes']:,}"
+            pairs["tokenizer"] = f"{tokenizer.get('name')}, {tokenizer.get('vocabulary')} tokens"
+            names = _sources(passport.get("sources") or {})
+        parts.append(f"### {str(role).capitalize()}\n\n{_table((tokens | pairs).items())}{names}")
+    return "\n\n".join(parts)
+
+
+def _sources(sources: Mapping[str, Any]) -> str:
+    listed = [str(source.get("name")) for source in sources.get("listed", [])]
+    if not listed:
+        return ""
+    more = int(sources.get("files", len(listed))) - len(listed[:LISTED_FILES])
+    names = ", ".join(f"`{name}`" for name in listed[:LISTED_FILES])
+    return f"\n\nFrom {names}{f' and {more} more files' if more > 0 else ''}."
+
+
+def _table(pairs: Iterable[tuple[str, str]]) -> str:
+    return "\n".join([_row(["", ""]), _row(["---", "---"]), *(_row(pair) for pair in pairs)])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,218 @@
+# mypy: disable-error-code="misc, no-any-return, no-untyped-call, call-arg"
+"""Masked diffusion language model: a bidirectional transformer and how text is drawn from it.
+
+Written by `epochal export hf` beside the weights; it needs torch and transformers only:
+
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    ids = model.generate(tokenizer("The", return_tensors="pt").input_ids, max_new_tokens=32)
+
+Shape letters: B rows, L positions, E model width, V rows of the table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+
+class EpochalMDMConfig(PretrainedConfig):
+    """Shape of the model, and which id is the mask."""
+
+    model_type = "epochal_mdm"
+
+    def __init__(
+        self,
+        vocab_size: int = 384,
+        hidden_size: int = 128,
+        intermediate_size: int = 320,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 2,
+        head_dim: int = 64,
+        rms_norm_eps: float = 1e-5,
+        rope_theta: float = 10000.0,
+        max_position_embeddings: int = 512,
+        tie_word_embeddings: bool = True,
+        mask_token_id: int = 300,
+        text_vocabulary: int = 300,
+        **others: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.head_dim = head_dim
+        self.rms_norm_eps = rms_norm_eps
+        self.rope_theta = rope_theta
+        self.max_position_embeddings = max_position_embeddings
+        self.text_vocabulary = text_vocabulary
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
+        self.mask_token_id = mask_token_id
+
+
+class _Attention(nn.Module):
+    """Every position sees every other; rotary pairs are (i, i + K/2)."""
+
+    def __init__(self, config: EpochalMDMConfig) -> None:
+        super().__init__()
+        inner = config.num_attention_heads * config.head_dim
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
+        """[B, L, E] → [B, L, E]; `seen` [B, 1, 1, L] hides padding."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q = _rotate(self.q_proj(x).view(heads), cos, sin).transpose(1, 2)
+        k = _rotate(self.k_proj(x).view(heads), cos, sin).transpose(1, 2)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class _FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: EpochalMDMConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, E] → [B, L, E]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class _Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: EpochalMDMConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = _Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = _FeedForward(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
+        """[B, L, E] → [B, L, E]."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, seen)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class _Trunk(nn.Module):
+    """Ids → hidden states after the last norm."""
+
+    def __init__(self, config: EpochalMDMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[B, L] → [B, L, E]."""
+        x = self.embed_tokens(input_ids)
+        pair = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=x.device)
+        positions = torch.arange(input_ids.shape[1], dtype=torch.float32, device=x.device)
+        angles = positions[:, None] * self.config.rope_theta ** (-pair / self.config.head_dim)
+        cos, sin = (part[:, None, :].to(x.dtype) for part in (angles.cos(), angles.sin()))
+        seen = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        for layer in self.layers:
+            x = layer(x, cos, sin, seen)
+        return self.norm(x)
+
+
+class EpochalMDMForMaskedLM(PreTrainedModel):
+    """Predicts the tokens that stand behind the mask id."""
+
+    config_class = EpochalMDMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: EpochalMDMConfig) -> None:
+        super().__init__(config)
+        self.model = _Trunk(config)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.model.embed_tokens
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> MaskedLMOutput:
+        """[B, L] ids → logits [B, L, V] of the token at each position (not the next one).
+
+        `attention_mask` is 0 at padding. With `labels` also the mean cross-entropy of all
+        positions that are not −100, without the diffusion weights.
+        """
+        hidden = self.model(input_ids, attention_mask)
+        table = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        logits = F.linear(hidden, table)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100
+            )
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int = 64,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """[B, P] ids → the same with every mask filled in.
+
+        Where the prompt holds masks these are filled in, else `max_new_tokens` are added after
+        it. Each of the `steps` passes (one per masked token if not given) keeps the proposals
+        of highest probability (LLaDA, arXiv 2502.09992 §2.4). Temperature 0 takes the
+        likeliest token.
+        """
+        mask = int(self.config.mask_token_id)
+        ids = input_ids.clone()
+        if not (ids == mask).any():
+            ids = F.pad(ids, (0, max_new_tokens), value=mask)
+        steps = steps or int((ids == mask).sum(dim=1).max())
+        for left in range(steps, 0, -1):
+            masked = ids == mask
+            if not masked.any():
+                break
+            logits = self(ids).logits[..., : self.config.text_vocabulary].float()
+            probs = torch.softmax(logits, dim=-1)
+            if temperature > 0:
+                warm = torch.softmax(logits / temperature, dim=-1).flatten(0, 1)
+                tokens = torch.multinomial(warm, 1, generator=generator).view_as(ids)
+            else:
+                tokens = logits.argmax(dim=-1)
+            sure = probs.gather(-1, tokens[..., None]).squeeze(-1).masked_fill(~masked, -1.0)
+            quota = -(-masked.sum(dim=1) // left)
+            rank = sure.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            ids = torch.where(masked & (rank < quota[:, None]), tokens, ids)
+        return ids

@@ -8,6 +8,7 @@ EpochalError                 one clear sentence; the command line prints it with
 │   ├── CheckpointError      a damaged or foreign checkpoint
 │   └── StorageError         a full disk, a read-only or unwritable place
 ├── TrainingDiverged         loss or gradient not finite (exit code 1)
+├── WorkerLost               another process of the run died or hangs (exit code 1)
 └── TrainingStopped          ended early on request, everything saved (exit codes 130, 143, 75)
 
 A message says what is wrong, the value given, what is allowed and what to type.
@@ -53,6 +54,10 @@ class StorageError(UserError):
 
 class TrainingDiverged(EpochalError):
     """Loss or gradient norm was not finite; the update was not made."""
+
+
+class WorkerLost(EpochalError):
+    """Another process of the same run died, or does not answer any more."""
 
 
 class TrainingStopped(EpochalError):

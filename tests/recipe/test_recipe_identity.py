@@ -89,6 +89,15 @@ NEUTRAL = {
     "checkpoint.every": "1 minute",
     "log.every": "1%",
     "log.tensorboard": False,
+    "parallel.zero": 3,
+    "parallel.data": 2,
+    "parallel.shard": 2,
+    "parallel.tensor": 2,
+    "parallel.sequence": True,
+    "parallel.pipeline": 2,
+    "parallel.activation_checkpointing": "full",
+    "parallel.offload": True,
+    "parallel.timeout": 60.0,
 }
 
 

@@ -51,6 +51,10 @@ def train(
     from epochal.workflows.train import train as run
 
     record = run(recipe, overrides, restart=restart)
+    from epochal.training.parallel.world import quiet
+
+    if quiet():  # the first of many processes tells the end
+        return
     best = record.info.get("best") or {}
     facts = {
         "run": str(record.path),

@@ -10,6 +10,8 @@ Shape letters: B rows, L positions, E model width, V padded vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,11 +90,14 @@ class Transformer(nn.Module):
         )
         self.final_norm = nn.RMSNorm(shape.d_model, eps=norm_eps)
         self.head = nn.Linear(shape.d_model, rows, bias=False) if shape.untied else None
+        self.view_table: Callable[[Tensor], Tensor] | None = None
+        """How the whole output table is seen where it is cut up; set from outside."""
 
     @property
     def table(self) -> Tensor:
         """[V, E] output table: the embedding's unless untied."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return weight if self.view_table is None else self.view_table(weight)
 
     def forward(
         self,
@@ -128,11 +133,14 @@ class Transformer(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model: Transformer, seed: int) -> None:
+def initialise(
+    model: Transformer, seed: int, place: Callable[[Tensor, Tensor], object] = Tensor.copy_
+) -> None:
     """Fill the weights: N(0, 0.02²); the two projections back into the residual stream
     N(0, (0.02/√(2·layers))²); norms 1 (Megatron's defaults, which the original keeps).
 
     Each tensor has its own stream, named after it, so its values depend on nothing else.
+    `place` copies a whole tensor into a weight of which perhaps only a part is here.
     """
     residual_std = INIT_STD / (2 * model.shape.layers) ** 0.5
     for name, weight in model.named_parameters():
@@ -144,4 +152,4 @@ def initialise(model: Transformer, seed: int) -> None:
         )
         generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
         draw = torch.empty(weight.shape, dtype=torch.float32)
-        weight.copy_(draw.normal_(0.0, std, generator=generator))
+        place(weight, draw.normal_(0.0, std, generator=generator))

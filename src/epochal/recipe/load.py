@@ -232,7 +232,7 @@ _NEUTRAL = (
 def _is_neutral(key: str, family: str) -> bool:
     section = key.partition(".")[0]
     other = section in FAMILIES and section != family
-    return other or section in ("checkpoint", "log") or key in _NEUTRAL
+    return other or section in ("checkpoint", "log", "parallel") or key in _NEUTRAL
 
 
 def flat(tree: Tree, prefix: str = "") -> Tree:

@@ -260,6 +260,33 @@ class Log:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Parallel:
+    """How a run is spread over the processes that torchrun starts; the numbers stay the same."""
+
+    zero: Literal[0, 1, 2, 3] = 0
+    """What data-parallel processes share out instead of holding it each, as in ZeRO. 0: nothing
+    (DDP). With FSDP2: 1 the optimizer's state, 2 also gradients, 3 also weights."""
+    data: Positive | None = None
+    """Data-parallel processes; if not given, all that tensor and pipeline leave."""
+    shard: Positive | None = None
+    """Data-parallel processes that share one copy of the model; all if not given. Fewer, for
+    example those of one machine, is hybrid sharding."""
+    tensor: Positive = 1
+    """Processes among which the heads, inner widths and vocabulary of a layer are split."""
+    sequence: bool = False
+    """With tensor parallelism, also split norms and the residual stream, by position."""
+    pipeline: Positive = 1
+    """Stages into which the layers are cut; micro-batches follow each other through them."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What is computed again in the backward pass instead of kept. full: all inside a block.
+    selective: all but matrix products and attention."""
+    offload: bool = False
+    """Keep sharded weights, gradients and optimizer state in host memory; needs zero ≥ 1."""
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds after which a process that is not heard of any more ends the job."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Recipe:
     """One experiment."""
 
@@ -277,6 +304,7 @@ class Recipe:
     eval: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
+    parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
         check_budget(self.train)

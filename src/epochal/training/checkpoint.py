@@ -29,6 +29,8 @@ from epochal import files
 from epochal.errors import CheckpointError
 from epochal.progress import say
 from epochal.training.average import Average
+from epochal.training.parallel.spread import place, whole
+from epochal.training.parallel.world import World
 
 _MODEL, _OPTIMIZER, _AVERAGE, _STATE, _MANIFEST = (
     "model.safetensors",
@@ -61,21 +63,38 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     average: Average | None = None,
+    world: World | None = None,
 ) -> Path:
     """Write the checkpoint `<kind>-<step>` into `folder` and remove older ones of its kind.
 
-    Raises StorageError when it cannot be written; the one before it is then still there.
+    Called by all processes of `world` together: what is cut up is gathered, and the first one
+    writes. Raises StorageError when it cannot be written; the one before is then still there.
     """
+    world = World() if world is None else world
+    weights = _model_tensors(model, world)
+    moments = None if optimizer is None else _optimizer_tensors(model, optimizer, world)
+    averaged = None if average is None else whole(average.weights, world)
+    return world.first(lambda: _write(folder, kind, state, weights, moments, averaged))
+
+
+def _write(
+    folder: Path,
+    kind: str,
+    state: TrainState,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor] | None,
+    averaged: dict[str, Tensor] | None,
+) -> Path:
     target = folder / f"{kind}-{state.step:08d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     with files.storage_errors(target):
         try:
             temporary.mkdir(parents=True)
-            _save_tensors(temporary / _MODEL, _model_tensors(model))
-            if optimizer is not None:
-                _save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(model, optimizer))
-            if average is not None:
-                _save_tensors(temporary / _AVERAGE, average.weights)
+            _save_tensors(temporary / _MODEL, weights)
+            if moments is not None:
+                _save_tensors(temporary / _OPTIMIZER, moments)
+            if averaged is not None:
+                _save_tensors(temporary / _AVERAGE, averaged)
             files.write_json(temporary / _STATE, asdict(state))
             sums = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
             files.write_json(temporary / _MANIFEST, {"sha256": sums})
@@ -145,12 +164,28 @@ def load_state(path: Path) -> TrainState:
 
 def load_model(path: Path, model: nn.Module) -> None:
     """Fill `model` from the checkpoint. Raises CheckpointError where shapes do not fit."""
-    tensors = _load_tensors(path / _MODEL)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} holds the weights of another model: {reason}") from None
+    _fill(path, model, _load_tensors(path / _MODEL))
+
+
+def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    problems = [
+        f"{name}: {_shape(tensors.get(name))} instead of {_shape(own.get(name))}"
+        for name in sorted(own.keys() | tensors.keys())
+        if _shape(own.get(name)) != _shape(tensors.get(name))
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
+        )
+    with torch.no_grad():
+        for name, weight in own.items():
+            place(weight, tensors[name])
+
+
+def _shape(tensor: Tensor | None) -> list[int] | None:
+    return None if tensor is None else list(tensor.shape)
 
 
 def load_average(path: Path, model: nn.Module) -> None:
@@ -160,7 +195,7 @@ def load_average(path: Path, model: nn.Module) -> None:
             f"{path} holds no average of the weights; it is kept by a run with `train.ema` set, "
             "for example train.ema=0.999"
         )
-    model.load_state_dict(_load_tensors(path / _AVERAGE))
+    _fill(path, model, _load_tensors(path / _AVERAGE))
 
 
 def load_training(
@@ -186,7 +221,11 @@ def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 def _place(tensor: Tensor, weight: Tensor, key: str) -> Tensor:
     """Fused AdamW keeps its step count on the weight's device, in float32."""
-    return tensor.to(weight.device, torch.float32 if key == "step" else weight.dtype)
+    if key == "step":
+        return tensor.to(weight.device, torch.float32)
+    moment = torch.empty_like(weight, requires_grad=False)
+    place(moment, tensor)
+    return moment
 
 
 def _of_kind(folder: Path, kind: str) -> list[Path]:
@@ -209,13 +248,20 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+def _model_tensors(model: nn.Module, world: World) -> dict[str, Tensor]:
+    return whole(model.state_dict(), world)
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> dict[str, Tensor]:
+    return whole(moments(model, optimizer), world)
+
+
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by names like "exp_avg:blocks.0.attention.query.weight"."""
     return {
-        f"{key}:{name}": value.detach().contiguous()
+        f"{key}:{name}": value.detach()
         for name, weight in model.named_parameters()
         for key, value in optimizer.state[weight].items()
     }

@@ -54,6 +54,22 @@ class Journal:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
+class NoJournal(Journal):
+    """For the processes of a run that leave writing to the first one."""
+
+    def __init__(self, folder: RunFolder, info: dict[str, Any]) -> None:
+        super().__init__(folder, info, tensorboard=False)
+
+    def status(self, status: Status, **more: Any) -> None:
+        """Write nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Leave the file alone."""
+
+    def line(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write nothing."""
+
+
 def check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise RunError, naming what differs, if `new` identity is not that of the folder's run."""
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

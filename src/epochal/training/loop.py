@@ -21,6 +21,8 @@ from epochal.training.checkpoint import TrainState
 from epochal.training.device import Machine, peak_flops
 from epochal.training.journal import Journal
 from epochal.training.optim import learning_rate
+from epochal.training.parallel.spread import evaluating
+from epochal.training.parallel.world import World
 from epochal.training.step import Stepper, StepResult
 from epochal.training.stop import StopRequest, stop_request
 from epochal.units import Interval
@@ -43,6 +45,11 @@ class Loop:
     start: Callable[[], Path] | None = None
     """Finds the checkpoint of another run to start from; None to start from nothing."""
 
+    @property
+    def world(self) -> World:
+        """The processes that make this run."""
+        return self.stepper.world
+
     def run(self) -> TrainState:
         """Go on from the last checkpoint to the end of the run.
 
@@ -51,7 +58,7 @@ class Loop:
         state = self._resume()
         devices = [self.machine.device] if self.machine.device.type == "cuda" else []
         with (
-            stop_request(self.folder.stop_file) as stop,
+            stop_request(self.folder.stop_file, self.world.main) as stop,
             torch.random.fork_rng(devices),
             bar(f"train {self.recipe.family}", self.numbers.steps) as progress,
         ):
@@ -63,16 +70,18 @@ class Loop:
                 self.journal.status("diverged", stopped_at_step=state.step)
                 raise
         self._save(state)
+        self.world.barrier()
         self.journal.status("finished", seconds=state.seconds, best=_best(state))
         return state
 
     def _resume(self) -> TrainState:
-        checkpoint.clean(self.folder.checkpoints)
-        path, state = checkpoint.find(self.folder.checkpoints, "last"), TrainState()
+        self.world.first(lambda: checkpoint.clean(self.folder.checkpoints))
+        path = self.world.first(lambda: checkpoint.find(self.folder.checkpoints, "last"))
+        state = TrainState()
         if path is not None:
             state = checkpoint.load_state(path)
         elif self.start is not None:
-            path = self.start()
+            path = self.world.first(self.start)
             state.step = checkpoint.load_state(path).step
         if path is not None:
             stepper = self.stepper
@@ -85,8 +94,9 @@ class Loop:
         settings = self.recipe.train
         saved = time.monotonic()
         while state.step < self.numbers.steps:
-            if asked := stop.asked():
-                self._stop(state, *asked)
+            self.world.mark(state.step)
+            if exit_code := self.world.agree(stop.asked())[0]:
+                self._stop(state, stop.who(exit_code), exit_code)
             lr = learning_rate(settings, state.step, self.numbers)
             result = self.stepper(state.step, lr)
             state.step += 1
@@ -113,20 +123,22 @@ class Loop:
         if state.step == self.numbers.steps:
             return False  # saved by run()
         if every.unit == "minutes":
-            return time.monotonic() - saved >= 60 * every.amount
+            return bool(self.world.agree(time.monotonic() - saved >= 60 * every.amount)[0])
         return self._due(every, state)
 
     def _evaluate(self, state: TrainState, meter: _Meter) -> None:
+        model = self.stepper.model
         average = self.stepper.average if self.recipe.eval.ema else None
         with average.shown() if average is not None else nullcontext():
-            figures = self.evaluate(self.stepper.model)
+            with evaluating(model):
+                figures = self.evaluate(model)
             meter.skip()
             self.journal.line("eval", state.step, self._progress(state) | figures)
             nll = figures["nll_nats_per_token"]
             meter.validation = nll
             if state.best_nll is None or nll < state.best_nll:
                 state.best_nll, state.best_step = nll, state.step
-                checkpoint.save(self.folder.checkpoints, "best", state, self.stepper.model)
+                checkpoint.save(self.folder.checkpoints, "best", state, model, world=self.world)
 
     def _progress(self, state: TrainState) -> dict[str, Any]:
         at = self.numbers.at(state.step)
@@ -141,6 +153,7 @@ class Loop:
             stepper.model,
             stepper.optimizer,
             stepper.average,
+            self.world,
         )
 
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:

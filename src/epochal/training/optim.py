@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import micro_batch
@@ -19,9 +20,11 @@ def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.o
     `parts` is `clip_parts`.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    decays = {True: settings.weight_decay, False: 0.0}
     groups = [
-        {"params": [w for w in weights if w.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [w for w in weights if w.dim() == 1], "weight_decay": 0.0},
+        {"params": alike, "weight_decay": decay}
+        for matrix, decay in decays.items()
+        for alike in like_groups([w for w in weights if (w.dim() > 1) == matrix])
     ]
     return torch.optim.AdamW(
         groups,
@@ -30,6 +33,30 @@ def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.o
         eps=settings.adam_eps / parts,
         fused=True,
     )
+
+
+def like_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors that one fused kernel takes together: plain ones, and DTensors of each mesh."""
+    groups: dict[object, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(getattr(tensor, "device_mesh", None), []).append(tensor)
+    return list(groups.values())
+
+
+def clip(weights: list[nn.Parameter], most: float) -> Tensor:
+    """Norm of the gradient over all weights and processes, before it is cut down to `most`
+    (0: it is not)."""
+    groups = like_groups(weight for weight in weights if weight.grad is not None)
+    norms = [
+        nn.utils.get_total_norm([weight.grad for weight in group if weight.grad is not None])
+        for group in groups
+    ]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norm = whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+    if most:
+        for group in groups:
+            nn.utils.clip_grads_with_norm_(group, most, norm)
+    return norm
 
 
 def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:

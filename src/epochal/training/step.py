@@ -8,7 +8,6 @@ the step is cut into micro-batches, up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +18,14 @@ from epochal import rng
 from epochal.data.batches import Order
 from epochal.errors import TrainingDiverged
 from epochal.models import Transformer
-from epochal.objectives import Objective, Problem, Rows, linear_nll
+from epochal.objectives import Objective, Problem, Rows
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
 from epochal.recipe.numbers import micro_batch as micro_batch
 from epochal.training.average import Average
 from epochal.training.device import Machine
-from epochal.training.optim import clip_parts
+from epochal.training.optim import clip, clip_parts
+from epochal.training.parallel.spread import Spread, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,27 @@ class Stepper:
         objective: Objective,
         order: Order,
         machine: Machine,
+        spread: Spread | None = None,
     ) -> None:
+        """`spread` says how the model is spread over processes; None for one alone."""
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
+        self.spread = alone(model, machine) if spread is None else spread
+        self.world = self.spread.world
         ema = recipe.train.ema
         self.average = Average(model, ema) if ema else None
-        self._forward: Callable[..., Tensor] = torch.compile(model) if machine.compiled else model
 
     def problems(self, step: int) -> list[Problem]:
-        """The micro-batches of a step, on the CPU; a pure function of (recipe, step)."""
+        """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
+        step), whatever the number of processes."""
         batch = self.recipe.train.global_batch
-        micro = micro_batch(self.recipe)
+        mine = batch // self.world.plan.data
+        micro = min(micro_batch(self.recipe), mine)
+        begin = self.world.data_rank * mine
         step_key = rng.stream_key(self.recipe.seed, "step", step)
         problems = []
-        for start in range(0, batch, micro):
-            count = min(micro, batch - start)
+        for start in range(begin, begin + mine, micro):
+            count = min(micro, begin + mine - start)
             rows = self.order.batch(step * batch + start, count)
             place = np.arange(start, start + count)
             problems.append(
@@ -82,20 +88,19 @@ class Stepper:
         """
         self.model.train()
         problems = self.problems(step)
-        # Not a single token may be masked in a very small step; its loss is then 0.
-        denominator = max(1, sum(problem.denominator for problem in problems))
+        indices = [problem.scored() for problem in problems]
+        denominator, scored = self._count(problems, indices)
         loss = torch.zeros((), device=self.machine.device)
-        scored = 0
-        for number, problem in enumerate(problems):
+        for number, (problem, index) in enumerate(zip(problems, indices, strict=True)):
             self._seed_dropout(step, number)
-            index = problem.scored()
-            scored += problem.targets.numel() if index is None else len(index)
-            part = problem_loss(self._forward, self.model, problem, index, self.machine)
-            part = part / denominator
-            part.backward()  # type: ignore[no-untyped-call]
+            with self.spread.accumulating(last=number == len(problems) - 1):
+                part = problem_loss(self.spread, self.model, problem, index, self.machine)
+                part = part / denominator
+                (part * self.spread.scale).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-        norm = self._clip()
-        values = torch.stack((loss, norm)).tolist()
+        most = self.recipe.train.clip / clip_parts(self.recipe)
+        norm = clip(list(self.model.parameters()), most)
+        values = torch.stack((self.world.total_on_device(loss), norm)).tolist()
         self._check_finite(step, *values)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -105,13 +110,16 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss=values[0], grad_norm=values[1], scored=scored)
 
-    def _clip(self) -> Tensor:
-        weights = list(self.model.parameters())
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if most := self.recipe.train.clip / clip_parts(self.recipe):
-            torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
-        return norm
+    def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
+        """(denominator, scored positions) of the whole step, over all processes."""
+        scored = sum(
+            problem.targets.numel() if index is None else len(index)
+            for problem, index in zip(problems, indices, strict=True)
+        )
+        denominator = sum(problem.denominator for problem in problems)
+        counts = self.world.total(np.array([denominator, scored], dtype=np.float64))
+        # Not a single token may be masked in a very small step; its loss is then 0.
+        return max(1, counts[0].item()), int(counts[1])
 
     def _check_finite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -126,11 +134,14 @@ class Stepper:
         """Dropout inside the attention kernels only knows torch's own generator."""
         train = self.recipe.train
         if train.attention_dropout or train.hidden_dropout or train.embedding_dropout:
+            # Micro-batches are numbered over all processes.
+            mine = train.global_batch // self.world.plan.data
+            number += self.world.data_rank * -(-mine // min(micro_batch(self.recipe), mine))
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
 
 
 def problem_loss(
-    forward: Callable[..., Tensor],
+    spread: Spread,
     model: Transformer,
     problem: Problem,
     index: Tensor | None,
@@ -147,8 +158,10 @@ def problem_loss(
     if positions is not None:
         positions = positions.to(machine.device, non_blocking=True)
     with machine.autocast():
-        hidden = forward(problem.inputs.to(machine.device, non_blocking=True), rule, positions)
-        return linear_nll(
+        hidden = spread.forward(
+            problem.inputs.to(machine.device, non_blocking=True), rule, positions
+        )
+        return spread.nll(
             hidden.flatten(0, 1),
             model.table,
             scored(problem.targets),

@@ -12,23 +12,32 @@ from typing import Any
 
 from epochal.progress import say
 
+TRY_AGAIN = 75
+"""Exit code after a STOP file (EX_TEMPFAIL)."""
+
 
 class StopRequest:
     """Whether somebody asked the run to end, and how."""
 
-    def __init__(self, stop_file: Path) -> None:
-        self._file = stop_file
+    def __init__(self, stop_file: Path, main: bool = True) -> None:
+        """Of many processes, only the `main` one heeds the file; signals may reach any."""
+        self._file, self._main = stop_file, main
         self._signal: int | None = None
 
-    def asked(self) -> tuple[str, int] | None:
-        """(who asked, exit code), or None to go on."""
+    def asked(self) -> int:
+        """The exit code with which to end, or 0 to go on."""
         if self._signal is not None:
-            # The shell's convention: 128 + number of the signal.
-            return signal.Signals(self._signal).name, 128 + self._signal
-        if self._file.exists():
+            return 128 + self._signal  # the shell's convention
+        if self._main and self._file.exists():
             self._file.unlink(missing_ok=True)
-            return f"the file {self._file}", 75
-        return None
+            return TRY_AGAIN
+        return 0
+
+    def who(self, exit_code: int) -> str:
+        """Who asked to end with this exit code."""
+        if exit_code == TRY_AGAIN:
+            return f"the file {self._file}"
+        return signal.Signals(exit_code - 128).name
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -38,9 +47,9 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request(stop_file: Path) -> Iterator[StopRequest]:
+def stop_request(stop_file: Path, main: bool = True) -> Iterator[StopRequest]:
     """Listen inside the block. Signals reach only a process's main thread."""
-    request = StopRequest(stop_file)
+    request = StopRequest(stop_file, main)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,14 @@ from epochal.recipe import (
 )
 from epochal.runs import RunFolder, RunRecord
 from epochal.training.device import Machine, deterministic_kernels, find_machine
-from epochal.training.journal import Journal, check_same_run
+from epochal.training.journal import Journal, NoJournal, check_same_run
 from epochal.training.loop import Evaluate, Loop
 from epochal.training.optim import clip_parts, make_optimizer
+from epochal.training.parallel.mesh import MeshPlan, plan_mesh
+from epochal.training.parallel.spread import Spread, materialise, place, replicate, spread
+from epochal.training.parallel.world import World, local_device, one_voice, open_world, processes
 from epochal.training.step import MICRO_BATCH_TOKENS, Stepper, micro_batch
-from epochal.workflows.trunk import find_start
+from epochal.workflows.trunk import Start, find_start
 
 RecipeLike = Recipe | str | Path | None
 
@@ -49,6 +54,7 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] =
     return load_recipe(path, overrides)
 
 
+@one_voice()
 def train(
     recipe: RecipeLike = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
@@ -59,39 +65,72 @@ def train(
 
     `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
     `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
-    returned as it is; `restart` puts an old run aside first. Raises RecipeError, DataError,
+    returned as it is; `restart` puts an old run aside first. Started by torchrun, all its
+    processes train the one run together, as `[parallel]` says. Raises RecipeError, DataError,
     RunError, CheckpointError or StorageError for what the user can mend, TrainingStopped and
     TrainingDiverged for a run that ended early.
     """
     settings = as_recipe(recipe, overrides)
     corpus = open_corpus(settings.data)
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
-    machine = find_machine(settings.train)
+    plan = plan_mesh(settings, processes(), corpus.tokenizer.vocabulary)
+    machine = local_device(find_machine(settings.train))
     folder = run_folder(settings)
-    with folder.lock():
-        if restart:
-            _put_aside(folder)
-        info = run_info(settings, corpus, numbers, machine)
-        old = folder.read_info()
-        start = find_start(settings, numbers, info["identity"], old)
-        if start is not None:
-            info["start"] = start.as_dict()
-        if old is not None:
-            check_same_run(folder, old["identity"], info["identity"])
-            info = old | {key: info[key] for key in ("software", "machine")}
-            if old["status"] == "finished":
-                say(f"{folder.path} is finished already; nothing to do")
-                return RunRecord(folder.path)
-        folder.write_recipe(settings)
-        corpus.tokenizer.save(folder.tokenizer_file)
+    with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
+        info = run_info(settings, corpus, numbers, machine, plan)
+        prepared = world.first(lambda: _prepare(settings, corpus, numbers, info, restart, held))
+        if prepared is None:
+            return RunRecord(folder.path)
         with (
             deterministic_kernels(settings.train.deterministic),
-            Journal(folder, info, settings.log.tensorboard) as journal,
+            Journal(folder, info, settings.log.tensorboard)
+            if world.main
+            else NoJournal(folder, info) as journal,
         ):
-            loop = _loop(settings, corpus, numbers, machine, folder, journal)
+            loop = _loop(settings, corpus, numbers, machine, folder, journal, world)
+            start = prepared.start
             loop.start = None if start is None else start.checkpoint
             loop.run()
+        world.barrier()
     return RunRecord(folder.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the first process found out while it prepared the run's folder."""
+
+    start: Start | None
+
+
+def _prepare(
+    settings: Recipe,
+    corpus: Corpus,
+    numbers: RunNumbers,
+    info: dict[str, Any],
+    restart: bool,
+    held: ExitStack,
+) -> _Prepared | None:
+    """Take hold of the run's folder and write down what the run is; None if it is finished.
+
+    `info` takes over what an earlier sitting knew.
+    """
+    folder = run_folder(settings)
+    held.enter_context(folder.lock())
+    if restart:
+        _put_aside(folder)
+    old = folder.read_info()
+    start = find_start(settings, numbers, info["identity"], old)
+    if start is not None:
+        info["start"] = start.as_dict()
+    if old is not None:
+        check_same_run(folder, old["identity"], info["identity"])
+        info |= {key: old[key] for key in old if key not in ("software", "machine")}
+        if old["status"] == "finished":
+            say(f"{folder.path} is finished already; nothing to do")
+            return None
+    folder.write_recipe(settings)
+    corpus.tokenizer.save(folder.tokenizer_file)
+    return _Prepared(start)
 
 
 def dry_run(
@@ -111,18 +150,39 @@ def dry_run(
     }
 
 
+def _spread_model(
+    settings: Recipe, vocabulary: int, machine: Machine, world: World
+) -> tuple[Transformer, Spread]:
+    """The model with its initial weights, of which each process holds its part."""
+    if world.size == 1:
+        model = build_model(settings, vocabulary).to(machine.device)
+        return model, spread(model, settings.parallel, machine, world)
+    with torch.device("meta"):
+        model = _bare_model(settings, vocabulary)
+    spreading = spread(model, settings.parallel, machine, world)
+    materialise(model, settings.parallel, machine)
+    initialise(model, settings.seed, place)
+    return model, replicate(spreading, model)
+
+
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
     """The recipe's model with its initial weights, on the CPU.
 
     Raises RecipeError if the embedding has no row for diffusion's mask.
     """
+    model = _bare_model(settings, vocabulary)
+    initialise(model, settings.seed)
+    return model
+
+
+def _bare_model(settings: Recipe, vocabulary: int) -> Transformer:
     shape = settings.model.architecture()
     if settings.family == "mdm" and shape.rows(vocabulary) <= vocabulary:
         raise RecipeError(
             f"`model.table_rows` = {shape.table_rows} leaves no row for the mask beside the "
             f"tokenizer's {vocabulary} tokens; diffusion needs at least {vocabulary + 1}"
         )
-    model = Transformer(
+    return Transformer(
         shape,
         vocabulary,
         norm_eps=settings.model.norm_eps,
@@ -131,8 +191,6 @@ def build_model(settings: Recipe, vocabulary: int) -> Transformer:
         hidden_dropout=settings.train.hidden_dropout,
         embedding_dropout=settings.train.embedding_dropout,
     )
-    initialise(model, settings.seed)
-    return model
 
 
 def evaluation_batch(settings: Recipe) -> int:
@@ -152,8 +210,11 @@ def _loop(
     machine: Machine,
     folder: RunFolder,
     journal: Journal,
+    world: World,
 ) -> Loop:
-    model = build_model(settings, corpus.tokenizer.vocabulary).to(machine.device)
+    model, spreading = _spread_model(settings, corpus.tokenizer.vocabulary, machine, world)
+    if world.size > 1:  # what has to be written for it is written by the first process
+        world.first(lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder)))
     order = row_order(settings, corpus.train, numbers, folder.order_folder)
     stepper = Stepper(
         settings,
@@ -162,6 +223,7 @@ def _loop(
         objective(settings, corpus.tokenizer.mask),
         order,
         machine,
+        spreading,
     )
     return Loop(
         recipe=settings,
@@ -198,7 +260,11 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:
 
 
 def run_info(
-    settings: Recipe, corpus: Corpus | None, numbers: RunNumbers, machine: Machine
+    settings: Recipe,
+    corpus: Corpus | None,
+    numbers: RunNumbers,
+    machine: Machine,
+    plan: MeshPlan | None = None,
 ) -> dict[str, Any]:
     """run.json of a run, but for its status; without a corpus nothing is told of one."""
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
@@ -227,6 +293,7 @@ def run_info(
             "device": machine.title,
             "precision": machine.precision,
             "compiled": machine.compiled,
+            "processes": (plan or MeshPlan()).as_dict(),
         },
     }
 

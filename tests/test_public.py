@@ -22,6 +22,7 @@ NAMES = [
     "inspect",
     "load",
     "load_recipe",
+    "plan",
     "prepare",
     "quickstart",
     "subset",

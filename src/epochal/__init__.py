@@ -34,6 +34,7 @@ _MODULES = {
     "inspect": "epochal.data",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
+    "plan": "epochal.workflows.plan",
     "prepare": "epochal.data",
     "quickstart": "epochal.workflows.quickstart",
     "subset": "epochal.data",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from epochal.workflows.fit import fit as fit
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
+    from epochal.workflows.plan import plan as plan
     from epochal.workflows.quickstart import quickstart as quickstart
     from epochal.workflows.sweep import sweep as sweep
     from epochal.workflows.train import dry_run as dry_run

@@ -22,6 +22,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "fit": ("fit", "fit", "Scaling laws from runs or a table, with intervals."),
+    "plan": ("plan", "plan", "Corpus and budget to a decision: size, epochs, family."),
     "generate": ("generate", "generate", "Let a trained model write or fill in text."),
     "import": ("interop", "import_", "Models of the original and of Hugging Face, as runs."),
     "export": ("interop", "export", "A trained model in the Hugging Face format."),

@@ -43,6 +43,8 @@ class KnownLaw:
     fitted: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
     source: str = ""
+    reading_error: float = 0.0
+    """Nats by which any loss may be wrong beside the spread of the samples."""
 
     @property
     def constants(self) -> dict[str, float | None]:

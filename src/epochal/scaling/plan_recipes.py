@@ -1,0 +1,75 @@
+"""A plan → recipes that can be trained as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from epochal import files
+from epochal.recipe import FAMILY_TITLES, Recipe, recipe_toml
+from epochal.recipe.schema import Data, Evaluation, Train
+from epochal.scaling.alternatives import model_for
+from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.sizes import LADDER
+from epochal.units import Interval, format_count
+
+_STEPS = 2000
+_SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
+
+
+def plan_recipe(
+    plan: FamilyPlan, unique_tokens: float, vocabulary: int, corpus: str = "corpus"
+) -> Recipe:
+    """The recipe of one family's plan.
+
+    The size is the plan's own if it is of the ladder, else one near the optimum; the length is
+    the plan's compute. Rows are 2048 tokens (512 for less than 10M unique tokens) and the batch
+    is the paper's 256 rows, or less where that would leave fewer than about 2,000 steps.
+    """
+    model = model_for(plan.params, vocabulary)
+    if plan.size is not None and plan.size.name in LADDER:
+        model = replace(model, size=plan.size.name, d_model=None, layers=None, heads=None)
+    elif plan.size is not None:
+        model = model_for(plan.size.params, vocabulary)
+    params = model.architecture().params(vocabulary)
+    length = 2048 if unique_tokens >= _SMALL else 512
+    length = max(16, min(length, int(unique_tokens) // 16))
+    tokens = plan.flops / (6 * params)
+    batch = 256
+    while batch > 1 and tokens / (length * batch) < _STEPS:
+        batch //= 2
+    return Recipe(
+        family="mdm" if plan.family == "mdm" else "ar",
+        data=Data(corpus=corpus, unique_tokens=int(unique_tokens), sequence_length=length),
+        model=model,
+        train=Train(epochs=float(f"{tokens / unique_tokens:.6g}"), global_batch=batch),
+        eval=replace(Evaluation(), every=Interval(2, "percent")),
+    )
+
+
+def write_recipes(
+    path: str | Path, report: PlanReport, vocabulary: int, corpus: str = "corpus"
+) -> list[Path]:
+    """Write the recommended family's recipe to `path`, the other's beside it with its name.
+
+    Where it is too close to call, the family with the lower prediction is the first.
+    """
+    path = Path(path)
+    order = sorted(report.families, key=lambda p: (p.family != report.winner, p.loss))
+    written = []
+    for number, plan in enumerate(order):
+        place = path if number == 0 else path.with_name(f"{path.stem}-{plan.family}{path.suffix}")
+        recipe = plan_recipe(plan, report.unique_tokens, vocabulary, corpus)
+        files.write_text(place, _head(plan, report) + recipe_toml(recipe))
+        written.append(place)
+    return written
+
+
+def _head(plan: FamilyPlan, report: PlanReport) -> str:
+    size = f"{format_count(plan.params)} parameters"
+    return (
+        f"# {FAMILY_TITLES[plan.family]}, by `epochal plan` for "
+        f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
+        "FLOPs.\n"
+        f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {plan.epochs:.4g} epochs.\n"
+    )

@@ -1,0 +1,372 @@
+"""What to train on U unique tokens with a budget, per family, and which family to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from epochal.errors import UserError
+from epochal.recipe import FAMILIES
+from epochal.scaling.alternatives import (
+    Alternative,
+    LadderChoice,
+    best_of_sizes,
+    iso_loss,
+    ladder_sizes,
+)
+from epochal.scaling.crossing import (
+    Crossings,
+    closed_form,
+    critical_compute,
+    critical_unique_tokens,
+    pairs,
+)
+from epochal.scaling.known import KnownLaw
+from epochal.scaling.optimum import floor_loss, optima
+from epochal.tally import Floats
+from epochal.units import format_count
+
+_TITLES = {"ar": "AR", "mdm": "diffusion"}
+_SURE = 0.975
+_MOST_SAMPLES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyPlan:
+    """The best of one family for the budget."""
+
+    family: str
+    law: str
+    loss: float
+    """Predicted validation loss at the continuous optimum, nats per token."""
+    interval: tuple[float, float] | None
+    """95 % interval of the law's best loss; None if nothing is known of its error."""
+    params: float
+    tokens: float
+    epochs: float
+    flops: float
+    """Less than the budget where more would hurt or nothing is known of more."""
+    size: LadderChoice | None
+    """The best of the sizes that can be trained; None if the optimum lies beyond them."""
+    floor: float
+    """What no budget can beat on these tokens, by the law."""
+    saturation_flops: float
+    """Least compute within 0.001 nats of the floor."""
+    saturated: bool
+    alternatives: list[Alternative]
+    """Less for nearly the same loss."""
+    extrapolates: list[str]
+    """What lies outside of the rows that the law was fitted to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """Plans of all families, and the verdict."""
+
+    unique_tokens: float
+    flops: float
+    families: list[FamilyPlan]
+    winner: str | None
+    """ar or mdm; None where it is too close to call or there is one family only."""
+    verdict: str
+    difference: float | None
+    """Loss of diffusion minus loss of AR."""
+    difference_interval: tuple[float, float] | None
+    share_for_diffusion: float | None
+    """Share of resamples in which diffusion's best is lower."""
+    critical_flops: float | None
+    """Where diffusion's lead begins on these tokens; None: nowhere, or everywhere."""
+    critical: Crossings | None
+    closed_form_flops: float
+    """The paper's published line, as a citation."""
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseReport:
+    """At which number of unique tokens diffusion leads when a budget is spent."""
+
+    flops: float
+    crossings: Crossings
+    verdict: str
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def make_plan(
+    laws: Mapping[str, KnownLaw],
+    unique_tokens: float,
+    flops: float,
+    *,
+    vocabulary: int,
+    sizes: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+) -> PlanReport:
+    """The plan for `flops` on `unique_tokens`.
+
+    `sizes` limits what can be trained: names of the ladder or numbers of parameters. Raises
+    UserError for numbers that are not positive.
+    """
+    for name, value in (("unique tokens", unique_tokens), ("FLOPs", flops)):
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"the number of {name} is {value!r}; it must be positive")
+    choices = ladder_sizes(sizes, vocabulary)
+    known: dict[str, KnownLaw] = {family: laws[family] for family in FAMILIES if family in laws}
+    plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in known.values()]
+    critical = None
+    if len(known) == 2:
+        critical = critical_compute(laws["ar"], laws["mdm"], unique_tokens)
+    begins = _begins(critical)
+    winner, difference, interval, share = _compare(known, plans, unique_tokens, flops)
+    return PlanReport(
+        unique_tokens=unique_tokens,
+        flops=flops,
+        families=plans,
+        winner=winner,
+        verdict=_verdict(plans, winner, difference, interval, share, critical, flops),
+        difference=difference,
+        difference_interval=interval,
+        share_for_diffusion=share,
+        critical_flops=begins,
+        critical=critical,
+        closed_form_flops=closed_form(unique_tokens),
+        notes=[*notes, *_notes(known)],
+    )
+
+
+def _family(
+    law: KnownLaw,
+    unique: float,
+    flops: float,
+    choices: Mapping[str, float],
+    only: bool,
+) -> FamilyPlan:
+    best = optima(law, flops, unique)
+    loss, params, tokens = float(best.loss[0]), float(best.params[0]), float(best.tokens[0])
+    floor, saturation = floor_loss(law, unique)
+    epochs = tokens / min(tokens, unique)
+    spent = 6 * params * tokens
+    return FamilyPlan(
+        family=law.family,
+        law=law.form.name,
+        loss=loss,
+        interval=_interval(law, unique, flops, loss),
+        params=params,
+        tokens=tokens,
+        epochs=epochs,
+        flops=spent,
+        size=best_of_sizes(law, unique, flops, choices, params, only),
+        floor=min(floor, loss),
+        saturation_flops=saturation,
+        saturated=flops >= saturation,
+        alternatives=iso_loss(law, unique, flops, loss, params),
+        extrapolates=_outside(law, params, tokens, unique, spent, epochs),
+    )
+
+
+def _interval(
+    law: KnownLaw, unique: float, flops: float, loss: float
+) -> tuple[float, float] | None:
+    """95 % interval of the best loss, each resample at its own best."""
+    if not law.samples:
+        return None
+    draws = [optima(law, flops, unique, s[:_MOST_SAMPLES]).loss for s in law.samples]
+    low, high = law.interval(draws)
+    error = law.reading_error
+    return min(float(low), loss) - error, max(float(high), loss) + error
+
+
+def _outside(
+    law: KnownLaw, params: float, tokens: float, unique: float, flops: float, epochs: float
+) -> list[str]:
+    """Sentences on what lies outside of the fitted rows by more than a tenth."""
+    found = []
+    titles = {
+        "params": ("N", params),
+        "tokens": ("tokens", tokens),
+        "unique_tokens": ("U", unique),
+        "flops": ("FLOPs", flops),
+        "epochs": ("epochs", epochs),
+    }
+    for name, (title, value) in titles.items():
+        if name not in law.fitted:
+            continue
+        low, high = law.fitted[name]
+        if not low / 1.1 <= value <= high * 1.1:
+            side, end = ("above", high) if value > high else ("below", low)
+            found.append(f"{title} {format_count(value)} is {side} the fitted {format_count(end)}")
+    return found
+
+
+def _compare(
+    laws: Mapping[str, KnownLaw], plans: Sequence[FamilyPlan], unique: float, flops: float
+) -> tuple[str | None, float | None, tuple[float, float] | None, float | None]:
+    """(winner, difference, its interval, share of resamples for diffusion)."""
+    if len(plans) < 2:
+        return None, None, None, None
+    ar, mdm = laws["ar"], laws["mdm"]
+    difference = plans[1].loss - plans[0].loss
+    error = ar.reading_error + mdm.reading_error
+    draws = [
+        optima(mdm, flops, unique, b[:_MOST_SAMPLES]).loss
+        - optima(ar, flops, unique, a[:_MOST_SAMPLES]).loss
+        for a, b in pairs(ar, mdm)
+    ]
+    if not draws:
+        return None, difference, None, None
+    low, high = _quantiles(draws, ar.whole_range or mdm.whole_range)
+    interval = min(low, difference) - error, max(high, difference) + error
+    shares = [float((d < 0).mean()) for d in draws]
+    share = min(shares, key=lambda s: abs(s - 0.5))
+    winner = None
+    if interval[0] > 0 and share <= 1 - _SURE:
+        winner = "ar"
+    elif interval[1] < 0 and share >= _SURE:
+        winner = "mdm"
+    return winner, difference, interval, share
+
+
+def _quantiles(draws: Sequence[Floats], whole: bool) -> tuple[float, float]:
+    edge = 0.0 if whole else 0.025
+    ends = [np.quantile(draw, (edge, 1 - edge)) for draw in draws]
+    return float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
+
+
+def _begins(critical: Crossings | None) -> float | None:
+    """First crossing into diffusion's lead."""
+    if critical is None:
+        return None
+    into = [c for c, lead in zip(critical.at, critical.leads[1:], strict=True) if lead == "mdm"]
+    return into[0] if into else None
+
+
+def _verdict(
+    plans: Sequence[FamilyPlan],
+    winner: str | None,
+    difference: float | None,
+    interval: tuple[float, float] | None,
+    share: float | None,
+    critical: Crossings | None,
+    flops: float,
+) -> str:
+    if difference is None or critical is None:
+        name = _TITLES[plans[0].family]
+        other = "AR" if plans[0].family == "mdm" else "diffusion"
+        return f"{name} only: there is no law for {other}, so nothing is said of which to take."
+    figures = f"AR {plans[0].loss:.3f}, diffusion {plans[1].loss:.3f} nats per token"
+    if interval is None:
+        lead = "diffusion" if difference < 0 else "AR"
+        text = f"{lead[0].upper()}{lead[1:]} is predicted to be lower ({figures}), with no interval"
+    elif winner is None:
+        text = (
+            f"Too close to call ({figures}; difference {difference:+.3f}, interval "
+            f"{interval[0]:+.3f} to {interval[1]:+.3f})"
+        )
+    else:
+        text = (
+            f"{'Diffusion' if winner == 'mdm' else 'AR'} by {abs(difference):.3f} nats per token "
+            f"({figures}; interval {interval[0]:+.3f} to {interval[1]:+.3f})"
+        )
+    if share is not None and winner is None and 0 < share < 1:
+        text += f"; {100 * share:.0f} % of resamples favour diffusion"
+    return f"{text}; {_critical_words(critical, flops)}."
+
+
+def _critical_words(critical: Crossings, flops: float) -> str:
+    begins = _begins(critical)
+    if critical.how == "none":
+        lead = {"ar": "AR", "mdm": "diffusion"}.get(critical.leads[0])
+        span = f"{format_count(critical.searched[0])} to {format_count(critical.searched[1])} FLOPs"
+        if lead is None:
+            return f"the laws give no difference from {span}"
+        never = "diffusion never wins here" if lead == "AR" else "there is no critical compute"
+        return f"by these laws {lead} leads at every budget from {span}: {never}"
+    several = f"the lead changes {len(critical.at)} times; " if critical.how == "several" else ""
+    if begins is None:
+        return f"{several}diffusion leads only below {format_count(critical.at[0])} FLOPs"
+    ratio = flops / begins
+    side = f"{ratio:.3g} times" if ratio >= 1 else f"1/{1 / ratio:.3g} of"
+    return f"{several}critical compute {format_count(begins)} FLOPs, the budget is {side} that"
+
+
+def _notes(laws: Mapping[str, KnownLaw]) -> list[str]:
+    notes = []
+    for family, law in laws.items():
+        if "R_D" in law.unknown:
+            notes.append(
+                f"the {_TITLES[family]} law knows nothing of repetition (R_D not identified), so "
+                "no token is repeated in its plan"
+            )
+        elif "R_N" in law.unknown:
+            notes.append(
+                f"the {_TITLES[family]} law knows nothing of models above N_opt(U) (R_N not "
+                "identified), so none is considered"
+            )
+        if law.form.monotone and "R_D" in law.form.constants:
+            notes.append(
+                f"the {_TITLES[family]} law cannot express overfitting: watch the validation loss "
+                "and keep the best checkpoint"
+            )
+    if len(laws) == 2:
+        notes.append(
+            "AR's loss is exact and diffusion's a bound, with different floors E, both "
+            "extrapolated: a crossing is an empirical question for each corpus"
+        )
+    return notes
+
+
+def make_reverse(
+    laws: Mapping[str, KnownLaw], flops: float, notes: Sequence[str] = ()
+) -> ReverseReport:
+    """At which U diffusion wins when `flops` are spent. Raises UserError without both families."""
+    if not (np.isfinite(flops) and flops > 0):
+        raise UserError(f"the number of FLOPs is {flops!r}; it must be positive")
+    if set(laws) != set(FAMILIES):
+        raise UserError(
+            "the question at which U diffusion wins needs laws of both families; these laws are "
+            f"of {' and '.join(laws)} only. Give --unique-tokens, or --laws paper"
+        )
+    found = critical_unique_tokens(laws["ar"], laws["mdm"], flops)
+    return ReverseReport(
+        flops=flops,
+        crossings=found,
+        verdict=_reverse_words(found, flops),
+        notes=[*notes, *_notes(laws)],
+    )
+
+
+def _reverse_words(found: Crossings, flops: float) -> str:
+    budget = f"with {format_count(flops)} FLOPs"
+    if found.how == "none":
+        lead = _TITLES.get(found.leads[0], "neither family")
+        span = " to ".join(format_count(s) for s in found.searched)
+        return f"{budget} {lead} leads at every U from {span} unique tokens."
+    edges = [found.searched[0], *found.at, found.searched[1]]
+    ranges = [
+        (low, high)
+        for low, high, lead in zip(edges, edges[1:], found.leads, strict=False)
+        if lead == "mdm"
+    ]
+    words = []
+    for low, high in ranges:
+        if low == found.searched[0]:
+            words.append(f"below {format_count(high)}")
+        elif high == found.searched[1]:
+            words.append(f"above {format_count(low)}")
+        else:
+            words.append(f"from {format_count(low)} to {format_count(high)}")
+    interval = ""
+    if found.interval is not None and None not in found.interval and found.how == "one":
+        interval = f" (interval {' to '.join(format_count(e) for e in found.interval if e)})"
+    text = f"{budget} diffusion is predicted to win {' and '.join(words)} unique tokens{interval}"
+    return f"{text[0].upper()}{text[1:]}, AR otherwise."

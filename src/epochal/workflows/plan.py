@@ -1,0 +1,111 @@
+"""From a corpus and a budget to a decision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from epochal.data.opened import open_corpus
+from epochal.errors import UserError
+from epochal.recipe.schema import Data
+from epochal.scaling.known import KnownLaw
+from epochal.scaling.law_files import read_laws
+from epochal.scaling.planner import PlanReport, ReverseReport, make_plan, make_reverse
+from epochal.scaling.presets import NOTES, PRESETS, preset
+from epochal.scaling.result import FitReport
+from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, gpu_peak
+from epochal.units import format_count
+
+Laws = str | Path | FitReport | Mapping[str, KnownLaw]
+
+
+def plan(
+    unique_tokens: float | None = None,
+    flops: float | None = None,
+    *,
+    laws: Laws = "paper",
+    gpus: str | None = None,
+    hours: float | None = None,
+    mfu: float = DEFAULT_MFU,
+    sizes: Sequence[str] | None = None,
+    corpus: str | Path | None = None,
+    vocabulary: int | None = None,
+) -> PlanReport | ReverseReport:
+    """What to train on so many unique tokens with a budget, or (without U) when diffusion wins.
+
+    The budget is `flops`, or `gpus` ("8xH100") for `hours` at a share `mfu` of their peak.
+    `laws` is "paper", "muennighoff", a file of `epochal fit --out` or a FitReport. A `corpus`
+    gives U and the vocabulary. Raises UserError for a budget given twice or not at all.
+    """
+    notes = []
+    budget, words = _budget(flops, gpus, hours, mfu)
+    notes += words
+    known, words = find_laws(laws)
+    notes += words
+    if corpus is not None:
+        opened = open_corpus(Data(corpus=str(corpus)))
+        vocabulary = vocabulary or opened.tokenizer.vocabulary
+        unique_tokens = unique_tokens or opened.train.unique_tokens
+        if unique_tokens > opened.train.unique_tokens:
+            raise UserError(
+                f"the corpus {corpus} holds {opened.train.unique_tokens:,} unique tokens, not "
+                f"{unique_tokens:,.0f}; give no more, or another corpus"
+            )
+    if unique_tokens is None:
+        return make_reverse(known, budget, notes)
+    return make_plan(
+        known,
+        unique_tokens,
+        budget,
+        vocabulary=vocabulary or GPT2_VOCABULARY,
+        sizes=sizes,
+        notes=notes,
+    )
+
+
+def find_laws(laws: Laws) -> tuple[dict[str, KnownLaw], list[str]]:
+    """Laws by family, and what is to be said of them. Raises UserError."""
+    if isinstance(laws, FitReport):
+        return dict(laws.families), []
+    if isinstance(laws, Mapping):
+        return dict(laws), []
+    if str(laws) in PRESETS:
+        return preset(str(laws)), list(NOTES[str(laws)])
+    if not Path(laws).is_file():
+        raise UserError(
+            f"there are no laws {str(laws)!r}: give {' or '.join(PRESETS)}, or a file written by "
+            "`epochal fit RUNS --out law.toml`"
+        )
+    return read_laws(laws), []
+
+
+def _budget(
+    flops: float | None, gpus: str | None, hours: float | None, mfu: float
+) -> tuple[float, list[str]]:
+    if flops is not None and (gpus is not None or hours is not None):
+        raise UserError("give the budget once: --flops, or --gpus with --hours")
+    if flops is not None:
+        return flops, []
+    if gpus is None or hours is None:
+        raise UserError("give the budget: --flops 1e20, or --gpus 8xH100 --hours 24")
+    if not 0 < mfu <= 1 or not hours > 0:
+        raise UserError(f"--hours {hours:g} and --mfu {mfu:g}: hours above 0 and 0 < MFU ≤ 1")
+    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.+?)\s*", gpus)
+    assert match is not None
+    count = int(match[1] or 1)
+    peak = gpu_peak(match[2])
+    total = count * peak * mfu * 3600 * hours
+    if total <= 0:
+        raise UserError(f"--gpus {gpus!r} is no GPU; write for example 8xH100")
+    return total, [
+        f"{count} × {match[2]} for {hours:g} h at {100 * mfu:g} % of {format_count(peak)} FLOP/s: "
+        f"{format_count(total)} FLOPs (the share is an assumption; `epochal bench` measures it)"
+    ]
+
+
+def vocabulary_of(vocabulary: int | None, corpus: str | Path | None) -> int:
+    """The vocabulary that sizes are counted with: given, the corpus's, or GPT-2's."""
+    if vocabulary is None and corpus is not None:
+        return open_corpus(Data(corpus=str(corpus))).tokenizer.vocabulary
+    return vocabulary or GPT2_VOCABULARY

@@ -1,0 +1,258 @@
+"""Plans: known optima, closed forms, crossings that are there and those that are not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from planted import CONSTANTS, law, runs
+from scipy.optimize import minimize_scalar
+
+import epochal
+from epochal.cli.main import main
+from epochal.errors import RecipeError, UserError
+from epochal.recipe import load_recipe
+from epochal.scaling.crossing import closed_form, critical_compute, critical_unique_tokens
+from epochal.scaling.optimum import floor_loss, optima
+from epochal.scaling.planner import ReverseReport
+from epochal.scaling.presets import preset
+from epochal.sizes import LADDER
+
+
+def best_by_brute_force(planted, flops, unique):
+    """Bounded minimisations from many brackets."""
+
+    def loss(log_n):
+        return float(planted.predict(np.exp(log_n), flops / 6 / np.exp(log_n), unique))
+
+    ends = [
+        minimize_scalar(loss, bounds=(a, a + 0.5), method="bounded", options={"xatol": 1e-11})
+        for a in np.arange(np.log(1e4), np.log(1e13), 0.5)
+    ]
+    return min(end.fun for end in ends)
+
+
+@pytest.mark.parametrize(("flops", "unique"), [(1e16, 1e7), (1e19, 1e8), (1e21, 1e8), (3e22, 1e12)])
+@pytest.mark.parametrize("name", ["chinchilla", "data-constrained", "coupled"])
+def test_the_optimum_of_a_planted_law(name, flops, unique):
+    planted = law(name)
+    found = optima(planted, flops, unique)
+    assert found.loss[0] == pytest.approx(best_by_brute_force(planted, flops, unique), abs=1e-9)
+    assert 6 * found.params[0] * found.tokens[0] == pytest.approx(flops)
+    assert planted.predict(found.params[0], found.tokens[0], unique) == pytest.approx(found.loss[0])
+
+
+def test_below_one_epoch_it_is_the_closed_form():
+    """Hoffmann et al. 2022: N = G·(C/6)^(β/(α+β))."""
+    c, flops = CONSTANTS, 1e19
+    total = c["alpha"] + c["beta"]
+    g = (c["alpha"] * c["A"] / (c["beta"] * c["B"])) ** (1 / total)
+    found = optima(law(), flops, 1e13)
+    assert found.params[0] == pytest.approx(g * (flops / 6) ** (c["beta"] / total), rel=1e-4)
+    assert found.tokens[0] == pytest.approx((flops / 6) ** (c["alpha"] / total) / g, rel=1e-4)
+
+
+def test_a_law_that_turns_up_spends_less_than_a_ruinous_budget():
+    planted = law("overfitting", K=0.05)
+    little, much = (optima(planted, flops, 1e7) for flops in (1e17, 1e25))
+    assert 6 * much.params[0] * much.tokens[0] < 1e22
+    assert much.loss[0] <= little.loss[0] + 1e-9
+    grid_n, grid_d = np.meshgrid(np.geomspace(1e5, 1e12, 400), np.geomspace(1e7, 1e13, 400))
+    assert much.loss[0] <= planted.predict(grid_n, grid_d, 1e7).min() + 1e-9
+    assert much.loss[0] == pytest.approx(planted.predict(grid_n, grid_d, 1e7).min(), abs=1e-3)
+
+
+def test_the_floor_and_the_compute_that_reaches_it():
+    planted = law()
+    floor, least = floor_loss(planted, 1e8)
+    c = CONSTANTS
+    data, params = 1e8 * (1 + c["R_D"]), planted.optimal_params(1e8) * (1 + c["R_N"])
+    expected = c["E"] + c["A"] / params ** c["alpha"] + c["B"] / data ** c["beta"]
+    assert floor == pytest.approx(expected, abs=1e-6)
+    assert optima(planted, least, 1e8).loss[0] == pytest.approx(floor + 1e-3, abs=2e-6)
+
+
+def pair(**changes):
+    """AR as planted, and diffusion with other constants."""
+    return law(), law(
+        family="mdm", **{"A": 266.0, "B": 1071.0, "E": 1.98, "R_D": 490.0, "R_N": 1200.0} | changes
+    )
+
+
+def test_one_crossing_is_a_root():
+    ar, mdm = pair()
+    found = critical_compute(ar, mdm, 1e8)
+    assert found.how == "one"
+    assert found.leads == ["ar", "mdm"]
+    gap = [float(optima(m, found.at[0], 1e8).loss[0]) for m in (ar, mdm)]
+    assert gap[0] == pytest.approx(gap[1], abs=1e-6)
+    # The reverse question, at that budget, leads back.
+    back = critical_unique_tokens(ar, mdm, found.at[0])
+    assert any(u == pytest.approx(1e8, rel=1e-3) for u in back.at)
+
+
+def test_no_crossing_and_no_difference():
+    ar, mdm = pair(R_D=31.2, R_N=55.0, E=2.5)
+    found = critical_compute(ar, mdm, 1e8)
+    assert (found.how, found.leads) == ("none", ["ar"])
+    report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
+    assert "never wins" in report.verdict
+    assert report.critical_flops is None
+    same = critical_compute(law(), law(family="mdm"), 1e8)
+    assert (same.how, same.leads) == ("none", ["neither"])
+
+
+def test_several_crossings():
+    """Diffusion leads while AR is slow, and AR again after diffusion overfits."""
+    ar = law(R_D=36.0, R_N=400.0, E=2.0)
+    late = {"A": 450.0, "R_D": 1e6, "R_N": 1e6, "K": 6e-4, "gamma": 1.2}
+    mdm = law("overfitting", family="mdm", **late)
+    found = critical_compute(ar, mdm, 1e8)
+    assert found.how == "several"
+    assert found.leads == ["ar", "mdm", "ar"]
+    report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
+    assert report.critical_flops == pytest.approx(found.at[0])
+    assert "the lead changes 2 times" in report.verdict
+    assert "no interval" in report.verdict
+
+
+def test_the_papers_critical_line_as_far_as_its_constants_tell():
+    """Slope 2.32–2.36 and 0.9–1.1e20 at 100M (scaling-laws.md §6), not the closed form's."""
+    laws = preset("paper")
+    unique = np.array([1e7, 1e8, 1e9])
+    found = [critical_compute(laws["ar"], laws["mdm"], u) for u in unique]
+    at = [f.at[0] for f in found]
+    assert [f.how for f in found] == ["one"] * 3
+    slope = np.polyfit(np.log(unique), np.log(at), 1)[0]
+    assert 2.30 < slope < 2.37
+    low, high = found[1].interval
+    assert 0.85e20 < low <= at[1] <= high < 1.2e20
+    assert closed_form(1e8) == pytest.approx(4.8e19, rel=0.03)
+    drawn = 4.9e19  # the line in Fig. 6b
+    assert 1.8 < at[1] / drawn < 3.2
+
+
+def test_intervals_and_verdicts_of_a_fit():
+    """A clear lead is called; a lead within the noise is not."""
+
+    def laws_of(noise, **changes):
+        ar, mdm = pair(**changes)
+        return {
+            name: epochal.fit(runs(planted, noise=noise, seed=n), bootstraps=60).families[name]
+            for n, (name, planted) in enumerate({"ar": ar, "mdm": mdm}.items())
+        }
+
+    clear = epochal.plan(1e8, 1e18, laws=laws_of(0.003))
+    assert clear.winner == "ar"
+    truth = float(optima(law(), 1e18, 1e8).loss[0])
+    low, high = clear.families[0].interval
+    assert low < truth < high
+    close = epochal.plan(
+        1e8, 1e19, laws=laws_of(0.02, A=336.0, B=771.0, E=1.85, R_D=31.2, R_N=55.0)
+    )
+    assert close.winner is None
+    assert "Too close to call" in close.verdict
+    assert 0 < close.share_for_diffusion < 1
+
+
+def test_a_law_of_one_epoch_repeats_nothing():
+    single = epochal.fit(runs(law(), noise=0.003, epochs=(1,)), bootstraps=20)
+    report = epochal.plan(1e8, 1e20, laws=single)
+    assert report.families[0].epochs <= 1 + 1e-9
+    assert any("knows nothing of repetition" in note for note in report.notes)
+
+
+def test_what_lies_outside_of_the_runs_is_said():
+    report = epochal.plan(1e11, 1e24, laws=epochal.fit(runs(law()), bootstraps=0))
+    words = " ".join(report.families[0].extrapolates)
+    assert "U 100B is above the fitted 1B" in words
+    assert report.families[0].interval is None
+
+
+def test_alternatives_cost_less_for_nearly_the_same():
+    plan = epochal.plan(1e8, 1e19).families[0]
+    smaller, fewer = plan.alternatives
+    assert smaller.what == "smaller model"
+    assert smaller.params < plan.params
+    assert smaller.loss <= plan.loss + 0.01 + 1e-6
+    assert fewer.flops < plan.flops
+    assert fewer.loss <= plan.loss + 0.01 + 1e-6
+
+
+def test_sizes_that_can_be_trained():
+    free = epochal.plan(1e8, 1e19).families[0]
+    assert free.size.name in LADDER
+    assert free.loss <= free.size.loss <= free.loss + 0.005
+    given = epochal.plan(1e8, 1e19, sizes=["7M", "60M"]).families[0]
+    assert given.size.name == "60M"
+    with pytest.raises(UserError, match="neither a size"):
+        epochal.plan(1e8, 1e19, sizes=["huge"])
+
+
+def test_budgets():
+    report = epochal.plan(1e8, gpus="8xH100", hours=24)
+    assert report.flops == pytest.approx(8 * 989e12 * 0.4 * 86400)
+    for wrong, message in (
+        ({}, "give the budget"),
+        ({"flops": 1e20, "gpus": "8xH100"}, "once"),
+        ({"gpus": "8xH100", "hours": 24, "mfu": 2.0}, "MFU"),
+    ):
+        with pytest.raises(UserError, match=message):
+            epochal.plan(1e8, **wrong)
+    with pytest.raises(RecipeError, match="no GPU"):
+        epochal.plan(1e8, gpus="8xH9", hours=1)
+    with pytest.raises(UserError, match="no laws"):
+        epochal.plan(1e8, 1e20, laws="papers")
+
+
+def test_the_reverse_question():
+    report = epochal.plan(flops=1e20)
+    assert isinstance(report, ReverseReport)
+    assert report.crossings.leads == ["mdm", "ar"]
+    low, high = report.crossings.interval
+    assert low <= report.crossings.at[0] <= high
+    assert "below 95.6M unique tokens" in report.verdict
+    with pytest.raises(UserError, match="both families"):
+        epochal.plan(flops=1e20, laws="muennighoff")
+
+
+def test_the_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--unique-tokens", "100M", "--flops", "1e20", "--json"])
+    assert end.value.code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {f["family"] for f in result["families"]} == {"ar", "mdm"}
+    for family in result["families"]:
+        low, high = family["interval"]
+        assert low <= family["loss"] <= high
+        assert family["params"] * family["tokens"] * 6 == pytest.approx(1e20, rel=1e-6)
+    assert result["critical_flops"] == pytest.approx(1.1e20, rel=0.05)
+    assert isinstance(result["verdict"], str)
+    with pytest.raises(SystemExit):
+        main(["plan", "-U", "100M", "--flops", "1e20"])
+    text = capsys.readouterr().out
+    assert "Too close to call" in text
+    assert "cited only" in text
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "-U", "100M"])
+    assert end.value.code == 2
+    assert "give the budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flops", ["1e12", "3e13"])
+def test_recipes_that_can_be_trained(tmp_path, tiny_corpus, flops, capsys):
+    out = tmp_path / "out.toml"
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--corpus", str(tiny_corpus), "--flops", flops, "--recipe", str(out)])
+    assert end.value.code == 0
+    files = sorted(tmp_path.glob("*.toml"))
+    assert len(files) == 2
+    assert {load_recipe(f).family for f in files} == {"ar", "mdm"}
+    for file in files:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(file), "--dry-run", "--json"])
+        assert end.value.code == 0
+        numbers = json.loads(capsys.readouterr().out)
+        assert numbers["flops"] == pytest.approx(float(flops), rel=0.02)

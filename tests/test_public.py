@@ -19,6 +19,7 @@ NAMES = [
     "dry_run",
     "evaluate",
     "fit",
+    "gap",
     "inspect",
     "load",
     "load_recipe",

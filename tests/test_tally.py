@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -26,12 +25,11 @@ def layout(tokens, document=None, group=None):
 
 def exactly(at, values):
     """The estimate from one exact scoring."""
-    shares = np.ones((1, len(at.group)))
-    return estimate(at, values, np.zeros(values.shape), shares, exact=True)
+    return estimate(at, values, exact=True)
 
 
 def test_the_mean_by_hand():
-    """Two documents over three segments of two rows, two draws, no control."""
+    """Two documents over three segments of two rows, two draws."""
     at = Layout(
         row=np.array([0, 0, 1]),
         document=np.array([0, 1, 1]),
@@ -39,7 +37,7 @@ def test_the_mean_by_hand():
         group=np.array([0, 1]),
     )
     values = np.array([[4.0, 2.0, 6.0], [2.0, 3.0, 4.0]])
-    found = estimate(at, values, np.zeros((2, 3)), np.full((2, 2), 0.5), exact=False)
+    found = estimate(at, values, exact=False)
     assert found.nll == (3.0 + 2.5 + 5.0) / 6
     # Rows are the groups: totals 6 and 5, and 6 and 4, over two draws.
     variance = (0.5 + 2.0) / 2
@@ -60,7 +58,7 @@ def test_exact_values_have_no_error_from_draws():
 
 def test_a_single_draw_cannot_tell():
     values = np.array([[3.0, 5.0]])
-    found = estimate(layout([2, 2]), values, 0 * values, 0 * values, exact=False)
+    found = estimate(layout([2, 2]), values, exact=False)
     assert np.isnan(found.error_draws)
     assert np.isnan(found.unit_variances).all()
     assert found.error == found.error_documents
@@ -82,65 +80,6 @@ def test_empty_documents_do_not_count():
     assert found.unit_tokens.tolist() == [2, 2]
 
 
-# --- control variate ---------------------------------------------------------------------------
-
-
-def test_the_control_variate_is_unbiased_by_enumeration():
-    """All outcomes of four rows in two halves, one draw: the mean is exactly the truth.
-
-    A slope that knew anything of its own half's masks would show here.
-    """
-    outcomes = [  # per row: (value, control) with equal probability; each control has mean 0
-        [(5.0, 2.0), (1.0, -1.0), (2.0, -1.0)],
-        [(9.0, 3.0), (2.0, -3.0)],
-        [(1.0, 0.5), (0.5, -0.5)],
-        [(7.0, 4.0), (2.0, -2.0), (3.0, -2.0)],
-    ]
-    at = layout([3, 2, 2, 4], group=[0, 1, 2, 3])
-    truth = sum(np.mean([value for value, _ in row]) for row in outcomes) / 11
-    total = count = 0.0
-    moved = False
-    for each in product(*outcomes):
-        values, controls = np.array(each).T[:, None, :]
-        found = estimate(at, values, controls, np.full((1, 4), 0.4), exact=False)
-        total, count = total + found.nll, count + 1
-        moved |= abs(found.nll - values.sum() / 11) > 1e-3
-    assert moved  # the control does something at all
-    assert total / count == pytest.approx(truth, rel=1e-12)
-
-
-def test_the_control_variate_takes_variance_away(random):
-    rows, replicates = 64, 300
-    tokens = random.integers(5, 20, rows)
-    at = layout(tokens, group=np.arange(rows) // 4)
-    nll = {True: [], False: []}
-    reported = []
-    for _ in range(replicates):
-        shares = random.random((2, rows))
-        controls = random.normal(0, 3, (2, rows)) / (shares + 0.1)
-        values = 3.0 * tokens + 1.7 * controls + random.normal(0, 2, (2, rows))
-        for used in (True, False):
-            given_controls = controls if used else 0 * controls
-            found = estimate(at, values, given_controls, shares, exact=False)
-            nll[used].append(found.nll)
-            if used:
-                reported.append(found.error_draws)
-    # Of the right size, too: what is left is the noise that the control knows nothing of.
-    noise = 2 * np.sqrt(rows / 2) / tokens.sum()
-    assert np.std(nll[True]) < 1.2 * noise
-    assert np.std(nll[True]) < 0.4 * np.std(nll[False])
-    assert abs(np.mean(nll[True]) - 3.0) < 4 * np.std(nll[True]) / np.sqrt(replicates)
-    honest = np.std(nll[True], ddof=1) / np.sqrt(np.mean(np.square(reported)))
-    assert 0.8 < honest < 1.25
-
-
-def test_a_single_group_has_no_other_half_to_learn_from():
-    values, controls = np.array([[3.0, 5.0]]), np.array([[1.0, -1.0]])
-    at = layout([2, 2], group=[0, 0])
-    found = estimate(at, values, controls, np.full((1, 2), 0.5), exact=False)
-    assert found.nll == 2.0
-
-
 # --- errors from documents ---------------------------------------------------------------------
 
 
@@ -160,12 +99,12 @@ def test_the_document_error_leaves_out_what_the_draws_explain(random):
     tokens = np.full(documents, 10)
     noisy = 30 + random.normal(0, 5, (draws, documents))
     at = layout(tokens)
-    found = estimate(at, noisy, 0 * noisy, np.ones(noisy.shape), exact=False)
+    found = estimate(at, noisy, exact=False)
     assert found.error_draws == pytest.approx(5 / np.sqrt(draws * documents) / 10, rel=0.15)
     assert found.error_documents < 0.6 * found.error_draws
     # And if they do differ, both parts together are the whole spread.
     spread = random.normal(0, 3, documents)
-    found = estimate(at, noisy + spread, 0 * noisy, np.ones(noisy.shape), exact=False)
+    found = estimate(at, noisy + spread, exact=False)
     assert found.error_documents == pytest.approx(3 / np.sqrt(documents) / 10, rel=0.2)
     whole = (noisy + spread).mean(axis=0).std(ddof=1) / np.sqrt(documents) / 10
     assert found.error == pytest.approx(whole, rel=0.05)

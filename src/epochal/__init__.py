@@ -31,6 +31,7 @@ _MODULES = {
     "dry_run": "epochal.workflows.train",
     "evaluate": "epochal.workflows.evaluate",
     "fit": "epochal.workflows.fit",
+    "gap": "epochal.workflows.gap",
     "inspect": "epochal.data",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from epochal.workflows.downstream import downstream as downstream
     from epochal.workflows.evaluate import evaluate as evaluate
     from epochal.workflows.fit import fit as fit
+    from epochal.workflows.gap import gap as gap
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
     from epochal.workflows.plan import plan as plan

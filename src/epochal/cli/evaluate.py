@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from epochal.cli.output import json_option, print_json, print_pairs
+from epochal.cli.output import json_option, print_json, print_pairs, print_table
+from epochal.errors import UserError
+
+if TYPE_CHECKING:
+    from epochal.evaluation.breakdown import Breakdown
+    from epochal.runs import NLLResult
+    from epochal.workflows.gap import GapResult
 
 
 @click.command("eval")
-@click.argument("run")
-@click.option("--checkpoint", type=click.Choice(["best", "last", "ema"]), help="[default: best]")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--against", metavar="RUN", help="Also score this run, and pair the two.")
+@click.option("--breakdown", is_flag=True, help="By place, by document and by noise level.")
+@click.option("--checkpoint", metavar="NAME", help="best, last, ema or a step.  [default: best]")
 @click.option("--draws", type=int, help="Mask draws per row for diffusion.  [default: 8]")
 @click.option(
     "--tolerance",
@@ -30,48 +39,66 @@ from epochal.cli.output import json_option, print_json, print_pairs
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @json_option
 def evaluate(
-    run: str,
-    checkpoint: Literal["best", "last", "ema"] | None,
-    draws: int | None,
-    tolerance: float | None,
-    estimator: Literal["stratified", "paper"],
-    corpus: str | None,
-    device: str,
-    as_json: bool,
+    runs: tuple[str, ...], against: str | None, breakdown: bool, as_json: bool, **options: Any
 ) -> None:
     """Validation NLL of a run over the whole validation set, with its standard error.
 
     Exact for autoregressive models. For masked diffusion an upper bound, by Monte Carlo: the
     error from the draws says how far other masks would move the figure, the error from the
     documents how far other documents would. The same masks are used for every checkpoint.
+    Several processes share the work: torchrun --nproc-per-node 8 -m epochal eval RUN.
 
     \b
     Examples:
       epochal eval runs/quickstart/mdm
       epochal eval runs/quickstart/mdm --tolerance 0.005 --checkpoint last
+      epochal eval runs/quickstart/ar --against runs/quickstart/mdm
+      epochal eval runs/quickstart/mdm --breakdown
       epochal eval runs/quickstart/mdm --estimator paper --json
     """
+    from epochal.workflows.evaluate import Options, evaluate_in_parts
     from epochal.workflows.evaluate import evaluate as score
+    from epochal.workflows.gap import gap
+    from epochal.workflows.processes import first_process
 
-    result = score(
-        run,
-        checkpoint=checkpoint,
-        estimator=estimator,
-        draws=draws,
-        tolerance=tolerance,
-        corpus=corpus,
-        device=device,
-    )
-    if as_json:
-        print_json(result.as_dict())
+    if len(runs) > 1:
+        raise UserError(f"{len(runs)} runs: give one, and another with --against")
+    if against and breakdown:
+        raise UserError("--against and --breakdown do not go together; run one after the other")
+    content: dict[str, Any]
+    if against:
+        found = gap(runs[0], against, **options)
+        content = found.as_dict()
+    elif breakdown:
+        result, parts = evaluate_in_parts(runs[0], Options(**options))
+        content = _content(result) | {"breakdown": parts.as_dict()}
+    else:
+        result = score(runs[0], **options)
+        content = _content(result)
+    if not first_process():
         return
+    if as_json:
+        print_json(content)
+    elif against:
+        _print_gap(found)
+    else:
+        _print_result(result)
+        if breakdown:
+            _print_parts(parts)
+
+
+def _content(result: NLLResult) -> dict[str, Any]:
+    return result.as_dict() | {"perplexity": math.exp(result.nll_nats_per_token)}
+
+
+def _print_result(result: NLLResult) -> None:
     bound = "" if result.estimator == "exact" or result.family == "ar" else " (upper bound)"
     rows = [
         ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
         ("  from the documents", _error(result.standard_error_documents)),
         ("bits per byte", f"{result.bits_per_byte:.4f}" if result.bits_per_byte else "not known"),
-        ("perplexity", f"{2.718281828459045**result.nll_nats_per_token:,.1f}"),
+        ("perplexity", f"{math.exp(result.nll_nats_per_token):,.1f}"),
         ("estimator", f"{result.estimator}, {result.draws} draws" if bound else result.estimator),
         ("scored", f"{result.tokens_scored:,} tokens, {result.documents:,} documents"),
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
@@ -81,3 +108,58 @@ def evaluate(
 
 def _error(value: float | None) -> str:
     return "not known: a single document" if value is None else f"± {value:.4f}"
+
+
+def _print_gap(found: GapResult) -> None:
+    a, b = found.results
+    # One figure exact, the other a bound: say which way the truth may lie.
+    bounds = [result.family == "mdm" for result in found.results]
+    note = ""
+    if bounds == [False, True]:
+        note = ", at least: the second is an upper bound"
+    elif bounds == [True, False]:
+        note = ", at most: the first is an upper bound"
+    names = (found.a, found.b) if found.a != found.b else (f"{found.a} (first)", found.b)
+    chance = "not known" if found.p_value is None else f"{found.p_value:.2g}"
+    rows = [
+        *(
+            (name, f"{r.nll_nats_per_token:.4f} ± {r.standard_error:.4f} nats/token")
+            for name, r in zip(names, (a, b), strict=True)
+        ),
+        ("difference", f"{found.difference:+.4f} ± {found.standard_error:.4f} nats/token{note}"),
+        ("  from the draws", f"± {found.standard_error_draws:.4f}"),
+        ("  from the documents", _error(found.standard_error_documents)),
+        ("95 % interval", f"{found.low:+.4f} to {found.high:+.4f}"),
+        ("p-value", chance),
+        ("paired over", f"{found.documents:,} documents"),
+    ]
+    print_pairs(rows)
+
+
+def _print_parts(parts: Breakdown) -> None:
+    content = parts.as_dict()
+    click.echo()
+    lines = [
+        [f"{p['first']:,}–{p['last']:,}", f"{p['nll']:.4f}", f"{p['error']:.4f}"]
+        for p in content["places"]
+    ]
+    print_table(["place in the window", "nats/token", "±"], lines)
+    if content["levels"]:
+        click.echo()
+        lines = [
+            [
+                f"{100 * p['low']:.0f}–{100 * p['high']:.0f} %",
+                f"{p['nll']:.4f}",
+                f"{p['error']:.4f}",
+            ]
+            for p in content["levels"]
+        ]
+        print_table(["masked", "nats/masked token", "±"], lines)
+    click.echo()
+    ends = content["documents"]
+    lines = [
+        [f"{d['document']:,}", f"{d['tokens']:,}", f"{d['nll']:.4f}", f"{d['error']:.4f}"]
+        for d in [*ends["hardest"], *ends["easiest"][::-1]]
+    ]
+    unique = list(dict.fromkeys(map(tuple, lines)))
+    print_table(["document", "tokens", "nats/token", "±"], [list(line) for line in unique])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from epochal.data.windows import ScoredWindows
 from epochal.errors import DataError
+from epochal.evaluation.controls import (
+    FEATURES,
+    History,
+    normal_equations,
+    slopes,
+    unigram_nll,
+)
 from epochal.evaluation.plan import DrawPlan
+from epochal.evaluation.share import Share
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, Problem, token_nll
 from epochal.tally import Estimate, Layout, estimate
@@ -22,6 +31,42 @@ EVALUATION_SEED = 0
 """One seed for all, so that every checkpoint and every model meets the same masks."""
 
 Report = Callable[[float], None]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Models = Transformer | tuple[Transformer, ...]
+"""A model, or several whose probabilities are averaged (an ensemble)."""
+
+
+@dataclass(slots=True)
+class DrawSums:
+    """What is kept of a draw. S segments (the part of a document in a row), J features."""
+
+    values: Floats
+    """[S] Σ w·NLL."""
+    controls: Floats
+    """[J, S] Σ (w − 1)·feature."""
+    shares: Floats
+    """[rows] masked share of the scored tokens."""
+    products: Floats
+    """[batches, 2, J + 2, J + 2] normal equations of the slopes, per half of the groups. Kept
+    by batch, so that they are summed in one order on any number of processes."""
+    places: Floats
+    """[L − 1] Σ w·NLL over rows, by place in the window."""
+
+    def arrays(self) -> list[Floats]:
+        """All of them, in order."""
+        return [self.values, self.controls, self.shares, self.products, self.places]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that go through the model together, made ready ahead of it."""
+
+    part: slice
+    counts: bool
+    tokens: Integers
+    """[B, L − 1] those that are scored."""
+    problem: Problem
 
 
 @dataclass
@@ -31,10 +76,11 @@ class Evaluator:
     objective: Objective
     machine: Machine
     windows: ScoredWindows
-    document_starts: NDArray[np.int64]
+    document_starts: Integers
     vocabulary: int
     batch: int
     seed: int = EVALUATION_SEED
+    share: Share = field(default_factory=Share)
 
     def __post_init__(self) -> None:
         if not len(self.windows):
@@ -42,24 +88,21 @@ class Evaluator:
                 "the validation set has fewer than two tokens, so there is nothing to score; "
                 "prepare the corpus with a larger --validation share"
             )
-        tokens = self.windows.tokens
-        counts = np.bincount(tokens, minlength=self.vocabulary) + 1.0
-        # Any function of the token serves as control variate; the set's own frequencies do.
-        self._unigram_nll = -np.log(counts / counts.sum())
+        self._unigram_nll = unigram_nll(self.windows, self.vocabulary)
         self._plan = DrawPlan(len(self.windows), self.seed, stratified=True)
         self._layout = self._make_layout()
+        self._halves = self._layout.group % 2
         self.clear()
 
     def clear(self) -> None:
         """Forget all draws."""
-        self._values: list[NDArray[np.float64]] = []
-        self._controls: list[NDArray[np.float64]] = []
-        self._shares: list[NDArray[np.float64]] = []
+        self._draws: list[DrawSums] = []
+        self._history = None if self.objective.exact else History(self.rows, self.windows.stride)
 
     @property
     def draws(self) -> int:
         """Draws made so far."""
-        return len(self._values)
+        return len(self._draws)
 
     @property
     def rows(self) -> int:
@@ -76,87 +119,144 @@ class Evaluator:
         """Documents that the windows touch."""
         return len(np.unique(self._layout.document))
 
-    def add_draw(self, model: Transformer, report: Report = lambda done: None) -> None:
+    def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
         """Score all windows once more, with new masks. `report` hears the share done."""
-        draw = self.draws
-        levels, keys = self._plan.levels(draw), self._plan.keys(draw)
-        segments = len(self._layout.row)
-        values, controls = np.zeros(segments), np.zeros(segments)
-        shares = np.zeros(self.rows)
-        model.eval()
-        first = 0
-        while first < self.rows:
-            end = min(first + self.batch, self.rows)
-            if first < self.windows.full < end:
-                end = self.windows.full
-            part = slice(first, end)
-            tokens, places = self._rows(part)
-            problem = self.objective.likelihood_problem(
-                tokens, scored_positions(tokens), Draw(levels[part], keys[part])
-            )
-            nll = problem_token_nll(model, problem, self.machine)
-            self._add(problem, nll, part, places, values, controls, shares)
-            first = end
-            report(first / self.rows)
-        self._values.append(values)
-        self._controls.append(controls)
-        self._shares.append(shares)
+        for one in model if isinstance(model, tuple) else (model,):
+            one.eval()
+        sums = self._empty()
+        launched: tuple[_Batch, TokenNLL] | None = None
+        # The next batch is made ready in a thread while the model runs, and the last one's
+        # figures are added up after the next has been launched: the device does not wait.
+        with ThreadPoolExecutor(1) as pool:
+            for batch in _ahead(pool, self._batches(self.draws)):
+                now = batch, launch(model, batch.problem, self.machine)
+                if launched is not None:
+                    self._add(*launched, sums, report)
+                launched = now
+        if launched is not None:
+            self._add(*launched, sums, report)
+        self._draws.append(DrawSums(*self.share.sums(sums.arrays())))
 
     def result(self) -> Estimate:
         """The estimate from all draws so far."""
-        values, controls, shares = map(np.stack, (self._values, self._controls, self._shares))
-        return estimate(self._layout, values, controls, shares, exact=self.objective.exact)
+        values = np.stack([draw.values for draw in self._draws])
+        if self.objective.exact:
+            return estimate(self._layout, values, exact=True)
+        return estimate(self._layout, values - self._corrections(), exact=False)
 
-    def _rows(self, part: slice) -> tuple[Tensor, NDArray[np.int64]]:
-        rows = self.windows.rows(part.start, part.stop - part.start)
-        return torch.from_numpy(rows.tokens), rows.places
+    def plain_values(self) -> Floats:
+        """[R, S] sums without the control variates, for tests and benchmarks."""
+        return np.stack([draw.values for draw in self._draws])
 
-    def _add(
-        self,
-        problem: Problem,
-        nll: NDArray[np.float64],
-        part: slice,
-        places: NDArray[np.int64],
-        values: NDArray[np.float64],
-        controls: NDArray[np.float64],
-        shares: NDArray[np.float64],
-    ) -> None:
+    def by_place(self) -> Floats:
+        """[R, L − 1] mean of w·NLL in each draw, by place in the window (no control variate)."""
+        return np.stack([draw.places for draw in self._draws]) / self._rows_with_place()
+
+    def by_level(self) -> tuple[Floats, Floats]:
+        """[R, rows] masked share of each row, and its mean NLL per masked token."""
+        tokens = np.bincount(self._layout.row, weights=self._layout.tokens)
+        sums = [np.bincount(self._layout.row, weights=draw.values) for draw in self._draws]
+        return np.stack([draw.shares for draw in self._draws]), np.stack(sums) / tokens
+
+    def document_numbers(self) -> Integers:
+        """[units] which document (or row, if there is one document) each unit of a result is."""
+        at = self._layout
+        units = at.document if at.document.max() > at.document.min() else at.row
+        return np.flatnonzero(np.bincount(units, weights=at.tokens) > 0)
+
+    def _corrections(self) -> Floats:
+        """[R, S] slopes times controls, each half of the groups with the other's slopes."""
+        products = np.sum([draw.products.sum(axis=0) for draw in self._draws], axis=0)
+        rows = np.bincount(self._halves, minlength=2) * self.draws
+        of_other = np.stack([slopes(products[1], rows[1]), slopes(products[0], rows[0])])
+        mine = of_other[self._halves[self._layout.row]]
+        return np.stack([(mine * draw.controls.T).sum(axis=1) for draw in self._draws])
+
+    def _batches(self, number: int) -> Iterator[_Batch]:
+        levels, keys = self._plan.levels(number), self._plan.keys(number)
+        for part, counts in self.share.deal(self._parts()):
+            rows = self.windows.rows(part.start, part.stop - part.start)
+            tokens = torch.from_numpy(rows.tokens)
+            problem = self.objective.likelihood_problem(
+                tokens, scored_positions(tokens), Draw(levels[part], keys[part])
+            )
+            yield _Batch(part, counts, rows.tokens[:, 1:], problem)
+
+    def _parts(self) -> list[slice]:
+        """Batches of windows of one length."""
+        full = self.windows.full
+        parts = [slice(a, min(a + self.batch, full)) for a in range(0, full, self.batch)]
+        return [*parts, slice(full, self.rows)] if full < self.rows else parts
+
+    def _add(self, batch: _Batch, found: TokenNLL, sums: DrawSums, report: Report) -> None:
         """Add a batch's weighted sums to their segments."""
-        weights = problem.weights.numpy().astype(np.float64)
-        unigram = self._unigram_nll[problem.targets.numpy()]
-        ahead = self.objective.shift
-        places = places[:, None] + np.arange(weights.shape[1])[None, :] + ahead
-        segment = self._segment(np.arange(part.start, part.stop)[:, None], places)
-        scored = scored_positions(torch.from_numpy(weights)).numpy()
-        scored = np.roll(scored, -ahead, axis=1)
-        size = len(values)
-        values += np.bincount(segment[scored], (weights * nll)[scored], size)
-        controls += np.bincount(segment[scored], ((weights - 1) * unigram)[scored], size)
-        shares[part] = (weights > 0).sum(axis=1) / np.maximum(scored.sum(axis=1), 1)
+        nll = found.positions()
+        part, shift = batch.part, self.objective.shift
+        report(part.stop / self.rows)
+        if not batch.counts:
+            return
+        width = batch.tokens.shape[1]
+        # Of the scored tokens, in the order of the rows.
+        asked = slice(1 - shift, width + 1 - shift)
+        weights = batch.problem.weights.numpy()[:, asked].astype(np.float64)
+        nll = nll[:, asked]
+        weighted = weights * nll
+        segments, starts = self._segments_of(part)
+        sums.values[segments] = np.add.reduceat(weighted.ravel(), starts)
+        sums.places[:width] += weighted.sum(axis=0)
+        sums.shares[part] = np.count_nonzero(weights, axis=1) / width
+        if self._history is None:
+            return
+        unigram = self._unigram_nll[batch.tokens]
+        features = np.stack((unigram, self._history.feature(part, width)))
+        controls = ((weights - 1) * features).reshape(FEATURES, -1)
+        sums.controls[:, segments] = np.add.reduceat(controls, starts, axis=1)
+        products = normal_equations(weights, features, nll)
+        for half in (0, 1):
+            mine = products[self._halves[part] == half]
+            sums.products[self._number[part.start], half] = mine.sum(axis=0)
+        self._history.add(part, weights > 0, nll - unigram)
+
+    def _segments_of(self, part: slice) -> tuple[Integers, Integers]:
+        """Segments with tokens of some rows, and where each begins among the rows' tokens."""
+        first, last = np.searchsorted(self._layout.row, [part.start, part.stop])
+        sizes = self._layout.tokens[first:last]
+        starts = np.cumsum(sizes) - sizes
+        held = sizes > 0
+        return np.arange(first, last)[held], starts[held]
+
+    def _empty(self) -> DrawSums:
+        self._number = {part.start: number for number, part in enumerate(self._parts())}
+        count = 0 if self.objective.exact else FEATURES
+        segments = len(self._layout.row)
+        return DrawSums(
+            values=np.zeros(segments),
+            controls=np.zeros((count, segments)),
+            shares=np.zeros(self.rows),
+            products=np.zeros((len(self._number), 2, count + 2, count + 2)),
+            places=np.zeros(self.windows.stride),
+        )
+
+    def _rows_with_place(self) -> Floats:
+        """[L − 1] rows that have a scored token at each place."""
+        tokens = np.bincount(self._layout.row, weights=self._layout.tokens)
+        return np.asarray(
+            (tokens[:, None] > np.arange(self.windows.stride)).sum(axis=0, dtype=float)
+        )
 
     def _make_layout(self) -> Layout:
         places = self.windows.windows * self.windows.stride
         ends = np.minimum(places + self.windows.stride, len(self.windows.tokens) - 1)
         first, last = self._document(places + 1), self._document(ends)
         per_row = last - first + 1
-        self._row_first_document = first
-        self._row_first_segment = np.cumsum(per_row) - per_row
         row = np.repeat(np.arange(self.rows), per_row)
-        document = np.arange(len(row)) - self._row_first_segment[row] + first[row]
+        document = np.arange(len(row)) - (np.cumsum(per_row) - per_row)[row] + first[row]
         start = np.maximum(self.document_starts[document], places[row] + 1)
         end = np.minimum(self.document_starts[document + 1], ends[row] + 1)
         return Layout(row=row, document=document, tokens=end - start, group=self._plan.groups())
 
-    def _document(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _document(self, places: Integers) -> Integers:
         return np.searchsorted(self.document_starts, places, side="right") - 1
-
-    def _segment(self, row: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-        inside = np.minimum(places, len(self.windows.tokens) - 1)
-        # Unscored places (a row's first token) may lie in the document before; they are
-        # dropped by the caller.
-        later = self._document(inside) - self._row_first_document[row]
-        segment: NDArray[np.int64] = self._row_first_segment[row] + later
-        return segment
 
 
 def scored_positions(like: Tensor) -> Tensor:
@@ -166,23 +266,54 @@ def scored_positions(like: Tensor) -> Tensor:
     return scored
 
 
+@dataclass(frozen=True, slots=True)
+class TokenNLL:
+    """NLL of a problem's weighted positions, perhaps still being computed."""
+
+    values: Tensor
+    """[S] on the device."""
+    index: Tensor | None
+    """[S] positions in B·L; all if None."""
+    shape: torch.Size
+
+    def positions(self) -> Floats:
+        """[B, L] NLL of each position with a weight, 0 elsewhere. Waits for the device."""
+        out = np.zeros(self.shape.numel())
+        out[slice(None) if self.index is None else self.index.numpy()] = (
+            self.values.double().cpu().numpy()
+        )
+        return out.reshape(self.shape)
+
+
 @torch.no_grad()
-def problem_token_nll(
-    model: Transformer, problem: Problem, machine: Machine
-) -> NDArray[np.float64]:
-    """[B, L] NLL of each position with a weight, 0 elsewhere."""
+def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
+    """Start scoring a problem. Of several models: −log of their mean probability."""
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
+    targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
+    place = None if index is None else index.to(device, non_blocking=True)
+    rule = problem.rule(device)
+    positions = None if problem.positions is None else problem.positions.to(device)
+    inputs = problem.inputs.to(device, non_blocking=True)
+    each = []
     with machine.autocast():
-        rule = problem.rule(device)
-        positions = None if problem.positions is None else problem.positions.to(device)
-        hidden = model(problem.inputs.to(device), rule, positions)
-        nll = token_nll(
-            hidden.flatten(0, 1),
-            model.table,
-            (targets if index is None else targets[index]).to(device),
-            None if index is None else index.to(device),
-        )
-    out = np.zeros(problem.targets.numel())
-    out[slice(None) if index is None else index.numpy()] = nll.double().cpu().numpy()
-    return out.reshape(problem.targets.shape)
+        for one in model if isinstance(model, tuple) else (model,):
+            hidden = one(inputs, rule, positions)
+            each.append(token_nll(hidden.flatten(0, 1), one.table, targets, place))
+    if len(each) == 1:
+        return TokenNLL(each[0], index, problem.targets.shape)
+    mean = np.log(len(each)) - torch.logsumexp(-torch.stack(each).double(), dim=0)
+    return TokenNLL(mean, index, problem.targets.shape)
+
+
+def problem_token_nll(model: Models, problem: Problem, machine: Machine) -> Floats:
+    """[B, L] NLL of each position with a weight, 0 elsewhere."""
+    return launch(model, problem, machine).positions()
+
+
+def _ahead(pool: ThreadPoolExecutor, items: Iterator[_Batch]) -> Iterator[_Batch]:
+    """The same items, each made in `pool` while the one before it is in use."""
+    coming = pool.submit(next, items, None)
+    while (item := coming.result()) is not None:
+        coming = pool.submit(next, items, None)
+        yield item

@@ -9,7 +9,7 @@ Source: arXiv 2507.15857, EVAL.md and pretrain_diff_gpt.py of its code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from epochal.data.batches import Tokens, circular_windows
 from epochal.errors import DataError
-from epochal.evaluation.nll import EVALUATION_SEED, Report, problem_token_nll
+from epochal.evaluation.nll import EVALUATION_SEED, Models, Report, problem_token_nll
 from epochal.evaluation.plan import DrawPlan
-from epochal.models import Transformer
+from epochal.evaluation.share import Share
 from epochal.objectives import Draw, Objective
 from epochal.tally import Estimate, Layout, estimate
 from epochal.training.device import Machine
@@ -35,6 +35,7 @@ class PaperEvaluator:
     sequence_length: int
     batch: int
     seed: int = EVALUATION_SEED
+    share: Share = field(default_factory=Share)
 
     def __post_init__(self) -> None:
         self.rows = (len(self.tokens) - 1) // self.sequence_length
@@ -62,23 +63,25 @@ class PaperEvaluator:
         """Units that were sampled: here, windows."""
         return self.rows
 
-    def add_draw(self, model: Transformer, report: Report = lambda done: None) -> None:
+    def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
         """Go through the set once more, with new noise."""
         draw = self.draws
         levels, keys = self._plan.levels(draw), self._plan.keys(draw)
         values = np.zeros(self.rows)
-        model.eval()
-        for first in range(0, self.rows, self.batch):
-            part = slice(first, min(first + self.batch, self.rows))
+        for one in model if isinstance(model, tuple) else (model,):
+            one.eval()
+        parts = [slice(a, min(a + self.batch, self.rows)) for a in range(0, self.rows, self.batch)]
+        for part, counts in self.share.deal(parts):
             starts = np.arange(part.start, part.stop) * self.sequence_length
             tokens = circular_windows(self.tokens, starts, self.sequence_length + 1)
             problem = self.objective.paper_problem(
                 torch.from_numpy(tokens), Draw(levels[part], keys[part])
             )
             nll = problem_token_nll(model, problem, self.machine)
-            values[part] = (problem.weights.double().numpy() * nll).sum(axis=1)
+            if counts:
+                values[part] = (problem.weights.double().numpy() * nll).sum(axis=1)
             report(part.stop / self.rows)
-        self._values.append(values)
+        self._values += self.share.sums([values])
 
     def result(self) -> Estimate:
         """The mean over all draws so far."""
@@ -86,5 +89,4 @@ class PaperEvaluator:
         tokens = np.full(self.rows, self.sequence_length)
         layout = Layout(row=row, document=np.zeros_like(row), tokens=tokens, group=row)
         values = np.stack(self._values)
-        zeros = np.zeros_like(values)
-        return estimate(layout, values, zeros, zeros, exact=self.objective.exact)
+        return estimate(layout, values, exact=self.objective.exact)

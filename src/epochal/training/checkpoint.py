@@ -151,6 +151,18 @@ def find_to_go_on(folder: Path, step: int, *, exactly: bool = False) -> Path:
     )
 
 
+def all_of(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every checkpoint folder of whatever kind, in order of steps."""
+    found = [path for path in folder.glob("*-*") if re.fullmatch(r"\w+-\d+", path.name)]
+    return sorted((int(path.name.rpartition("-")[2]), path) for path in found)
+
+
+def at_step(folder: Path, step: int) -> Path | None:
+    """A whole checkpoint of that step, of whatever kind; None if there is none."""
+    paths = (path for number, path in all_of(folder) if number == step)
+    return next((path for path in paths if _problem(path) is None), None)
+
+
 def clean(folder: Path) -> None:
     """Remove what a killed save left behind."""
     for path in folder.glob(".*.tmp"):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,20 +14,64 @@ from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import UnknownTokenizer
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RunError, UserError
-from epochal.evaluation.nll import Evaluator
+from epochal.evaluation.breakdown import Breakdown, break_down
+from epochal.evaluation.nll import Evaluator, Models
 from epochal.evaluation.paper import PaperEvaluator
-from epochal.models import Transformer
+from epochal.evaluation.share import Share
 from epochal.progress import Bar, bar
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
 from epochal.workflows.imports import NOT_KNOWN
 from epochal.workflows.load import CheckpointName, LoadedModel, load
+from epochal.workflows.processes import shared_work
 from epochal.workflows.train import evaluation_batch
 
 Estimator = Literal["stratified", "paper"]
 DEFAULT_DRAWS = 8
 FIRST_DRAWS = 4
 MOST_DRAWS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How runs are scored; the fields are the arguments of `evaluate`."""
+
+    checkpoint: CheckpointName | None = None
+    estimator: Estimator = "stratified"
+    draws: int | None = None
+    tolerance: float | None = None
+    corpus: str | Path | None = None
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raises UserError for draws and a tolerance that make no sense."""
+        draws, tolerance = self.draws, self.tolerance
+        if draws is not None and tolerance is not None:
+            raise UserError("give either the number of draws or the tolerance, not both")
+        if draws is not None and draws < 2:
+            raise UserError(
+                f"draws = {draws}: at least 2 are needed, since the error bar comes from "
+                "comparing them"
+            )
+        if tolerance is not None and not 0 < tolerance < math.inf:
+            raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A result with all that it came from."""
+
+    record: RunRecord
+    loaded: LoadedModel
+    evaluator: Evaluator | PaperEvaluator
+    found: Estimate
+    result: NLLResult
+
+    def keep(self) -> None:
+        """Write the result into the run's folder."""
+        self.record.folder.write_evaluation(
+            self.result, self.found.unit_totals, self.found.unit_tokens, self.found.unit_variances
+        )
 
 
 def evaluate(
@@ -44,33 +89,66 @@ def evaluate(
     AR is exact. For MDM, `draws` masks per row (8 if not given), or as many as bring the
     error from the draws down to `tolerance` nats per token. `estimator="paper"` is the
     original's (32 draws if not given). `corpus` names another corpus folder, made with the
-    same tokenizer; the result is then not kept with the run. Raises UserError for draws and
-    tolerance that make no sense, and what `load` and `open_corpus` raise.
+    same tokenizer; the result is then not kept with the run. `checkpoint` is "best", "last" or
+    the number of a step whose checkpoint was kept. Under torchrun, all processes share the
+    work and each returns the same. Raises UserError for draws and tolerance that make no
+    sense, and what `load` and `open_corpus` raise.
     """
-    _check(draws, tolerance)
+    options = Options(
+        checkpoint=checkpoint,
+        estimator=estimator,
+        draws=draws,
+        tolerance=tolerance,
+        corpus=corpus,
+        device=device,
+    )
+    with shared_work() as share:
+        scored = score(run, options, share)
+        if corpus is None and share.rank == 0:
+            scored.keep()
+    return scored.result
+
+
+def evaluate_in_parts(run: str | Path | RunRecord, options: Options) -> tuple[NLLResult, Breakdown]:
+    """`evaluate`, and the result by place in the window, by document and by noise level.
+
+    Its tables and arrays are kept in `evaluations/parts/` of the run. Raises UserError for the
+    paper's estimator, which does not score the same tokens for both families.
+    """
+    if options.estimator == "paper":
+        raise UserError("a breakdown is of our estimator; leave out --estimator paper")
+    with shared_work() as share:
+        scored = score(run, options, share)
+        assert isinstance(scored.evaluator, Evaluator)
+        parts = break_down(scored.evaluator, scored.found)
+        if options.corpus is None and share.rank == 0:
+            scored.keep()
+            folder = scored.record.path / "evaluations" / "parts"
+            parts.save(folder / f"{scored.result.checkpoint}-{scored.result.estimator}")
+    return scored.result, parts
+
+
+def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored:
+    """The result of one run, not yet kept."""
+    options.check()
     record = run if isinstance(run, RunRecord) else RunRecord(run)
-    if corpus is None and record.info["corpus"]["validation"]["content_sha256"] == NOT_KNOWN:
+    if (
+        options.corpus is None
+        and record.info["corpus"]["validation"]["content_sha256"] == NOT_KNOWN
+    ):
         raise RunError(
             f"{record.path} was imported without a corpus, so there is no validation set to score; "
             "name one with --corpus, or import with --corpus to keep the results with the run"
         )
-    loaded = load(record.path, checkpoint, device)
-    settings = loaded.recipe.data
-    if corpus is not None:
-        settings = dataclasses.replace(settings, corpus=str(corpus), train=None, validation=None)
-    data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
-    if corpus is None:
-        _check_same_validation(record, data)
-    evaluator = _evaluator(loaded, data, estimator)
+    loaded = load(record.path, options.checkpoint, options.device)
+    data = corpus_of(record, loaded, options)
     start = time.monotonic()
-    found = _score(evaluator, loaded.model, estimator, draws, tolerance)
-    name = checkpoint or which_checkpoint(record, loaded.step)
-    result = _result(loaded, data, name, estimator, evaluator, found, time.monotonic() - start)
-    if corpus is None:
-        record.folder.write_evaluation(
-            result, found.unit_totals, found.unit_tokens, found.unit_variances
-        )
-    return result
+    evaluator = make_evaluator(loaded, data, options.estimator, share)
+    found = make_draws(evaluator, loaded.model, options)
+    name = options.checkpoint or which_checkpoint(record, loaded.step)
+    seconds = time.monotonic() - start
+    result = make_result(loaded, data, name, evaluator, found, seconds)
+    return Scored(record, loaded, evaluator, found, result)
 
 
 def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
@@ -87,15 +165,16 @@ def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
     return known
 
 
-def _check(draws: int | None, tolerance: float | None) -> None:
-    if draws is not None and tolerance is not None:
-        raise UserError("give either the number of draws or the tolerance, not both")
-    if draws is not None and draws < 2:
-        raise UserError(
-            f"draws = {draws}: at least 2 are needed, since the error bar comes from comparing them"
-        )
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
+def corpus_of(record: RunRecord, loaded: LoadedModel, options: Options) -> Corpus:
+    """The corpus that a run is scored on: its own, unchanged, or the one that was asked for."""
+    settings = loaded.recipe.data
+    if options.corpus is not None:
+        corpus = str(options.corpus)
+        settings = dataclasses.replace(settings, corpus=corpus, train=None, validation=None)
+    data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
+    if options.corpus is None:
+        _check_same_validation(record, data)
+    return data
 
 
 def _check_same_validation(record: RunRecord, data: Corpus) -> None:
@@ -107,9 +186,10 @@ def _check_same_validation(record: RunRecord, data: Corpus) -> None:
         )
 
 
-def _evaluator(
-    loaded: LoadedModel, data: Corpus, estimator: Estimator
+def make_evaluator(
+    loaded: LoadedModel, data: Corpus, estimator: Estimator, share: Share
 ) -> Evaluator | PaperEvaluator:
+    """What scores a model on a corpus. Raises UserError if its tokenizer is another."""
     if isinstance(loaded.tokenizer, UnknownTokenizer):
         raise UserError(
             "the imported run has no tokenizer, so it is not known whether the ids of the corpus "
@@ -124,7 +204,7 @@ def _evaluator(
     tokens, length = data.validation.tokens, loaded.sequence_length
     batch = evaluation_batch(loaded.recipe)
     if estimator == "paper":
-        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch)
+        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch, share=share)
     return Evaluator(
         loaded.objective,
         loaded.machine,
@@ -132,23 +212,19 @@ def _evaluator(
         data.validation.document_starts(),
         loaded.tokenizer.vocabulary,
         batch,
+        share=share,
     )
 
 
-def _score(
-    evaluator: Evaluator | PaperEvaluator,
-    model: Transformer,
-    estimator: Estimator,
-    draws: int | None,
-    tolerance: float | None,
-) -> Estimate:
+def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Options) -> Estimate:
     """Make draws until there are as many as asked for, or until the error is small enough."""
+    tolerance = options.tolerance
     if evaluator.objective.exact:
         wanted = 1
     elif tolerance is not None:
         wanted = FIRST_DRAWS
     else:
-        wanted = draws or (32 if estimator == "paper" else DEFAULT_DRAWS)
+        wanted = options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
     with bar("evaluate", None) as progress:
         while True:
             while evaluator.draws < wanted:
@@ -177,22 +253,22 @@ def which_checkpoint(record: RunRecord, step: int) -> str:
     return "best" if best.get("step", step) == step else "last"
 
 
-def _result(
+def make_result(
     loaded: LoadedModel,
     data: Corpus,
     checkpoint: str,
-    estimator: Estimator,
     evaluator: Evaluator | PaperEvaluator,
     found: Estimate,
     seconds: float,
 ) -> NLLResult:
+    """The figures of an estimate, with what they are of."""
     per_byte = data.bytes_per_token
-    exact = evaluator.objective.exact
+    exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
     return NLLResult(
         family=loaded.family,
         checkpoint=checkpoint,
         step=loaded.step,
-        estimator="paper" if estimator == "paper" else ("exact" if exact else "stratified"),
+        estimator="paper" if papers else ("exact" if exact else "stratified"),
         nll_nats_per_token=found.nll,
         standard_error=found.error,
         standard_error_draws=found.error_draws,

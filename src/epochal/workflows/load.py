@@ -27,7 +27,8 @@ from epochal.training.device import Machine, find_machine
 from epochal.workflows.imports import is_foreign, open_foreign
 from epochal.workflows.train import build_model
 
-CheckpointName = Literal["best", "last", "ema"]
+CheckpointName = str
+"""best, last, ema, or the number of a step whose checkpoint is there."""
 _MASK_SPAN = re.compile(r"\[MASK(?::(\d+))?\]")
 
 
@@ -230,10 +231,10 @@ def load(
 ) -> LoadedModel:
     """The model of the run in folder `path`.
 
-    `checkpoint_name` is "best" (default where there is one), "last", or "ema" for the average
-    of the weights that a run with `train.ema` keeps beside the last ones. `path` may also be a
-    checkpoint folder of the original or a Hugging Face model; `family` and `tokenizer` then
-    say what the folder does not. Raises RunError if `path` is none of these and
+    `checkpoint_name` is "best" (default where there is one), "last", a step, or "ema" for the
+    average of the weights that a run with `train.ema` keeps beside the last ones. `path` may
+    also be a checkpoint folder of the original or a Hugging Face model; `family` and
+    `tokenizer` then say what the folder does not. Raises RunError if `path` is none of these and
     CheckpointError if it has no usable checkpoint.
     """
     if is_foreign(Path(path)):
@@ -278,8 +279,17 @@ def tokenizer_of(record: RunRecord) -> Tokenizer:
 
 def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
+    folder = record.folder.checkpoints
+    if name is not None and name not in ("best", "last", "ema"):
+        if name.isdecimal() and (path := checkpoint.at_step(folder, int(name))) is not None:
+            return path
+        steps = sorted({step for step, _ in checkpoint.all_of(folder)})
+        known = ", ".join(["best", "last", *(f"{step}" for step in steps)])
+        raise CheckpointError(
+            f"the run {record.path} has no checkpoint {name!r}; there are: {known}"
+        )
     for wanted in ("last" if name == "ema" else name,) if name else ("best", "last"):
-        path = checkpoint.find(record.folder.checkpoints, wanted)
+        path = checkpoint.find(folder, wanted)
         if path is not None:
             return path
     other = {"best": "last", "last": "best"}.get(name or "")

@@ -8,6 +8,7 @@ makes of it must be the joint's own NLL.
 from __future__ import annotations
 
 from itertools import combinations, product
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class Oracle:
             logits = self.conditionals + noise
             self.conditionals = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
         self.table = torch.eye(VOCABULARY, dtype=torch.float64)
+        self.shape = SimpleNamespace(rows=lambda vocabulary: vocabulary + 1)
         self.positions_computed = 0
 
     def eval(self):

@@ -26,6 +26,7 @@ NAMES = [
     "plan",
     "prepare",
     "quickstart",
+    "submit",
     "subset",
     "sweep",
     "train",

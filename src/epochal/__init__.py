@@ -39,6 +39,7 @@ _MODULES = {
     "prepare": "epochal.data",
     "quickstart": "epochal.workflows.quickstart",
     "subset": "epochal.data",
+    "submit": "epochal.workflows.submit",
     "sweep": "epochal.workflows.sweep",
     "train": "epochal.workflows.train",
     "verify": "epochal.data",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from epochal.workflows.load import load as load
     from epochal.workflows.plan import plan as plan
     from epochal.workflows.quickstart import quickstart as quickstart
+    from epochal.workflows.submit import submit as submit
     from epochal.workflows.sweep import sweep as sweep
     from epochal.workflows.train import dry_run as dry_run
     from epochal.workflows.train import train as train

@@ -177,3 +177,23 @@ def test_sweep_dry_run_and_mistakes(call, tmp_path):
     refused(call("sweep", "quickstart", "--dry-run"), "[sweep]", "epochal train quickstart")
     refused(call("sweep", tmp_path / "none.toml"), "none.toml")
     refused(call("sweep", file, 'data.corpus="nowhere"', "--jobs", "2"), "nowhere")
+
+
+def test_submit_dry_run_and_mistakes(call, tmp_path):
+    code, out, _ = call("submit", "quickstart", "--gpus", "2", "--time", "2h", "--dry-run")
+    assert code == 0
+    assert "#SBATCH --time=120" in out
+    assert "torch.distributed.run" in out
+    file = tmp_path / "iso.toml"
+    file.write_text('[sweep]\ndesign = "isoflop"\nsizes = ["7M", "14M"]\nflops = [1e17]\n')
+    words = ("--slurm", "--dry-run", "--partition", "gpu", "--out", tmp_path / "iso")
+    code, out, _ = call("sweep", file, *words)
+    assert code == 0
+    assert "#SBATCH --array=0-1%2" in out
+    assert "#SBATCH --partition=gpu" in out
+    assert not (tmp_path / "iso").exists()
+    refused(call("sweep", file, "--dry-run", "--partition", "gpu"), "--partition", "--slurm")
+    refused(call("submit", "quickstart", "--time", "soon", "--dry-run"), "soon", "4h")
+    refused(call("submit", "quickstart", "--sbatch", "x", "--dry-run"), "KEY=VALUE")
+    refused(call("submit", "quickstart", "train.lrr=1", "--dry-run"), "train.lrr")
+    refused(call("submit", "quickstart", 'data.corpus="nowhere"'), "nowhere")

@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "downstream": ("downstream", "downstream", "Downstream tasks with lm-evaluation-harness."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
+    "submit": ("submit", "submit", "Hand a run or a sweep to a Slurm cluster."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "fit": ("fit", "fit", "Scaling laws from runs or a table, with intervals."),
     "plan": ("plan", "plan", "Corpus and budget to a decision: size, epochs, family."),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from epochal.cli.output import json_option, print_json, print_table
+from epochal.cli.submit import OPTION_NAMES, cluster_options, make_resources, print_submission
 
 if TYPE_CHECKING:
     from epochal.sweeps.listing import Listing
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Where to look for runs that are done.  [default: the folder that holds --out]",
 )
+@click.option("--slurm", is_flag=True, help="Hand the runs to Slurm; options as of submit.")
+@cluster_options
 @json_option
 def sweep(
     name: str,
@@ -37,7 +40,9 @@ def sweep(
     out: str | None,
     retry: bool,
     reuse: tuple[str, ...],
+    slurm: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Many runs from one file: isoFLOP grids, epochs, data value, ablations, seeds.
 
@@ -54,12 +59,27 @@ def sweep(
       epochal sweep isoflop.toml --dry-run --gpu H100
       epochal sweep isoflop.toml --jobs 2
       epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch=32
+      epochal sweep isoflop.toml --slurm --gpus 8 --time 12h --dry-run
     """
-    from epochal.errors import UserError
     from epochal.sweeps import load_sweep
 
-    if gpu and not dry_run:
-        raise UserError("--gpu is for the estimate of --dry-run; runs take the GPUs there are")
+    _check_options(gpu, dry_run, slurm, jobs, reuse)
+    if slurm:
+        from epochal.workflows.submit import submit
+
+        made = submit(
+            name,
+            overrides,
+            resources=make_resources(options),
+            out=out,
+            retry=retry,
+            dry_run=dry_run,
+        )
+        if as_json:
+            print_json(made.as_dict())
+        else:
+            print_submission(made, dry_run)
+        return 0
     if dry_run:
         from epochal.sweeps.listing import list_sweep
 
@@ -77,6 +97,27 @@ def sweep(
     else:
         print_result(result)
     return 1 if result.failed else 0
+
+
+def _check_options(
+    gpu: str | None, dry_run: bool, slurm: bool, jobs: int, reuse: tuple[str, ...]
+) -> None:
+    """Refuse options that would do nothing."""
+    from epochal.errors import UserError
+
+    if gpu and (slurm or not dry_run):
+        raise UserError("--gpu is for the estimate of --dry-run; runs take the GPUs there are")
+    if slurm and (jobs != 1 or reuse):
+        raise UserError("--jobs and --reuse are for this machine; with --slurm use --parallel")
+    context = click.get_current_context()
+    given = [
+        option.name
+        for option in context.command.params
+        if option.name in OPTION_NAMES
+        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given and not slurm:
+        raise UserError(f"--{given[0]} is for a cluster: add --slurm, or leave it out")
 
 
 def print_listing(listing: Listing) -> None:

@@ -1,4 +1,4 @@
-"""Ending a run on request: Ctrl-C, SIGTERM, or a file named STOP in the run's folder."""
+"""Ending a run on request: Ctrl-C, SIGTERM, a cluster's signal, or a file STOP in its folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from epochal.progress import say
 
 TRY_AGAIN = 75
 """Exit code after a STOP file (EX_TEMPFAIL)."""
+# SIGUSR1 and SIGUSR2 are what Slurm's --signal sends before it takes the machine away.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -40,8 +42,10 @@ class StopRequest:
         return signal.Signals(exit_code - 128).name
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._signal == number:
             raise KeyboardInterrupt
+        if self._signal is not None:
+            return  # a cluster warns with one signal and insists with another
         self._signal = number
         say("finishing this step and saving a checkpoint; once more to break off at once")
 
@@ -54,8 +58,7 @@ def stop_request(stop_file: Path, main: bool = True) -> Iterator[StopRequest]:
         yield request
         return
     before: dict[int, Any] = {
-        number: signal.signal(number, request._on_signal)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, request._on_signal) for number in _SIGNALS
     }
     try:
         yield request

@@ -85,7 +85,7 @@ def sweep(
     facts = corpus_facts(wanted)
     runs = design_runs(wanted, facts.vocabulary, facts.unique_tokens)
     return run_all(
-        wanted, runs, facts, folder, jobs=jobs, retry=retry, places=_places(folder, reuse)
+        wanted, runs, facts, folder, jobs=jobs, retry=retry, places=places_of(folder, reuse)
     )
 
 
@@ -115,6 +115,7 @@ def run_all(
     slots = divide(jobs)
     with RunFolder(folder.path).lock():
         states = plan_states(runs, facts, folder, retry=retry, places=places)
+        write_recipes(runs, folder)
         _say_what_is_done(states)
         with SweepScreen() as screen:
             Launch(
@@ -139,7 +140,7 @@ def plan_states(
     retry: bool,
     places: Sequence[Path],
 ) -> list[RunState]:
-    """The state of each run before anything is started; writes their recipes.
+    """The state of each run before anything is started.
 
     Raises RunError if a run's folder holds a run with other settings.
     """
@@ -162,9 +163,15 @@ def plan_states(
                 state.state, state.why, state.nll = old.state, old.why, old.nll
         if state.state in ("waiting", "failed"):
             _take_finished(state, recipe, done)
-        files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
         states.append(state)
     return states
+
+
+def write_recipes(runs: list[SweepRun], folder: SweepFolder) -> None:
+    """Write the recipe of each run, as its process will read it."""
+    for run in runs:
+        recipe = placed(run.recipe, folder.run_dir(run.name))
+        files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
 
 
 def placed(recipe: Recipe, run_dir: Path) -> Recipe:
@@ -198,7 +205,8 @@ def _watches(runs: list[SweepRun], facts: CorpusFacts, folder: SweepFolder) -> d
     return watches
 
 
-def _places(folder: SweepFolder, reuse: Sequence[str | Path] | None) -> list[Path]:
+def places_of(folder: SweepFolder, reuse: Sequence[str | Path] | None) -> list[Path]:
+    """Folders in which finished runs are looked for."""
     given = [folder.path.parent] if reuse is None else [Path(place) for place in reuse]
     return [folder.path, *given]
 

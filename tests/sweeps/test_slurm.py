@@ -1,0 +1,153 @@
+"""Jobs of a cluster: the script, the command on each node, preemption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import psutil
+import pytest
+
+from epochal.errors import UserError
+from epochal.recipe import load_recipe, recipe_toml
+from epochal.runs import RunFolder
+from epochal.sweeps.slurm import Resources, TrainTask, parse_minutes, script, submit_tasks
+from epochal.workflows.submit import submit
+from tiny_runs import overrides
+
+submitit = pytest.importorskip("submitit")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("4h", 240),
+        ("1.5h", 90),
+        ("2d", 2880),
+        ("04:00:00", 240),
+        ("1-12:00:00", 2160),
+        ("1-00:30", 1470),
+        ("90:30", 91),
+    ],
+)
+def test_times_as_people_and_slurm_write_them(text, minutes):
+    assert parse_minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["soon", "-5", "", "00:30"])
+def test_other_times_are_refused(text):
+    with pytest.raises(UserError, match="--time"):
+        parse_minutes(text)
+
+
+def task(nodes=1, gpus=0, run_dir="r"):
+    return TrainTask("r/recipe.toml", str(run_dir), nodes, gpus, grace=30, evaluate=True)
+
+
+def test_the_script_asks_for_what_was_wanted(tmp_path):
+    asked = Resources(
+        partition="gpu",
+        minutes=240,
+        nodes=2,
+        gpus=8,
+        cpus=32,
+        memory_gb=200,
+        parallel=3,
+        setup=("module load cuda",),
+        more={"account": "mine"},
+    )
+    text = script(asked, "iso", tmp_path, [task(2, 8), task(2, 8)])
+    for line in (
+        "--job-name=iso",
+        "--partition=gpu",
+        "--time=240",
+        "--nodes=2",
+        "--gpus-per-node=8",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=32",
+        "--mem=200GB",
+        "--signal=USR2@120",
+        "--account=mine",
+    ):
+        assert f"#SBATCH {line}\n" in text
+    assert "#SBATCH --array=0-1%2" in text
+    assert "\nmodule load cuda\n" in text
+    assert "--nnodes=2 --node-rank=$NODE --rdzv-backend=c10d --rdzv-id=$JOB_ID" in text
+    assert "-m epochal train r/recipe.toml" in text
+    one = script(Resources(gpus=0), "a", tmp_path, [task()])
+    assert "--array" not in one
+    assert "gpus-per-node" not in one
+
+
+class OnNode:
+    job_id, node, hostnames = "17", 1, ["first", "second"]
+
+
+def test_the_command_on_each_node():
+    assert task(1, 1).command(OnNode())[1:] == ["-m", "epochal", "train", "r/recipe.toml", "--eval"]
+    one_node = task(1, 4).command(OnNode())
+    assert "--standalone" in one_node
+    assert "--nproc-per-node=4" in one_node
+    two = task(2, 4).command(OnNode())
+    assert "--node-rank=1" in two
+    [endpoint] = [word for word in two if word.startswith("--rdzv-endpoint")]
+    assert endpoint.startswith("--rdzv-endpoint=first:")
+    assert endpoint in task(2, 4).command(OnNode())  # the same port on all nodes
+    assert any("SIGUSR2" in word for word in two)
+
+
+@pytest.mark.parametrize("wrong", [{"nodes": 0}, {"gpus": -1}, {"minutes": 1, "grace": 60}])
+def test_resources_that_make_no_sense(wrong):
+    with pytest.raises(UserError, match="--"):
+        Resources(**wrong)
+
+
+def test_without_slurm_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"srun.*--dry-run"):
+        submit_tasks([task()], Resources(), "a", tmp_path)
+
+
+def test_a_dry_run_writes_nothing(tiny_corpus, tmp_path):
+    values = overrides(tiny_corpus, tmp_path / "run")
+    (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))
+    made = submit(tmp_path / "r.toml", dry_run=True, resources=Resources(gpus=0))
+    assert "#SBATCH --job-name=run" in made.script
+    sweep_file = tmp_path / "s.toml"
+    sweep_file.write_text(
+        f'[sweep]\ndesign = "epochs"\nepochs = [1, 2]\n[base.data]\ncorpus = "{tiny_corpus}"\n'
+        'sequence_length = 32\n[base.model]\nsize = "7M"\n[base.train]\nglobal_batch = 4\n'
+    )
+    made = submit(sweep_file, out=tmp_path / "sweep", dry_run=True)
+    assert "#SBATCH --array=0-1%2" in made.script
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.toml", "s.toml"]
+
+
+@pytest.mark.slow
+def test_a_preempted_job_saves_is_queued_again_and_goes_on(tiny_corpus, tmp_path):
+    """With submitit's local executor, which requeues as a cluster does."""
+    run_dir = tmp_path / "run"
+    values = overrides(tiny_corpus, run_dir, train__steps=3000, eval__every="1000 steps")
+    (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=10, signal_delay_s=60)
+    job = executor.submit(TrainTask(str(tmp_path / "r.toml"), str(run_dir), 1, 0, 60, True))
+    metrics = RunFolder(run_dir).metrics_file
+    end = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.1)
+    [process] = psutil.Process(job._process.pid).children()
+    process.send_signal(signal.SIGUSR2)
+    assert job.result() == str(run_dir)
+    said = job.stdout() + job.stderr()
+    assert "stopped by the file" in said
+    assert "going on from step" in said
+    info = RunFolder(run_dir).read_info()
+    assert info["status"] == "finished"
+    assert not RunFolder(run_dir).stop_file.exists()
+    assert RunFolder(run_dir).evaluation_file("best", "exact").exists()
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == sorted(steps)

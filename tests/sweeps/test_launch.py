@@ -23,7 +23,7 @@ from epochal.sweeps.listing import corpus_facts
 from epochal.sweeps.record import RunState, SweepFolder
 from epochal.sweeps.slots import Slot, divide
 from epochal.sweeps.watch import Watch, hopeless
-from epochal.workflows.sweep import plan_states, sweep
+from epochal.workflows.sweep import plan_states, sweep, write_recipes
 from tiny_runs import overrides
 
 # A run's process in small: it leaves what a training leaves, and does as its name says.
@@ -87,6 +87,7 @@ def world(tiny_corpus, tmp_path):
         folder.path.mkdir(exist_ok=True)
         (folder.path / "identities.json").write_text(json.dumps(known))
         states = plan_states(runs, facts, folder, retry=retry, places=[tmp_path])
+        write_recipes(runs, folder)
         watches = {
             run.name: Watch(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100) for run in runs
         }

@@ -179,6 +179,16 @@ def test_the_compiled_form_is_the_same():
     torch.testing.assert_close(plain, fused, rtol=1e-6, atol=1e-7)
 
 
+def test_the_nll_of_each_position_is_written_down_if_wanted(monkeypatch):
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 60)  # several blocks
+    hidden, table, targets, weights, index = problem(40, 6, 20, 17, 11)
+    each = torch.full((17,), float("nan"), dtype=torch.float64)
+    total = linear_nll(hidden, table, targets, weights, index, each=each)
+    torch.testing.assert_close(each, token_nll(hidden, table, targets, index))
+    torch.testing.assert_close(total, (each * weights).sum())
+    assert total.item() == linear_nll(hidden, table, targets, weights, index).item()
+
+
 @given(st.integers(0, 500), st.integers(1, 300), st.integers(1, 5000))
 def test_blocks_cover_all_rows_once(rows, vocabulary, limit):
     with pytest.MonkeyPatch.context() as patch:

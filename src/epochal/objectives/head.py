@@ -37,17 +37,19 @@ def linear_nll(
     index: Tensor | None = None,
     *,
     compiled: bool = False,
+    each: Tensor | None = None,
 ) -> Tensor:
     """Scalar Σ_s weights[s] · −log softmax(hidden[index[s]] · tableᵀ)[targets[s]].
 
     hidden [P, E], table [V, E], targets and weights [S], index [S] of distinct positions or
     None for all P. Differentiable once in hidden and table. Matrix products run in the
     autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64).
-    `compiled` fuses the softmax with its gradient through torch.compile.
+    `compiled` fuses the softmax with its gradient through torch.compile. `each` [S], if given,
+    is filled with the NLL of each position, for the log.
     """
     dtype = _compute_dtype(hidden)
     apply: Callable[..., Tensor] = _LinearNLL.apply
-    return apply(hidden, table, targets, weights, index, dtype, compiled)
+    return apply(hidden, table, targets, weights, index, dtype, compiled, each)
 
 
 @torch.no_grad()
@@ -80,6 +82,7 @@ class _LinearNLL(torch.autograd.Function):
         index: Tensor | None,
         dtype: torch.dtype,
         compiled: bool,
+        each: Tensor | None,
     ) -> Tensor:
         softmax, add = _compiled_parts() if compiled else (_softmax, torch.Tensor.add_)
         rows = (hidden if index is None else hidden[index]).to(dtype)
@@ -97,7 +100,10 @@ class _LinearNLL(torch.autograd.Function):
             for block in blocks:
                 part = logits[: block.stop - block.start]
                 torch.mm(rows[block], cast.T, out=part)
-                total += softmax(part, targets[block], weights[block])
+                nll = softmax(part, targets[block], weights[block])
+                total += (nll * weights[block]).sum()
+                if each is not None:
+                    each[block] = nll
                 torch.mm(part, cast, out=grad_rows[block])
                 if product is None:
                     grad_table.addmm_(part.T, rows[block])
@@ -119,7 +125,7 @@ class _LinearNLL(torch.autograd.Function):
         else:
             # Positions are distinct, so this copy is deterministic on every device.
             grad_hidden = grad_rows.new_zeros(shape).index_copy_(0, index, grad_rows)
-        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None
+        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None, None
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -140,18 +146,18 @@ def _blocks(rows: int, vocabulary: int) -> list[slice]:
 
 
 def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted NLL of a block; `logits` [C, V] become its gradient by the logits."""
+    """[C] NLL of a block; `logits` [C, V] become the gradient of its weighted sum."""
     x = _wide(logits)  # `logits` itself if they are wide enough: all that follows is in place
     top = x.amax(dim=1, keepdim=True)
     picked = x.gather(1, targets[:, None])
     x.sub_(top).exp_()
     scale = x.sum(dim=1, keepdim=True)
-    total = ((scale.log() + top - picked).squeeze(1) * weights).sum()
+    nll = (scale.log() + top - picked).squeeze(1)
     x.mul_(weights[:, None] / scale)
     x.scatter_add_(1, targets[:, None], -weights[:, None].to(x.dtype))
     if x is not logits:
         logits.copy_(x)
-    return total
+    return nll
 
 
 def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -162,7 +168,7 @@ def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     hit = torch.arange(x.shape[1], device=x.device)[None, :] == targets[:, None]
     grad = ((x - log_sum).exp() - hit.float()) * weights[:, None]
     logits.copy_(grad)
-    return ((log_sum - picked).squeeze(1) * weights).sum()
+    return (log_sum - picked).squeeze(1)
 
 
 @cache

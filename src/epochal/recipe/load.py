@@ -214,6 +214,9 @@ _LATER = frozenset(
         "train.lr_by",
         "train.clip_of",
         "train.ema",
+        "train.on_nan",
+        "train.on_spike",
+        "train.spike_factor",
         "eval.ema",
     }
 )

@@ -208,6 +208,13 @@ class Train:
     """Micro-batches in that sum; global_batch / micro_batch if not given."""
     ema: Fraction = 0.0
     """Decay per step of a running average of the weights, for example 0.999; 0 keeps none."""
+    on_nan: Literal["stop", "skip", "rewind"] = "stop"
+    """When loss or gradient is not finite. stop: end the run. skip: go on without the update.
+    rewind: go back to the last checkpoint's weights and on with the rows that follow."""
+    on_spike: Literal["ignore", "stop", "skip", "rewind"] = "ignore"
+    """The same for a gradient whose norm is spike_factor times what is usual."""
+    spike_factor: Annotated[float, Field(gt=1)] = 10.0
+    """A norm beyond so many medians of the last 100 steps' norms is a spike."""
     attention_dropout: Fraction = 0.0
     """Dropout on attention probabilities. The original silently trains with 0.1."""
     hidden_dropout: Fraction = 0.0
@@ -317,6 +324,14 @@ class Recipe:
             raise RecipeError(
                 "`eval.ema` = true needs an average to validate: set `train.ema`, for example "
                 "train.ema=0.999"
+            )
+        if "rewind" in (self.train.on_nan, self.train.on_spike) and (
+            self.checkpoint.every.unit == "minutes"
+        ):
+            raise RecipeError(
+                f"rewinding goes back to the last checkpoint, and `checkpoint.every` = "
+                f"'{self.checkpoint.every}' would put it elsewhere each time; give it in steps, "
+                'tokens, epochs, flops or %, for example checkpoint.every="1%"'
             )
         if self.train.min_lr > self.train.lr:
             raise RecipeError(

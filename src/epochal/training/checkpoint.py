@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,14 @@ class TrainState:
     loss_sum: float = 0.0
     """Sum of the training loss since the last line in metrics.jsonl."""
     loss_steps: int = 0
+    """Steps in that sum."""
+    noise_sums: list[float] = field(default_factory=list)
+    """Sums by noise level over the same steps (`NoiseSums`)."""
+    norms: list[float] = field(default_factory=list)
+    """Gradient norms of the last steps, against which a spike is measured."""
+    faults: int = 0
+    """Steps so far that were not taken."""
+    faults_in_a_row: int = 0
 
 
 def save(
@@ -161,6 +169,18 @@ def at_step(folder: Path, step: int) -> Path | None:
     """A whole checkpoint of that step, of whatever kind; None if there is none."""
     paths = (path for number, path in all_of(folder) if number == step)
     return next((path for path in paths if _problem(path) is None), None)
+
+
+def remove(folder: Path, kind: str) -> None:
+    """Remove the checkpoints of a kind."""
+    for path in _of_kind(folder, kind):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def find_newest(folder: Path, kinds: tuple[str, ...]) -> Path | None:
+    """The newest whole checkpoint of several kinds; None and errors as with `find`."""
+    found = [path for kind in kinds if (path := find(folder, kind)) is not None]
+    return max(found, key=lambda path: load_state(path).step, default=None)
 
 
 def clean(folder: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -101,6 +102,21 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def peak_memory(machine: Machine) -> int | None:
+    """Bytes: the most that this process has held at once, on the GPU or else in memory.
+
+    None where the system does not tell.
+    """
+    if machine.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(machine.device)
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    lines = dict(line.split(":", 1) for line in status.splitlines())
+    return 1024 * int(lines["VmHWM"].split()[0]) if "VmHWM" in lines else None
 
 
 def peak_flops(machine: Machine) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,8 +19,10 @@ from epochal.recipe import Recipe, RunNumbers
 from epochal.runs import RunFolder
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
-from epochal.training.device import Machine, peak_flops
+from epochal.training.device import Machine, peak_flops, peak_memory
+from epochal.training.guard import norm_limit, note_fault, note_taken
 from epochal.training.journal import Journal
+from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
 from epochal.training.parallel.spread import evaluating
 from epochal.training.parallel.world import World
@@ -75,14 +78,16 @@ class Loop:
         return state
 
     def _resume(self) -> TrainState:
-        self.world.first(lambda: checkpoint.clean(self.folder.checkpoints))
-        path = self.world.first(lambda: checkpoint.find(self.folder.checkpoints, "last"))
+        folder = self.folder.checkpoints
+        self.world.first(lambda: checkpoint.clean(folder))
+        path = self.world.first(lambda: checkpoint.find_newest(folder, ("last", "stop")))
         state = TrainState()
         if path is not None:
             state = checkpoint.load_state(path)
         elif self.start is not None:
             path = self.world.first(self.start)
-            state.step = checkpoint.load_state(path).step
+            trunk = checkpoint.load_state(path)
+            state.step, state.norms = trunk.step, trunk.norms
         if path is not None:
             stepper = self.stepper
             checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
@@ -98,10 +103,13 @@ class Loop:
             if exit_code := self.world.agree(stop.asked())[0]:
                 self._stop(state, stop.who(exit_code), exit_code)
             lr = learning_rate(settings, state.step, self.numbers)
+            self.stepper.norm_limit = norm_limit(settings, state)
             result = self.stepper(state.step, lr)
             state.step += 1
-            state.loss_sum += result.loss
-            state.loss_steps += 1
+            if result.fault is None:
+                _note(state, result)
+            else:
+                self._mend(state, result)
             meter.step(state, result)
             if self._due(self.recipe.log.every, state):
                 meter.log(state, result, lr)
@@ -112,6 +120,30 @@ class Loop:
                 self._save(state)
                 saved = time.monotonic()
                 meter.skip()
+
+    def _mend(self, state: TrainState, result: StepResult) -> None:
+        """Go on after a step that was not taken, as the recipe says."""
+        train = self.recipe.train
+        action = train.on_nan if result.fault == "nan" else train.on_spike
+        what = f"step {state.step - 1:,}: the gradient is no number"
+        if result.fault == "spike":
+            what = f"step {state.step - 1:,}: a gradient of norm {result.grad_norm:.3g}"
+        figures = {"loss": result.loss, "grad_norm": result.grad_norm}
+        finite = {key: value for key, value in figures.items() if math.isfinite(value)}
+        self.journal.line("fault", state.step, self._progress(state) | finite)
+        note_fault(state, state.step - 1)
+        path = None
+        if action == "rewind":
+            folder = self.folder.checkpoints
+            path = self.world.first(lambda: checkpoint.find(folder, "last"))
+        if path is None:
+            say(f"{what}; the update was skipped")
+            return
+        there, stepper = checkpoint.load_state(path), self.stepper
+        checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
+        state.norms = there.norms
+        say(f"{what}; back to the weights of step {there.step:,}, on with the rows that follow")
+        self._save(state)
 
     def _due(self, every: Interval, state: TrainState) -> bool:
         at = self.numbers.at
@@ -144,20 +176,25 @@ class Loop:
         at = self.numbers.at(state.step)
         return {"tokens": at.tokens, "epochs": at.epochs, "flops": at.flops}
 
-    def _save(self, state: TrainState) -> None:
+    def _save(self, state: TrainState, kind: str = "last") -> None:
         stepper = self.stepper
         checkpoint.save(
             self.folder.checkpoints,
-            "last",
+            kind,
             state,
             stepper.model,
             stepper.optimizer,
             stepper.average,
             self.world,
         )
+        if kind == "last":
+            self.world.first(lambda: checkpoint.remove(self.folder.checkpoints, "stop"))
 
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
-        self._save(state)
+        # Where a run may rewind, it does so to checkpoints at their due steps only, so that a
+        # stop changes nothing; this one, out of turn, is then of another kind.
+        train = self.recipe.train
+        self._save(state, "stop" if "rewind" in (train.on_nan, train.on_spike) else "last")
         self.journal.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
         raise TrainingStopped(
             f"stopped by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
@@ -176,6 +213,7 @@ class _Meter:
         self._begin = time.monotonic() - earlier_seconds
         self._mark, self._mark_tokens, self._mark_scored = time.monotonic(), 0, 0
         self._speed = self._mfu = 0.0
+        self._waited = self._worked = 0.0
         self.validation: float | None = None
 
     def seconds(self) -> float:
@@ -190,6 +228,8 @@ class _Meter:
         """Take note of a step."""
         self._mark_tokens += self._loop.numbers.tokens_per_step
         self._mark_scored += result.scored
+        self._waited += result.data_seconds
+        self._worked += result.seconds
         elapsed = time.monotonic() - self._mark
         if elapsed > 1.0 or not self._speed:
             self._measure(elapsed)
@@ -211,16 +251,32 @@ class _Meter:
     def log(self, state: TrainState, result: StepResult, lr: float) -> None:
         """Write a line with the mean loss since the last one."""
         loop = self._loop
+        if not state.loss_steps:
+            return  # none of these steps was taken
+        memory = peak_memory(loop.machine)
         values = {
             **loop._progress(state),
             "loss": state.loss_sum / state.loss_steps,
             "lr": lr,
-            "grad_norm": result.grad_norm,
+            "grad_norm": state.norms[-1] if state.norms else result.grad_norm,
             "tokens_per_second": round(self._speed, 1),
             "mfu": round(self._mfu, 4),
+            "data_wait": round(self._waited / self._worked, 4),
+            **({} if memory is None else {"peak_memory_bytes": memory}),
+            **by_noise(state.noise_sums),
         }
         loop.journal.line("train", state.step, values)
-        state.loss_sum, state.loss_steps = 0.0, 0
+        state.loss_sum, state.loss_steps, state.noise_sums = 0.0, 0, []
+        self._waited = self._worked = 0.0
+
+
+def _note(state: TrainState, result: StepResult) -> None:
+    """Count a step that was taken."""
+    state.loss_sum += result.loss
+    state.loss_steps += 1
+    before = state.noise_sums or [0.0] * len(result.noise_sums)
+    state.noise_sums = [a + b for a, b in zip(before, result.noise_sums, strict=True)]
+    note_taken(state, result.grad_norm)
 
 
 def _best(state: TrainState) -> dict[str, Any]:

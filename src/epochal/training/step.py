@@ -8,7 +8,8 @@ the step is cut into micro-batches, up to rounding.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from epochal import rng
 from epochal.data.batches import Order
-from epochal.errors import TrainingDiverged
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows
 from epochal.recipe import Recipe
@@ -24,6 +24,8 @@ from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
 from epochal.recipe.numbers import micro_batch as micro_batch
 from epochal.training.average import Average
 from epochal.training.device import Machine
+from epochal.training.guard import Fault, find_fault
+from epochal.training.noise_log import NoiseSums
 from epochal.training.optim import clip, clip_parts
 from epochal.training.parallel.spread import Spread, alone
 
@@ -38,6 +40,14 @@ class StepResult:
     """Norm of the gradient before clipping."""
     scored: int
     """Positions with a weight, whose logits were computed."""
+    fault: Fault | None = None
+    """Why the update was not made; None if it was."""
+    noise_sums: list[float] = field(default_factory=list)
+    """Sums by noise level (`NoiseSums`)."""
+    data_seconds: float = 0.0
+    """Time spent waiting for rows and masks."""
+    seconds: float = 0.0
+    """Time of the step, up to the update."""
 
 
 class Stepper:
@@ -60,6 +70,8 @@ class Stepper:
         self.world = self.spread.world
         ema = recipe.train.ema
         self.average = Average(model, ema) if ema else None
+        self.norm_limit = math.inf
+        """Gradient norm beyond which a step is a spike; set by the loop."""
 
     def problems(self, step: int) -> list[Problem]:
         """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
@@ -84,31 +96,45 @@ class Stepper:
     def __call__(self, step: int, lr: float) -> StepResult:
         """Make step number `step` at rate `lr`.
 
-        Raises TrainingDiverged, before the update, if loss or gradient is not finite.
+        A step with a fault (`find_fault`) ends before the update. Raises TrainingDiverged if
+        the recipe says that it ends the run.
         """
         self.model.train()
+        began = time.perf_counter()
         problems = self.problems(step)
+        waited = time.perf_counter() - began
         indices = [problem.scored() for problem in problems]
         denominator, scored = self._count(problems, indices)
-        loss = torch.zeros((), device=self.machine.device)
+        loss, noise_sums = (
+            torch.zeros(1, device=self.machine.device),
+            NoiseSums(self.machine.device),
+        )
         for number, (problem, index) in enumerate(zip(problems, indices, strict=True)):
             self._seed_dropout(step, number)
+            each = noise_sums.room(problem, index)
             with self.spread.accumulating(last=number == len(problems) - 1):
-                part = problem_loss(self.spread, self.model, problem, index, self.machine)
+                part = problem_loss(self.spread, self.model, problem, index, self.machine, each)
                 part = part / denominator
                 (part * self.spread.scale).backward()  # type: ignore[no-untyped-call]
+            noise_sums.add(problem, index, each)
             loss += part.detach()
         most = self.recipe.train.clip / clip_parts(self.recipe)
         norm = clip(list(self.model.parameters()), most)
-        values = torch.stack((self.world.total_on_device(loss), norm)).tolist()
-        self._check_finite(step, *values)
+        # All that the step has to tell, in one wait for the device.
+        sums = self.world.total_on_device(torch.cat((loss, noise_sums.sums)))
+        mean, size, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
+        spent = time.perf_counter() - began
+        result = StepResult(mean, size, scored, None, by_level, waited, spent)
+        if fault := find_fault(self.recipe.train, step, mean, size, self.norm_limit):
+            self.optimizer.zero_grad(set_to_none=True)
+            return replace(result, fault=fault)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         if self.average is not None:
             self.average.update(step)
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss=values[0], grad_norm=values[1], scored=scored)
+        return result
 
     def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
         """(denominator, scored positions) of the whole step, over all processes."""
@@ -120,15 +146,6 @@ class Stepper:
         counts = self.world.total(np.array([denominator, scored], dtype=np.float64))
         # Not a single token may be masked in a very small step; its loss is then 0.
         return max(1, counts[0].item()), int(counts[1])
-
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        raise TrainingDiverged(
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}, so the update was "
-            "not made; lower `train.lr`, lengthen `train.warmup` or lower `train.clip`"
-        )
 
     def _seed_dropout(self, step: int, number: int) -> None:
         """Dropout inside the attention kernels only knows torch's own generator."""
@@ -146,8 +163,10 @@ def problem_loss(
     problem: Problem,
     index: Tensor | None,
     machine: Machine,
+    each: Tensor | None = None,
 ) -> Tensor:
-    """Σ weights · NLL of a problem; `index` are its scored positions (None for all)."""
+    """Σ weights · NLL of a problem; `index` are its scored positions (None for all), `each` a
+    place for the NLL of each of these."""
 
     def scored(values: Tensor) -> Tensor:
         flat = values.flatten()
@@ -168,4 +187,5 @@ def problem_loss(
             scored(problem.weights),
             None if index is None else index.to(machine.device, non_blocking=True),
             compiled=machine.compiled,
+            each=each,
         )

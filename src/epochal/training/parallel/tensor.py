@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
@@ -83,6 +84,7 @@ def split_nll(
     index: Tensor | None = None,
     *,
     compiled: bool = False,
+    each: Tensor | None = None,
 ) -> Tensor:
     """`linear_nll` with the scored positions dealt out to the processes of `mesh`.
 
@@ -95,6 +97,16 @@ def split_nll(
     if index is None:
         index = torch.arange(len(hidden), device=hidden.device)
     mine = slice(rank * len(index) // size, (rank + 1) * len(index) // size)
-    part = linear_nll(hidden, table, targets[mine], weights[mine], index[mine], compiled=compiled)
+    part = linear_nll(
+        hidden,
+        table,
+        targets[mine],
+        weights[mine],
+        index[mine],
+        compiled=compiled,
+        each=None if each is None else each[mine],
+    )
+    if each is not None:
+        dist.all_reduce(each, group=mesh.get_group())  # zero where others score
     total = DTensor.from_local(part, mesh, [Partial()], run_check=False)
     return total.full_tensor(grad_placements=[Replicate()])

@@ -28,7 +28,7 @@ _MODULES = {
     "compare": "epochal.workflows.compare",
     "compare_existing": "epochal.workflows.compare",
     "downstream": "epochal.workflows.downstream",
-    "dry_run": "epochal.workflows.train",
+    "dry_run": "epochal.workflows.dry_run",
     "evaluate": "epochal.workflows.evaluate",
     "fit": "epochal.workflows.fit",
     "gap": "epochal.workflows.gap",
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from epochal.workflows.compare import compare as compare
     from epochal.workflows.compare import compare_existing as compare_existing
     from epochal.workflows.downstream import downstream as downstream
+    from epochal.workflows.dry_run import dry_run as dry_run
     from epochal.workflows.evaluate import evaluate as evaluate
     from epochal.workflows.fit import fit as fit
     from epochal.workflows.gap import gap as gap
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from epochal.workflows.quickstart import quickstart as quickstart
     from epochal.workflows.submit import submit as submit
     from epochal.workflows.sweep import sweep as sweep
-    from epochal.workflows.train import dry_run as dry_run
     from epochal.workflows.train import train as train
 
 

@@ -262,7 +262,11 @@ def test_a_listing_without_the_corpus(tmp_path):
     assert [row.params for row in listing.rows] == [217_503_104, 416_887_040]
     assert all(row.epochs is None and row.unique_tokens is None for row in listing.rows)
     assert listing.flops == pytest.approx(1.2e19, rel=1e-3)
-    assert listing.gpu_hours == pytest.approx(1.2e19 / (0.5 * gpu_peak("H100")) / 3600, rel=1e-3)
+    spent = sum(
+        LADDER[row.size].matmul_flops_per_token(GPT2_VOCABULARY, 2048) * row.tokens
+        for row in listing.rows
+    )
+    assert listing.gpu_hours == pytest.approx(spent / (0.5 * gpu_peak("H100")) / 3600)
     assert "GPT-2" in listing.notes[0]
     with pytest.raises(RecipeError, match=r"ar-217M-3ep.*base\.data\.unique_tokens"):
         list_sweep(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from epochal.cli.output import json_option, print_json, print_pairs, recipe_arguments, split_recipe
@@ -9,7 +11,10 @@ from epochal.cli.output import json_option, print_json, print_pairs, recipe_argu
 
 @click.command()
 @recipe_arguments
-@click.option("--dry-run", is_flag=True, help="Print what the run amounts to, and end.")
+@click.option("--dry-run", is_flag=True, help="Print what the run amounts to and needs, and end.")
+@click.option("--gpu", default="H100", show_default=True, help="With --dry-run: the GPU to time.")
+@click.option("--gpus", type=int, default=1, show_default=True, help="With --dry-run: how many.")
+@click.option("--mfu", type=float, help="With --dry-run: share of its peak.  [default: 0.4]")
 @click.option(
     "--restart", is_flag=True, help="Start anew; an old run of the same name is put aside."
 )
@@ -18,6 +23,9 @@ from epochal.cli.output import json_option, print_json, print_pairs, recipe_argu
 def train(
     recipe_and_overrides: tuple[str, ...],
     dry_run: bool,
+    gpu: str,
+    gpus: int,
+    mfu: float | None,
     restart: bool,
     evaluate: bool,
     as_json: bool,
@@ -33,6 +41,7 @@ def train(
       epochal train quickstart family=mdm
       epochal train my.toml train.epochs=20 data.unique_tokens=10M
       epochal train family=ar model.size=7M data.corpus=corpus train.flops=1e15
+      epochal train paper/quickstart-mdm --dry-run --gpu A100 --gpus 8
 
     Ctrl-C, SIGTERM or a file named STOP in the run's folder end it after the current step,
     with a checkpoint. A resumed run gives the same weights, bit for bit, as one that was not
@@ -40,13 +49,7 @@ def train(
     """
     recipe, overrides = split_recipe(recipe_and_overrides)
     if dry_run:
-        from epochal.workflows.train import dry_run as plan
-
-        facts = plan(recipe, overrides)
-        if as_json:
-            print_json(facts)
-        else:
-            print_pairs([(key, _show(value)) for key, value in facts.items()])
+        _dry_run(recipe, overrides, as_json, gpu=gpu, gpus=gpus, **({"mfu": mfu} if mfu else {}))
         return
     from epochal.workflows.train import train as run
 
@@ -76,6 +79,44 @@ def train(
     else:
         print_pairs([(key, _show(value)) for key, value in facts.items()])
         click.echo(f"\nNext: epochal {'report' if evaluate else 'eval'} {record.path}")
+
+
+def _dry_run(recipe: str | None, overrides: list[str], as_json: bool, **machine: Any) -> None:
+    from epochal.units import format_count
+    from epochal.workflows.dry_run import dry_run
+
+    facts = dry_run(recipe, overrides, **machine)
+    if as_json:
+        print_json(facts)
+        return
+    memory, time, remarks = (facts.pop(key) for key in ("memory", "time", "remarks"))
+    print_pairs([(key, _show(value)) for key, value in facts.items() if value is not None])
+    click.echo("")
+    parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items() if name != "total")
+    print_pairs(
+        [
+            ("memory per device", f"{_bytes(memory['total'])}: {parts}"),
+            (
+                "time",
+                f"{_duration(time['seconds'])} on {time['gpus']} x {time['gpu']} "
+                f"({time['gpu_hours']:,.3g} GPU hours, {format_count(time['matmul_flops'])} FLOPs "
+                "in matrix products)",
+            ),
+        ]
+    )
+    for remark in remarks:
+        click.echo(f"  · {remark}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.3g} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def _show(value: object) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from epochal.data.opened import Corpus, open_corpus
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import Recipe, RunNumbers, run_numbers
+from epochal.recipe.estimate import estimate_time
 from epochal.recipe.schema import Data
-from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, gpu_peak
+from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
 from epochal.sweeps.designs import SweepRun, design_runs
 from epochal.sweeps.file import Sweep
 
@@ -108,14 +109,13 @@ def _opened(data: Data) -> Corpus | None:
 def list_sweep(sweep: Sweep, gpu: str | None = None, mfu: float = DEFAULT_MFU) -> Listing:
     """Every run with its parameters, tokens, epochs, FLOPs and steps, and GPU hours if wanted.
 
-    GPU hours are FLOPs / (dense bf16 peak × `mfu`). Works without the corpus: then unique tokens
+    GPU hours are as `estimate_time` counts them. Works without the corpus: then unique tokens
     are the recipe's and the vocabulary is GPT-2's. Raises RecipeError for a sweep that makes no
     runs, for a GPU that is not known and for a run in epochs whose unique tokens are not.
     """
-    per_hour = None if gpu is None else gpu_peak(gpu) * mfu * 3600
     facts = corpus_facts(sweep)
     runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
-    rows = [_row(run, facts, per_hour) for run in runs]
+    rows = [_row(run, facts, gpu, mfu) for run in runs]
     return Listing(sweep=sweep.name, rows=rows, notes=_notes(facts, rows, gpu, mfu), gpu=gpu)
 
 
@@ -135,7 +135,7 @@ def numbers_of(recipe: Recipe, facts: CorpusFacts) -> tuple[RunNumbers, int | No
     return run_numbers(recipe, unique, facts.vocabulary), unique
 
 
-def _row(run: SweepRun, facts: CorpusFacts, per_hour: float | None) -> Row:
+def _row(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> Row:
     try:
         numbers, unique = numbers_of(run.recipe, facts)
     except RecipeError as error:
@@ -152,7 +152,9 @@ def _row(run: SweepRun, facts: CorpusFacts, per_hour: float | None) -> Row:
         epochs=None if unique is None else numbers.epochs,
         flops=numbers.flops,
         steps=numbers.steps,
-        gpu_hours=None if per_hour is None else numbers.flops / per_hour,
+        gpu_hours=(
+            None if gpu is None else estimate_time(run.recipe, numbers, gpu, mfu=mfu).gpu_hours
+        ),
     )
 
 

@@ -38,7 +38,7 @@ from epochal.training.optim import clip_parts, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
 from epochal.training.parallel.spread import Spread, materialise, place, replicate, spread
 from epochal.training.parallel.world import World, local_device, one_voice, open_world, processes
-from epochal.training.step import MICRO_BATCH_TOKENS, Stepper, micro_batch
+from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
 from epochal.workflows.trunk import Start, find_start
 
 RecipeLike = Recipe | str | Path | None
@@ -131,23 +131,6 @@ def _prepare(
     folder.write_recipe(settings)
     corpus.tokenizer.save(folder.tokenizer_file)
     return _Prepared(start)
-
-
-def dry_run(
-    recipe: RecipeLike = None, overrides: Sequence[str] | Mapping[str, Any] = ()
-) -> dict[str, Any]:
-    """What `train` would do, as numbers, without doing it."""
-    settings = as_recipe(recipe, overrides)
-    corpus = open_corpus(settings.data)
-    numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
-    micro = micro_batch(settings)
-    return {
-        "family": settings.family,
-        "run_dir": settings.run_dir,
-        **numbers.as_dict(),
-        "micro_batch": micro,
-        "accumulation": -(-numbers.global_batch // micro),
-    }
 
 
 def _spread_model(

@@ -1,0 +1,245 @@
+"""What a run needs before it is started: memory per device, and time on a named GPU.
+
+Memory is counted tensor by tensor as our engine holds it: fp32 weights, gradients and AdamW's two
+moments; under bf16 autocast a bf16 copy of each matrix; what each block keeps for its backward
+pass; and the logits, which are only ever there in blocks. Left out: the allocator's waste, CUDA's
+own context (about half a GB) and communication buffers. `docs/estimates.md` says how far the
+figures were checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from epochal.errors import RecipeError
+from epochal.recipe.numbers import RunNumbers, micro_batch
+from epochal.recipe.schema import Recipe
+from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak
+
+Checkpointing = Literal["none", "selective", "full"]
+
+LOGITS_BLOCK = 1 << 24
+"""Logits that are there at once (`objectives/head.py`; a test holds the two equal)."""
+_FP32, _BF16 = 4, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How a run is spread over devices: into how many parts each thing is cut."""
+
+    data: int = 1
+    """Devices that share the rows of a step."""
+    weights: int = 1
+    """Parts of the fp32 weights (ZeRO 3)."""
+    gradients: int = 1
+    """Parts of the gradients (ZeRO 2 and 3)."""
+    optimizer: int = 1
+    """Parts of AdamW's two moments (ZeRO 1 to 3)."""
+    tensor: int = 1
+    """Parts of heads, inner width and vocabulary."""
+    pipeline: int = 1
+    """Stages of layers."""
+    offload: bool = False
+    """Whether weights and moments lie in the host's memory and come layer by layer."""
+    checkpointing: Checkpointing = "none"
+    """What is computed again in the backward pass: nothing, all but matrix products and
+    attention, or whole blocks."""
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.data * self.tensor * self.pipeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one device, the fullest one."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's moments, and the running average of the weights if there is one."""
+    casts: int
+    """bf16 copies of the matrices, while a step computes."""
+    activations: int
+    """Kept for the backward pass, over all layers."""
+    logits: int
+    """Block of logits, gradients of the head; for diffusion as if all tokens were masked."""
+    accumulated: bool
+    """Whether a step has several micro-batches, so that gradients of the earlier ones lie beside
+    the activations of the next. With one, they come as the activations go."""
+
+    @property
+    def total(self) -> int:
+        """At the peak, the end of a forward pass or the update."""
+        forward = self.casts + self.activations + self.logits
+        busy = forward + self.gradients if self.accumulated else max(forward, self.gradients)
+        return self.weights + self.optimizer + busy
+
+    def as_dict(self) -> dict[str, int]:
+        """Parts and total in bytes, for JSON."""
+        parts = {key: value for key, value in asdict(self).items() if key != "accumulated"}
+        return parts | {"total": self.total}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Time:
+    """How long a run takes."""
+
+    gpu: str
+    gpus: int
+    mfu: float
+    """Share of the dense bf16 peak that is taken to be reached."""
+    matmul_flops: float
+    """Of all matrix products, which is what MFU counts; not the paper's 6·N·D."""
+    seconds: float
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of one GPU."""
+        return self.seconds * self.gpus / 3600
+
+
+def estimate_memory(
+    recipe: Recipe,
+    vocabulary: int,
+    sharding: Sharding | None = None,
+    *,
+    bf16: bool = True,
+    fused: bool = True,
+) -> Memory:
+    """Bytes per device while `recipe` trains on a tokenizer of `vocabulary` ids.
+
+    `fused` is for GPUs, whose RMSNorm and dropout keep less than the CPU's. Raises RecipeError
+    where layers or heads are fewer than the parts they are to be cut into.
+    """
+    cut = sharding or Sharding()
+    shape = recipe.model.architecture()
+    layers = -(-shape.layers // cut.pipeline)
+    _check_parts(shape, cut)
+    table = shape.rows(vocabulary) * shape.d_model // cut.tensor
+    tables = table * (2 if shape.untied else 1)
+    matrices = layers * _block_matrices(shape) // cut.tensor
+    norms = (2 * layers + 1) * shape.d_model
+    trained = matrices + tables + norms
+    rows = min(micro_batch(recipe), max(1, recipe.train.global_batch // cut.data))
+    tokens = rows * recipe.data.sequence_length
+    accumulated = rows * cut.data < recipe.train.global_batch
+    # What is gathered or brought from the host is there one layer at a time, and the table.
+    at_once = _block_matrices(shape) // cut.tensor + table if cut.weights > 1 or cut.offload else 0
+    per_weight = _BF16 if bf16 else _FP32
+    average = _FP32 * trained if recipe.train.ema else 0
+    return Memory(
+        weights=0 if cut.offload else _FP32 * trained // cut.weights,
+        gradients=_FP32 * trained // cut.gradients,
+        optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
+        casts=per_weight * at_once if at_once else _BF16 * (matrices + table) if bf16 else 0,
+        activations=_activations(recipe, shape, layers, tokens, cut, bf16, fused),
+        logits=_head(shape, table, tokens, cut.tensor, bf16),
+        accumulated=accumulated or cut.pipeline > 1,
+    )
+
+
+def estimate_time(
+    recipe: Recipe,
+    numbers: RunNumbers,
+    gpu: str = "H100",
+    gpus: int = 1,
+    mfu: float = DEFAULT_MFU,
+) -> Time:
+    """Time of training alone, without evaluations and saving.
+
+    FLOPs of all matrix products / (dense bf16 peak · `mfu` · `gpus`). Raises RecipeError for a
+    GPU that is not known and for numbers that make no sense.
+    """
+    if not 0 < mfu <= 1:
+        raise RecipeError(
+            f"MFU = {mfu:g} is a share of the peak: give a number above 0 and up to 1"
+        )
+    if gpus < 1:
+        raise RecipeError(f"{gpus} GPUs: give at least 1")
+    # Diffusion computes the logits of masked tokens only, half of them on average.
+    scored = 0.5 if recipe.family == "mdm" else 1.0
+    cost = recipe.model.architecture().matmul_flops_per_token(
+        numbers.vocabulary, numbers.sequence_length, scored
+    )
+    flops = cost * numbers.tokens
+    seconds = flops / (gpu_peak(gpu) * mfu * gpus)
+    return Time(gpu=gpu, gpus=gpus, mfu=mfu, matmul_flops=flops, seconds=seconds)
+
+
+def _check_parts(shape: Architecture, cut: Sharding) -> None:
+    for parts, what, there in (
+        (cut.pipeline, "layers", shape.layers),
+        (cut.tensor, "heads", shape.heads),
+    ):
+        if parts > there:
+            raise RecipeError(f"{there} {what} cannot be cut into {parts} parts")
+
+
+def _block_matrices(shape: Architecture) -> int:
+    attention = shape.heads * shape.head_width
+    return 4 * shape.d_model * attention + 3 * shape.d_model * shape.ffn_width
+
+
+def _activations(
+    recipe: Recipe,
+    shape: Architecture,
+    layers: int,
+    tokens: int,
+    cut: Sharding,
+    bf16: bool,
+    fused: bool,
+) -> int:
+    """Bytes kept by all layers of one stage and by the last norm; a pipeline keeps a
+    micro-batch per stage, so its first stage holds as many as there are stages."""
+    whole = tokens * _block_bytes(recipe, shape, cut.tensor, bf16, fused)
+    whole += _attention_bytes(recipe, shape, tokens, cut.tensor, bf16, fused)
+    stream = _FP32 * tokens * shape.d_model
+    kept = {
+        "none": layers * whole,
+        "full": layers * stream + whole,
+        "selective": layers * tokens * _selective_bytes(shape, cut.tensor, bf16) + whole,
+    }[cut.checkpointing]
+    return cut.pipeline * kept + (2 if fused else 3) * stream
+
+
+def _block_bytes(recipe: Recipe, shape: Architecture, tensor: int, bf16: bool, fused: bool) -> int:
+    """Bytes per token that one block keeps for its backward pass."""
+    d, attention = shape.d_model, shape.heads * shape.head_width // tensor
+    ffn, size = shape.ffn_width // tensor, _BF16 if bf16 else _FP32
+    norms = 2 * _FP32 * d * (1 if fused else 2)  # their input; unfused also x / rms
+    # The result of a norm is cast anew for q, k, v, gate and up unless the compiler shares it.
+    copies = 5 if bf16 and not fused else 2
+    dropped = 2 * d * (1 if fused else size) if recipe.train.hidden_dropout else 0
+    # q, k, v and what attention gives; gate, SiLU(gate), up and their product.
+    return norms + size * (copies * d + 4 * attention + 4 * ffn) + dropped
+
+
+def _attention_bytes(
+    recipe: Recipe, shape: Architecture, tokens: int, tensor: int, bf16: bool, fused: bool
+) -> int:
+    """Squares that attention keeps: an explicit mask, and, on a CPU with dropout, probabilities,
+    the kept ones and which they are."""
+    square = tokens * recipe.data.sequence_length
+    masked = recipe.family == "ar" and recipe.ar.token_masking > 0
+    mask = square * (_BF16 if bf16 else _FP32) if masked else 0
+    dropout = recipe.train.attention_dropout > 0 and not fused
+    return mask + (3 * _FP32 * square * shape.heads // tensor if dropout else 0)
+
+
+def _selective_bytes(shape: Architecture, tensor: int, bf16: bool) -> int:
+    """Bytes per token of a block's input and of the results of its matrix products."""
+    d, attention, ffn = shape.d_model, shape.heads * shape.head_width, shape.ffn_width
+    size = _BF16 if bf16 else _FP32
+    return _FP32 * d + size * (2 * d + (4 * attention + 2 * ffn) // tensor)
+
+
+def _head(shape: Architecture, table: int, tokens: int, tensor: int, bf16: bool) -> int:
+    """Bytes of the head: rows and their gradients, the table's gradient, a block of logits."""
+    d, size = shape.d_model, _BF16 if bf16 else _FP32
+    rows = 2 * size * tokens * d
+    gradient = _FP32 * table + (_BF16 * table if bf16 else 0)
+    block = min(LOGITS_BLOCK, tokens * table * tensor // d) // tensor
+    return rows + gradient + block * (_BF16 + _FP32 if bf16 else _FP32)

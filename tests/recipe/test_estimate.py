@@ -1,0 +1,124 @@
+"""Memory and time before a run: parts by hand, sharding, and what does not go."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from epochal.errors import RecipeError
+from epochal.recipe import load_recipe, run_numbers
+from epochal.recipe.estimate import LOGITS_BLOCK, Sharding, estimate_memory, estimate_time
+from epochal.sizes import LADDER
+
+V = 50257
+
+
+def recipe(size="425M", **changes):
+    values = {"model.size": size, "train.steps": 100, "data.sequence_length": 2048}
+    return load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def test_state_is_sixteen_bytes_a_weight():
+    exact = LADDER["425M"].params_exact(V)
+    found = estimate_memory(recipe(), V)
+    assert (found.weights, found.gradients, found.optimizer) == (4 * exact, 4 * exact, 8 * exact)
+    assert found.casts == 2 * (exact - (2 * 18 + 1) * 1280)
+    assert estimate_memory(recipe(), V, bf16=False).casts == 0
+
+
+def test_activations_of_one_block_by_hand():
+    """d 128, 4 heads of 32, inner 320, fp32: 4d + 4A + 4F numbers a token on a GPU."""
+    one = recipe("7M", train__micro_batch=2, model__layers=1)
+    two = recipe("7M", train__micro_batch=2, model__layers=2)
+    per_layer = [estimate_memory(r, V, bf16=False).activations for r in (one, two)]
+    assert per_layer[1] - per_layer[0] == 2 * 2048 * 4 * (4 * 128 + 4 * 128 + 4 * 320)
+    half = [estimate_memory(r, V, bf16=True).activations for r in (one, two)]
+    assert half[1] - half[0] == 2 * 2048 * (8 * 128 + 2 * (2 * 128 + 4 * 128 + 4 * 320))
+
+
+def test_a_step_of_one_forward_pass_has_no_gradients_beside_activations():
+    whole = estimate_memory(recipe(train__global_batch=8, train__micro_batch=8), V)
+    parts = estimate_memory(recipe(train__global_batch=16, train__micro_batch=8), V)
+    assert parts.total - whole.total == parts.gradients
+    assert parts.as_dict()["total"] == parts.total
+    small = estimate_memory(recipe(train__global_batch=1, data__sequence_length=16), 300)
+    assert small.total == small.weights + small.optimizer + small.gradients
+
+
+@pytest.mark.parametrize("parts", [8, 64])
+def test_zero_cuts_what_it_says(parts):
+    """The 16B row: weights, gradients and moments of 16 bytes a weight over all devices."""
+    plain = recipe("16183M", train__micro_batch=1, train__global_batch=parts)
+    alone = estimate_memory(plain, V, Sharding(data=parts))
+    optimizer = estimate_memory(plain, V, Sharding(data=parts, optimizer=parts))
+    everything = Sharding(data=parts, weights=parts, gradients=parts, optimizer=parts)
+    full = estimate_memory(plain, V, everything)
+    assert alone.total > optimizer.total > full.total
+    assert optimizer.weights == alone.weights
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(full, name) == pytest.approx(getattr(alone, name) / parts, rel=1e-6)
+    # Of the bf16 weights one block at a time is gathered.
+    assert full.casts < alone.casts / 10
+
+
+def test_checkpointing_trades_memory():
+    sizes = {
+        kind: estimate_memory(recipe(), V, Sharding(checkpointing=kind)).activations
+        for kind in ("none", "selective", "full")
+    }
+    assert sizes["none"] > sizes["selective"] > sizes["full"]
+    tokens = 8 * 2048
+    blocks = (
+        sizes["full"]
+        - estimate_memory(recipe(model__layers=1), V, Sharding(checkpointing="full")).activations
+    )
+    assert blocks == 17 * tokens * 1280 * 4
+
+
+def test_tensor_pipeline_and_offload():
+    plain = estimate_memory(recipe(train__micro_batch=2), V)
+    halved = estimate_memory(recipe(train__micro_batch=2), V, Sharding(tensor=2))
+    assert halved.weights == pytest.approx(plain.weights / 2, rel=1e-3)
+    staged = estimate_memory(recipe(train__micro_batch=2), V, Sharding(pipeline=2))
+    assert plain.weights / 2 < staged.weights < plain.weights
+    offloaded = estimate_memory(recipe(train__micro_batch=2), V, Sharding(offload=True))
+    assert (offloaded.weights, offloaded.optimizer) == (0, 0)
+    assert Sharding(data=2, tensor=4, pipeline=3).devices == 24
+    with pytest.raises(RecipeError, match="18 layers cannot be cut into 19 parts"):
+        estimate_memory(recipe(), V, Sharding(pipeline=19))
+
+
+def test_the_block_of_logits_is_the_heads():
+    from epochal.objectives.head import BLOCK_ELEMENTS
+
+    assert LOGITS_BLOCK == BLOCK_ELEMENTS
+
+
+def test_time_by_hand():
+    wanted = recipe(train__steps=1000)
+    numbers = run_numbers(wanted, 10**9, V)
+    found = estimate_time(wanted, numbers, "a100", gpus=8, mfu=0.5)
+    shape = LADDER["425M"]
+    per_token = 6 * (352_558_080 - 6 * 18 * 1280 + 50304 * 1280) + 12 * 18 * 1280 * 2048
+    assert shape.layers == 18
+    assert found.matmul_flops == per_token * 1000 * 256 * 2048
+    assert found.seconds == pytest.approx(found.matmul_flops / (312e12 * 0.5 * 8))
+    assert found.gpu_hours == pytest.approx(found.seconds * 8 / 3600)
+    mdm = dataclasses.replace(wanted, family="mdm")
+    less = estimate_time(mdm, numbers, "a100", gpus=8, mfu=0.5)
+    assert found.matmul_flops - less.matmul_flops == 3 * 50304 * 1280 * 1000 * 256 * 2048
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpu": "H101"}, "no GPU 'H101' here; known are"),
+        ({"mfu": 40}, "MFU = 40"),
+        ({"gpus": 0}, "0 GPUs"),
+    ],
+)
+def test_what_does_not_go(changes, message):
+    wanted = recipe()
+    with pytest.raises(RecipeError, match=message):
+        estimate_time(wanted, run_numbers(wanted, 10**9, V), **changes)

@@ -58,9 +58,31 @@ def test_with_the_corpus(tiny_corpus, tmp_path):
 
 
 def test_mistakes(tiny_corpus, tmp_path):
-    with pytest.raises(RecipeError, match="300 GPUs cannot share the 256 rows"):
+    with pytest.raises(RecipeError, match="`parallel.data` = 300 does not divide"):
         dry_run(None, PAPER | {"data.unique_tokens": "10M"}, gpus=300)
     (tmp_path / "train.idx").write_bytes(b"nothing")
     (tmp_path / "train.bin").write_bytes(b"nothing")
     with pytest.raises(DataError, match="is not the index"):
         dry_run(None, PAPER | {"data.corpus": str(tmp_path)})
+
+
+def test_sixteen_billion_weights_on_eight_and_on_sixty_four_gpus():
+    base = {
+        "model.size": "16183M",
+        "train.flops": 1e21,
+        "data.sequence_length": 2048,
+        "train.micro_batch": 1,
+        "parallel.zero": 3,
+        "parallel.activation_checkpointing": "full",
+    }
+    eight, many = (dry_run(None, base, gpus=gpus) for gpus in (8, 64))
+    state = 16 * eight["params_exact"]
+    for facts, gpus in ((eight, 8), (many, 64)):
+        memory = facts["memory"]
+        kept = memory["weights"] + memory["gradients"] + memory["optimizer"]
+        assert kept == pytest.approx(state / gpus, rel=1e-6)
+        assert facts["accumulation"] == 256 // gpus
+        assert any(f"weights in {gpus} parts" in remark for remark in facts["remarks"])
+    assert many["memory"]["total"] < 20e9 < 30e9 < eight["memory"]["total"] < 80e9
+    tensor = dry_run(None, base | {"parallel.zero": 0, "parallel.tensor": 8}, gpus=8)
+    assert tensor["memory"]["weights"] == pytest.approx(state / 4 / 8, rel=1e-2)

@@ -41,7 +41,7 @@ class Sharding:
     pipeline: int = 1
     """Stages of layers."""
     offload: bool = False
-    """Whether weights and moments lie in the host's memory and come layer by layer."""
+    """Whether weights, gradients and moments lie in the host's memory and come layer by layer."""
     checkpointing: Checkpointing = "none"
     """What is computed again in the backward pass: nothing, all but matrix products and
     attention, or whole blocks."""
@@ -132,7 +132,7 @@ def estimate_memory(
     average = _FP32 * trained if recipe.train.ema else 0
     return Memory(
         weights=0 if cut.offload else _FP32 * trained // cut.weights,
-        gradients=_FP32 * trained // cut.gradients,
+        gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
         optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
         casts=per_weight * at_once if at_once else _BF16 * (matrices + table) if bf16 else 0,
         activations=_activations(recipe, shape, layers, tokens, cut, bf16, fused),

@@ -16,6 +16,7 @@ from epochal.recipe.estimate import Sharding, estimate_memory, estimate_time
 from epochal.recipe.numbers import micro_batch
 from epochal.recipe.schema import Data
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
+from epochal.training.parallel.mesh import plan_mesh
 
 _MUCH = 2**62
 
@@ -41,24 +42,19 @@ def dry_run(
         settings = load_recipe(None if recipe is None else find_recipe(str(recipe)), overrides)
     remarks: list[str] = []
     numbers = planned_numbers(settings, remarks)
-    if gpus > settings.train.global_batch:
-        raise RecipeError(
-            f"{gpus} GPUs cannot share the {settings.train.global_batch} rows of a step "
-            "(`train.global_batch`); give fewer"
-        )
-    micro = min(micro_batch(settings), -(-settings.train.global_batch // gpus))
+    cut = planned_sharding(settings, gpus, numbers.vocabulary)
+    mine = -(-settings.train.global_batch // cut.data)
+    micro = min(micro_batch(settings), mine)
     bf16, fused = settings.train.precision != "fp32", settings.train.device != "cpu"
-    memory = estimate_memory(
-        settings, numbers.vocabulary, Sharding(data=gpus), bf16=bf16 and fused, fused=fused
-    )
+    memory = estimate_memory(settings, numbers.vocabulary, cut, bf16=bf16 and fused, fused=fused)
     time = estimate_time(settings, numbers, gpu, gpus, mfu)
     remarks.append(
         f"time: {gpus} x {gpu} at {100 * mfu:g} % of the dense bf16 peak, an assumption; training "
         "alone, without evaluations"
     )
     remarks.append(
-        f"memory: per device, {'bf16 autocast' if bf16 and fused else 'fp32'}, weights and "
-        "optimizer on each; without what allocator and driver take"
+        f"memory: per device, {'bf16 autocast' if bf16 and fused else 'fp32'}, "
+        f"{_in_words(cut)}; without what allocator and driver take"
     )
     return {
         "family": settings.family,
@@ -66,11 +62,41 @@ def dry_run(
         "run_dir": settings.run_dir,
         **numbers.as_dict(),
         "micro_batch": micro,
-        "accumulation": -(-settings.train.global_batch // (micro * gpus)),
+        "accumulation": -(-mine // micro),
         "memory": memory.as_dict(),
         "time": asdict(time) | {"gpu_hours": time.gpu_hours},
         "remarks": remarks,
     }
+
+
+def planned_sharding(settings: Recipe, gpus: int, vocabulary: int) -> Sharding:
+    """How `[parallel]` spreads a run over `gpus` processes.
+
+    Raises RecipeError for sizes that do not go into each other.
+    """
+    plan = plan_mesh(settings, gpus, vocabulary)
+    parallel = settings.parallel
+    return Sharding(
+        data=plan.data,
+        weights=plan.shard if plan.zero >= 3 else 1,
+        gradients=plan.shard if plan.zero >= 2 else 1,
+        optimizer=plan.shard if plan.zero >= 1 else 1,
+        tensor=plan.tensor,
+        pipeline=plan.pipeline,
+        offload=parallel.offload,
+        checkpointing=parallel.activation_checkpointing,
+    )
+
+
+def _in_words(cut: Sharding) -> str:
+    parts = {"weights": cut.weights, "gradients": cut.gradients, "optimizer": cut.optimizer}
+    shared = [f"{what} in {count} parts" for what, count in parts.items() if count > 1]
+    shared += [f"tensor parallel {cut.tensor}"] if cut.tensor > 1 else []
+    shared += [f"{cut.pipeline} stages"] if cut.pipeline > 1 else []
+    shared += ["weights and optimizer in host memory"] if cut.offload else []
+    if cut.checkpointing != "none":
+        shared.append(f"{cut.checkpointing} activation checkpointing")
+    return ", ".join(shared) or "all of the state on each"
 
 
 def planned_numbers(settings: Recipe, remarks: list[str]) -> RunNumbers:

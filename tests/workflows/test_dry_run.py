@@ -58,7 +58,7 @@ def test_with_the_corpus(tiny_corpus, tmp_path):
 
 
 def test_mistakes(tiny_corpus, tmp_path):
-    with pytest.raises(RecipeError, match="`parallel.data` = 300 does not divide"):
+    with pytest.raises(RecipeError, match=r"`parallel.data` = 300 does not divide"):
         dry_run(None, PAPER | {"data.unique_tokens": "10M"}, gpus=300)
     (tmp_path / "train.idx").write_bytes(b"nothing")
     (tmp_path / "train.bin").write_bytes(b"nothing")

@@ -25,6 +25,7 @@ NAMES = [
     "load_recipe",
     "plan",
     "prepare",
+    "quality",
     "quickstart",
     "submit",
     "subset",

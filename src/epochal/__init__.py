@@ -37,6 +37,7 @@ _MODULES = {
     "load_recipe": "epochal.recipe",
     "plan": "epochal.workflows.plan",
     "prepare": "epochal.data",
+    "quality": "epochal.workflows.quality",
     "quickstart": "epochal.workflows.quickstart",
     "subset": "epochal.data",
     "submit": "epochal.workflows.submit",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
     from epochal.workflows.plan import plan as plan
+    from epochal.workflows.quality import quality as quality
     from epochal.workflows.quickstart import quickstart as quickstart
     from epochal.workflows.submit import submit as submit
     from epochal.workflows.sweep import sweep as sweep

@@ -8,6 +8,7 @@
         checkpoints/last-…  weights, optimizer and progress, to go on from
         checkpoints/best-…  weights at the lowest validation NLL so far
         evaluations/        results of `epochal eval`, one JSON file each
+        quality/            results of `epochal quality`, one JSON file per order
         downstream/         results of `epochal downstream`, one JSON file per task and mode
         samples.json        texts the trained model wrote
         order/              the order of rows, where it is not computed as it is needed
@@ -115,6 +116,10 @@ class RunFolder:
     @property
     def order_folder(self) -> Path:
         return self.path / "order"
+
+    def quality_file(self, checkpoint: str, order: str) -> Path:
+        """Result of `epochal quality` for one checkpoint and order of unmasking."""
+        return self.path / "quality" / f"{checkpoint}-{order}.json"
 
     @property
     def samples_file(self) -> Path:
@@ -241,13 +246,20 @@ class RunRecord:
 
     def downstream(self) -> list[dict[str, Any]]:
         """Results of `epochal downstream`, in order of their files' names. Raises RunError."""
+        return self._kept("downstream")
+
+    def quality(self) -> list[dict[str, Any]]:
+        """Results of `epochal quality`, in order of their files' names. Raises RunError."""
+        return self._kept("quality")
+
+    def _kept(self, command: str) -> list[dict[str, Any]]:
         results = []
-        for path in sorted((self.path / "downstream").glob("*.json")):
+        for path in sorted((self.path / command).glob("*.json")):
             try:
                 results.append(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise RunError(
-                    f"{path} is damaged ({error}); run `epochal downstream` again"
+                    f"{path} is damaged ({error}); run `epochal {command}` again"
                 ) from error
         return results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -135,6 +136,55 @@ def test_generate(call, tiny_pair):
     refused(call("generate", tiny_pair / "ar", "--tokens", "0"), "tokens = 0")
     refused(call("generate", tiny_pair / "ar", "--prompt", "[MASK]"), "cannot fill in")
     refused(call("generate", tiny_pair / "nothing"), "is not a run")
+
+
+def test_generate_streams_and_reads_files(call, tiny_pair, tmp_path):
+    run = tiny_pair / "mdm"
+    words = ("--prompt", "The list", "--tokens", "8", "--seed", "2")
+    assert call("generate", run, *words, "--stream")[1] == call("generate", run, *words)[1]
+    (tmp_path / "prompts.txt").write_text("The list\nA [MASK:2-3] name\n")
+    files = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "texts.jsonl")
+    code, out, _ = call("generate", run, *files, "--tokens", "5")
+    assert code == 0
+    assert "2 prompts written" in out
+    assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 2
+    assert "2 were there" in call("generate", run, *files, "--tokens", "5")[1]
+    refused(call("generate", run, *files, "--tokens", "6"), "with other settings")
+    refused(call("generate", run, *files[:2]), "go together")
+    refused(call("generate", run, *files, "--prompt", "a"), "neither --prompt")
+    refused(call("generate", run, "--stream", "--json"), "leave out --json")
+    refused(call("generate", run, "--cached"), "give their length")
+    refused(call("generate", run, "--block", "4", "--steps", "2", "--tokens", "12"), "3 blocks")
+
+
+def test_quality(call, tiny_pair, tmp_path):
+    runs = shutil.copytree(tiny_pair, tmp_path / "pair")
+    words = ("--judge", runs / "ar", "--samples", "4", "--tokens", "8")
+    code, out, _ = call("quality", runs / "mdm", *words, "--steps", "1,4")
+    assert code == 0
+    assert "real text" in out
+    assert "distinct-1" in out
+    code, out, _ = call("quality", runs / "ar", *words, "--json")
+    assert [row["steps"] for row in json.loads(out)["rows"]] == [8]
+    refused(call("quality", runs / "mdm", *words, "--steps", "1,a"), "no list of whole numbers")
+
+
+def test_downstream(call, tiny_pair, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    from local_tasks import write_rows
+
+    runs = shutil.copytree(tiny_pair, tmp_path / "pair")
+    rows = write_rows(tmp_path / "rows", tasks=["sciq", "lambada_standard"])
+    words = ("--tasks", "sciq,lambada_standard", "--data", rows, "--draws", "8")
+    code, out, _ = call("downstream", runs / "mdm", *words)
+    assert code == 0
+    assert "25.00 %" in out  # chance
+    assert "68.67 %" in out  # the paper's
+    assert "up to 8 masks" in out
+    code, out, _ = call("downstream", runs / "ar", *words, "--json")
+    assert [one["task"] for one in json.loads(out)] == ["sciq", "lambada_standard"]
+    refused(call("downstream", runs / "ar", *words, "--mode", "mc"), "exact")
+    refused(call("downstream", tmp_path / "no", *words), "is not a run")
 
 
 def test_recipe_is_a_recipe(call, tmp_path):

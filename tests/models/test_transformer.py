@@ -175,12 +175,11 @@ def test_the_cache_gives_what_a_full_pass_gives(prompt, seed):
     assert torch.allclose(torch.cat(pieces, dim=1), model(tokens, "causal"), atol=1e-12)
 
 
-def test_a_filled_cache_takes_one_position_at_a_time():
-    model = small_model()
-    caches = model.new_caches(1, 9)
-    model(ids(1, 3), "causal", caches=caches)
-    with pytest.raises(ValueError, match="add one position at a time"):
-        model(ids(1, 2), "causal", caches=caches)
+def test_a_filled_cache_takes_several_positions_at_once():
+    model, tokens = small_model(), ids(2, 11)
+    caches = model.new_caches(2, 11)
+    pieces = [model(part, "causal", caches=caches) for part in tokens.split([4, 3, 1, 3], dim=1)]
+    assert torch.allclose(torch.cat(pieces, dim=1), model(tokens, "causal"), atol=1e-12)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the masks.")
 @click.option("--pad", is_flag=True, help="Lengthen rows with masks to the sequence length.")
 @click.option("--limit", type=int, help="Only so many first documents of a task; nothing is kept.")
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), help="[default: best]")
+@click.option("--checkpoint", metavar="NAME", help="best, last, ema or a step.  [default: best]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @json_option
 def downstream(
@@ -44,7 +44,7 @@ def downstream(
     seed: int,
     pad: bool,
     limit: int | None,
-    checkpoint: Literal["best", "last"] | None,
+    checkpoint: str | None,
     device: str,
     as_json: bool,
 ) -> None:

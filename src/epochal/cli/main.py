@@ -27,6 +27,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("generate", "generate", "Let a trained model write or fill in text."),
     "import": ("interop", "import_", "Models of the original and of Hugging Face, as runs."),
     "export": ("interop", "export", "A trained model in the Hugging Face format."),
+    "quality": ("quality", "quality", "Generated text judged by another run, against steps."),
     "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),
     "sizes": ("sizes", "sizes", "The paper's 54 model sizes with parameters and FLOPs."),
     "bench": ("bench", "bench", "Speed and memory on this machine, against peers."),

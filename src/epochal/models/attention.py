@@ -74,12 +74,14 @@ class Attention(nn.Module):
         q = rotate(self.query(x).view(heads), *rotary).transpose(1, 2)
         k = rotate(self.key(x).view(heads), *rotary).transpose(1, 2)
         v = self.value(x).view(heads).transpose(1, 2)
-        # One new position sees all that are cached, so it needs no causal mask.
         causal = isinstance(rule, str) and rule == "causal"
         if cache is not None:
-            if causal and cache.length and x.shape[1] > 1:
-                raise ValueError("with a filled cache, add one position at a time")
-            causal = causal and cache.length == 0
+            if causal and cache.length:
+                # One new position sees all that are cached; several need the mask of their places.
+                causal, new = False, x.shape[1]
+                if new > 1:
+                    seen = torch.ones(new, cache.length + new, dtype=torch.bool, device=x.device)
+                    rule = seen.tril(diagonal=cache.length)
             k, v = cache.append(k, v)
         mixed = F.scaled_dot_product_attention(
             q,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,9 +30,12 @@ from epochal.evaluation.conditional import (
     greedy_match,
     monte_carlo,
 )
-from epochal.evaluation.generate import Sampling, continue_text, unmask
+from epochal.evaluation.left_to_right import text_steps
 from epochal.evaluation.queries import Reader
+from epochal.evaluation.sampling import Sampling, sample_keys
+from epochal.evaluation.unmasking import Schedule, unmask_steps
 from epochal.progress import bar
+from epochal.rng import Keys
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.train import evaluation_batch
 
@@ -135,13 +139,32 @@ class HarnessModel(LM):  # type: ignore[misc]
         """What the model writes after each context, up to one of the `until` texts.
 
         Greedy unless the task sets a temperature; a diffusion model takes one token a pass,
-        the surest first.
+        the surest first. Contexts of one length are written together.
         """
-        texts = []
+        texts = [""] * len(requests)
+        wanted = [self._wanted(*request.args) for request in requests]
+
+        def shape(i: int) -> tuple[int, float, int]:
+            ids, new, heat = wanted[i]
+            return new, heat, len(ids)
+
+        order = sorted(range(len(requests)), key=shape)
+        done = 0
         with bar("generate", len(requests)) as progress:
-            for request in requests:
-                texts.append(self._write(*request.args))
-                progress.update(len(texts))
+            for (new, heat, length), same in groupby(order, key=shape):
+                group = list(same)
+                size = max(1, self.reader.batch_tokens // (length + new))
+                for first in range(0, len(group), size):
+                    part = group[first : first + size]
+                    prompts = torch.tensor([wanted[i][0] for i in part])
+                    keys = np.concatenate(
+                        [sample_keys(self.seed, requests[i].args[0], 1) for i in part]
+                    )
+                    rows = self._write(prompts, new, Sampling(temperature=heat), keys)
+                    for i, row in zip(part, rows, strict=True):
+                        texts[i] = self._ended(row, requests[i].args[1])
+                    done += len(part)
+                    progress.update(done)
         return texts
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -212,34 +235,36 @@ class HarnessModel(LM):  # type: ignore[misc]
                 self.reader, asked, self._mask, self.draws, self.seed, progress.update
             )
 
-    def _write(self, context: str, settings: dict[str, Any]) -> str:
+    def _wanted(self, context: str, settings: dict[str, Any]) -> tuple[list[int], int, float]:
+        """Ids of the context, how many tokens to write, and the temperature."""
         new = min(int(settings.get("max_gen_toks", _NEW_TOKENS)), self.limit - 2)
         warm = settings.get("do_sample", False)
-        sampling = Sampling(temperature=float(settings.get("temperature", 0.0)) if warm else 0.0)
         ids = self._encode(context)
         kept = (ids or [self._end])[-(self.limit - 1 - new) :]
         self.cut_contexts += len(kept) < len(ids)
-        generator = torch.Generator().manual_seed(rng.stream_key(self.seed, context) >> 1)
-        prompt = torch.tensor([kept])
+        return kept, new, float(settings.get("temperature", 0.0)) if warm else 0.0
+
+    def _write(
+        self, prompts: torch.Tensor, new: int, sampling: Sampling, keys: Keys
+    ) -> list[list[int]]:
         shared: dict[str, Any] = {
             "vocabulary": self.loaded.tokenizer.vocabulary,
             "sampling": sampling,
-            "generator": generator,
+            "keys": keys,
+            "machine": self.loaded.machine,
         }
-        with self.loaded.machine.autocast():
-            if self.reader.causal:
-                row = continue_text(self.loaded.model, prompt, new, end=self._end, **shared)[0]
-            else:
-                masks = torch.full((1, new), self._mask)
-                row = unmask(
-                    self.loaded.model,
-                    torch.cat((prompt, masks), dim=1),
-                    new,
-                    mask=self._mask,
-                    order="confidence",
-                    **shared,
-                )[0, len(kept) :]
-        ids = row.tolist()
+        if self.reader.causal:
+            steps = text_steps(self.loaded.model, prompts, new, end=self._end, **shared)
+            return [list(row) for row in zip(*(token.tolist() for token in steps), strict=True)]
+        masks = torch.full((len(prompts), new), self._mask)
+        ids = torch.cat((prompts, masks), dim=1)
+        for state in unmask_steps(self.loaded.model, ids, Schedule(), mask=self._mask, **shared):
+            ids = state.ids
+        rows: list[list[int]] = ids[:, prompts.shape[1] :].tolist()
+        return rows
+
+    def _ended(self, ids: list[int], settings: dict[str, Any]) -> str:
+        """Text up to the end of the document, and up to the first of the `until` texts."""
         text = self.loaded.tokenizer.decode(
             ids[: ids.index(self._end)] if self._end in ids else ids
         )

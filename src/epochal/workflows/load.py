@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from epochal import rng
 from epochal.data import Tokenizer, load_tokenizer
 from epochal.data.unknown import UnknownTokenizer
 from epochal.errors import CheckpointError, UserError
-from epochal.evaluation.generate import Sampling, continue_text, unmask
 from epochal.evaluation.nll import problem_token_nll, scored_positions
 from epochal.evaluation.plan import DrawPlan
+from epochal.evaluation.sampling import Sampling
+from epochal.evaluation.unmasking import Order, Schedule
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, objective
 from epochal.progress import bar
@@ -25,11 +24,11 @@ from epochal.runs import RunRecord
 from epochal.training import checkpoint
 from epochal.training.device import Machine, find_machine
 from epochal.workflows.imports import is_foreign, open_foreign
-from epochal.workflows.train import build_model
+from epochal.workflows.texts import Wish, Writer
+from epochal.workflows.train import build_model, evaluation_batch
 
 CheckpointName = str
 """best, last, ema, or the number of a step whose checkpoint is there."""
-_MASK_SPAN = re.compile(r"\[MASK(?::(\d+))?\]")
 
 
 class LoadedModel:
@@ -104,105 +103,39 @@ class LoadedModel:
         top_k: int | None = None,
         top_p: float | None = None,
         steps: int | None = None,
-        order: Literal["confidence", "ancestral"] = "confidence",
+        order: Order = "confidence",
+        remask: float = 0.0,
+        block: int | None = None,
+        cached: bool = False,
     ) -> list[str]:
         """Texts that go on from `prompt` by up to `tokens` tokens, `samples` of them.
 
-        MDM also fills in: each [MASK] in the prompt is one token, [MASK:12] twelve; then
-        nothing is added after it. `steps` are MDM's forward passes (as many as there are
-        masked tokens if not given), `order` which tokens come to light first. The same seed
-        gives the same texts. Raises UserError for a prompt that does not fit the model.
+        MDM also fills in: each [MASK] in the prompt is one token, [MASK:12] twelve, and
+        [MASK:3-8] as many as fit best; then nothing is added after it. `steps` are MDM's
+        forward passes (as many as there are masked tokens if not given); `order`, `remask`,
+        `block` and `cached` say which tokens come to light when (`Schedule`). A text depends
+        on the seed, the prompt and its number, not on the other samples. Raises UserError for
+        a prompt that does not fit the model.
         """
-        for name, number in (("tokens", tokens), ("samples", samples), ("steps", steps)):
-            if number is not None and number < 1:
-                raise UserError(f"{name} = {number}: give at least 1")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-        generator = torch.Generator().manual_seed(rng.stream_key(seed, "generate") >> 1)
-        if self.family == "ar":
-            return self._continue(prompt, tokens, samples, sampling, generator)
-        return self._unmask(prompt, tokens, samples, sampling, generator, steps, order)
+        schedule = Schedule(steps, order, remask, block, cached)
+        wish = Wish(tokens, samples, seed, sampling, schedule)
+        with bar("generate", samples) as progress:
+            [(_, written)] = self.writer.write([prompt], wish, progress.update)
+        return [one.text for one in written]
 
-    def _continue(
-        self, prompt: str, tokens: int, samples: int, sampling: Sampling, generator: torch.Generator
-    ) -> list[str]:
-        if _MASK_SPAN.search(prompt):
-            raise UserError(
-                "an autoregressive model cannot fill in [MASK]; give a text to go on from, or "
-                "use a masked diffusion run"
-            )
-        # A document starts after the end of another: so does an empty prompt.
-        ids = [self.tokenizer.end_of_document, *self.tokenizer.encode(prompt).tolist()]
-        self._check_length(len(ids), tokens)
-        rows = torch.tensor(ids).repeat(samples, 1)
-        with bar("generate", tokens) as progress, self.machine.autocast():
-            new = continue_text(
-                self.model,
-                rows,
-                tokens,
-                end=self.tokenizer.end_of_document,
-                vocabulary=self.tokenizer.vocabulary,
-                sampling=sampling,
-                generator=generator,
-                report=progress.update,
-            )
-        return [prompt + self._text(row) for row in new.tolist()]
-
-    def _unmask(
-        self,
-        prompt: str,
-        tokens: int,
-        samples: int,
-        sampling: Sampling,
-        generator: torch.Generator,
-        steps: int | None,
-        order: Literal["confidence", "ancestral"],
-    ) -> list[str]:
-        ids = [self.tokenizer.end_of_document, *self._masked_ids(prompt)]
-        infill = self.tokenizer.mask in ids
-        if not infill:
-            ids += [self.tokenizer.mask] * tokens
-        self._check_length(len(ids), 0)
-        steps = steps or ids.count(self.tokenizer.mask)
-        with bar("generate", steps) as progress, self.machine.autocast():
-            rows = unmask(
-                self.model,
-                torch.tensor(ids).repeat(samples, 1),
-                steps,
-                mask=self.tokenizer.mask,
-                vocabulary=self.tokenizer.vocabulary,
-                order=order,
-                sampling=sampling,
-                generator=generator,
-                report=progress.update,
-            )
-        texts = []
-        for row in rows[:, 1:].tolist():
-            known = len(row) if infill else len(row) - tokens
-            texts.append(self.tokenizer.decode(row[:known]) + self._text(row[known:]))
-        return texts
-
-    def _masked_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt whose [MASK] and [MASK:n] are spans of masked tokens."""
-        ids: list[int] = []
-        end = 0
-        for match in _MASK_SPAN.finditer(prompt):
-            ids += self.tokenizer.encode(prompt[end : match.start()]).tolist()
-            ids += [self.tokenizer.mask] * int(match[1] or 1)
-            end = match.end()
-        ids += self.tokenizer.encode(prompt[end:]).tolist()
-        return ids
-
-    def _text(self, ids: list[int]) -> str:
-        """Text up to the end of the document."""
-        end = self.tokenizer.end_of_document
-        return self.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
-
-    def _check_length(self, prompt: int, new: int) -> None:
-        if prompt + new > self.sequence_length:
-            raise UserError(
-                f"prompt and new text are {prompt + new} tokens, but the model was trained on "
-                f"{self.sequence_length}; shorten the prompt or lower the number of tokens"
-            )
+    @property
+    def writer(self) -> Writer:
+        """The model as an author: batches of prompts, streams, and ids beside texts."""
+        batch_tokens = evaluation_batch(self.recipe) * self.sequence_length
+        return Writer(
+            self.model,
+            self.tokenizer,
+            self.machine,
+            self.family == "ar",
+            self.sequence_length,
+            batch_tokens,
+        )
 
     def _check_ids(self, ids: Tensor) -> None:
         largest = min(self.tokenizer.mask, self.model.shape.rows(self.tokenizer.vocabulary) - 1)

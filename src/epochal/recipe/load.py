@@ -48,8 +48,10 @@ def find_recipe(name: str) -> Path:
         return path
     folder = Path(__file__).parent.parent / "recipes"
     shipped = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}
-    if name.removesuffix(".toml") in shipped:
-        return shipped[name.removesuffix(".toml")]
+    # As it is named inside the repository, too: recipes/paper/isoflop.toml.
+    short = name.removesuffix(".toml").removeprefix("src/epochal/").removeprefix("recipes/")
+    if short in shipped:
+        return shipped[short]
     names = ", ".join(sorted(shipped))
     raise RecipeError(f"there is no recipe {name}; give a TOML file or a shipped one: {names}")
 

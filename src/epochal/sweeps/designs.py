@@ -146,8 +146,9 @@ def _lengths(part: Axes) -> list[Point]:
 def _data_value(base: Tree, part: Axes, changes: Changes, vocabulary: int) -> Iterator[Point]:
     """k epochs over U_k, for each k.
 
-    U_k as given, with `train.epochs` = k; or ⌊C / (6·N·k)⌋, with `train.flops` = C, so that all
-    spend the same compute (paper §3, the sets of its data-value runs).
+    U_k as given, with `train.flops` = C or, without a budget, `train.epochs` = k; or else
+    ⌊C / (6·N·k)⌋ with `train.flops` = C. So all runs of a budget spend the same compute (paper
+    §3, the sets of its data-value runs).
     """
     for budget in part.flops or (None,):
         label = [] if budget is None else [_short(budget)]
@@ -155,7 +156,9 @@ def _data_value(base: Tree, part: Axes, changes: Changes, vocabulary: int) -> It
             named = [*label, f"{_short(epochs)}ep"]
             if part.unique_tokens:
                 unique = part.unique_tokens[number]
-                yield named, {"train.epochs": epochs, "data.unique_tokens": unique}
+                # With a budget, all runs spend the same, though no subset is 1/k to the token.
+                length = {"train.epochs": epochs} if budget is None else {"train.flops": budget}
+                yield named, {**length, "data.unique_tokens": unique}
             elif budget is not None:
                 shape = _recipe(base, changes | {"train.flops": budget}).model.architecture()
                 unique = int(budget / shape.flops_per_token(vocabulary) / epochs)

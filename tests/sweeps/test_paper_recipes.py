@@ -1,0 +1,130 @@
+"""The shipped recipes of the paper's experiments: each is read, dry-run and true to the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import epochal
+from epochal.data.names import NAMED_SETS
+from epochal.recipe import find_recipe, load_recipe
+from epochal.recipe.load import read_toml
+from epochal.sweeps import load_sweep
+from epochal.sweeps.designs import design_runs
+from epochal.sweeps.listing import list_sweep
+from epochal.workflows.dry_run import dry_run
+
+FOLDER = Path(epochal.__file__).parent / "recipes"
+NAMES = sorted(
+    path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml")
+)
+PAPER = [name for name in NAMES if name.startswith("paper/")]
+SWEEPS = [name for name in PAPER if "sweep" in read_toml(find_recipe(name))]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def runs(name):
+    return design_runs(load_sweep(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SWEEPS])
+def test_recipes_are_dry_run_without_their_corpus(name):
+    if "sweep" in read_toml(find_recipe(name)):
+        pytest.skip("a sweep of another experiment, tested with it")
+    facts = dry_run(name, gpus=8)
+    assert facts["steps"] > 0
+    assert facts["memory"]["total"] > 0
+    assert facts["time"]["gpu_hours"] > 0
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_are_dry_run_without_their_corpus(name):
+    listing = list_sweep(load_sweep(name), gpu="H100")
+    assert len(listing.rows) >= 2
+    assert listing.gpu_hours is not None
+    assert listing.gpu_hours > 1
+    assert all(row.steps > 0 for row in listing.rows)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_all_train_as_the_paper_did(name):
+    recipes = (
+        [run.recipe for run in runs(name)] if name in SWEEPS else [load_recipe(find_recipe(name))]
+    )
+    for recipe in recipes:
+        train = recipe.train
+        assert (recipe.data.sequence_length, train.global_batch) == (2048, 256)
+        assert recipe.data.order == "megatron"
+        assert train.hidden_dropout == 0.1
+        assert (train.clip, train.clip_of, train.lr_by) == (1.0, "sum", "samples")
+        assert (train.beta1, train.weight_decay, train.schedule) == (0.9, 0.1, "cosine")
+        assert recipe.mdm.noise == "iid"
+        assert recipe.model.size is not None
+        if name != "paper/attention-dropout":
+            assert train.attention_dropout == 0.1
+        if name != "paper/learning-rate":
+            assert (train.lr, train.min_lr, train.beta2, train.warmup) == (2e-4, 2e-5, 0.95, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("family", "steps", "tokens", "flops"),
+    [("ar", 9532, 4.998e9, 4.34e18), ("mdm", 95_322, 4.998e10, 1.25e20)],
+)
+def test_quickstart(family, steps, tokens, flops):
+    """Paper.md §4: the quick-start scripts."""
+    facts = dry_run(f"paper/quickstart-{family}", gpus=8)
+    assert facts["steps"] == steps
+    assert facts["tokens"] == pytest.approx(tokens, rel=1e-3)
+    assert facts["flops"] == pytest.approx(flops, rel=1e-3)
+    assert (facts["micro_batch"], facts["accumulation"]) == (8, 4)
+
+
+def test_isoflop_has_the_papers_budgets_and_its_optima():
+    listing = list_sweep(load_sweep("recipes/paper/isoflop.toml"))
+    grid = {}
+    for row in listing.rows:
+        budget = round(row.flops / 1e18)
+        grid.setdefault((row.family, budget), []).append(row)
+        assert row.flops == pytest.approx(budget * 1e18, rel=1e-2)
+        assert row.tokens == pytest.approx(row.flops / 6 / row.params)
+    assert sorted(grid) == [(f, c) for f in ("ar", "mdm") for c in (6, 10, 30, 100)]
+    optima = {
+        ("ar", 10): "217M",
+        ("ar", 30): "425M",
+        ("ar", 100): "724M",
+        ("mdm", 10): "117M",
+        ("mdm", 30): "217M",
+        ("mdm", 100): "425M",
+    }
+    for key, size in optima.items():
+        sizes = [row.size for row in sorted(grid[key], key=lambda row: row.params)]
+        assert 2 <= sizes.index(size) <= len(sizes) - 3  # sizes on both sides of it
+
+
+def test_data_value_uses_the_papers_sets_and_spends_one_budget():
+    found = runs("paper/data-value")
+    assert len(found) == 40
+    known = {one.tokens for one in NAMED_SETS.values() if one.use.startswith("data value")}
+    assert {run.recipe.data.unique_tokens for run in found} == known
+    for row in list_sweep(load_sweep("paper/data-value")).rows:
+        budget = float(row.name.split("-")[2])
+        epochs = float(row.name.split("-")[3].removesuffix("ep"))
+        assert row.flops == pytest.approx(budget, rel=1e-3)
+        assert row.epochs == pytest.approx(epochs, rel=6e-3)
+
+
+def test_the_hundred_million_grid_is_the_one_of_figure_2():
+    """Paper.md §7.1: 68 and 71 cells."""
+    families = [run.recipe.family for run in runs("paper/epochs-100M")]
+    assert (families.count("ar"), families.count("mdm")) == (68, 71)
+    assert {"ar-140M-50ep", "mdm-425M-500ep"} <= {run.name for run in runs("paper/epochs-100M")}
+
+
+def test_an_unknown_one_is_refused_with_the_list():
+    with pytest.raises(epochal.EpochalError, match="paper/isoflop"):
+        find_recipe("paper/isoflops")

@@ -256,3 +256,21 @@ def test_help_needs_no_heavy_library():
         )
         assert (result.returncode, result.stderr) == (0, "")
         assert "epochal data" in result.stdout
+
+
+def test_names_and_subsets_by_name(run, tmp_path):
+    code, out, _ = run("names")
+    assert code == 0
+    assert "c4:7B6_100ep" in out
+    assert json.loads(run("names", "--json")[1])[2]["tokens"] == 99_952_399
+    # 160,098 documents of one token and a mark.
+    write_pair(tmp_path / "many", [1, 2] * 161_000, [2] * 161_000)
+    code, out, _ = run("subset", "many", "cut", "--name", "c4:7B6_100ep")
+    assert code == 0
+    assert "the paper counts 76,353,846 tokens" in out
+    assert TokenStore.open(tmp_path / "cut").documents == 160_098
+    code, _, err = run("subset", "many", "x", "--name", "c4:7B7")
+    assert code == 2
+    assert "Did you mean" in err
+    assert run("subset", "many", "x")[0] == 2
+    assert run("subset", "many", "x", "--name", "c4:25M", "--like-paper")[0] == 2

@@ -1,4 +1,4 @@
-"""`epochal data`: prepare, subset, inspect, verify."""
+"""`epochal data`: prepare, subset, inspect, verify; `data_sets` has names and download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epochal.cli.data_sets import download, names
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def prepare(
 @click.argument("source")
 @click.argument("out_argument", metavar="[OUT]", required=False)
 @click.option("--out", help="The same as OUT.  [default: SOURCE-U]")
-@click.option("--unique-tokens", required=True, metavar="U", help="For example 100k or 10M.")
+@click.option("--unique-tokens", metavar="U", help="For example 100k or 10M.")
+@click.option("--name", metavar="SET", help="A set of the paper instead, like c4:100M.")
 @click.option(
     "--like-paper",
     is_flag=True,
@@ -140,7 +142,8 @@ def subset(
     source: str,
     out_argument: str | None,
     out: str | None,
-    unique_tokens: str,
+    unique_tokens: str | None,
+    name: str | None,
     like_paper: bool,
     tokens_per_document: float | None,
     overwrite: bool,
@@ -158,7 +161,8 @@ def subset(
     \b
     Examples:
       epochal data subset corpus corpus-100k --unique-tokens 100k
-      epochal data subset c4_text_document c4_100M --unique-tokens 100M --like-paper \\
+      epochal data subset c4_text_document c4_100M --name c4:100M
+      epochal data subset c4_text_document c4_1M --unique-tokens 1M --like-paper \\
           --tokens-per-document 478.625835
     """
     from epochal.data import subset as run
@@ -166,6 +170,14 @@ def subset(
 
     if out and out_argument:
         raise click.UsageError(f"OUT is given twice, as {out_argument} and as --out {out}")
+    if (unique_tokens is None) == (name is None):
+        raise click.UsageError("give one of --unique-tokens, for example 10M, and --name")
+    if unique_tokens is None:
+        place = out or out_argument or f"{source.rstrip('/')}-{name}".replace(":", "-")
+        if like_paper or tokens_per_document is not None:
+            raise click.UsageError("--name says how to cut; leave --like-paper and the mean out")
+        _subset_named(source, place, str(name), overwrite, as_json)
+        return
     store = run(
         source,
         out or out_argument or f"{source.rstrip('/')}-{unique_tokens}",
@@ -179,6 +191,20 @@ def subset(
         return
     print_table(_HEADER, [_store_row(store)])
     click.echo(f"in {store.prefix.parent}")
+
+
+def _subset_named(source: str, place: str, name: str, overwrite: bool, as_json: bool) -> None:
+    from epochal.data.names import subset_named
+
+    store, wanted = subset_named(source, place, name, overwrite=overwrite)
+    same = store.unique_tokens == wanted.tokens
+    if as_json:
+        print_json(_store_facts(store) | {"paper": wanted.as_dict(), "same_tokens": same})
+        return
+    print_table(_HEADER, [_store_row(store)])
+    click.echo(f"in {store.prefix.parent}")
+    verdict = "as here" if same else "so text or tokenizer are not its own"
+    click.echo(f"the paper counts {wanted.tokens:,} tokens in {wanted.name}, {verdict}")
 
 
 @data.command()
@@ -266,6 +292,9 @@ def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
             f"({failed[0].detail})"
         )
 
+
+data.add_command(download)
+data.add_command(names)
 
 _WIDEST_BAR = 40
 _HEADER = ["store", "unique tokens", "documents", "text bytes", "bytes/token"]

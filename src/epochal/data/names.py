@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from epochal.data.subset import paper_documents
+from epochal.data.store import TokenStore
+from epochal.data.subset import paper_documents, subset
 from epochal.errors import DataError, nearest
 from epochal.sizes import GPT2_VOCABULARY, architecture
 
@@ -124,3 +126,19 @@ def named_set(name: str) -> NamedSet:
         return known[name.lower()]
     hint = nearest(name, NAMED_SETS) or " `epochal data names` lists all."
     raise DataError(f"there is no data set {name!r} of the paper.{hint}")
+
+
+def subset_named(
+    source: str | Path, out: str | Path, name: str, *, overwrite: bool = False
+) -> tuple[TokenStore, NamedSet]:
+    """The paper's set `name` cut from a store or corpus of its source, as the paper cuts it.
+
+    The first K documents, so the source must begin as C4's or SlimPajama's training set does;
+    with GPT-2's tokenizer the result has the tokens that the set lists. Raises DataError.
+    """
+    wanted = named_set(name)
+    mean = TOKENS_PER_DOCUMENT[wanted.source]
+    store = subset(
+        source, out, wanted.budget, like_paper=True, tokens_per_document=mean, overwrite=overwrite
+    )
+    return store, wanted

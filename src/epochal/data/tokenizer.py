@@ -188,18 +188,18 @@ def _from_hub(end_of_document: str | None) -> Tokenizer:
     except OSError:  # never fetched before
         say("fetching the tokenizer gpt2 from the Hugging Face hub")
         try:
-            with _quiet("huggingface_hub"):  # it would tell of each try
+            with quiet("huggingface_hub"):  # it would tell of each try
                 paths = files_of_gpt2(cached=False)
         except Exception as error:  # offline, blocked, moved: many kinds, from several libraries
             raise DataError(
                 f"the tokenizer gpt2 could not be fetched from the Hugging Face hub "
-                f"({_reason(error)}); go online once, or {local}"
+                f"({reason(error)}); go online once, or {local}"
             ) from error
     return _from_gpt2_files(paths[0], paths[1], "gpt2", end_of_document)
 
 
 @contextlib.contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def quiet(library: str) -> Iterator[None]:
     """Let `library` log errors only."""
     logger = logging.getLogger(library)
     before = logger.level
@@ -210,7 +210,7 @@ def _quiet(library: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """First line of what lies at the root of `error`."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -264,6 +264,9 @@ class Log:
     """How often a line goes to metrics.jsonl."""
     tensorboard: bool = True
     """Also write TensorBoard events, where the tensorboard package is installed."""
+    law: str | None = None
+    """A law that can turn up again, written by `epochal fit --law overfitting --out law.toml`:
+    the progress line then tells its best epoch for this run."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -151,6 +151,18 @@ def floor_loss(law: KnownLaw, unique_tokens: float) -> tuple[float, float]:
     return floor, least_flops(law, unique_tokens, target, float(logs[at - 1]), float(logs[at]))
 
 
+def best_length(law: KnownLaw, params: float, unique_tokens: float) -> float:
+    """Tokens at which the loss of `params` parameters on U tokens is lowest, up to 10⁶ epochs."""
+    low, high = np.log(unique_tokens) - 5.0, np.log(unique_tokens) + np.log(1e6)
+    cells = _CELLS
+    for _ in range(_ROUNDS):
+        grid = np.linspace(low, high, cells)
+        best = int(law.predict(params, np.exp(grid), unique_tokens).argmin())
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, cells - 1)]
+        cells = _ZOOMED
+    return float(np.exp(grid[best]))
+
+
 SATURATED = 1e-3
 """Nats above the floor from which more compute is said to buy nothing."""
 

@@ -32,6 +32,8 @@ from epochal.units import Interval
 
 Evaluate = Callable[[Transformer], dict[str, float]]
 """A model → its validation figures, `nll_nats_per_token` among them."""
+Advise = Callable[[float], str]
+"""Seconds spent so far → a few words on the validation curve for the progress line, or ''."""
 
 
 @dataclass(slots=True)
@@ -47,6 +49,8 @@ class Loop:
     evaluate: Evaluate
     start: Callable[[], Path] | None = None
     """Finds the checkpoint of another run to start from; None to start from nothing."""
+    advise: Advise | None = None
+    """Called after each evaluation has been written down."""
 
     @property
     def world(self) -> World:
@@ -168,6 +172,8 @@ class Loop:
             self.journal.line("eval", state.step, self._progress(state) | figures)
             nll = figures["nll_nats_per_token"]
             meter.validation = nll
+            if self.advise is not None:
+                meter.advice = self.advise(meter.seconds())
             if state.best_nll is None or nll < state.best_nll:
                 state.best_nll, state.best_step = nll, state.step
                 checkpoint.save(self.folder.checkpoints, "best", state, model, world=self.world)
@@ -215,6 +221,7 @@ class _Meter:
         self._speed = self._mfu = 0.0
         self._waited = self._worked = 0.0
         self.validation: float | None = None
+        self.advice = ""
 
     def seconds(self) -> float:
         """Time spent on this run, earlier sittings included."""
@@ -237,7 +244,7 @@ class _Meter:
         note = f"loss {result.loss:.3f}"
         note += f" val {self.validation:.3f}" if self.validation is not None else ""
         note += f" epoch {epochs:.2f} {self._speed:,.0f} tok/s MFU {100 * self._mfu:.0f}%"
-        self._bar.update(state.step, note)
+        self._bar.update(state.step, f"{note} {self.advice}".rstrip())
 
     def _measure(self, elapsed: float) -> None:
         loop = self._loop

@@ -30,10 +30,12 @@ from epochal.recipe import (
     load_recipe,
     run_numbers,
 )
-from epochal.runs import RunFolder, RunRecord
+from epochal.runs import RunFolder, RunRecord, read_lines
+from epochal.scaling import read_laws
+from epochal.scaling.advisor import advise
 from epochal.training.device import Machine, deterministic_kernels, find_machine
 from epochal.training.journal import Journal, NoJournal, check_same_run
-from epochal.training.loop import Evaluate, Loop
+from epochal.training.loop import Advise, Evaluate, Loop
 from epochal.training.optim import clip_parts, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
 from epochal.training.parallel.spread import Spread, materialise, place, replicate, spread
@@ -216,7 +218,20 @@ def _loop(
         folder=folder,
         journal=journal,
         evaluate=_validation(settings, corpus, machine),
+        advise=_advice(settings, numbers, folder),
     )
+
+
+def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
+    """What the progress line tells of the validation curve, and of the law if one is given."""
+    laws = read_laws(settings.log.law) if settings.log.law is not None else {}
+    law = laws.get(settings.family)
+
+    def advice(seconds: float) -> str:
+        lines = [line for line in read_lines(folder.metrics_file) if line["kind"] == "eval"]
+        return advise(lines, law, numbers=numbers.as_dict(), seconds=seconds).short
+
+    return advice
 
 
 def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:

@@ -1,0 +1,132 @@
+"""Advice on curves whose truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from planted import law
+
+from epochal.runs import RunRecord
+from epochal.scaling.advisor import advise
+from epochal.scaling.optimum import best_length
+from made_runs import make_run
+
+NUMBERS = {"params": 3e8, "unique_tokens": 1e8, "steps": 1000}
+
+
+def truth():
+    """A law that turns, and the epoch at which it does for 300M parameters on 100M tokens."""
+    planted = law("overfitting")
+    return planted, best_length(planted, 3e8, 1e8) / 1e8
+
+
+def lines(until, noise=0.0, seed=0, count=40):
+    """Evaluations every so often up to an epoch."""
+    planted, _ = truth()
+    epochs = np.linspace(until / count, until, count)
+    nll = planted.predict(3e8, 1e8 * epochs, 1e8)
+    nll = nll + noise * np.random.default_rng(seed).standard_normal(count)
+    return [
+        {"step": i, "epochs": float(e), "nll_nats_per_token": float(v)}
+        for i, (e, v) in enumerate(zip(epochs, nll, strict=True))
+    ]
+
+
+def test_the_laws_own_best_length_is_its_minimum():
+    planted, best = truth()
+    grid = np.geomspace(0.5, 1000, 20001)
+    assert best == pytest.approx(grid[planted.predict(3e8, 1e8 * grid, 1e8).argmin()], rel=1e-3)
+
+
+def test_a_curve_that_has_turned():
+    _, best = truth()
+    advice = advise(lines(3 * best, noise=0.002))
+    assert advice.turned
+    assert advice.best_epoch == pytest.approx(best, rel=0.35)
+    assert advice.short.startswith("turned at epoch")
+    assert "best checkpoint is kept" in advice.sentence
+
+
+def test_noise_is_not_taken_for_a_turn():
+    _, best = truth()
+    for seed in range(20):
+        assert not advise(lines(0.6 * best, noise=0.02, seed=seed)).turned
+
+
+def test_the_best_epoch_is_foretold_within_its_interval():
+    _, best = truth()
+    inside = 0
+    for seed in range(20):
+        advice = advise(lines(0.8 * best, noise=0.002, seed=seed))
+        assert not advice.turned
+        if advice.interval is None:
+            inside += 1  # "not in sight" claims nothing
+            continue
+        low, high = advice.interval
+        inside += low <= best <= (high or np.inf)
+    assert inside >= 18
+
+
+def test_a_best_that_is_far_away_is_not_in_sight():
+    _, best = truth()
+    advice = advise(lines(0.05 * best, noise=0.003))
+    assert advice.best_epoch is None
+    assert "not in sight" in advice.sentence
+
+
+def test_what_an_hour_buys():
+    planted, best = truth()
+    until = 0.4 * best
+    advice = advise(lines(until, noise=0.001), seconds=2 * 3600)
+    true = planted.predict(3e8, 1e8 * until, 1e8) - planted.predict(3e8, 1.5e8 * until, 1e8)
+    low, high = advice.next_hour_interval
+    assert low <= true <= high
+    assert advice.next_hour == pytest.approx(true, abs=0.03)
+    assert "another hour would lower it" in advice.sentence
+    assert advise(lines(until)).next_hour is None
+
+
+def test_a_law_adds_its_own_epoch():
+    planted, best = truth()
+    advice = advise(lines(0.05 * best), planted, numbers=NUMBERS)
+    assert advice.law_epoch == pytest.approx(best, rel=1e-3)
+    assert "the law puts the best at epoch" in advice.sentence
+    assert advise(lines(0.05 * best), law(), numbers=NUMBERS).law_epoch is None
+
+
+def test_few_and_broken_evaluations():
+    assert advise([]).sentence == "No evaluation yet."
+    some = [*lines(1.0, count=3), {"step": 9, "epochs": 2.0, "nll_nats_per_token": None}]
+    assert advise(some).short == ""
+
+
+def test_a_record(tmp_path):
+    record = make_run(tmp_path / "a", "ar", [5, 4, 3.5, 3.2, 3.1, 3.1, 3.2, 3.4, 3.6, 3.8])
+    speed = {"kind": "train", "step": 100, "tokens": 1e6, "tokens_per_second": 100.0}
+    with record.folder.metrics_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(speed) + "\n")
+    advice = advise(RunRecord(record.path))
+    assert advice.turned
+    assert advice.next_hour < 0
+
+
+def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
+    """The words reach the progress line, and a law given in the recipe is heard, too."""
+    from planted import runs
+
+    import epochal
+    from epochal.scaling import FitSettings, fit_points
+    from epochal.training import loop
+    from tiny_runs import overrides
+
+    path = tmp_path / "law.toml"
+    points = runs(law("overfitting", K=0.05))
+    fit_points(points, FitSettings(law="overfitting", bootstraps=0)).save(path)
+    heard = []
+    monkeypatch.setattr(loop._Meter, "step", lambda self, state, result: heard.append(self.advice))
+    values = overrides(tiny_corpus, tmp_path / "run", eval__every="3 steps", log__law=str(path))
+    epochal.train(None, values)
+    assert heard[0] == ""
+    assert any(word.startswith(("law: best at epoch", "best near", "turned")) for word in heard)

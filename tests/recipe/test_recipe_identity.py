@@ -92,6 +92,7 @@ NEUTRAL = {
     "checkpoint.every": "1 minute",
     "log.every": "1%",
     "log.tensorboard": False,
+    "log.law": "law.toml",
     "parallel.zero": 3,
     "parallel.data": 2,
     "parallel.shard": 2,

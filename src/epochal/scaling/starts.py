@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from epochal.scaling.forms import Form, Where, effective
+from epochal.scaling.forms import FORMS, Form, Where, effective
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
 from epochal.tally import Floats
@@ -96,13 +96,17 @@ def _spread(error: Floats, alpha: Floats, beta: Floats, keep: int) -> list[int]:
 def search_starts(problem: Problem) -> Floats:
     """Inner constants to start from, [S, k], for any form."""
     form = problem.form
-    five = _fives(problem)
-    rows = [_with_half_lives(form, five)] if "R_D" in form.constants else [five]
+    starts = _fives(problem)
+    if "R_D" in form.constants:
+        starts = _with_half_lives(problem, starts)
     if "K" in form.constants:
-        rows = [_with_penalty(form, rows[0])]
-    starts = np.concatenate(rows)
+        starts = _with_penalty(form, starts)
+    return _with_held(problem, starts)
+
+
+def _with_held(problem: Problem, starts: Floats) -> Floats:
     for name, value in problem.held.items():
-        starts[:, form.index(name)] = value
+        starts[:, problem.form.index(name)] = value
     return starts
 
 
@@ -133,11 +137,19 @@ def _rows(problem: Problem, rows: np.ndarray) -> Problem:
     return dataclasses.replace(problem, where=part, log_loss=problem.log_loss[rows], held={})
 
 
-def _with_half_lives(form: Form, five: Floats) -> Floats:
+def _with_half_lives(problem: Problem, five: Floats) -> Floats:
+    """Add every pair of half-lives of the grid, each to the start that fits best with it."""
     lives = np.log(np.array([(d, n) for d in HALF_LIVES for n in HALF_LIVES]))
-    return np.concatenate(
+    both = np.concatenate(
         [np.repeat(five, len(lives), axis=0), np.tile(lives, (len(five), 1))], axis=1
     )
+    plain = dataclasses.replace(problem, form=FORMS["data-constrained"])
+    if problem.form.name == "coupled":
+        plain = problem
+    both = _with_held(plain, both) if problem.form.monotone else both
+    error = plain.objective(both).reshape(len(five), len(lives))
+    best: Floats = both[error.argmin(axis=0) * len(lives) + np.arange(len(lives))]
+    return best
 
 
 def _with_penalty(form: Form, starts: Floats) -> Floats:

@@ -124,8 +124,13 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
     path = tmp_path / "law.toml"
     points = runs(law("overfitting", K=0.05))
     fit_points(points, FitSettings(law="overfitting", bootstraps=0)).save(path)
-    heard = []
-    monkeypatch.setattr(loop._Meter, "step", lambda self, state, result: heard.append(self.advice))
+    heard, step = [], loop._Meter.step
+
+    def listening(meter, state, result):
+        heard.append(meter.advice)
+        step(meter, state, result)
+
+    monkeypatch.setattr(loop._Meter, "step", listening)
     values = overrides(tiny_corpus, tmp_path / "run", eval__every="3 steps", log__law=str(path))
     epochal.train(None, values)
     assert heard[0] == ""

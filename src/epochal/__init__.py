@@ -32,6 +32,9 @@ _MODULES = {
     "evaluate": "epochal.workflows.evaluate",
     "fit": "epochal.workflows.fit",
     "gap": "epochal.workflows.gap",
+    "export_hf": "epochal.workflows.exports",
+    "import_hf": "epochal.workflows.imports",
+    "import_megatron": "epochal.workflows.imports",
     "inspect": "epochal.data",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
@@ -65,8 +68,11 @@ if TYPE_CHECKING:
     from epochal.workflows.downstream import downstream as downstream
     from epochal.workflows.dry_run import dry_run as dry_run
     from epochal.workflows.evaluate import evaluate as evaluate
+    from epochal.workflows.exports import export_hf as export_hf
     from epochal.workflows.fit import fit as fit
     from epochal.workflows.gap import gap as gap
+    from epochal.workflows.imports import import_hf as import_hf
+    from epochal.workflows.imports import import_megatron as import_megatron
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
     from epochal.workflows.plan import plan as plan

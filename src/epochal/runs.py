@@ -134,6 +134,10 @@ class RunFolder:
             np.savez_compressed(file, totals=totals, tokens=tokens, variances=variances)
         files.write_json(path, result.as_dict())
 
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Keep these lines as the run's whole log."""
+        files.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
+
     def write_samples(self, samples: list[dict[str, Any]]) -> None:
         """Keep texts that the trained model wrote."""
         files.write_json(self.samples_file, samples)

@@ -14,6 +14,7 @@ from epochal.data import prepare
 from epochal.errors import DataError, RunError, UserError
 from epochal.report import write_report
 from epochal.runs import RunRecord
+from epochal.workflows.compare import compare_existing
 from epochal.workflows.evaluate import evaluate
 from epochal.workflows.imports import import_megatron
 from epochal.workflows.load import load
@@ -106,6 +107,20 @@ def test_with_a_corpus_and_the_optimizer_training_goes_on(family, corpus, tmp_pa
     # The text is new to the model, whose moments are of another: it must learn all the same.
     assert after.info["best"]["nll_nats_per_token"] < before.nll_nats_per_token - 0.1
     write_report([run], tmp_path / "page.html")
+
+
+def test_both_families_of_the_original_can_be_compared(corpus, tmp_path):
+    """A curve of one point each: which is ahead is told, where they meet is not."""
+    runs = [
+        import_megatron(sample(family), tmp_path / family, corpus=corpus).path
+        for family in FAMILIES
+    ]
+    found = compare_existing(runs)
+    assert (found.ar, found.mdm, found.meeting) == ("ar", "mdm", None)
+    assert f"{abs(found.difference):.3f}" in found.verdict
+    assert "cannot be told from these runs" in found.verdict
+    made = write_report(runs, tmp_path / "page.html")
+    assert made.verdicts == [found.verdict]
 
 
 def test_with_the_originals_tokenizer_text_works(shared, tmp_path, corpus):

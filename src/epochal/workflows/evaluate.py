@@ -72,6 +72,7 @@ class Scored:
         self.record.folder.write_evaluation(
             self.result, self.found.unit_totals, self.found.unit_tokens, self.found.unit_variances
         )
+        _begin_curve(self.record, self.result)
 
 
 def evaluate(
@@ -149,6 +150,17 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     seconds = time.monotonic() - start
     result = make_result(loaded, data, name, evaluator, found, seconds)
     return Scored(record, loaded, evaluator, found, result)
+
+
+def _begin_curve(record: RunRecord, result: NLLResult) -> None:
+    """Give a run that was imported, and so has no log, the first point of its curve."""
+    if "imported" not in record.info or record.metrics("eval"):
+        return
+    numbers = record.numbers
+    share = result.step / numbers["steps"]
+    point = {key: numbers[key] * share for key in ("tokens", "epochs", "flops")}
+    line = {"kind": "eval", "step": result.step, **point}
+    record.folder.write_metrics([line | {"nll_nats_per_token": result.nll_nats_per_token}])
 
 
 def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:

@@ -179,7 +179,7 @@ def _write_run(
         folder.write_recipe(settings)
         if tokenizer is not None:
             tokenizer.save(folder.tokenizer_file)
-        files.write_text(folder.metrics_file, "")
+        folder.write_metrics([])
         folder.write_info(info)
     return RunRecord(out)
 

@@ -1,4 +1,4 @@
-"""The two figures: validation NLL against epochs and against training compute."""
+"""Validation NLL against epochs and against training compute."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -14,13 +13,15 @@ from epochal.analysis import Curve, Meeting
 from epochal.analysis.curves import pareto_frontier
 from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.report.collect import Run
-from epochal.report.svg import COLOURS, INK, MUTED, PAPER, Canvas, draw
+from epochal.report.svg import Canvas, Cell, Plot, tip
 from epochal.report.text import power_of_ten
 from epochal.report.verdicts import Group
 from epochal.tally import Floats
+from epochal.units import format_count
 
 Axis = Literal["epochs", "flops"]
 MARKERS = {"ar": "o", "mdm": "D"}
+NLL = "validation NLL, nats per token"
 DASHES: list[str | tuple[int, tuple[float, ...]]] = [
     "solid",
     (0, (6, 2)),
@@ -34,7 +35,12 @@ FEW = 6
 """Up to so many runs a curve is told one by one in the figure's description."""
 
 
-def epochs_figure(groups: Sequence[Group]) -> Markup:
+def family_keys(families: Sequence[str]) -> list[tuple[str, str, str]]:
+    """What explains the marks of the families that there are."""
+    return [(f, MARKERS[f], FAMILY_TITLES[f]) for f in FAMILIES if f in families]
+
+
+def epochs_figure(groups: Sequence[Group]) -> Plot:
     """Validation NLL (and, of a few runs, training loss) against epochs."""
     runs = [run for group in groups for run in group.runs]
 
@@ -45,21 +51,34 @@ def epochs_figure(groups: Sequence[Group]) -> Markup:
             # A memorised text has a loss near 0, which must not flatten the curves.
             low = max(min(low, float(least)), low - 0.6 * (high - low))
             for run in runs:
-                axes.plot(*run.loss, color=COLOURS[run.family], linewidth=1, alpha=0.35)
-        _curves(axes, groups, "epochs")
+                colour = canvas.palette.families[run.family]
+                [line] = axes.plot(*run.loss, color=colour, linewidth=1, alpha=0.35)
+                tip(line, run.label, f"{run.label}: training loss")
+        _curves(axes, canvas, groups, "epochs")
         ends = [run.epochs for run in runs if run.curve is not None]
         if max(ends) > 4 * min(ends):
             starts = [float(run.curve.epochs[0]) for run in runs if run.curve is not None]
-            _logarithmic(axes, canvas, min(starts), max(ends), lambda x, _: f"{x:g}")
+            logarithmic(axes, canvas, min(starts), max(ends), lambda x, _: f"{x:g}")
         else:
             axes.set_xlim(0, 1.02 * max(ends))
             axes.xaxis.set_major_locator(MaxNLocator(canvas.ticks, integer=max(ends) > 3))
-        _finish(axes, canvas, low, high, "epochs (passes over the unique tokens)")
+        finish(axes, low, high, "epochs (passes over the unique tokens)")
 
-    return draw("epochs", _epochs_label(runs), paint)
+    keys = family_keys([run.family for run in runs])
+    if show_losses(runs):
+        keys.append(("", "-", "thin: training loss"))
+    return Plot(
+        name="epochs",
+        label=_epochs_label(runs),
+        title=NLL,
+        paint=paint,
+        header=_HEADER,
+        rows=_rows(runs, losses=True),
+        keys=keys,
+    )
 
 
-def flops_figure(groups: Sequence[Group]) -> Markup:
+def flops_figure(groups: Sequence[Group]) -> Plot:
     """Validation NLL against compute, with the frontier and the meeting point, if any."""
     runs = [run for group in groups for run in group.runs]
     meeting = the_meeting(groups)
@@ -71,7 +90,7 @@ def flops_figure(groups: Sequence[Group]) -> Markup:
         right = max(float(curve.flops[-1]) for curve in curves)
         if meeting is not None:
             right = max(right, meeting.interval[1])
-        _curves(axes, groups, "flops")
+        _curves(axes, canvas, groups, "flops")
         if comparable(groups):
             flops, nll = pareto_frontier(curves)
             # Carried on to the right: what was reached stays reached.
@@ -80,17 +99,51 @@ def flops_figure(groups: Sequence[Group]) -> Markup:
                 flops,
                 nll,
                 where="post",
-                color=INK,
+                color=canvas.palette.ink,
                 linewidth=1.3,
                 linestyle=(0, (1, 1.6)),
                 zorder=4,
             )
         if meeting is not None:
-            _mark_meeting(axes, meeting)
-        _logarithmic(axes, canvas, left, right, lambda x, _: power_of_ten(x))
-        _finish(axes, canvas, low, high, "training compute (FLOPs, 6·N·D)")
+            _mark_meeting(axes, canvas, meeting)
+        logarithmic(axes, canvas, left, right, lambda x, _: power_of_ten(x))
+        finish(axes, low, high, "training compute (FLOPs, 6·N·D)")
 
-    return draw("flops", _flops_label(runs, meeting), paint)
+    keys = family_keys([run.family for run in runs])
+    if comparable(groups):
+        keys.append(("", ":", "frontier"))
+    return Plot(
+        name="flops",
+        label=_flops_label(runs, meeting),
+        title=NLL,
+        paint=paint,
+        header=_HEADER,
+        rows=_rows(runs, losses=False),
+        keys=keys,
+    )
+
+
+_HEADER = ("run", "family", "params", "unique_tokens", "what", "epochs", "flops", "nats_per_token")
+
+
+def _rows(runs: Sequence[Run], losses: bool) -> list[list[Cell]]:
+    """The points of all curves, and the evaluated best checkpoints."""
+    rows: list[list[Cell]] = []
+    for run in runs:
+        head: list[Cell] = [run.label, run.family, run.params, run.unique_tokens]
+        curve = run.curve
+        if curve is not None:
+            points = zip(curve.epochs, curve.flops, curve.nll, strict=True)
+            rows += [[*head, "validation", *map(float, point)] for point in points]
+        if losses and len(run.loss[0]):
+            per_epoch = float(run.record.numbers["flops"]) / float(run.record.numbers["epochs"])
+            for epoch, loss in zip(*run.loss, strict=True):
+                rows.append(
+                    [*head, "training", float(epoch), float(epoch) * per_epoch, float(loss)]
+                )
+        if run.result is not None and run.best is not None and run.nll is not None:
+            rows.append([*head, "best, evaluated", *run.best, run.nll])
+    return rows
 
 
 def show_losses(runs: Sequence[Run]) -> bool:
@@ -121,7 +174,7 @@ def nll_range(runs: Sequence[Run]) -> tuple[float, float]:
     return low, max(high, low + 0.02)
 
 
-def _curves(axes: Axes, groups: Sequence[Group], axis: Axis) -> None:
+def _curves(axes: Axes, canvas: Canvas, groups: Sequence[Group], axis: Axis) -> None:
     # Many curves are drawn thinner, so that they can be told apart.
     many = sum(len(group.runs) for group in groups) > 12
     for number, group in enumerate(groups):
@@ -129,47 +182,66 @@ def _curves(axes: Axes, groups: Sequence[Group], axis: Axis) -> None:
         for run in group.runs:
             if run.curve is None:
                 continue
-            axes.plot(
+            [line] = axes.plot(
                 _along(run.curve, axis),
                 run.curve.nll,
-                color=COLOURS[run.family],
+                color=canvas.palette.families[run.family],
                 linewidth=1.2 if many else 2,
                 alpha=0.7 if many else 1,
                 linestyle=dashes,
                 solid_joinstyle="round",
                 zorder=3,
             )
-            _mark_best(axes, run, axis, 5.5 if many else 8)
+            tip(line, run.label, described(run))
+            _mark_best(axes, canvas, run, axis, 5.5 if many else 8)
+
+
+def described(run: Run) -> str:
+    """A run in one line, as it is shown under the pointer."""
+    facts = [
+        FAMILY_TITLES[run.family],
+        f"{format_count(run.params)} parameters",
+        f"{format_count(run.unique_tokens)} unique tokens",
+        f"{run.epochs:.3g} epochs",
+        f"{power_of_ten(run.flops)} FLOPs",
+    ]
+    if run.nll is not None and run.best is not None:
+        error = "" if run.result is None else f" ± {run.result.standard_error:.3f}"
+        facts.append(f"best {run.nll:.3f}{error} at epoch {run.best[0]:.3g}")
+    return f"{run.label}: {', '.join(facts)}"
 
 
 def _along(curve: Curve, axis: Axis) -> Floats:
     return curve.epochs if axis == "epochs" else curve.flops
 
 
-def _mark_best(axes: Axes, run: Run, axis: Axis, size: float) -> None:
+def _mark_best(axes: Axes, canvas: Canvas, run: Run, axis: Axis, size: float) -> None:
     """A filled point with its error where the best checkpoint was evaluated, else a hollow one."""
     assert run.best is not None
     assert run.nll is not None
-    colour, x = COLOURS[run.family], run.best[0 if axis == "epochs" else 1]
+    paper, colour = canvas.palette.paper, canvas.palette.families[run.family]
+    x = run.best[0 if axis == "epochs" else 1]
     if run.result is not None:
         error = run.result.standard_error
         ends = [run.nll - error, run.nll + error]
         axes.plot([x, x], ends, color=colour, linewidth=1.4, zorder=5, solid_capstyle="butt")
-    axes.plot(
+    [mark] = axes.plot(
         [x],
         [run.nll],
         marker=MARKERS[run.family],
         markersize=size * (0.85 if MARKERS[run.family] == "D" else 1),
-        markerfacecolor=PAPER if run.result is None else colour,
-        markeredgecolor=colour if run.result is None else PAPER,
+        markerfacecolor=paper if run.result is None else colour,
+        markeredgecolor=colour if run.result is None else paper,
         markeredgewidth=1.5,
         zorder=6,
     )
+    tip(mark, run.label, described(run))
 
 
-def _mark_meeting(axes: Axes, meeting: Meeting) -> None:
-    axes.axvspan(*meeting.interval, color=MUTED, alpha=0.15, linewidth=0)
-    axes.axvline(meeting.flops, color=MUTED, linewidth=1)
+def _mark_meeting(axes: Axes, canvas: Canvas, meeting: Meeting) -> None:
+    muted = canvas.palette.muted
+    axes.axvspan(*meeting.interval, color=muted, alpha=0.15, linewidth=0)
+    axes.axvline(meeting.flops, color=muted, linewidth=1)
     axes.annotate(
         f"meet at {power_of_ten(meeting.flops)}",
         (meeting.flops, 0.99),
@@ -181,7 +253,7 @@ def _mark_meeting(axes: Axes, meeting: Meeting) -> None:
     )
 
 
-def _logarithmic(axes: Axes, canvas: Canvas, left: float, right: float, label: object) -> None:
+def logarithmic(axes: Axes, canvas: Canvas, left: float, right: float, label: object) -> None:
     """A logarithmic horizontal axis with a few round numbers."""
     margin = max((right / left) ** 0.03, 1.05)
     left, right = left / margin, right * margin
@@ -202,19 +274,12 @@ def round_numbers(left: float, right: float, most: int) -> list[float]:
     return found[:: -(-len(found) // most)]
 
 
-def _finish(axes: Axes, canvas: Canvas, low: float, high: float, title: str) -> None:
+def finish(axes: Axes, low: float, high: float, title: str) -> None:
+    """The ends of the vertical axis, and what the horizontal one measures."""
     room = 0.06 * (high - low)
     axes.set_ylim(low - room, high + room)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(title, labelpad=6)
-    axes.text(
-        0,
-        canvas.height - 0.4 * canvas.font,
-        "validation NLL, nats per token",
-        transform=None,
-        va="top",
-        fontsize=canvas.font,
-    )
 
 
 def _epochs_label(runs: Sequence[Run]) -> str:

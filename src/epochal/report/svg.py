@@ -1,44 +1,56 @@
-"""matplotlib figures as inline SVG that takes its colours and its font from the page."""
+"""matplotlib figures: as inline SVG in the page's colours, and as files in print colours.
+
+A figure is a `Plot`: what is drawn, and the numbers behind it as a table, from which come the
+drawing on the page, the one for narrow screens, the CSV and the files for papers.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from epochal import files
+from epochal.errors import UserError
+from epochal.report.text import printable
+
+FORMATS = ("pdf", "svg", "png")
+_TIP = "tip:"
+_BETWEEN = "\u241f"  # between a tip's run and its text
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of a drawing."""
+
+    ink: str
+    muted: str
+    rule: str
+    paper: str
+    families: dict[str, str]
+
+
 # Colours that stand for the page's own. Each is nearly black, so that a figure looked at
 # outside the page can still be read.
-INK, MUTED, RULE, PAPER = "#000001", "#000002", "#000003", "#000004"
-COLOURS = {"ar": "#000005", "mdm": "#000006"}
+PAGE = Palette("#000001", "#000002", "#000003", "#000004", {"ar": "#000005", "mdm": "#000006"})
+PRINT = Palette("#1c2126", "#5d6873", "#dde2e7", "#ffffff", {"ar": "#0067a3", "mdm": "#c14f00"})
 _THEME = {
-    INK: "currentColor",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    PAPER: "var(--paper)",
-    COLOURS["ar"]: "var(--ar)",
-    COLOURS["mdm"]: "var(--mdm)",
-}
-_SETTINGS: dict[Any, Any] = {
-    # Text stays text: it takes the page's font and can be searched and selected.
-    "svg.fonttype": "none",
-    # Else the names inside an SVG, and so the page, would differ from call to call.
-    "svg.hashsalt": "epochal",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": RULE,
+    PAGE.ink: "var(--ink)",
+    PAGE.muted: "var(--muted)",
+    PAGE.rule: "var(--rule)",
+    PAGE.paper: "var(--paper)",
+    PAGE.families["ar"]: "var(--ar)",
+    PAGE.families["mdm"]: "var(--mdm)",
 }
 
 
@@ -52,34 +64,137 @@ class Canvas:
     font: float
     ticks: int
     """Labels at most on the horizontal axis."""
+    palette: Palette = PAGE
 
 
 # Two drawings rather than one that shrinks: on a phone the letters would be too small.
-WIDE = Canvas("wide", 760, 400, 13.0, 7)
-NARROW = Canvas("narrow", 370, 330, 12.0, 4)
+WIDE = Canvas("wide", 760, 410, 13.0, 7)
+NARROW = Canvas("narrow", 350, 340, 12.0, 4)
+HALF = Canvas("half", 370, 340, 12.0, 4)
+
+Cell = str | float | int | None
 
 
-def draw(name: str, label: str, paint: Callable[[Axes, Canvas], None]) -> Markup:
-    """Both drawings of a figure, as HTML. `name` keeps ids apart; `label` is read aloud.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """One figure."""
 
-    `paint` draws into empty axes.
-    """
+    name: str
+    """Of its files, and what keeps ids apart."""
+    label: str
+    """Read aloud: the figure in words."""
+    title: str
+    """Above the vertical axis: what it measures."""
+    paint: Callable[[Axes, Canvas], None]
+    """Draws into empty axes."""
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    """The numbers that are drawn."""
+    half: bool = False
+    """Whether two stand side by side on a wide screen."""
+    keys: Sequence[tuple[str, str, str]] = ()
+    """(family, marker, text) of what is explained above the drawing."""
+
+    def csv(self) -> str:
+        """The numbers as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([[_cell(value) for value in row] for row in self.rows])
+        return text.getvalue()
+
+
+def _cell(value: Cell) -> str:
+    """A number with all that is known of it; text never begins like a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def tip(artist: Artist, run: str, text: str) -> None:
+    """Let the page show `text` where the pointer is over `artist`; `run` names its run or ''."""
+    artist.set_gid(f"{_TIP}{printable(run)}{_BETWEEN}{printable(text)}".replace("\n", " "))
+
+
+def inline(plot: Plot) -> Markup:
+    """The figure's drawings, as HTML: one for wide and one for narrow screens."""
+    canvases = (HALF,) if plot.half else (WIDE, NARROW)
     drawings = []
-    for canvas in (WIDE, NARROW):
-        with matplotlib.rc_context({**_SETTINGS, "font.size": canvas.font}):
-            figure = Figure(figsize=(canvas.width / 72, canvas.height / 72))
-            axes = figure.add_axes((0, 0, 1, 1))
-            _frame(axes, canvas)
-            paint(axes, canvas)
-            content = io.StringIO()
+    for canvas in canvases:
+        content = io.StringIO()
+        with matplotlib.rc_context(_settings(canvas)):
+            figure = _drawn(plot, canvas)
             figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-        drawings.append(_inline(content.getvalue(), f"{name}-{canvas.name}", label, canvas))
+        drawings.append(_inlined(content.getvalue(), plot, canvas))
     return Markup("\n").join(drawings)
 
 
-def _frame(axes: Axes, canvas: Canvas) -> None:
+def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write every figure into `folder`, in each format and as CSV; return what was written.
+
+    Raises UserError for a format that is not known, StorageError for a place that is not
+    writable.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(
+            f"figures = {unknown[0]!r}: give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        )
+    written = []
+    for plot in plots:
+        canvas = replace(HALF if plot.half else WIDE, palette=PRINT)
+        for name in formats:
+            path = folder / f"{plot.name}.{name}"
+            content = io.BytesIO()
+            with matplotlib.rc_context(_settings(canvas)):
+                figure = _drawn(plot, canvas)
+                # No date, so that the same runs give the same file.
+                known = {"Date": None} if name == "svg" else {"CreationDate": None}
+                figure.savefig(
+                    content, format=name, dpi=200, metadata=known if name != "png" else None
+                )
+            files.write_bytes(path, content.getvalue())
+            written.append(path)
+        files.write_text(folder / f"{plot.name}.csv", plot.csv())
+        written.append(folder / f"{plot.name}.csv")
+    return written
+
+
+def _settings(canvas: Canvas) -> dict[Any, Any]:
+    colours = canvas.palette
+    return {
+        # Text stays text: it takes the page's font and can be searched and selected.
+        "svg.fonttype": "none",
+        "pdf.fonttype": 42,
+        # Else the names inside an SVG, and so the page, would differ from call to call.
+        "svg.hashsalt": "epochal",
+        "font.size": canvas.font,
+        "text.parse_math": False,
+        "text.color": colours.ink,
+        "axes.labelcolor": colours.ink,
+        "axes.edgecolor": colours.muted,
+        "xtick.color": colours.muted,
+        "ytick.color": colours.muted,
+        "xtick.labelcolor": colours.ink,
+        "ytick.labelcolor": colours.ink,
+        "grid.color": colours.rule,
+    }
+
+
+def _drawn(plot: Plot, canvas: Canvas) -> Figure:
+    figure = Figure(figsize=(canvas.width / 72, canvas.height / 72))
+    axes = figure.add_axes((0, 0, 1, 1))
+    _frame(axes, canvas, bool(plot.keys))
+    plot.paint(axes, canvas)
+    _head(axes, canvas, plot)
+    return figure
+
+
+def _frame(axes: Axes, canvas: Canvas, keys: bool) -> None:
     """Margins in pixels, light horizontal rules, no box."""
-    left, right, top, bottom = 3.4 * canvas.font, 1.2 * canvas.font, 2.0 * canvas.font, 44
+    left, right = 3.6 * canvas.font, 1.3 * canvas.font
+    top, bottom = (3.6 if keys else 2.0) * canvas.font, 44
     width, height = canvas.width, canvas.height
     axes.set_position(
         (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
@@ -91,13 +206,45 @@ def _frame(axes: Axes, canvas: Canvas) -> None:
     axes.tick_params(axis="x", length=4, width=0.8, pad=4)
 
 
-def _inline(svg: str, name: str, label: str, canvas: Canvas) -> Markup:
+def _head(axes: Axes, canvas: Canvas, plot: Plot) -> None:
+    """The title above the vertical axis, and under it the marks explained."""
+    top = canvas.height - 0.4 * canvas.font
+    axes.text(0, top, plot.title, transform=None, va="top", fontsize=canvas.font)
+    at, level = 0.4 * canvas.font, top - 2.2 * canvas.font
+    for family, marker, text in plot.keys:
+        colour = canvas.palette.families.get(family, canvas.palette.ink)
+        if marker in (".", "o", "D"):
+            shape = "o" if marker == "." else marker
+            size = {".": 4, "o": 7, "D": 6}[marker]
+            style: dict[str, Any] = {"marker": shape, "markersize": size, "linestyle": "none"}
+            axes.plot([at + 5], [level + 1], transform=None, clip_on=False, color=colour, **style)
+        else:
+            axes.plot(
+                [at - 3, at + 13],
+                [level + 1] * 2,
+                transform=None,
+                clip_on=False,
+                color=colour,
+                linestyle={"-": "-", ":": (0, (1, 1.6)), "--": (0, (5, 3))}[marker],
+                linewidth=1.6,
+            )
+        axes.text(at + 18, level, text, transform=None, va="center", fontsize=0.92 * canvas.font)
+        at += 30 + 0.52 * canvas.font * len(text)
+
+
+def _inlined(svg: str, plot: Plot, canvas: Canvas) -> Markup:
     """The drawing without what only a file of its own needs, its ids made unlike all others."""
+    name = f"{plot.name}-{canvas.name}"
     body = svg[svg.index("<svg") :]
     body = body[body.index(">") + 1 :]
     for useless in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style[^>]*>.*?</style>"):
         body = re.sub(useless, "", body, flags=re.DOTALL)
     body = body.replace("xlink:href=", "href=")
+    body = re.sub(
+        rf'<g id="{_TIP}([^"{_BETWEEN}]*){_BETWEEN}([^"]*)">',
+        r'<g class="tip" data-run="\1" data-tip="\2">',
+        body,
+    )
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     body = re.sub(r"\bfont: ([0-9.]+)px [^;\"]+", r"font-size: \1px", body)
@@ -105,6 +252,6 @@ def _inline(svg: str, name: str, label: str, canvas: Canvas) -> Markup:
     for colour, variable in _THEME.items():
         body = body.replace(colour, variable)
     head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        f"drawing {canvas.name}", canvas.width, canvas.height, label
+        f"drawing {canvas.name}", canvas.width, canvas.height, plot.label
     )
     return head + Markup(body)  # matplotlib has escaped the text in it

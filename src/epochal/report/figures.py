@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -253,15 +253,23 @@ def _mark_meeting(axes: Axes, canvas: Canvas, meeting: Meeting) -> None:
     )
 
 
-def logarithmic(axes: Axes, canvas: Canvas, left: float, right: float, label: object) -> None:
-    """A logarithmic horizontal axis with a few round numbers."""
+def logarithmic(
+    axes: Axes,
+    canvas: Canvas,
+    left: float,
+    right: float,
+    label: Callable[[float, int], str],
+    vertical: bool = False,
+) -> None:
+    """Make the horizontal (or vertical) axis logarithmic, with a few round numbers."""
     margin = max((right / left) ** 0.03, 1.05)
     left, right = left / margin, right * margin
-    axes.set_xscale("log")
-    axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(FixedLocator(round_numbers(left, right, canvas.ticks)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(label))  # type: ignore[arg-type]
+    axis = axes.yaxis if vertical else axes.xaxis
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    (axes.set_ylim if vertical else axes.set_xlim)(left, right)
+    axis.set_major_locator(FixedLocator(round_numbers(left, right, canvas.ticks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(label))
 
 
 def round_numbers(left: float, right: float, most: int) -> list[float]:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 import epochal
 from epochal import files
 from epochal.errors import RunError
 from epochal.recipe import FAMILY_TITLES
 from epochal.report.collect import Run, read_runs
+from epochal.report.facts import (
+    corpus,
+    differences,
+    machine,
+    passport_lines,
+    recipe_text,
+)
 from epochal.report.figures import comparable, epochs_figure, flops_figure, show_losses
-from epochal.report.text import count, duration, listed, power_of_ten, printable
+from epochal.report.law_figures import (
+    constants_rows,
+    half_life_text,
+    isoflop_notes,
+    law_plots,
+)
+from epochal.report.law_section import Laws, find_laws, held_out, read_study
+from epochal.report.svg import Plot, check_formats, inline, save
+from epochal.report.text import count, listed, power_of_ten, printable
 from epochal.report.verdicts import Group, group_runs
+from epochal.scaling import FitReport
 from epochal.units import format_count
 
-Pairs = list[tuple[str, str]]
-LISTED_FILES = 20
-"""Source files of a corpus that are named on the page."""
 _STATUS = {
     "running": "is still running, or was killed: what follows is the state at its last line",
     "stopped": "was ended early; the same `epochal train` goes on with it",
@@ -36,30 +53,67 @@ class Report:
     path: Path
     runs: list[str]
     verdicts: list[str]
+    sections: list[str] = field(default_factory=list)
+    """Names of the sections with figures."""
+    figures: list[Path] = field(default_factory=list)
+    """Files written beside the page, if wanted."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"report": str(self.path), "runs": self.runs, "verdicts": self.verdicts}
+        return {
+            "report": str(self.path),
+            "runs": self.runs,
+            "verdicts": self.verdicts,
+            "sections": self.sections,
+            "figures": [str(path) for path in self.figures],
+        }
 
 
-def write_report(places: Sequence[str | Path], out: str | Path = "report.html") -> Report:
+def write_report(
+    places: Sequence[str | Path],
+    out: str | Path = "report.html",
+    *,
+    law: str | None = None,
+    fit: FitReport | None = None,
+    figures: Sequence[str] = (),
+) -> Report:
     """Write the page about the runs in `places` (run folders, or folders that hold runs).
 
-    Raises RunError for a place without runs or a damaged record, StorageError if `out` cannot
-    be written.
+    With five or more runs of a family, `law` ("data-constrained" if neither it nor a study in
+    the folder says another) is fitted to them; `fit` is a fit made already. `figures` are
+    formats (pdf, svg, png) in which every figure is also written, with its numbers as CSV, into
+    `<out>-figures/`. Raises RunError for a place without runs or a damaged record, UserError
+    for an unknown law or format, StorageError if `out` cannot be written.
     """
-    runs = read_runs(places)
-    groups = group_runs(runs)
     target = Path(out)
     if target.is_dir():
         raise RunError(
             f"{target} is a folder; name the page to write, such as {target}/report.html"
         )
-    files.write_text(target, _render(runs, groups))
-    return Report(target, [run.label for run in runs], [group.sentence for group in groups])
+    check_formats(figures)
+    runs = read_runs(places)
+    groups = group_runs(runs)
+    study = read_study(places)
+    laws = find_laws(runs, study, law or str(study.get("law") or "data-constrained"), fit)
+    plots = _plots(runs, groups, laws)
+    files.write_text(target, _render(runs, groups, laws, plots))
+    drawn = [plot for section in plots.values() for plot in section]
+    folder = target.with_name(f"{target.stem}-figures")
+    written = save(drawn, folder, figures) if figures else []
+    sentences = [group.sentence for group in groups]
+    return Report(target, [run.label for run in runs], sentences, list(plots), written)
 
 
-def _render(runs: list[Run], groups: list[Group]) -> str:
+def _plots(runs: list[Run], groups: list[Group], laws: Laws) -> dict[str, list[Plot]]:
+    """The figures of each section that has any."""
+    curves: dict[str, list[Plot]] = {}
+    if any(run.curve is not None for run in runs):
+        curves = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
+    sections = curves | law_plots(laws.families)
+    return {name: plots for name, plots in sections.items() if plots}
+
+
+def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, list[Plot]]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader,
@@ -69,26 +123,60 @@ def _render(runs: list[Run], groups: list[Group]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["printable"] = printable
-    drawn = any(run.curve is not None for run in runs)
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         title=_title(runs, groups),
         groups=groups,
         rows=[_row(run) for run in runs],
         warnings=[warning for group in groups for warning in _warnings(group)],
-        epochs=epochs_figure(groups) if drawn else None,
-        flops=flops_figure(groups) if drawn else None,
+        plots={name: [_shown(plot) for plot in section] for name, section in plots.items()},
         losses=show_losses(runs),
+        laws=laws,
+        constants=constants_rows(laws.families),
+        half_lives=[(f, half_life_text(fit)) for f, fit in laws.families.items()],
+        isoflop_notes=isoflop_notes(laws.families),
+        dropped=[d for fit in laws.families.values() for d in fit.dropped],
+        held_out=[dict(one) for one in held_out(laws.study)],
+        stores=passport_lines(groups),
+        sections=_sections(plots, laws, any(run.samples for run in runs)),
+        script=Markup(script),
+        script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups),
         families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
         titles=FAMILY_TITLES,
         written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],
-        differences=_differences(runs),
+        differences=differences(runs),
         labels=[run.label for run in runs],
-        recipes=[(run.label, _recipe_text(run)) for run in runs],
-        corpora=[_corpus(group) for group in groups],
-        machines=[(run.label, _machine(run)) for run in runs],
+        recipes=[(run.label, recipe_text(run)) for run in runs],
+        corpora=[corpus(group) for group in groups],
+        machines=[(run.label, machine(run)) for run in runs],
         version=epochal.__version__,
     )
+
+
+def _sections(plots: dict[str, list[Plot]], laws: Laws, texts: bool) -> list[tuple[str, str]]:
+    """(anchor, name) of the page's sections, for its list of contents."""
+    there = {
+        ("corpus", "Corpus"): True,
+        ("runs", "Runs"): True,
+        ("epochs", "Epochs"): "epochs" in plots,
+        ("compute", "Compute"): "flops" in plots,
+        ("isoflop", "Best size"): "isoflop" in plots,
+        ("contours", "Size and epochs"): "contours" in plots,
+        ("repetition", "Repetition"): "repetition" in plots,
+        ("fit", "Fit"): "quality" in plots or bool(laws.refusals),
+        ("held-out", "Held-out run"): bool(laws.study.get("held_out")),
+        ("study", "Study"): bool(laws.study.get("stages")),
+        ("texts", "Texts"): texts,
+        ("recipes", "Recipes"): True,
+    }
+    return [section for section, shown in there.items() if shown]
+
+
+def _shown(plot: Plot) -> dict[str, Any]:
+    """A figure as the template takes it; its CSV is part of the page."""
+    table = "data:text/csv;charset=utf-8," + quote(plot.csv())
+    return {"name": plot.name, "half": plot.half, "drawing": inline(plot), "table": table}
 
 
 def _title(runs: list[Run], groups: list[Group]) -> str:
@@ -138,66 +226,3 @@ def _texts(run: Run) -> list[tuple[str, str]]:
     return [
         (sample["prompt"], sample["text"].removeprefix(sample["prompt"])) for sample in run.samples
     ]
-
-
-def _differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Recipe keys that are not the same in all runs, with each run's value."""
-    flat = [dict(_flatten(run.recipe)) for run in runs]
-    keys = sorted({key for one in flat for key in one} - {"run_dir"})
-    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Pairs:
-    pairs: Pairs = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, f"{value:,}" if type(value) is int else str(value)))
-    return pairs
-
-
-def _recipe_text(run: Run) -> str:
-    return run.record.folder.recipe_file.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _corpus(group: Group) -> list[tuple[str, Pairs, list[str]]]:
-    """(role, facts, source files) of the training and of the validation store."""
-    found = []
-    for role, facts in group.runs[0].record.info["corpus"].items():
-        passport = facts.get("passport")
-        pairs = _flatten({key: value for key, value in facts.items() if key != "passport"})
-        names: list[str] = []
-        if passport is None:
-            pairs.append(("passport", "none: the store came without one"))
-        else:
-            listed_files = passport.get("sources", {}).get("listed", [])
-            names = [str(file.get("name")) for file in listed_files[:LISTED_FILES]]
-            pairs += _passport_facts(passport)
-        found.append((str(role), pairs, names))
-    return found
-
-
-def _passport_facts(passport: Mapping[str, Any]) -> Pairs:
-    """The passport's own facts; those of the store stand before them."""
-    hidden = {"preparation", "format", "version", "content_sha256", "unique_tokens", "documents"}
-    tree = {
-        key: value for key, value in passport.items() if key not in hidden and value is not None
-    }
-    sources = tree.get("sources")
-    if isinstance(sources, Mapping):
-        tree["sources"] = {key: value for key, value in sources.items() if key != "listed"}
-    return _flatten(tree)
-
-
-def _machine(run: Run) -> str:
-    info = run.record.info
-    parts = [f"{name} {value}" for name, value in info.get("software", {}).items()]
-    machine = info.get("machine", {})
-    parts += [str(machine[key]) for key in ("device", "precision") if key in machine]
-    if "compiled" in machine:
-        parts.append("compiled" if machine["compiled"] else "not compiled")
-    if "seconds" in info:
-        parts.append(f"trained in {duration(float(info['seconds']))}")
-    return ", ".join(parts) or "not recorded"

@@ -131,16 +131,19 @@ def inline(plot: Plot) -> Markup:
     return Markup("\n").join(drawings)
 
 
-def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write every figure into `folder`, in each format and as CSV; return what was written.
-
-    Raises UserError for a format that is not known, StorageError for a place that is not
-    writable.
-    """
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise UserError for a format of figures that is not known."""
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(
             f"figures = {unknown[0]!r}: give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         )
+
+
+def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write every figure into `folder`, in each format and as CSV; return what was written.
+
+    Raises StorageError for a place that is not writable.
+    """
     written = []
     for plot in plots:
         canvas = replace(HALF if plot.half else WIDE, palette=PRINT)

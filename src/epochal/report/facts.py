@@ -1,0 +1,103 @@
+"""Settings, corpus and machine of the runs, as pairs of names and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from epochal.report.collect import Run
+from epochal.report.text import duration
+from epochal.report.verdicts import Group
+from epochal.units import format_count
+
+Pairs = list[tuple[str, str]]
+LISTED_FILES = 20
+"""Source files of a corpus that are named on the page."""
+
+
+def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """Recipe keys that are not the same in all runs, with each run's value."""
+    flat = [dict(flatten(run.recipe)) for run in runs]
+    keys = sorted({key for one in flat for key in one} - {"run_dir"})
+    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Pairs:
+    """Nested values as dotted names and texts."""
+    pairs: Pairs = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            pairs += flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, f"{value:,}" if type(value) is int else str(value)))
+    return pairs
+
+
+def recipe_text(run: Run) -> str:
+    """The run's recipe.toml as it is."""
+    return run.record.folder.recipe_file.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def passport_lines(groups: list[Group]) -> list[list[str]]:
+    """Per store: what it is, in the few figures that matter."""
+    lines = []
+    for group in groups:
+        for role, facts in group.runs[0].record.info["corpus"].items():
+            passport = facts.get("passport") or {}
+            tokens, bytes_of_text = int(facts["unique_tokens"]), passport.get("text_bytes")
+            tokenizer = passport.get("tokenizer") or {}
+            twice = passport.get("duplicates") or {}
+            lines.append(
+                [
+                    str(role),
+                    format_count(tokens),
+                    f"{int(facts.get('documents') or 0):,}" if facts.get("documents") else "–",
+                    f"{bytes_of_text / tokens:.2f}" if bytes_of_text and tokens else "–",
+                    f"{tokenizer['name']} ({tokenizer['vocabulary']:,})" if tokenizer else "–",
+                    f"{twice['share_of_tokens']:.1%}" if twice else "–",
+                ]
+            )
+    return [line for number, line in enumerate(lines) if line not in lines[:number]]
+
+
+def corpus(group: Group) -> list[tuple[str, Pairs, list[str]]]:
+    """(role, facts, source files) of the training and of the validation store."""
+    found = []
+    for role, facts in group.runs[0].record.info["corpus"].items():
+        passport = facts.get("passport")
+        pairs = flatten({key: value for key, value in facts.items() if key != "passport"})
+        names: list[str] = []
+        if passport is None:
+            pairs.append(("passport", "none: the store came without one"))
+        else:
+            listed_files = passport.get("sources", {}).get("listed", [])
+            names = [str(file.get("name")) for file in listed_files[:LISTED_FILES]]
+            pairs += _passport_facts(passport)
+        found.append((str(role), pairs, names))
+    return found
+
+
+def _passport_facts(passport: Mapping[str, Any]) -> Pairs:
+    """The passport's own facts; those of the store stand before them."""
+    hidden = {"preparation", "format", "version", "content_sha256", "unique_tokens", "documents"}
+    tree = {
+        key: value for key, value in passport.items() if key not in hidden and value is not None
+    }
+    sources = tree.get("sources")
+    if isinstance(sources, Mapping):
+        tree["sources"] = {key: value for key, value in sources.items() if key != "listed"}
+    return flatten(tree)
+
+
+def machine(run: Run) -> str:
+    """Software and machine of a run in one line."""
+    info = run.record.info
+    parts = [f"{name} {value}" for name, value in info.get("software", {}).items()]
+    kept = info.get("machine", {})
+    parts += [str(kept[key]) for key in ("device", "precision") if key in kept]
+    if "compiled" in kept:
+        parts.append("compiled" if kept["compiled"] else "not compiled")
+    if "seconds" in info:
+        parts.append(f"trained in {duration(float(info['seconds']))}")
+    return ", ".join(parts) or "not recorded"

@@ -1,0 +1,388 @@
+"""Figures of a sweep: isoFLOP curves, contours, the value of repetition, quality of the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from epochal.recipe import FAMILY_TITLES
+from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
+from epochal.report.law_section import most_common_unique_tokens
+from epochal.report.svg import Canvas, Cell, Plot, tip
+from epochal.report.text import power_of_ten
+from epochal.scaling import FamilyFit, Points
+from epochal.tally import Floats
+from epochal.units import format_count
+
+Families = Mapping[str, FamilyFit]
+_GRID = 60
+_LEVELS = 9
+
+
+def name_of(points: Points, index: int) -> str:
+    """A point's run, as the other figures call it."""
+    return Path(points.run[index]).name
+
+
+def _about(points: Points, index: int) -> str:
+    """A point in one line."""
+    n, d, u = points.params[index], points.tokens[index], points.unique_tokens[index]
+    return (
+        f"{name_of(points, index)}: {format_count(n)} parameters, {d / u:.3g} epochs over "
+        f"{format_count(u)} unique tokens, {power_of_ten(6 * n * d)} FLOPs, "
+        f"{points.loss[index]:.3f} nats"
+    )
+
+
+def _point_rows(fit: FamilyFit) -> list[list[Cell]]:
+    points = fit.points
+    return [
+        [
+            name_of(points, i),
+            fit.family,
+            float(points.params[i]),
+            float(points.tokens[i]),
+            float(points.unique_tokens[i]),
+            float(points.loss[i]),
+            float(fit.predicted[i]),
+        ]
+        for i in range(len(points))
+    ]
+
+
+_POINT_HEADER = ("run", "family", "params", "tokens", "unique_tokens", "seen", "predicted")
+
+
+def isoflop_plots(families: Families) -> list[Plot]:
+    """Per family the loss against size, a parabola per compute budget."""
+    drawn = {f: fit for f, fit in families.items() if fit.isoflop is not None}
+    losses = [loss for fit in drawn.values() for p in fit.isoflop.parabolas for loss in p.loss]  # type: ignore[union-attr]
+    ends = (min(losses), max(losses)) if losses else (0.0, 1.0)
+    return [_isoflop_plot(fit, ends) for fit in drawn.values()]
+
+
+def _isoflop_plot(fit: FamilyFit, ends: tuple[float, float]) -> Plot:
+    found = fit.isoflop
+    assert found is not None
+
+    def paint(axes: Axes, canvas: Canvas) -> None:
+        colour, paper = canvas.palette.families[fit.family], canvas.palette.paper
+        sizes = [n for parabola in found.parabolas for n in parabola.params]
+        for number, parabola in enumerate(found.parabolas):
+            alpha = 0.4 + 0.6 * (number + 1) / len(found.parabolas)
+            told = f"{power_of_ten(parabola.flops)} FLOPs"
+            x = np.geomspace(parabola.params[0] * 0.9, parabola.params[-1] * 1.1, _GRID)
+            best, lowest = parabola.optimal_params, parabola.optimal_loss
+            if best is not None and lowest is not None:
+                distance = np.log(x / best)
+                y = lowest + parabola.curvature * distance**2
+                [line] = axes.plot(x, y, color=colour, alpha=alpha, linewidth=1.6, zorder=3)
+                tip(line, "", f"{told}: best size {format_count(best)}")
+                axes.annotate(
+                    power_of_ten(parabola.flops),
+                    (x[-1], y[-1]),
+                    xytext=(2, 0),
+                    textcoords="offset points",
+                    fontsize=0.8 * canvas.font,
+                    va="center",
+                    annotation_clip=True,
+                )
+            for n, loss in zip(parabola.params, parabola.loss, strict=True):
+                [mark] = axes.plot([n], [loss], MARKERS[fit.family], color=colour, alpha=alpha)
+                mark.set(markersize=5.5, markeredgecolor=paper, markeredgewidth=0.8, zorder=4)
+                tip(mark, "", f"{format_count(n)} parameters, {told}: {loss:.3f} nats")
+            if best is not None and lowest is not None and not parabola.flags:
+                [vertex] = axes.plot([best], [lowest], "|")
+                vertex.set(color=canvas.palette.ink, markersize=9, markeredgewidth=1.4, zorder=5)
+        logarithmic(axes, canvas, min(sizes), max(sizes) * 1.5, lambda x, _: format_count(x))
+        finish(axes, *ends, "parameters N")
+
+    rows: list[list[Cell]] = [
+        [fit.family, parabola.flops, n, loss, parabola.optimal_params, parabola.optimal_loss]
+        for parabola in found.parabolas
+        for n, loss in zip(parabola.params, parabola.loss, strict=True)
+    ]
+    budgets = "; ".join(
+        f"{power_of_ten(p.flops)} FLOPs: best size "
+        f"{'none' if p.optimal_params is None else format_count(p.optimal_params)}"
+        for p in found.parabolas
+    )
+    return Plot(
+        name=f"isoflop-{fit.family}",
+        label=f"IsoFLOP curves, {FAMILY_TITLES[fit.family]}. {budgets}.",
+        title=f"{FAMILY_TITLES[fit.family]}: loss at equal compute",
+        paint=paint,
+        header=("family", "flops", "params", "nats_per_token", "best_params", "best_loss"),
+        rows=rows,
+        half=True,
+        keys=[(fit.family, MARKERS[fit.family], "a run"), ("", "-", "parabola")],
+    )
+
+
+def isoflop_notes(families: Families) -> list[str]:
+    """What the parabolas say of the best size, and what makes them doubtful."""
+    notes = []
+    for family, fit in families.items():
+        if fit.isoflop is None:
+            continue
+        title = FAMILY_TITLES[family].capitalize()
+        if fit.isoflop.params_exponent is not None:
+            notes.append(
+                f"{title}: best size ∝ C^{fit.isoflop.params_exponent:.2f}, tokens ∝ "
+                f"C^{fit.isoflop.tokens_exponent:.2f}."
+            )
+        for parabola in fit.isoflop.parabolas:
+            if parabola.flags:
+                where = power_of_ten(parabola.flops)
+                notes.append(f"{title} at {where} FLOPs: {'; '.join(parabola.flags)}.")
+    return notes
+
+
+def contour_plots(families: Families) -> list[Plot]:
+    """Per family the fitted loss over size and epochs, with the runs it comes from."""
+    drawn = [
+        fit
+        for fit in families.values()
+        if len(np.unique(fit.points.params)) > 2 and np.ptp(fit.points.epochs) > 0
+    ]
+    surfaces = [_surface(fit) for fit in drawn]
+    if not surfaces:
+        return []
+    low = min(float(losses.min()) for _, _, losses, _ in surfaces)
+    high = max(float(np.quantile(losses, 0.9)) for _, _, losses, _ in surfaces)
+    levels = low + (high - low) * np.linspace(0, 1, _LEVELS) ** 1.7
+    return [_contours(fit, *surface, levels) for fit, surface in zip(drawn, surfaces, strict=True)]
+
+
+Surface = tuple[Floats, Floats, Floats, float]
+
+
+def _surface(fit: FamilyFit) -> Surface:
+    """(sizes [S], epochs [E], loss [E, S], U)."""
+    points = fit.points
+    unique = most_common_unique_tokens(points)
+    sizes = np.geomspace(points.params.min() / 1.15, points.params.max() * 1.15, _GRID)
+    epochs = np.geomspace(points.epochs.min() / 1.15, points.epochs.max() * 1.15, _GRID)
+    grid_n, grid_e = np.meshgrid(sizes, epochs)
+    return sizes, epochs, fit.predict(grid_n, grid_e * unique, unique), unique
+
+
+def _contours(
+    fit: FamilyFit, sizes: Floats, epochs: Floats, losses: Floats, unique: float, levels: Floats
+) -> Plot:
+    here = np.flatnonzero(fit.points.unique_tokens == unique).tolist()
+
+    def paint(axes: Axes, canvas: Canvas) -> None:
+        colour = canvas.palette.families[fit.family]
+        axes.set_yscale("log")
+        lines = axes.contour(sizes, epochs, losses, levels=levels[1:], colors=[colour])
+        lines.set(linewidth=np.linspace(2.0, 0.7, len(levels) - 1))
+        axes.clabel(lines, fmt="%.2f", fontsize=0.8 * canvas.font, inline_spacing=3)
+        for index in here:
+            [mark] = axes.plot(
+                [fit.points.params[index]], [fit.points.epochs[index]], MARKERS[fit.family]
+            )
+            mark.set(color=canvas.palette.ink, markersize=4.5, alpha=0.75, zorder=4)
+            mark.set(markeredgewidth=0)
+            tip(mark, name_of(fit.points, index), _about(fit.points, index))
+        logarithmic(axes, canvas, sizes[0], sizes[-1], lambda x, _: format_count(x))
+        logarithmic(axes, canvas, epochs[0], epochs[-1], lambda x, _: f"{x:g}", vertical=True)
+        axes.set_xlabel("parameters N", labelpad=6)
+
+    step = slice(None, None, 3)
+    rows: list[list[Cell]] = [
+        [fit.family, float(unique), float(n), float(e), float(losses[i, j])]
+        for i, e in list(enumerate(epochs))[step]
+        for j, n in list(enumerate(sizes))[step]
+    ]
+    title = FAMILY_TITLES[fit.family]
+    return Plot(
+        name=f"contours-{fit.family}",
+        label=f"Loss of the fitted law over size and epochs, {title}, for {format_count(unique)} "
+        f"unique tokens; lowest {losses.min():.3f}, highest {losses.max():.3f} nats.",
+        title=f"{title}: epochs",
+        paint=paint,
+        header=("family", "unique_tokens", "params", "epochs", "predicted_nats_per_token"),
+        rows=rows,
+        half=True,
+        keys=[("", MARKERS[fit.family], "a run"), (fit.family, "-", "equal loss, nats")],
+    )
+
+
+def repetition_plot(families: Families) -> Plot | None:
+    """How many fresh tokens repeated ones are worth, per unique token, against epochs."""
+    known = {f: fit for f, fit in families.items() if fit.constants.get("R_D") is not None}
+    if not known:
+        return None
+    most = max(float(fit.points.epochs.max()) for fit in known.values())
+    epochs = np.geomspace(1, max(4.0, 1.5 * most), _GRID)
+    values = {f: _worth(fit, epochs) for f, fit in known.items()}
+    lows = {f: _worth(fit, epochs, 0) for f, fit in known.items()}
+    highs = {f: _worth(fit, epochs, 1) for f, fit in known.items()}
+
+    def paint(axes: Axes, canvas: Canvas) -> None:
+        axes.set_yscale("log")
+        top = 1.3 * max(float(value.max()) for value in values.values())
+        [fresh] = axes.plot(epochs, epochs, color=canvas.palette.muted, linestyle=(0, (5, 3)))
+        fresh.set(linewidth=1.2)
+        tip(fresh, "", "every token fresh")
+        for family, fit in known.items():
+            colour = canvas.palette.families[family]
+            axes.fill_between(
+                epochs, lows[family], highs[family], color=colour, alpha=0.15, linewidth=0
+            )
+            [line] = axes.plot(epochs, values[family], color=colour, linewidth=2, zorder=3)
+            tip(line, "", f"{FAMILY_TITLES[family]}: {half_life_text(fit)}")
+            if fit.half_life is not None and 1 + fit.half_life < epochs[-1]:
+                at = 1 + fit.half_life
+                [mark] = axes.plot([at], _worth(fit, np.array([at])), MARKERS[family], color=colour)
+                mark.set(markersize=8, markeredgecolor=canvas.palette.paper, zorder=4)
+                tip(mark, "", f"{FAMILY_TITLES[family]}: {half_life_text(fit)}")
+        logarithmic(axes, canvas, 1.0, epochs[-1], lambda x, _: f"{x:g}")
+        logarithmic(axes, canvas, 1.0, top, lambda x, _: f"{x:g}", vertical=True)
+        axes.set_xlabel("epochs (passes over the unique tokens)", labelpad=6)
+
+    rows: list[list[Cell]] = [
+        [family, float(e), float(v), float(low), float(high)]
+        for family in known
+        for e, v, low, high in zip(epochs, values[family], lows[family], highs[family], strict=True)
+    ]
+    told = " ".join(f"{FAMILY_TITLES[f]}: {half_life_text(fit)}." for f, fit in known.items())
+    return Plot(
+        name="repetition",
+        label=f"Unique-equivalent tokens per unique token against epochs. {told}",
+        title="unique-equivalent tokens per unique token",
+        paint=paint,
+        header=("family", "epochs", "worth", "low", "high"),
+        rows=rows,
+        keys=[*family_keys(list(known)), ("", "--", "if all were fresh")],
+    )
+
+
+def _worth(fit: FamilyFit, epochs: Floats, end: int | None = None) -> Floats:
+    """D'/U at these epochs; with `end` 0 or 1 at that end of R_D's interval (open: all fresh)."""
+    law = fit
+    if end is not None:
+        star = fit.intervals.get("R_D", (None, None))[end]
+        if star is None:
+            return epochs if end else _worth(fit, epochs)
+        changed = fit.inner.copy()
+        changed[fit.form.index("R_D")] = np.log(star)
+        law = replace(fit, inner=changed)
+    worth: Floats = law.unique_equivalent(epochs * 1e6, 1e6) / 1e6
+    return worth
+
+
+def half_life_text(fit: FamilyFit) -> str:
+    """ "half-life 11 repetitions (95 % 8 to 17)"."""
+    if fit.half_life is None:
+        return "the half-life of data is not determined by these runs"
+    low, high = fit.intervals.get("R_D", (None, None))
+    ends = ""
+    if low is not None:
+        below, above = np.log(2) * low, None if high is None else np.log(2) * high
+        ends = (
+            f" (95 %: at least {below:.3g})"
+            if above is None
+            else f" (95 %: {below:.3g} to {above:.3g})"
+        )
+    return f"half-life {fit.half_life:.3g} repetitions{ends}"
+
+
+def quality_plots(families: Families) -> list[Plot]:
+    """Predicted against seen, and residuals against epochs."""
+    if not families:
+        return []
+    rows = [row for fit in families.values() for row in _point_rows(fit)]
+    keys = family_keys(list(families))
+    losses = np.concatenate([[*fit.points.loss, *fit.predicted] for fit in families.values()])
+    ends = float(losses.min()), float(losses.max())
+    worst = max(float(np.abs(fit.residuals).max()) for fit in families.values())
+    told = "; ".join(
+        f"{FAMILY_TITLES[f]}: {len(fit.points)} runs, R² {fit.r2:.3f}"
+        for f, fit in families.items()
+    )
+
+    def against(axes: Axes, canvas: Canvas) -> None:
+        axes.plot(ends, ends, color=canvas.palette.muted, linewidth=1)
+        for fit in families.values():
+            _points(axes, canvas, fit, fit.points.loss, fit.predicted)
+        room = 0.05 * (ends[1] - ends[0])
+        axes.set_xlim(ends[0] - room, ends[1] + room)
+        axes.xaxis.set_major_locator(MaxNLocator(canvas.ticks))
+        finish(axes, *ends, "seen, nats per token")
+
+    def left(axes: Axes, canvas: Canvas) -> None:
+        axes.axhline(0, color=canvas.palette.muted, linewidth=1)
+        for fit in families.values():
+            _points(axes, canvas, fit, fit.points.epochs, 100 * fit.residuals)
+        epochs = np.concatenate([fit.points.epochs for fit in families.values()])
+        logarithmic(axes, canvas, epochs.min(), epochs.max() * 1.01, lambda x, _: f"{x:g}")
+        finish(axes, -100 * worst, 100 * worst, "epochs")
+
+    return [
+        Plot(
+            name="predicted",
+            label=f"Predicted against seen loss. {told}.",
+            title="predicted, nats per token",
+            paint=against,
+            header=_POINT_HEADER,
+            rows=rows,
+            half=True,
+            keys=keys,
+        ),
+        Plot(
+            name="residuals",
+            label=f"Residuals of the fit in percent against epochs, at most {100 * worst:.2g} %.",
+            title="predicted over seen − 1, %",
+            paint=left,
+            header=_POINT_HEADER,
+            rows=rows,
+            half=True,
+            keys=keys,
+        ),
+    ]
+
+
+def _points(axes: Axes, canvas: Canvas, fit: FamilyFit, x: Floats, y: Floats) -> None:
+    for index in range(len(fit.points)):
+        [mark] = axes.plot([x[index]], [y[index]], MARKERS[fit.family])
+        mark.set(color=canvas.palette.families[fit.family], markersize=5.5, alpha=0.85, zorder=3)
+        mark.set(markeredgecolor=canvas.palette.paper, markeredgewidth=0.8)
+        text = f"{_about(fit.points, index)}, predicted {fit.predicted[index]:.3f}"
+        tip(mark, name_of(fit.points, index), text)
+
+
+def law_plots(families: Families) -> dict[str, list[Plot]]:
+    """The figures of each section; sections without data have none."""
+    repetition = repetition_plot(families)
+    return {
+        "isoflop": isoflop_plots(families),
+        "contours": contour_plots(families),
+        "repetition": [repetition] if repetition else [],
+        "quality": quality_plots(families),
+    }
+
+
+def constants_rows(families: Families) -> list[Sequence[str]]:
+    """(family, constant, value, interval or what is to be said of it) of every constant."""
+    rows: list[Sequence[str]] = []
+    for family, fit in families.items():
+        for name, value in fit.constants.items():
+            said = fit.statements.get(name)
+            low, high = fit.intervals.get(name, (None, None))
+            if said is None:
+                said = "–" if low is None or high is None else f"{_short(low)} to {_short(high)}"
+            rows.append(
+                (FAMILY_TITLES[family], name, "–" if value is None else _short(value), said)
+            )
+    return rows
+
+
+def _short(value: float) -> str:
+    return power_of_ten(float(f"{value:.4g}")) if value >= 1000 else f"{value:.4g}"

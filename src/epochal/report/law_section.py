@@ -1,0 +1,89 @@
+"""What scaling laws say of the runs on the page: a fit of each family, or why there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epochal.errors import EpochalError, RunError
+from epochal.recipe import FAMILIES
+from epochal.report.collect import Run
+from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
+from epochal.scaling.from_runs import read_points
+
+LEAST_RUNS = 5
+"""Of fewer runs of a family no law is tried."""
+STUDY = "study.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laws:
+    """Laws of the runs on the page."""
+
+    families: dict[str, FamilyFit] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    """Why a family has none."""
+    notes: list[str] = field(default_factory=list)
+    study: dict[str, Any] = field(default_factory=dict)
+    """What `epochal study` left to be said: see docs/report.md."""
+
+
+def read_study(places: Sequence[str | Path]) -> dict[str, Any]:
+    """study.json in one of the places; empty if there is none. Raises RunError if damaged."""
+    for place in map(Path, places):
+        path = place / STUDY
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}); run `epochal study` again") from None
+        if not isinstance(content, dict):
+            raise RunError(f"{path} cannot be read (no object); run `epochal study` again")
+        return content
+    return {}
+
+
+def held_out(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The runs that were kept from the fit to check it; empty if there are none."""
+    found = study.get("held_out") or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
+def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitReport | None) -> Laws:
+    """The laws of `fit`, or of a fit of `law` to the runs, each family by itself.
+
+    Runs that the study held out are left out. A family whose runs cannot determine the law is
+    told so; with fewer than five runs nothing is tried. Raises UserError for an unknown law.
+    """
+    if fit is not None:
+        return Laws(families=dict(fit.families), notes=list(fit.notes), study=study)
+    kept = {str(one.get("run")) for one in held_out(study)}
+    families: dict[str, FamilyFit] = {}
+    refusals: list[str] = []
+    notes: list[str] = []
+    for family in FAMILIES:
+        paths = [
+            run.record.path
+            for run in runs
+            if run.family == family and run.label not in kept and run.curve is not None
+        ]
+        if len(paths) < LEAST_RUNS:
+            continue
+        try:
+            made = fit_points(read_points(paths), FitSettings(law=law))
+        except EpochalError as error:
+            refusals.append(f"{family}: {error}")
+            continue
+        families |= made.families
+        notes += [note for note in made.notes if note not in notes]
+    return Laws(families=families, refusals=refusals, notes=notes, study=study)
+
+
+def most_common_unique_tokens(points: Points) -> float:
+    """The number of unique tokens that most points have; the largest of those."""
+    values: list[float] = points.unique_tokens.tolist()
+    return max(set(values), key=lambda value: (values.count(value), value))

@@ -14,7 +14,7 @@ from made_runs import result
 UNIQUE = 10_000_000
 SIZES = (4e5, 1e6, 2.5e6, 6e6, 1.5e7)
 EPOCHS = (1, 4, 16, 64, 256)
-BUDGETS = (6e14, 6e15, 6e16)
+BUDGETS = (6e15,)
 CONSTANTS = {
     "ar": {"A": 180, "B": 900, "E": 1.7, "alpha": 0.36, "beta": 0.38, "R_D": 12, "R_N": 60},
     "mdm": {"A": 180, "B": 1900, "E": 1.7, "alpha": 0.36, "beta": 0.38, "R_D": 150, "R_N": 200},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -72,10 +75,17 @@ def both(tmp_path):
     return tmp_path
 
 
-def test_it_loads_nothing_and_runs_nothing(both):
+def test_it_loads_nothing_and_runs_its_own_script_only(both):
     _, source, page = report(both)
-    assert not page.tags["script"] + page.tags["link"] + page.tags["img"] + page.tags["iframe"]
-    assert all(link.startswith("#") for link in page.links)
+    assert not page.tags["link"] + page.tags["img"] + page.tags["iframe"]
+    assert all(link.startswith(("#", "data:text/csv")) for link in page.links)
+    own = (Path(write_report.__code__.co_filename).parent / "page.js").read_text()
+    [script] = re.findall(r"<script>(.*?)</script>", source, flags=re.DOTALL)
+    assert script == own
+    # The browser runs this script and no other, whatever a run's texts hold.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-"
+    checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"{policy}{checksum}'" in source
     assert "url(" not in re.sub(r"url\(#", "", source)
     assert "@import" not in source
 
@@ -83,7 +93,9 @@ def test_it_loads_nothing_and_runs_nothing(both):
 def test_every_reference_inside_has_its_target_and_ids_are_unique(both):
     _, source, page = report(both)
     assert max(Counter(page.ids).values()) == 1
-    wanted = {link[1:] for link in page.links} | set(re.findall(r"url\(#([^)]+)\)", source))
+    wanted = {link[1:] for link in page.links if link[0] == "#"} | set(
+        re.findall(r"url\(#([^)]+)\)", source)
+    )
     assert wanted
     assert wanted <= set(page.ids)
 
@@ -110,7 +122,7 @@ def test_hostile_text_stays_text(both):
     run = make_run(folder, "mdm", FALLING)
     run.folder.write_samples([{"prompt": HOSTILE, "text": HOSTILE + " more", "seed": 0}])
     _, source, page = report(both)
-    assert not page.tags["script"]
+    assert page.tags["script"] == 1  # ours
     assert "alert(1)" in page.text
     assert 'x"><b onload=y>' in page.text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", source)

@@ -45,13 +45,14 @@ def passport_lines(groups: list[Group]) -> list[list[str]]:
     for group in groups:
         for role, facts in group.runs[0].record.info["corpus"].items():
             passport = facts.get("passport") or {}
-            tokens, bytes_of_text = int(facts["unique_tokens"]), passport.get("text_bytes")
+            tokens = int(facts.get("unique_tokens") or passport.get("unique_tokens") or 0)
+            bytes_of_text = passport.get("text_bytes")
             tokenizer = passport.get("tokenizer") or {}
             twice = passport.get("duplicates") or {}
             lines.append(
                 [
                     str(role),
-                    format_count(tokens),
+                    format_count(tokens) if tokens else "–",
                     f"{int(facts.get('documents') or 0):,}" if facts.get("documents") else "–",
                     f"{bytes_of_text / tokens:.2f}" if bytes_of_text and tokens else "–",
                     f"{tokenizer['name']} ({tokenizer['vocabulary']:,})" if tokenizer else "–",

@@ -82,6 +82,7 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
     """Validation NLL against compute, with the frontier and the meeting point, if any."""
     runs = [run for group in groups for run in group.runs]
     meeting = the_meeting(groups)
+    crossing = frontier_crossing(groups) if meeting is None else None
 
     def paint(axes: Axes, canvas: Canvas) -> None:
         curves = [run.curve for run in runs if run.curve is not None]
@@ -92,18 +93,11 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
             right = max(right, meeting.interval[1])
         _curves(axes, canvas, groups, "flops")
         if comparable(groups):
-            flops, nll = pareto_frontier(curves)
-            # Carried on to the right: what was reached stays reached.
-            flops, nll = np.append(flops, right), np.append(nll, nll[-1])
-            axes.step(
-                flops,
-                nll,
-                where="post",
-                color=canvas.palette.ink,
-                linewidth=1.3,
-                linestyle=(0, (1, 1.6)),
-                zorder=4,
-            )
+            for family, reached in frontiers(runs).items():
+                _frontier(axes, canvas, family, reached, right)
+        if crossing is not None:
+            axes.axvline(crossing, color=canvas.palette.muted, linewidth=1, linestyle=(0, (4, 3)))
+            _note(axes, crossing, f"frontiers cross at {power_of_ten(crossing)}")
         if meeting is not None:
             _mark_meeting(axes, canvas, meeting)
         logarithmic(axes, canvas, left, right, lambda x, _: power_of_ten(x))
@@ -144,6 +138,49 @@ def _rows(runs: Sequence[Run], losses: bool) -> list[list[Cell]]:
         if run.result is not None and run.best is not None and run.nll is not None:
             rows.append([*head, "best, evaluated", *run.best, run.nll])
     return rows
+
+
+def frontiers(runs: Sequence[Run]) -> dict[str, tuple[Floats, Floats]]:
+    """Per family (flops, nll): the lowest NLL that any of its runs had by each compute."""
+    found: dict[str, tuple[Floats, Floats]] = {}
+    for family in FAMILIES:
+        curves = [run.curve for run in runs if run.family == family and run.curve is not None]
+        if curves:
+            found[family] = pareto_frontier(curves)
+    return found
+
+
+def frontier_crossing(groups: Sequence[Group]) -> float | None:
+    """FLOPs from which diffusion's frontier lies below AR's; None if it does not to the end.
+
+    Only of one group with several runs of each family: with one of each, the verdict tells
+    where the two curves meet, with an interval.
+    """
+    runs = [run for group in groups for run in group.runs]
+    found = frontiers(runs)
+    several = all(sum(run.family == family for run in runs) > 1 for family in FAMILIES)
+    if len(groups) != 1 or not several or len(found) < len(FAMILIES):
+        return None
+    (ar_flops, ar_nll), (mdm_flops, mdm_nll) = found["ar"], found["mdm"]
+    grid = np.union1d(ar_flops, mdm_flops)
+    grid = grid[grid >= max(ar_flops[0], mdm_flops[0])]
+    # A frontier is a staircase: what was reached by a compute stays reached.
+    ar = ar_nll[np.searchsorted(ar_flops, grid, side="right") - 1]
+    mdm = mdm_nll[np.searchsorted(mdm_flops, grid, side="right") - 1]
+    behind = np.flatnonzero(mdm >= ar)
+    if not len(behind) or behind[-1] + 1 >= len(grid):
+        return None
+    return float(grid[behind[-1] + 1])
+
+
+def _frontier(
+    axes: Axes, canvas: Canvas, family: str, reached: tuple[Floats, Floats], right: float
+) -> None:
+    """A family's frontier, carried on to the right: what was reached stays reached."""
+    flops, nll = np.append(reached[0], right), np.append(reached[1], reached[1][-1])
+    [line] = axes.step(flops, nll, where="post", color=canvas.palette.ink, linewidth=1.4, zorder=4)
+    line.set_linestyle((0, (1, 1.6)))
+    tip(line, "", f"{FAMILY_TITLES[family]}: lowest loss by each compute, {nll[-1]:.3f} at last")
 
 
 def show_losses(runs: Sequence[Run]) -> bool:
@@ -187,7 +224,7 @@ def _curves(axes: Axes, canvas: Canvas, groups: Sequence[Group], axis: Axis) -> 
                 run.curve.nll,
                 color=canvas.palette.families[run.family],
                 linewidth=1.2 if many else 2,
-                alpha=0.7 if many else 1,
+                alpha=0.45 if many else 1,
                 linestyle=dashes,
                 solid_joinstyle="round",
                 zorder=3,
@@ -242,9 +279,14 @@ def _mark_meeting(axes: Axes, canvas: Canvas, meeting: Meeting) -> None:
     muted = canvas.palette.muted
     axes.axvspan(*meeting.interval, color=muted, alpha=0.15, linewidth=0)
     axes.axvline(meeting.flops, color=muted, linewidth=1)
+    _note(axes, meeting.flops, f"meet at {power_of_ten(meeting.flops)}")
+
+
+def _note(axes: Axes, flops: float, text: str) -> None:
+    """A word beside a vertical line."""
     axes.annotate(
-        f"meet at {power_of_ten(meeting.flops)}",
-        (meeting.flops, 0.99),
+        text,
+        (flops, 0.99),
         xycoords=("data", "axes fraction"),
         xytext=(-5, 0),
         textcoords="offset points",

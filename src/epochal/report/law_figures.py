@@ -61,21 +61,21 @@ _POINT_HEADER = ("run", "family", "params", "tokens", "unique_tokens", "seen", "
 def isoflop_plots(families: Families) -> list[Plot]:
     """Per family the loss against size, a parabola per compute budget."""
     drawn = {f: fit for f, fit in families.items() if fit.isoflop is not None}
-    losses = [loss for fit in drawn.values() for p in fit.isoflop.parabolas for loss in p.loss]  # type: ignore[union-attr]
-    ends = (min(losses), max(losses)) if losses else (0.0, 1.0)
-    return [_isoflop_plot(fit, ends) for fit in drawn.values()]
+    return [_isoflop_plot(fit) for fit in drawn.values()]
 
 
-def _isoflop_plot(fit: FamilyFit, ends: tuple[float, float]) -> Plot:
+def _isoflop_plot(fit: FamilyFit) -> Plot:
     found = fit.isoflop
     assert found is not None
+    losses = [loss for parabola in found.parabolas for loss in parabola.loss]
 
     def paint(axes: Axes, canvas: Canvas) -> None:
         colour, paper = canvas.palette.families[fit.family], canvas.palette.paper
         sizes = [n for parabola in found.parabolas for n in parabola.params]
         for number, parabola in enumerate(found.parabolas):
             alpha = 0.4 + 0.6 * (number + 1) / len(found.parabolas)
-            told = f"{power_of_ten(parabola.flops)} FLOPs"
+            budget = power_of_ten(float(f"{parabola.flops:.2g}"))
+            told = f"{budget} FLOPs"
             x = np.geomspace(parabola.params[0] * 0.9, parabola.params[-1] * 1.1, _GRID)
             best, lowest = parabola.optimal_params, parabola.optimal_loss
             if best is not None and lowest is not None:
@@ -84,7 +84,7 @@ def _isoflop_plot(fit: FamilyFit, ends: tuple[float, float]) -> Plot:
                 [line] = axes.plot(x, y, color=colour, alpha=alpha, linewidth=1.6, zorder=3)
                 tip(line, "", f"{told}: best size {format_count(best)}")
                 axes.annotate(
-                    power_of_ten(parabola.flops),
+                    budget,
                     (x[-1], y[-1]),
                     xytext=(2, 0),
                     textcoords="offset points",
@@ -99,8 +99,8 @@ def _isoflop_plot(fit: FamilyFit, ends: tuple[float, float]) -> Plot:
             if best is not None and lowest is not None and not parabola.flags:
                 [vertex] = axes.plot([best], [lowest], "|")
                 vertex.set(color=canvas.palette.ink, markersize=9, markeredgewidth=1.4, zorder=5)
-        logarithmic(axes, canvas, min(sizes), max(sizes) * 1.5, lambda x, _: format_count(x))
-        finish(axes, *ends, "parameters N")
+        logarithmic(axes, canvas, min(sizes), max(sizes) * 2.2, lambda x, _: format_count(x))
+        finish(axes, min(losses), max(losses), "parameters N")
 
     rows: list[list[Cell]] = [
         [fit.family, parabola.flops, n, loss, parabola.optimal_params, parabola.optimal_loss]
@@ -115,7 +115,7 @@ def _isoflop_plot(fit: FamilyFit, ends: tuple[float, float]) -> Plot:
     return Plot(
         name=f"isoflop-{fit.family}",
         label=f"IsoFLOP curves, {FAMILY_TITLES[fit.family]}. {budgets}.",
-        title=f"{FAMILY_TITLES[fit.family]}: loss at equal compute",
+        title=f"loss, nats per token – {FAMILY_TITLES[fit.family]}",
         paint=paint,
         header=("family", "flops", "params", "nats_per_token", "best_params", "best_loss"),
         rows=rows,
@@ -205,7 +205,7 @@ def _contours(
         name=f"contours-{fit.family}",
         label=f"Loss of the fitted law over size and epochs, {title}, for {format_count(unique)} "
         f"unique tokens; lowest {losses.min():.3f}, highest {losses.max():.3f} nats.",
-        title=f"{title}: epochs",
+        title=f"epochs – {title}",
         paint=paint,
         header=("family", "unique_tokens", "params", "epochs", "predicted_nats_per_token"),
         rows=rows,
@@ -370,18 +370,19 @@ def law_plots(families: Families) -> dict[str, list[Plot]]:
 
 
 def constants_rows(families: Families) -> list[Sequence[str]]:
-    """(family, constant, value, interval or what is to be said of it) of every constant."""
-    rows: list[Sequence[str]] = []
-    for family, fit in families.items():
-        for name, value in fit.constants.items():
-            said = fit.statements.get(name)
-            low, high = fit.intervals.get(name, (None, None))
-            if said is None:
-                said = "–" if low is None or high is None else f"{_short(low)} to {_short(high)}"
-            rows.append(
-                (FAMILY_TITLES[family], name, "–" if value is None else _short(value), said)
-            )
-    return rows
+    """Per constant its name and each family's value with interval, or what is said of it."""
+    names = list(dict.fromkeys(name for fit in families.values() for name in fit.constants))
+    return [(name, *(_constant(fit, name) for fit in families.values())) for name in names]
+
+
+def _constant(fit: FamilyFit, name: str) -> str:
+    value, said = fit.constants.get(name), fit.statements.get(name)
+    low, high = fit.intervals.get(name, (None, None))
+    if said is None and low is not None and high is not None:
+        said = f"{_short(low)} to {_short(high)}"
+    if value is None:
+        return said or "–"
+    return _short(value) + (f" ({said})" if said else "")
 
 
 def _short(value: float) -> str:

@@ -13,6 +13,7 @@ from epochal.recipe import FAMILIES
 from epochal.report.collect import Run
 from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
 from epochal.scaling.from_runs import read_points
+from epochal.scaling.planner import PlanReport, make_plan
 
 LEAST_RUNS = 5
 """Of fewer runs of a family no law is tried."""
@@ -27,6 +28,8 @@ class Laws:
     refusals: list[str] = field(default_factory=list)
     """Why a family has none."""
     notes: list[str] = field(default_factory=list)
+    plan: PlanReport | None = None
+    """What to train on these tokens with a budget."""
     study: dict[str, Any] = field(default_factory=dict)
     """What `epochal study` left to be said: see docs/report.md."""
 
@@ -81,6 +84,21 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
         families |= made.families
         notes += [note for note in made.notes if note not in notes]
     return Laws(families=families, refusals=refusals, notes=notes, study=study)
+
+
+def find_plan(runs: Sequence[Run], laws: Laws, flops: float | None) -> PlanReport | None:
+    """The plan for a budget of `flops` (the largest compute of any run if None).
+
+    It is for as many unique tokens as most of the points have. None without laws; None, too,
+    where the runs do not tell their vocabulary, and with it which models could be trained.
+    """
+    vocabularies = {int(run.record.numbers.get("vocabulary") or 0) for run in runs} - {0}
+    if not laws.families or not vocabularies:
+        return None
+    points = next(iter(laws.families.values())).points
+    budget = flops if flops is not None else max(run.flops for run in runs)
+    unique = most_common_unique_tokens(points)
+    return make_plan(dict(laws.families), unique, budget, vocabulary=min(vocabularies))
 
 
 def most_common_unique_tokens(points: Points) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,13 +32,21 @@ from epochal.report.law_figures import (
     isoflop_notes,
     law_plots,
 )
-from epochal.report.law_section import Laws, find_laws, held_out, read_study
+from epochal.report.law_section import Laws, find_laws, find_plan, held_out, read_study
+from epochal.report.plan_section import budget_plot, plan_content
 from epochal.report.svg import Plot, check_formats, inline, save
-from epochal.report.text import count, listed, power_of_ten, printable
+from epochal.report.text import commands, count, listed, power_of_ten, printable, sentence
 from epochal.report.verdicts import Group, group_runs
 from epochal.scaling import FitReport
+from epochal.scaling.known import find_form
+from epochal.scaling.planner import PlanReport
 from epochal.units import format_count
 
+_SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan")
+# What study.json may leave out.
+_STUDY = {"recommendation": None, "budget": None, "machine": None}
+_STAGE = {"name": "–", "status": "–", "seconds": None, "note": ""}
+_HELD_OUT = {"run": "–", "predicted": None, "interval": None, "seen": None, "note": ""}
 _STATUS = {
     "running": "is still running, or was killed: what follows is the state at its last line",
     "stopped": "was ended early; the same `epochal train` goes on with it",
@@ -74,7 +82,9 @@ def write_report(
     out: str | Path = "report.html",
     *,
     law: str | None = None,
+    flops: float | None = None,
     fit: FitReport | None = None,
+    plan: PlanReport | None = None,
     figures: Sequence[str] = (),
 ) -> Report:
     """Write the page about the runs in `places` (run folders, or folders that hold runs).
@@ -91,10 +101,13 @@ def write_report(
             f"{target} is a folder; name the page to write, such as {target}/report.html"
         )
     check_formats(figures)
+    study = read_study(places)
+    law = find_form(law or str(study.get("law") or "data-constrained")).name
     runs = read_runs(places)
     groups = group_runs(runs)
-    study = read_study(places)
-    laws = find_laws(runs, study, law or str(study.get("law") or "data-constrained"), fit)
+    laws = find_laws(runs, study, law, fit)
+    budget = flops if flops is not None else study.get("flops")
+    laws = replace(laws, plan=plan or find_plan(runs, laws, budget))
     plots = _plots(runs, groups, laws)
     files.write_text(target, _render(runs, groups, laws, plots))
     drawn = [plot for section in plots.values() for plot in section]
@@ -110,6 +123,8 @@ def _plots(runs: list[Run], groups: list[Group], laws: Laws) -> dict[str, list[P
     if any(run.curve is not None for run in runs):
         curves = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
     sections = curves | law_plots(laws.families)
+    if laws.plan is not None and laws.families:
+        sections["plan"] = [budget_plot(laws.plan, laws.families)]
     return {name: plots for name, plots in sections.items() if plots}
 
 
@@ -122,21 +137,25 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["printable"] = printable
+    environment.filters |= {"printable": printable, "sentence": sentence, "commands": commands}
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         title=_title(runs, groups),
         groups=groups,
         rows=[_row(run) for run in runs],
         warnings=[warning for group in groups for warning in _warnings(group)],
-        plots={name: [_shown(plot) for plot in section] for name, section in plots.items()},
+        plots={name: [_shown(plot) for plot in plots.get(name, [])] for name in _SECTIONS},
+        unfinished=any(run.status != "finished" for run in runs),
         losses=show_losses(runs),
         laws=laws,
         constants=constants_rows(laws.families),
+        plan=plan_content(laws.plan, runs[0].recipe, runs[0].record.numbers.get("vocabulary", 0)),
         half_lives=[(f, half_life_text(fit)) for f, fit in laws.families.items()],
         isoflop_notes=isoflop_notes(laws.families),
         dropped=[d for fit in laws.families.values() for d in fit.dropped],
-        held_out=[dict(one) for one in held_out(laws.study)],
+        held_out=[_HELD_OUT | dict(one) for one in held_out(laws.study)],
+        study=_STUDY | laws.study,
+        stages=[_STAGE | dict(stage) for stage in laws.study.get("stages") or []],
         stores=passport_lines(groups),
         sections=_sections(plots, laws, any(run.samples for run in runs)),
         script=Markup(script),
@@ -165,6 +184,7 @@ def _sections(plots: dict[str, list[Plot]], laws: Laws, texts: bool) -> list[tup
         ("contours", "Size and epochs"): "contours" in plots,
         ("repetition", "Repetition"): "repetition" in plots,
         ("fit", "Fit"): "quality" in plots or bool(laws.refusals),
+        ("plan", "Plan"): laws.plan is not None,
         ("held-out", "Held-out run"): bool(laws.study.get("held_out")),
         ("study", "Study"): bool(laws.study.get("stages")),
         ("texts", "Texts"): texts,

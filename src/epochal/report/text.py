@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from markupsafe import Markup, escape
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # Control characters are not allowed in HTML; their pictures are (tab and newline stay).
@@ -24,6 +27,16 @@ def power_of_ten(value: float) -> str:
 def printable(text: str) -> str:
     """`text` with pictures in place of characters that must not stand in an HTML page."""
     return text.replace("\r\n", "\n").translate(_PICTURES | _REPLACED)
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital letter at its beginning and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def commands(text: str) -> Markup:
+    """`text` as HTML, escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:

@@ -1,0 +1,156 @@
+"""The page in a real browser: quiet, self-contained, fits a phone, light and dark, hover, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from epochal.report import write_report
+from made_runs import make_run
+
+CHROMIUM = Path("/usr/bin/chromium")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    """A page about five runs of each family, with texts that mean harm."""
+    folder = tmp_path_factory.mktemp("browser")
+    for number in range(5):
+        lift = number / 10
+        make_run(folder / f"ar-{number}", "ar", [4.5, 3.6, 3.4 + lift, 3.5 + lift], seed=number)
+        run = make_run(folder / f"mdm-{number}", "mdm", [5.5, 4.4, 3.8, 3.3 + lift], seed=number)
+    harm = "<script>document.title = 'harm'</script><img src=x onerror=\"document.title='harm'\">"
+    run.folder.write_samples([{"prompt": harm, "text": f"{harm} and {'long' * 60}", "seed": 0}])
+    return write_report([folder], folder / "report.html").path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with playwright.sync_playwright() as tool:
+        opened = tool.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, page_file):
+    """A function that opens the page and checks, when the test ends, that all was quiet."""
+    opened, complaints, requests = [], [], []
+
+    def go(width=1000, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(page_file.as_uri())
+        opened.append(context)
+        return page
+
+    yield go
+    assert not complaints
+    assert set(requests) == {page_file.as_uri()}
+    for context in opened:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000])
+def test_it_fits_and_has_both_colour_schemes(visit, width, scheme):
+    page = visit(width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    colours = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        ".map(c => c.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3)"
+    )
+    paper, ink = colours
+    assert abs(paper - ink) > 150
+    assert (paper > ink) == (scheme == "light")
+    # Of each pair of drawings one is shown, and nothing in it is cut off.
+    shown = page.evaluate(
+        "[...document.querySelectorAll('figure')].map(f => [...f.querySelectorAll('svg.drawing')]"
+        ".filter(s => s.getClientRects().length).length)"
+    )
+    assert shown
+    assert set(shown) == {1}
+    assert "harm" not in page.title()
+
+
+def test_letters_stay_large_on_a_phone(visit):
+    page = visit(390)
+    smallest = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('svg.drawing text')]"
+        ".filter(t => t.getClientRects().length).map(t => t.getBoundingClientRect().height))"
+    )
+    assert smallest > 9
+
+
+def test_the_pointer_shows_the_run(visit):
+    page = visit()
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    curve = page.locator("figure[data-name=epochs] svg.wide .tip[data-run='mdm-3'] .edge").first
+    curve.scroll_into_view_if_needed()
+    point = curve.evaluate(
+        "p => { const q = p.getPointAtLength(p.getTotalLength() * 0.97);"
+        " const s = q.matrixTransform(p.getScreenCTM()); return [s.x, s.y]; }"
+    )
+    page.mouse.move(*point)
+    assert tip.is_visible()
+    assert "mdm-3: masked diffusion" in tip.text_content()
+    assert page.locator("tr.hot").count() == 1
+    assert page.locator("svg.dim").count() >= 1
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 1000
+    page.mouse.move(2, 2)
+    assert tip.is_hidden()
+    assert page.locator("svg.dim").count() == 0
+
+
+def test_the_pointer_on_the_table_marks_the_curve(visit):
+    page = visit()
+    page.locator("tr[data-run='ar-1']").hover()
+    assert page.locator("figure[data-name=flops] svg.wide .tip.hot").count() >= 1
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_every_figure_is_saved_as_svg_and_csv(visit, width):
+    page = visit(width, "dark")
+    for figure in page.locator("figure").all():
+        name = figure.get_attribute("data-name")
+        with page.expect_download() as waiting:
+            figure.locator("button[data-save]").click()
+        assert waiting.value.suggested_filename == f"{name}.svg"
+        text = Path(waiting.value.path()).read_text(encoding="utf-8")
+        assert text.startswith("<svg")
+        assert "var(--" not in text
+        assert "#5db7ee" in text or "#f0a04b" in text  # the dark page's colours
+        with page.expect_download() as waiting:
+            figure.locator("a[download]").click()
+        assert waiting.value.suggested_filename == f"{name}.csv"
+        head, *rows = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
+        assert head.startswith("run,family,")
+        assert len(rows) >= 40
+
+
+def test_a_recipe_can_be_copied_by_hand(visit):
+    page = visit()
+    recipes = page.locator("#recipes details")
+    recipes.first.locator("summary").click()
+    recipes.first.locator("button").click()
+    assert "family =" in page.evaluate("getSelection().toString()")
+
+
+def test_print_has_no_buttons_and_all_rows(visit):
+    page = visit()
+    page.emulate_media(media="print")
+    assert page.locator(".save:visible").count() == 0
+    assert page.locator("nav").is_hidden()
+    assert len(page.pdf()) > 20_000

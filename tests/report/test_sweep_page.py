@@ -77,7 +77,8 @@ def test_constants_on_the_page_are_those_that_were_planted(page):
     _, source = page
     for family, title in (("ar", "autoregressive"), ("mdm", "masked diffusion")):
         told = re.search(
-            rf"<li>{title.capitalize()}: half-life ([\d.]+) repetitions \(95 %: ([\d.]+) to ([\d.]+)\)",
+            rf"<li>{title.capitalize()}: half-life ([\d.]+) repetitions "
+            r"\(95 %: ([\d.]+) to ([\d.]+)\)",
             source,
         )
         value, low, high = map(float, told.groups())

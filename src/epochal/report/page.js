@@ -52,7 +52,7 @@
   document.addEventListener("pointermove", show);
   document.addEventListener("pointerdown", show);
   document.addEventListener("pointerleave", leave);
-  window.addEventListener("scroll", leave, { passive: true });
+  document.addEventListener("pointercancel", leave); // a finger that began to scroll
 
   // A drawing as a file of its own: the page's colours become plain ones.
   function save(figure) {

@@ -49,7 +49,7 @@ def as_words(values):
 
 def final_files(run_dir):
     """Content of the last checkpoint's tensors."""
-    [last] = (run_dir / "checkpoints").glob("last-*")
+    last = max((run_dir / "checkpoints").glob("last-*"))
     return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
 
 

@@ -90,6 +90,8 @@ NEUTRAL = {
     "train.start_from": "runs/trunk",
     "train.start_step": 8,
     "checkpoint.every": "1 minute",
+    "checkpoint.keep": 5,
+    "checkpoint.keep_every": "3 steps",
     "log.every": "1%",
     "log.tensorboard": False,
     "log.law": "law.toml",

@@ -250,10 +250,14 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Checkpoint:
-    """What is kept of the run. `last` and `best` are always kept."""
+    """What is kept of the run. The newest and the best are always kept."""
 
     every: Every = Interval(10, "minutes")
     """How often, in steps, tokens, epochs, flops, % of the run or minutes; always at the end."""
+    keep: Positive = 2
+    """How many of these stay. If the newest is damaged, the one before is used."""
+    keep_every: Every | None = None
+    """How often one is kept for good, in steps, tokens, epochs, flops or % of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -340,8 +344,12 @@ class Recipe:
             raise RecipeError(
                 f"`train.min_lr` = {self.train.min_lr:g} is above `train.lr` = {self.train.lr:g}"
             )
-        for key, every in (("eval.every", self.eval.every), ("log.every", self.log.every)):
-            if every.unit == "minutes":
+        for key, every in (
+            ("eval.every", self.eval.every),
+            ("log.every", self.log.every),
+            ("checkpoint.keep_every", self.checkpoint.keep_every),
+        ):
+            if every is not None and every.unit == "minutes":
                 raise RecipeError(
                     f"`{key}` = '{every}' would differ from run to run; give it in steps, "
                     "tokens, epochs, flops or %"

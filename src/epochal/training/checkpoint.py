@@ -4,9 +4,10 @@
                                  (and ema.safetensors, where an average of the weights is kept)
     checkpoints/best-00000090/   model.safetensors, state.json, manifest.json
 
-A folder is written under another name, synced and renamed; only then is the one before it
-removed. So a kill or a full disk at any moment leaves a whole checkpoint. Nothing is pickled:
-reading a file from a stranger runs no code of theirs.
+Of a run on many processes `last` is written in parts (`epochal.training.sharded`); any number
+of processes reads either form. A folder is written under another name, synced and renamed;
+only then is the one before it removed. So a kill or a full disk at any moment leaves a whole
+checkpoint. Nothing in these files can run code: reading one from a stranger is safe.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,11 @@ from torch import Tensor, nn
 from epochal import files
 from epochal.errors import CheckpointError
 from epochal.progress import say
+from epochal.training import sharded
 from epochal.training.average import Average
 from epochal.training.parallel.spread import place, whole
 from epochal.training.parallel.world import World
+from epochal.training.sharded import SHARDS
 
 _MODEL, _OPTIMIZER, _AVERAGE, _STATE, _MANIFEST = (
     "model.safetensors",
@@ -72,8 +76,10 @@ def save(
     optimizer: torch.optim.Optimizer | None = None,
     average: Average | None = None,
     world: World | None = None,
+    keep: int | None = 1,
 ) -> Path:
-    """Write the checkpoint `<kind>-<step>` into `folder` and remove older ones of its kind.
+    """Write the checkpoint `<kind>-<step>` into `folder`; of its kind only the newest `keep`
+    (None: all) stay.
 
     Called by all processes of `world` together: what is cut up is gathered, and the first one
     writes. Raises StorageError when it cannot be written; the one before is then still there.
@@ -82,7 +88,7 @@ def save(
     weights = _model_tensors(model, world)
     moments = None if optimizer is None else _optimizer_tensors(model, optimizer, world)
     averaged = None if average is None else whole(average.weights, world)
-    return world.first(lambda: _write(folder, kind, state, weights, moments, averaged))
+    return world.first(lambda: _write(folder, kind, state, weights, moments, averaged, keep))
 
 
 def _write(
@@ -92,9 +98,9 @@ def _write(
     weights: dict[str, Tensor],
     moments: dict[str, Tensor] | None,
     averaged: dict[str, Tensor] | None,
+    keep: int | None,
 ) -> Path:
-    target = folder / f"{kind}-{state.step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    target, temporary = places(folder, kind, state.step, str(os.getpid()))
     with files.storage_errors(target):
         try:
             temporary.mkdir(parents=True)
@@ -103,27 +109,53 @@ def _write(
                 _save_tensors(temporary / _OPTIMIZER, moments)
             if averaged is not None:
                 _save_tensors(temporary / _AVERAGE, averaged)
-            files.write_json(temporary / _STATE, asdict(state))
-            sums = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
-            files.write_json(temporary / _MANIFEST, {"sha256": sums})
-            if target.exists():  # left by a run that was killed after writing it
-                shutil.rmtree(target)
-            temporary.rename(target)
+            commit(target, temporary, state_text(state), keep)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    for older in _of_kind(folder, kind):
-        if older != target:
-            shutil.rmtree(older, ignore_errors=True)
     return target
 
 
+def places(folder: Path, kind: str, step: int, writer: str) -> tuple[Path, Path]:
+    """(the checkpoint's folder, where `writer` makes it)."""
+    target = folder / f"{kind}-{step:08d}"
+    return target, folder / f".{target.name}.{writer}.tmp"
+
+
+def state_text(state: TrainState) -> str:
+    """Content of state.json."""
+    return json.dumps(asdict(state), indent=2, allow_nan=False) + "\n"
+
+
+def commit(target: Path, temporary: Path, state: str, keep: int | None) -> None:
+    """Make the checkpoint written in `temporary` the one in `target`, with sums of its files,
+    and remove those that are too many. Raises StorageError."""
+    with files.storage_errors(target):
+        files.write_text(temporary / _STATE, state)
+        found = sorted(path for path in temporary.rglob("*") if path.is_file())
+        sums = {path.relative_to(temporary).as_posix(): files.sha256(path) for path in found}
+        files.write_json(temporary / _MANIFEST, {"sha256": sums})
+        if target.exists():  # left by a run that was killed after writing it
+            shutil.rmtree(target)
+        temporary.rename(target)
+        files.sync(target.parent)
+    kind = target.name.rpartition("-")[0]
+    if kind == "last":
+        remove(target.parent, "stop")
+    if keep is not None:
+        older = [path for path in sorted(_of_kind(target.parent, kind)) if path != target]
+        for path in older[: len(older) - keep + 1]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def find(folder: Path, kind: str) -> Path | None:
-    """The newest whole checkpoint of a kind; damaged ones are named and passed over.
+    """The newest whole checkpoint of a kind; damaged ones are named and passed over. Those
+    `kept` for good count as `last`.
 
     Returns None if there is none at all. Raises CheckpointError if all are damaged.
     """
     damaged = []
-    for path in sorted(_of_kind(folder, kind), reverse=True):
+    paths = _of_kind(folder, kind) + (_of_kind(folder, "kept") if kind == "last" else [])
+    for path in sorted(paths, key=_step, reverse=True):
         problem = _problem(path)
         if problem is None:
             return path
@@ -143,9 +175,10 @@ def find_to_go_on(folder: Path, step: int, *, exactly: bool = False) -> Path:
     Raises CheckpointError, naming the steps that there are, if there is none.
     """
     paths = {
-        int(path.name.rpartition("-")[2]): path
+        _step(path): path
         for path in folder.glob("*-*")
-        if re.fullmatch(r"\w+-\d+", path.name) and (path / _OPTIMIZER).exists()
+        if re.fullmatch(r"\w+-\d+", path.name)
+        and ((path / _OPTIMIZER).exists() or (path / SHARDS).exists())
     }
     fitting = [at for at in paths if at == step or (at < step and not exactly)]
     for at in sorted(fitting, reverse=True):
@@ -196,7 +229,10 @@ def load_state(path: Path) -> TrainState:
 
 def load_model(path: Path, model: nn.Module) -> None:
     """Fill `model` from the checkpoint. Raises CheckpointError where shapes do not fit."""
-    _fill(path, model, _load_tensors(path / _MODEL))
+    if (path / SHARDS).exists():
+        sharded.fill(path, _named("model", model.state_dict()))
+    else:
+        _fill(path, model, _load_tensors(path / _MODEL))
 
 
 def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -222,6 +258,11 @@ def _shape(tensor: Tensor | None) -> list[int] | None:
 
 def load_average(path: Path, model: nn.Module) -> None:
     """Fill `model` with the averaged weights. Raises CheckpointError if there are none."""
+    if (path / SHARDS).exists():
+        averaged = _named("ema", dict(model.named_parameters()))
+        if averaged.keys() <= sharded.names(path):
+            sharded.fill(path, averaged)
+            return
     if not (path / _AVERAGE).exists():
         raise CheckpointError(
             f"{path} holds no average of the weights; it is kept by a run with `train.ema` set, "
@@ -243,6 +284,10 @@ def load_training(
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Fill the optimizer's moments from the checkpoint."""
+    if (path / SHARDS).exists():
+        _empty_moments(model, optimizer)
+        sharded.fill(path, moments(model, optimizer))
+        return
     tensors = _load_tensors(path / _OPTIMIZER)
     for name, weight in model.named_parameters():
         optimizer.state[weight] = {
@@ -258,6 +303,32 @@ def _place(tensor: Tensor, weight: Tensor, key: str) -> Tensor:
     moment = torch.empty_like(weight, requires_grad=False)
     place(moment, tensor)
     return moment
+
+
+def _empty_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Memory for the moments of a model that has made no step."""
+    for weight in model.parameters():
+        optimizer.state[weight] = {
+            "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+            "exp_avg": torch.zeros_like(weight, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
+        }
+
+
+def all_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> dict[str, Tensor]:
+    """Everything that is saved, each under its own name, as this process has it."""
+    found = _named("model", model.state_dict()) | moments(model, optimizer)
+    return found | (_named("ema", average.weights) if average is not None else {})
+
+
+def _named(what: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{what}:{name}": tensor.detach() for name, tensor in tensors.items()}
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _of_kind(folder: Path, kind: str) -> list[Path]:

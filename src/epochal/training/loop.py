@@ -26,6 +26,7 @@ from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
 from epochal.training.parallel.spread import evaluating
 from epochal.training.parallel.world import World
+from epochal.training.saver import Kind, Saver
 from epochal.training.step import Stepper, StepResult
 from epochal.training.stop import StopRequest, stop_request
 from epochal.units import Interval
@@ -36,7 +37,7 @@ Advise = Callable[[float], str]
 """Seconds spent so far → a few words on the validation curve for the progress line, or ''."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Loop:
     """A run in progress. Its state after step n is the same whether or not it was interrupted."""
 
@@ -51,6 +52,10 @@ class Loop:
     """Finds the checkpoint of another run to start from; None to start from nothing."""
     advise: Advise | None = None
     """Called after each evaluation has been written down."""
+
+    def __post_init__(self) -> None:
+        keep = self.recipe.checkpoint.keep
+        self._saver = Saver(self.folder.checkpoints, keep, self.world)
 
     @property
     def world(self) -> World:
@@ -74,10 +79,11 @@ class Loop:
             try:
                 self._steps(state, stop, meter)
             except TrainingDiverged:
+                self._saver.wait()
                 self.journal.status("diverged", stopped_at_step=state.step)
                 raise
         self._save(state)
-        self.world.barrier()
+        self._saver.wait()
         self.journal.status("finished", seconds=state.seconds, best=_best(state))
         return state
 
@@ -104,7 +110,10 @@ class Loop:
         saved = time.monotonic()
         while state.step < self.numbers.steps:
             self.world.mark(state.step)
-            if exit_code := self.world.agree(stop.asked())[0]:
+            exit_code, failed = self.world.agree(stop.asked(), self._saver.failed)
+            if failed:
+                self._saver.wait()
+            if exit_code:
                 self._stop(state, stop.who(exit_code), exit_code)
             lr = learning_rate(settings, state.step, self.numbers)
             self.stepper.norm_limit = norm_limit(settings, state)
@@ -120,6 +129,11 @@ class Loop:
             if self._due(self.recipe.eval.every, state):
                 self._evaluate(state, meter)
             state.seconds = meter.seconds()
+            keep_every = self.recipe.checkpoint.keep_every
+            at = self.numbers.at
+            if keep_every is not None and keep_every.due(at(state.step - 1), at(state.step)):
+                self._save(state, "kept")
+                meter.skip()
             if self._save_due(state, saved):
                 self._save(state)
                 saved = time.monotonic()
@@ -138,6 +152,7 @@ class Loop:
         note_fault(state, state.step - 1)
         path = None
         if action == "rewind":
+            self._saver.wait()
             folder = self.folder.checkpoints
             path = self.world.first(lambda: checkpoint.find(folder, "last"))
         if path is None:
@@ -176,31 +191,22 @@ class Loop:
                 meter.advice = self.advise(meter.seconds())
             if state.best_nll is None or nll < state.best_nll:
                 state.best_nll, state.best_step = nll, state.step
-                checkpoint.save(self.folder.checkpoints, "best", state, model, world=self.world)
+                self._saver.best(state, model)
 
     def _progress(self, state: TrainState) -> dict[str, Any]:
         at = self.numbers.at(state.step)
         return {"tokens": at.tokens, "epochs": at.epochs, "flops": at.flops}
 
-    def _save(self, state: TrainState, kind: str = "last") -> None:
+    def _save(self, state: TrainState, kind: Kind = "last") -> None:
         stepper = self.stepper
-        checkpoint.save(
-            self.folder.checkpoints,
-            kind,
-            state,
-            stepper.model,
-            stepper.optimizer,
-            stepper.average,
-            self.world,
-        )
-        if kind == "last":
-            self.world.first(lambda: checkpoint.remove(self.folder.checkpoints, "stop"))
+        self._saver.save(kind, state, stepper.model, stepper.optimizer, stepper.average)
 
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
         # Where a run may rewind, it does so to checkpoints at their due steps only, so that a
         # stop changes nothing; this one, out of turn, is then of another kind.
         train = self.recipe.train
         self._save(state, "stop" if "rewind" in (train.on_nan, train.on_spike) else "last")
+        self._saver.wait()
         self.journal.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
         raise TrainingStopped(
             f"stopped by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "

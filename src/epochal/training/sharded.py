@@ -1,0 +1,182 @@
+"""Checkpoints of runs on many processes: each writes its part, in the background.
+
+    checkpoints/last-00000120/shards/   what torch.distributed.checkpoint writes
+                              state.json, manifest.json
+
+The tensors are copied to host memory, then training goes on while a thread writes them with a
+process group of its own (on the run's own group the exchanges of both got mixed up). The
+folder has a temporary name until every part and the SHA-256 sums of all are on the disk.
+
+Weights, moments and average are saved under one name each, whole in meaning, so they are read
+back by any number of processes cut up in any way, and by one without a process group.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from epochal import files
+from epochal.errors import CheckpointError, StorageError
+from epochal.training.parallel.world import World
+
+SHARDS = "shards"
+
+
+class Pending:
+    """A checkpoint that is being written."""
+
+    def __init__(self, target: Path, written: Future[Any], commit: Callable[[], None]) -> None:
+        self._target, self._written, self._commit = target, written, commit
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._finish, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known by now that it could not be written."""
+        return self._error is not None
+
+    def wait(self) -> None:
+        """Return when it is whole. Raises StorageError if it could not be written."""
+        self._thread.join()
+        if self._error is not None:
+            raise _storage_error(self._target, self._error) from self._error
+
+    def _finish(self) -> None:
+        try:
+            self._written.result()
+            self._commit()
+        except BaseException as error:
+            self._error = error
+
+
+def begin(
+    target: Path,
+    temporary: Path,
+    tensors: Mapping[str, Tensor],
+    world: World,
+    commit: Callable[[], None],
+) -> Pending:
+    """Begin to write `tensors` into `temporary`; `commit` is called in the first process when
+    all parts are on the disk. Called by all processes together."""
+    world.first(lambda: _make(target, temporary))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own use of deprecated parts of torch
+        written = async_save(
+            dict(tensors),
+            storage_writer=FileSystemWriter(temporary / SHARDS, sync_files=True),
+            process_group=world.saver,
+        )
+    if not isinstance(written, Future):
+        raise TypeError(f"async_save gave {type(written)}")
+    return Pending(target, written, commit if world.main else lambda: None)
+
+
+def fill(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Read the checkpoint's parts into `tensors`, which may be cut up in any way.
+
+    Raises CheckpointError where a tensor is missing or has another shape.
+    """
+    reader = _Reader(path / SHARDS)
+    try:
+        saved = reader.read_metadata().state_dict_metadata
+        problems = [
+            f"{name}: {_shape(saved.get(name))} instead of {list(tensor.shape)}"
+            for name, tensor in tensors.items()
+            if _shape(saved.get(name)) != list(tensor.shape)
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise CheckpointError(
+                f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
+            )
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Each process reads what it needs, so no exchange is needed.
+            load(dict(tensors), storage_reader=reader, no_dist=True)
+    except (OSError, RuntimeError, CheckpointException, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"cannot read {path}: {_cause(error)}") from None
+
+
+def names(path: Path) -> set[str]:
+    """Names of the tensors in a checkpoint."""
+    return set(_Reader(path / SHARDS).read_metadata().state_dict_metadata)
+
+
+def _shape(saved: Any) -> list[int] | None:
+    size = getattr(saved, "size", None)
+    return None if size is None else list(size)
+
+
+def _make(target: Path, temporary: Path) -> None:
+    with files.storage_errors(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what really happened."""
+    if isinstance(error, CheckpointException):
+        inner = next(iter(error.failures.values()))[0]
+        return _cause(inner)
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _storage_error(target: Path, error: BaseException) -> StorageError:
+    inner = error
+    while isinstance(inner, CheckpointException):
+        inner = next(iter(inner.failures.values()))[0]
+    if isinstance(inner, StorageError):
+        return inner
+    try:
+        with files.storage_errors(target):
+            raise inner
+    except StorageError as known:
+        return known
+    except BaseException as other:
+        return StorageError(f"cannot write {target}: {_cause(other)}")
+
+
+class _Reader(FileSystemReader):
+    """A reader that runs no code of the file's: its table of contents is a pickle."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            metadata = _Contents(file).load()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Contents(pickle.Unpickler):
+    """Knows the names that a table of contents is made of, and no other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name. Raises UnpicklingError for anything else."""
+        if not any(re.fullmatch(pattern, f"{module}.{name}") for pattern in _KNOWN):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of one")
+        return super().find_class(module, name)
+
+
+_KNOWN = (
+    r"torch\.distributed\.checkpoint\.metadata\.\w+(\.\w+)?",
+    r"torch\.distributed\.checkpoint\.filesystem\._StorageInfo",
+    r"torch\.serialization\._get_layout",
+    r"torch\.(Size|float16|bfloat16|float32|float64|int32|int64)",
+    r"pathlib\.(PosixPath|WindowsPath|Path)",
+    r"collections\.OrderedDict",
+)

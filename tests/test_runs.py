@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -133,3 +134,14 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "r").lock(),
     ):
         pass
+
+
+def test_a_run_that_is_held_names_its_holder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        expected = rf"process {os.getpid()} of \S+ on \S+, since 2"
+        with pytest.raises(RunError, match=expected), RunFolder(tmp_path / "run").lock():
+            pass
+    with folder.lock():
+        pass
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]

@@ -8,7 +8,6 @@ EpochalError                 one clear sentence; the command line prints it with
 │   ├── CheckpointError      a damaged or foreign checkpoint
 │   └── StorageError         a full disk, a read-only or unwritable place
 ├── TrainingDiverged         loss or gradient not finite (exit code 1)
-├── WorkerLost               another process of the run died or hangs (exit code 1)
 └── TrainingStopped          ended early on request, everything saved (exit codes 130, 143, 75)
 
 A message says what is wrong, the value given, what is allowed and what to type.
@@ -56,15 +55,12 @@ class TrainingDiverged(EpochalError):
     """Loss or gradient norm was not finite; the update was not made."""
 
 
-class WorkerLost(EpochalError):
-    """Another process of the same run died, or does not answer any more."""
-
-
 class TrainingStopped(EpochalError):
     """Training ended early on request, with a checkpoint.
 
-    `exit_code` is 130 after Ctrl-C, 143 after SIGTERM and 75 ("try again later")
-    after a STOP file, so that a script does not take the run for a finished one.
+    `exit_code` is 130 after Ctrl-C, 143 after SIGTERM and 75 ("try again later") after a STOP
+    file, so that a script does not take the run for a finished one; but 0 under
+    `torchrun --max-restarts`, which would start it again at once.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:

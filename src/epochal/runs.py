@@ -20,7 +20,11 @@ No torch here, so plans and reports work on records alone, anywhere.
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import socket
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,7 +166,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError if another process holds it."""
+        """Hold the run for this process. Raises RunError, naming the holder, if another has it."""
         with files.storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -170,13 +174,28 @@ class RunFolder:
                 lock.acquire()
             except filelock.Timeout:
                 raise RunError(
-                    f"another process is working on {self.path}; wait for it or make the file "
-                    f"{self.stop_file} to end it"
+                    f"another process is working on {self.path}{self._holder()}; wait for it or "
+                    f"make the file {self.stop_file} to end it"
                 ) from None
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "user": _user()}
         try:
+            files.write_json(self._owner_file, owner | {"since": time.strftime("%F %T")})
             yield
         finally:
+            self._owner_file.unlink(missing_ok=True)
             lock.release()
+
+    @property
+    def _owner_file(self) -> Path:
+        return self.path / ".owner.json"
+
+    def _holder(self) -> str:
+        """Who holds the run, in words; empty if it is not known."""
+        try:
+            owner = json.loads(self._owner_file.read_text(encoding="utf-8"))
+            return " (process {pid} of {user} on {host}, since {since})".format(**owner)
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
 
 class RunRecord:
@@ -275,6 +294,13 @@ class RunRecord:
             self.folder.samples_file.read_text(encoding="utf-8")
         )
         return samples
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a name for the user
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
 
 
 _EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"

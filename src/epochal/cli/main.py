@@ -8,7 +8,7 @@ import sys
 import click
 
 import epochal
-from epochal.errors import EpochalError
+from epochal.errors import EpochalError, TrainingStopped
 
 # command → (module, attribute, one line of help). Modules are imported when a command runs, so
 # that `epochal --help` does not wait for torch.
@@ -93,7 +93,8 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except EpochalError as error:
-        click.echo(f"{'stopped' if error.exit_code > 2 else 'error'}: {error}", err=True)
+        what = "stopped" if isinstance(error, TrainingStopped) else "error"
+        click.echo(f"{what}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("broken off", err=True)

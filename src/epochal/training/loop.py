@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -208,6 +209,8 @@ class Loop:
         self._save(state, "stop" if "rewind" in (train.on_nan, train.on_spike) else "last")
         self._saver.wait()
         self.journal.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
+        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+            exit_code = 0  # torchrun would start it again
         raise TrainingStopped(
             f"stopped by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
             "command goes on from there",

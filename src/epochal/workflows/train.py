@@ -298,7 +298,7 @@ def run_info(
 
 def _put_aside(folder: RunFolder) -> None:
     """Move what is in the run's folder to `<folder>.old-1` (or the next free number)."""
-    content = [path for path in folder.path.iterdir() if path.name != ".lock"]
+    content = [path for path in folder.path.iterdir() if path.name not in (".lock", ".owner.json")]
     if not content:
         return
     number = 1

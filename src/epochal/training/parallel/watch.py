@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,11 +22,11 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-from epochal.errors import WorkerLost
 from epochal.progress import say
 
 BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 4 * BEAT_SECONDS
+_AGAIN = "The job ends; started again, it goes on from the last checkpoint"
 
 
 @dataclass(slots=True)
@@ -77,21 +78,27 @@ class Watch:
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Turn an exchange that failed inside the block into a WorkerLost that says who."""
+        """Where an exchange inside the block fails, say who is missing and end this process.
+
+        At once, without clearing up: other threads may wait for the dead for long, and the
+        launcher for this one.
+        """
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
             if not _is_of_an_exchange(error):
                 raise
-            if not self._seen:
-                raise SystemExit(1) from None  # the first two processes tell
-            time.sleep(_SILENT_SECONDS + 2 * BEAT_SECONDS)  # until silence can be told from a beat
-            reason = str(error).splitlines()[0][:200]
-            raise WorkerLost(
-                f"process {self._rank} lost the others after step {self.step:,}. {self._who()} "
-                f"(the exchange failed with: {reason}). The run goes on from its last checkpoint "
-                "when it is started again"
-            ) from error
+            if self._seen:
+                if threading.current_thread() is threading.main_thread():
+                    # The launcher ends those that are left; there are seconds before it kills.
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(_SILENT_SECONDS + 2 * BEAT_SECONDS)  # until silence is no pause
+                reason = str(error).splitlines()[0][:200]
+                say(
+                    f"error: process {self._rank} lost another one after step {self.step:,}: "
+                    f"{self._who()} (the exchange failed with: {reason}). {_AGAIN}"
+                )
+            os._exit(1)
 
     def _run(self) -> None:
         beats = 0
@@ -106,8 +113,7 @@ class Watch:
             if self._seen and self._stuck():
                 say(
                     f"error: no process has moved for {0.8 * self._timeout:.0f} s "
-                    f"(`parallel.timeout` = {self._timeout:g} s). {self._who()}. Ending the job; "
-                    "started again, it goes on from the last checkpoint"
+                    f"(`parallel.timeout` = {self._timeout:g} s). {self._who()}. {_AGAIN}"
                 )
                 os._exit(1)
 

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from epochal import progress
-from epochal.errors import EpochalError, RecipeError, WorkerLost
+from epochal.errors import EpochalError, RecipeError
 from epochal.training.device import Machine
 from epochal.training.parallel.mesh import MeshPlan
 from epochal.training.parallel.watch import Watch
@@ -149,8 +149,6 @@ def one_voice() -> Iterator[None]:
     """Let only the first process tell of an error that all of them meet."""
     try:
         yield
-    except WorkerLost:
-        raise
     except EpochalError as error:
         if quiet():
             raise SystemExit(error.exit_code) from None
@@ -161,8 +159,7 @@ def one_voice() -> Iterator[None]:
 def open_world(plan: MeshPlan, machine: Machine, timeout: float) -> Iterator[World]:
     """Join the other processes for the block. `timeout` in seconds, for every exchange.
 
-    Raises WorkerLost inside the block, naming who is missing, when another process died or
-    does not answer.
+    If another process dies or does not answer, this one says who, and ends.
     """
     if plan.world == 1:
         yield World()

@@ -1,0 +1,55 @@
+"""A mesh fits, or is refused before anything starts, with the nearest value that would do."""
+
+from __future__ import annotations
+
+import pytest
+
+from epochal.errors import RecipeError
+from epochal.recipe import load_recipe
+from epochal.training.parallel.mesh import MeshPlan, plan_mesh
+
+SHAPE = {"model.d_model": 96, "model.layers": 4, "model.heads": 6, "train.steps": 10}
+
+
+def plan(world, vocabulary=300, **changes):
+    values = SHAPE | {key.replace("__", "."): value for key, value in changes.items()}
+    return plan_mesh(load_recipe(None, values), world, vocabulary)
+
+
+def test_one_process_needs_no_mesh():
+    assert plan(1) == MeshPlan()
+    # A recipe made for a cluster also runs on one device.
+    assert plan(1, parallel__zero=3) == MeshPlan()
+
+
+def test_what_is_left_is_data_parallel():
+    assert plan(8) == MeshPlan(data=8)
+    assert plan(8, parallel__tensor=2) == MeshPlan(data=4, shard=4, tensor=2, zero=1)
+    assert plan(8, parallel__zero=3) == MeshPlan(data=8, shard=8, zero=3)
+    hybrid = plan(8, parallel__zero=2, parallel__shard=4)
+    assert (hybrid.shard, hybrid.replicas, hybrid.world) == (4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("world", "changes", "message"),
+    [
+        (4, {"parallel__tensor": 3}, r"does not divide the 4 processes.*parallel.tensor` = 2"),
+        (4, {"parallel__data": 3}, r"= 3 × 1 × 1 is not the 4 processes.*parallel.data=4"),
+        (8, {"parallel__tensor": 4}, r"parallel.tensor` = 4 does not divide .* 6 attention heads"),
+        (8, {"parallel__zero": 3, "parallel__shard": 3}, r"parallel.shard` = 3 .* nearest .* 2"),
+        (3, {}, r"parallel.data` = 3 does not divide `train.global_batch` = 256 rows.* 2"),
+        (4, {"parallel__offload": True}, r"needs sharded weights; set parallel.zero"),
+        (4, {"parallel__shard": 2}, r"parallel.shard` = 2 needs FSDP"),
+        (2, {"parallel__sequence": True}, r"goes with tensor parallelism"),
+        (2, {"parallel__tensor": 2, "train__hidden_dropout": 0.1}, r"dropout would differ"),
+        (
+            2,
+            {"parallel__tensor": 2, "parallel__sequence": True, "data__sequence_length": 33},
+            r"data.sequence_length` = 33; the nearest",
+        ),
+        (2, {"parallel__tensor": 2, "model__table_rows": 301}, r"embedding table of 301 rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(world, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        plan(world, **changes)

@@ -24,6 +24,7 @@ NAMES = [
     "import_hf",
     "import_megatron",
     "inspect",
+    "list_runs",
     "load",
     "load_recipe",
     "plan",

@@ -36,6 +36,7 @@ _MODULES = {
     "import_hf": "epochal.workflows.imports",
     "import_megatron": "epochal.workflows.imports",
     "inspect": "epochal.data",
+    "list_runs": "epochal.report.listing",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
     "plan": "epochal.workflows.plan",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from epochal.recipe import Recipe as Recipe
     from epochal.recipe import load_recipe as load_recipe
     from epochal.report import write_report as write_report
+    from epochal.report.listing import list_runs as list_runs
     from epochal.runs import NLLResult as NLLResult
     from epochal.runs import RunRecord as RunRecord
     from epochal.workflows.compare import compare as compare

@@ -13,6 +13,8 @@
         samples.json        texts the trained model wrote
         order/              the order of rows, where it is not computed as it is needed
         tensorboard/        event files, if wanted
+        trackers.json       the run's ids in the trackers of `log.trackers`
+        profile/            traces of `epochal train --profile`
         STOP                made by you: ends the run cleanly
 
 No torch here, so plans and reports work on records alone, anywhere.

@@ -247,3 +247,16 @@ def test_submit_dry_run_and_mistakes(call, tmp_path):
     refused(call("submit", "quickstart", "--sbatch", "x", "--dry-run"), "KEY=VALUE")
     refused(call("submit", "quickstart", "train.lrr=1", "--dry-run"), "train.lrr")
     refused(call("submit", "quickstart", 'data.corpus="nowhere"'), "nowhere")
+
+
+def test_runs(call, tiny_pair, tmp_path):
+    code, out, _ = call("runs", tiny_pair)
+    assert code == 0
+    assert "best NLL" in out
+    assert "100%" in out
+    assert [line["family"] for line in json.loads(call("runs", tiny_pair, "--json")[1])] == [
+        "ar",
+        "mdm",
+    ]
+    refused(call("runs", tmp_path), "holds no runs")
+    refused(call("runs", tmp_path / "nowhere"), "no folder")

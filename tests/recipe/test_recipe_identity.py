@@ -95,6 +95,8 @@ NEUTRAL = {
     "log.every": "1%",
     "log.tensorboard": False,
     "log.law": "law.toml",
+    "log.trackers": ["wandb"],
+    "log.project": "x",
     "parallel.zero": 3,
     "parallel.data": 2,
     "parallel.shard": 2,

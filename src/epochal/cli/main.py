@@ -16,6 +16,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "quickstart": ("quickstart", "quickstart", "Both families on a built-in text, with a report."),
     "data": ("data", "data", "Text to token stores: prepare, subset, inspect, verify."),
     "train": ("train", "train", "Train one model by a recipe, or go on with it."),
+    "runs": ("runs", "runs", "List runs: status, progress, NLL, speed, differing settings."),
     "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
     "downstream": ("downstream", "downstream", "Downstream tasks with lm-evaluation-harness."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),

@@ -18,6 +18,7 @@ from epochal.cli.output import json_option, print_json, print_pairs, recipe_argu
 @click.option(
     "--restart", is_flag=True, help="Start anew; an old run of the same name is put aside."
 )
+@click.option("--profile", is_flag=True, help="Record a few steps with torch's profiler.")
 @click.option("--eval", "evaluate", is_flag=True, help="Then evaluate the best checkpoint.")
 @json_option
 def train(
@@ -27,6 +28,7 @@ def train(
     gpus: int,
     mfu: float | None,
     restart: bool,
+    profile: bool,
     evaluate: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def train(
         return
     from epochal.workflows.train import train as run
 
-    record = run(recipe, overrides, restart=restart)
+    record = run(recipe, overrides, restart=restart, profile=profile)
     from epochal.training.parallel.world import quiet
 
     if quiet():  # the first of many processes tells the end

@@ -145,6 +145,8 @@ def annotated_toml(recipe: Recipe | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Interval) else value
 
 

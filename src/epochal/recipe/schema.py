@@ -271,6 +271,10 @@ class Log:
     law: str | None = None
     """A law that can turn up again, written by `epochal fit --law overfitting --out law.toml`:
     the progress line then tells its best epoch for this run."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Where else figures go, for example ["wandb"]. One that fails is dropped; the run goes on."""
+    project: str = "epochal"
+    """Name of the project (in MLflow: experiment) there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: run.json, metrics.jsonl, TensorBoard events."""
+"""What a run writes down while it goes on: run.json and metrics.jsonl; trackers get a copy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from types import TracebackType
 from typing import Any
 
 from epochal import files
-from epochal.errors import RunError
-from epochal.progress import say
+from epochal.errors import RunError, TrainingStopped
+from epochal.recipe.schema import Log
 from epochal.runs import RunFolder, Status, read_lines
+from epochal.training.trackers import Trackers
 
 
 class Journal:
     """Keeps the record of one run; use it as a context manager."""
 
-    def __init__(self, folder: RunFolder, info: dict[str, Any], tensorboard: bool) -> None:
-        """`info` is the content of run.json, but for the status."""
+    def __init__(self, folder: RunFolder, info: dict[str, Any], log: Log | None = None) -> None:
+        """`info` is the content of run.json, but for the status; `log` names the trackers."""
         self.folder = folder
         self.info = info
-        self._board = _tensorboard(folder) if tensorboard else None
+        names = (
+            () if log is None else (*(("tensorboard",) if log.tensorboard else ()), *log.trackers)
+        )
+        config = info.get("identity", {}) | info.get("numbers", {})
+        self._trackers = Trackers(names, folder.path, log.project if log else "", config)
 
     def __enter__(self) -> Journal:
         return self
@@ -30,8 +35,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._board is not None:
-            self._board.close()
+        ended = error is None or isinstance(error, TrainingStopped)
+        self._trackers.close(str(self.info.get("status")) if ended else "failed")
 
     def status(self, status: Status, **more: Any) -> None:
         """Write run.json with a new status and whatever else is known by now."""
@@ -45,20 +50,18 @@ class Journal:
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def line(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+        """Append one line to metrics.jsonl, and give its numbers to the trackers."""
         path = self.folder.metrics_file
         with files.storage_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._trackers.line(kind, step, values)
 
 
 class NoJournal(Journal):
     """For the processes of a run that leave writing to the first one."""
 
     def __init__(self, folder: RunFolder, info: dict[str, Any]) -> None:
-        super().__init__(folder, info, tensorboard=False)
+        super().__init__(folder, info)
 
     def status(self, status: Status, **more: Any) -> None:
         """Write nothing."""
@@ -81,12 +84,3 @@ def check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) 
         f"{folder.path} holds a run with other settings: {changes}{more}. Give this one another "
         "place with run_dir=…, or add --restart to put the old run aside and start anew"
     )
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        say("no TensorBoard events: the package is not installed (pip install tensorboard)")
-        return None
-    return SummaryWriter(str(folder.path / "tensorboard"))

@@ -40,6 +40,7 @@ from epochal.training.optim import clip_parts, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
 from epochal.training.parallel.spread import Spread, materialise, place, replicate, spread
 from epochal.training.parallel.world import World, local_device, one_voice, open_world, processes
+from epochal.training.profile import ProfiledStepper
 from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
 from epochal.workflows.trunk import Start, find_start
 
@@ -62,13 +63,15 @@ def train(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
     restart: bool = False,
+    profile: bool = False,
 ) -> RunRecord:
     """Train, or go on with, the run that a recipe describes; return its record.
 
     `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
     `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
-    returned as it is; `restart` puts an old run aside first. Started by torchrun, all its
-    processes train the one run together, as `[parallel]` says. Raises RecipeError, DataError,
+    returned as it is; `restart` puts an old run aside first; `profile` writes a trace of a few
+    steps. Started by torchrun, all its processes train the one run together, as `[parallel]`
+    says. Raises RecipeError, DataError,
     RunError, CheckpointError or StorageError for what the user can mend, TrainingStopped and
     TrainingDiverged for a run that ended early.
     """
@@ -85,14 +88,17 @@ def train(
             return RunRecord(folder.path)
         with (
             deterministic_kernels(settings.train.deterministic),
-            Journal(folder, info, settings.log.tensorboard)
+            Journal(folder, info, settings.log)
             if world.main
             else NoJournal(folder, info) as journal,
         ):
-            loop = _loop(settings, corpus, numbers, machine, folder, journal, world)
+            profiled = profile and world.main
+            loop = _loop(settings, corpus, numbers, machine, folder, journal, world, profiled)
             start = prepared.start
             loop.start = None if start is None else start.checkpoint
             loop.run()
+            if isinstance(loop.stepper, ProfiledStepper):
+                loop.stepper.report()
         world.barrier()
     return RunRecord(folder.path)
 
@@ -196,12 +202,14 @@ def _loop(
     folder: RunFolder,
     journal: Journal,
     world: World,
+    profile: bool,
 ) -> Loop:
     model, spreading = _spread_model(settings, corpus.tokenizer.vocabulary, machine, world)
     if world.size > 1:  # what has to be written for it is written by the first process
         world.first(lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder)))
     order = row_order(settings, corpus.train, numbers, folder.order_folder)
-    stepper = Stepper(
+    kind = ProfiledStepper if profile else Stepper
+    stepper = kind(
         settings,
         model,
         make_optimizer(model, settings.train, clip_parts(settings)),
@@ -210,6 +218,8 @@ def _loop(
         machine,
         spreading,
     )
+    if isinstance(stepper, ProfiledStepper):
+        stepper.folder = folder.path / "profile"
     return Loop(
         recipe=settings,
         numbers=numbers,

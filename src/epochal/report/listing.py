@@ -1,0 +1,105 @@
+"""Runs side by side: how far, how good, how fast, and by which settings they differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from epochal.report.collect import find_runs
+from epochal.runs import RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLine:
+    """One run of a listing. What a record does not say is None."""
+
+    run: str
+    """The folder."""
+    status: str
+    family: str
+    size: str | None
+    params: int | None
+    unique_tokens: int | None
+    epochs: float | None
+    """Of the whole run."""
+    progress: float
+    """Share of the steps that are done, by metrics.jsonl."""
+    step: int
+    best_nll: float | None
+    """Lowest validation NLL while training, nats per token."""
+    best_step: int | None
+    evaluated_nll: float | None
+    """Of the best checkpoint by `epochal eval`."""
+    tokens_per_second: float | None
+    seconds: float | None
+    """Spent so far, by the last checkpoint."""
+    quiet_seconds: float | None
+    """Since the last line was written."""
+    differs: dict[str, Any]
+    """Settings in which the runs of the listing are not all alike."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def list_runs(places: Sequence[str | Path] = ("runs",)) -> list[RunLine]:
+    """Every run among and below `places`, sorted by folder.
+
+    Works on runs in progress, stopped or diverged. Raises RunError for a place without runs.
+    """
+    records = [RunRecord(path) for path in sorted(find_runs(places))]
+    identities = [record.info.get("identity", {}) for record in records]
+    return [
+        _line(record, _differing(own, identities))
+        for record, own in zip(records, identities, strict=True)
+    ]
+
+
+# Each has a column of its own.
+_SHOWN = ("family", "model.size", "data.unique_tokens", "train.epochs")
+_ABSENT = "unset"
+
+
+def _differing(own: dict[str, Any], all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    keys = sorted({key for one in all_of_them for key in one} - set(_SHOWN))
+    found = {}
+    for key in keys:
+        values = [one.get(key, _ABSENT) for one in all_of_them]
+        if any(value != values[0] for value in values):
+            value = own.get(key, _ABSENT)
+            # The hash of a corpus tells nothing beyond its first letters.
+            found[key] = value[:8] if key.startswith("corpus.") else value
+    return found
+
+
+def _line(record: RunRecord, differs: dict[str, Any]) -> RunLine:
+    info, numbers = record.info, record.info.get("numbers", {})
+    training, evaluations = record.metrics("train"), record.metrics("eval")
+    steps = numbers.get("steps")
+    step = max((line["step"] for line in (*training, *evaluations)), default=0)
+    best = min(evaluations, key=lambda line: line["nll_nats_per_token"], default=None)
+    evaluated = record.evaluation("best")
+    metrics = record.folder.metrics_file
+    running = record.status == "running" and metrics.exists()
+    return RunLine(
+        run=str(record.path),
+        status=record.status,
+        family=record.family,
+        size=info.get("identity", {}).get("model.size"),
+        params=numbers.get("params"),
+        unique_tokens=numbers.get("unique_tokens"),
+        epochs=numbers.get("epochs"),
+        progress=step / steps if steps else 0.0,
+        step=step,
+        best_nll=None if best is None else best["nll_nats_per_token"],
+        best_step=None if best is None else best["step"],
+        evaluated_nll=None if evaluated is None else evaluated.nll_nats_per_token,
+        tokens_per_second=training[-1].get("tokens_per_second") if training else None,
+        seconds=info.get("seconds"),
+        quiet_seconds=time.time() - metrics.stat().st_mtime if running else None,
+        differs=differs,
+    )

@@ -1,0 +1,80 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from epochal.errors import RunError
+from epochal.report.listing import list_runs
+
+
+def write(folder, name, *, status="finished", lines=(), **identity):
+    path = folder / name
+    path.mkdir(parents=True)
+    info = {
+        "family": identity.get("family", "ar"),
+        "status": status,
+        "identity": {
+            "train.lr": 1e-3,
+            "model.size": "7M",
+            "corpus.train": "abcdef0123",
+            **identity,
+        },
+        "numbers": {"params": 7_000_448, "unique_tokens": 10**6, "epochs": 50.0, "steps": 100},
+        "seconds": 12.5,
+    }
+    (path / "run.json").write_text(json.dumps(info))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+LINES = [
+    {"kind": "train", "step": 10, "loss": 4.0, "tokens_per_second": 900.0},
+    {"kind": "eval", "step": 20, "nll_nats_per_token": 3.5},
+    {"kind": "train", "step": 40, "loss": 3.0, "tokens_per_second": 1000.0},
+    {"kind": "eval", "step": 40, "nll_nats_per_token": 3.7},
+]
+
+
+def test_progress_best_and_speed(tmp_path):
+    write(tmp_path, "a", lines=LINES, status="running")
+    [line] = list_runs([tmp_path])
+    assert (line.status, line.family, line.size) == ("running", "ar", "7M")
+    assert (line.step, line.progress) == (40, 0.4)
+    assert (line.best_nll, line.best_step) == (3.5, 20)
+    assert line.tokens_per_second == 1000.0
+    assert line.quiet_seconds is not None
+    assert line.quiet_seconds < 60
+    assert line.evaluated_nll is None
+    assert line.differs == {}
+
+
+def test_settings_in_which_they_differ(tmp_path):
+    write(tmp_path, "a", **{"train.lr": 1e-3})
+    write(tmp_path, "b", **{"train.lr": 2e-3, "train.ema": 0.9, "family": "mdm"})
+    write(tmp_path, "deep/c", **{"corpus.train": "ffffffff99"})
+    lines = list_runs([tmp_path])
+    assert [line.run.rpartition("/")[2] for line in lines] == ["a", "b", "c"]
+    assert lines[0].differs == {"corpus.train": "abcdef01", "train.ema": "unset", "train.lr": 1e-3}
+    assert lines[1].differs == {"corpus.train": "abcdef01", "train.ema": 0.9, "train.lr": 2e-3}
+    assert lines[2].differs["corpus.train"] == "ffffffff"
+    assert lines[0].quiet_seconds is None
+    assert lines[0].progress == 0.0
+    json.dumps([line.as_dict() for line in lines])
+
+
+def test_a_real_pair(tiny_pair):
+    lines = list_runs([tiny_pair])
+    assert [line.family for line in lines] == ["ar", "mdm"]
+    for line in lines:
+        assert line.progress == 1.0
+        assert line.status == "finished"
+        assert line.best_nll is not None
+        assert line.evaluated_nll is not None
+
+
+def test_a_place_without_runs(tmp_path):
+    with pytest.raises(RunError, match="holds no runs"):
+        list_runs([tmp_path])

@@ -156,6 +156,15 @@ def test_the_tokenizer_gives_our_ids(transformers, runs, exported, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_card_tells_to_type_works(transformers, exported, family, monkeypatch, capsys):
+    monkeypatch.chdir(exported)
+    card = (exported / family / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    exec(code.replace("max_new_tokens=40", "max_new_tokens=5"), {})
+    assert capsys.readouterr().out.startswith("<|endoftext|>The")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back(runs, exported, family, tmp_path, tiny_corpus):
     before = load(runs / family)
     record = import_hf(exported / family, tmp_path / "back", corpus=tiny_corpus)

@@ -34,7 +34,7 @@ _MDM_CODE = """\
 ```python
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{folder}", trust_remote_code=True)
 ids = tokenizer("{end}The {mask}{mask}{mask} of", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids)[0]))  # fills in, or adds max_new_tokens

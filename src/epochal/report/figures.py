@@ -94,7 +94,8 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
         _curves(axes, canvas, groups, "flops")
         if comparable(groups):
             for family, reached in frontiers(runs).items():
-                _frontier(axes, canvas, family, reached, right)
+                if family in several(runs):
+                    _frontier(axes, canvas, family, reached, right)
         if crossing is not None:
             axes.axvline(crossing, color=canvas.palette.muted, linewidth=1, linestyle=(0, (4, 3)))
             _note(axes, crossing, f"frontiers cross at {power_of_ten(crossing)}")
@@ -104,7 +105,7 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
         finish(axes, low, high, "training compute (FLOPs, 6·N·D)")
 
     keys = family_keys([run.family for run in runs])
-    if comparable(groups):
+    if comparable(groups) and several(runs):
         keys.append(("", ":", "frontier"))
     return Plot(
         name="flops",
@@ -140,6 +141,12 @@ def _rows(runs: Sequence[Run], losses: bool) -> list[list[Cell]]:
     return rows
 
 
+def several(runs: Sequence[Run]) -> list[str]:
+    """Families with more than one curve: of a single one the frontier is the curve."""
+    curves = [run.family for run in runs if run.curve is not None]
+    return [family for family in FAMILIES if curves.count(family) > 1]
+
+
 def frontiers(runs: Sequence[Run]) -> dict[str, tuple[Floats, Floats]]:
     """Per family (flops, nll): the lowest NLL that any of its runs had by each compute."""
     found: dict[str, tuple[Floats, Floats]] = {}
@@ -158,8 +165,7 @@ def frontier_crossing(groups: Sequence[Group]) -> float | None:
     """
     runs = [run for group in groups for run in group.runs]
     found = frontiers(runs)
-    several = all(sum(run.family == family for run in runs) > 1 for family in FAMILIES)
-    if len(groups) != 1 or not several or len(found) < len(FAMILIES):
+    if len(groups) != 1 or len(several(runs)) < len(FAMILIES):
         return None
     (ar_flops, ar_nll), (mdm_flops, mdm_nll) = found["ar"], found["mdm"]
     grid = np.union1d(ar_flops, mdm_flops)

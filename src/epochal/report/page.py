@@ -25,7 +25,13 @@ from epochal.report.facts import (
     passport_lines,
     recipe_text,
 )
-from epochal.report.figures import comparable, epochs_figure, flops_figure, show_losses
+from epochal.report.figures import (
+    comparable,
+    epochs_figure,
+    flops_figure,
+    several,
+    show_losses,
+)
 from epochal.report.law_figures import (
     constants_rows,
     half_life_text,
@@ -160,7 +166,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         sections=_sections(plots, laws, any(run.samples for run in runs)),
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        frontier=comparable(groups),
+        frontier=comparable(groups) and bool(several(runs)),
         families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
         titles=FAMILY_TITLES,
         written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],

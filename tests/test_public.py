@@ -15,6 +15,7 @@ NAMES = [
     "RunRecord",
     "compare",
     "compare_existing",
+    "download",
     "downstream",
     "dry_run",
     "evaluate",

@@ -27,6 +27,7 @@ _MODULES = {
     "RunRecord": "epochal.runs",
     "compare": "epochal.workflows.compare",
     "compare_existing": "epochal.workflows.compare",
+    "download": "epochal.data.download",
     "downstream": "epochal.workflows.downstream",
     "dry_run": "epochal.workflows.dry_run",
     "evaluate": "epochal.workflows.evaluate",
@@ -55,6 +56,7 @@ __all__ = sorted(_MODULES)
 if TYPE_CHECKING:
     from epochal.analysis import Comparison as Comparison
     from epochal.data.describe import inspect as inspect
+    from epochal.data.download import download as download
     from epochal.data.prepare import prepare as prepare
     from epochal.data.subset import subset as subset
     from epochal.data.verify import verify as verify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,21 @@ def test_the_hundred_million_grid_is_the_one_of_figure_2():
 def test_an_unknown_one_is_refused_with_the_list():
     with pytest.raises(epochal.EpochalError, match="paper/isoflop"):
         find_recipe("paper/isoflops")
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_costs_in_the_docs_are_those_of_the_dry_run(name):
+    short = name.removeprefix("paper/")
+    folder = Path(__file__).parents[2] / "docs" / "experiments"
+    listing = list_sweep(load_sweep(name), gpu="H100")
+    assert listing.gpu_hours is not None
+    hours, runs_ = f"{listing.gpu_hours:,.0f}", len(listing.rows)
+    if short.startswith("epochs-"):
+        row = rf"\| {short.removeprefix('epochs-')} \| {runs_} \| .* \| {hours} \|"
+        assert re.search(row, (folder / "epochs.md").read_text(encoding="utf-8"))
+    else:
+        page = (folder / f"{short}.md").read_text(encoding="utf-8")
+        assert f"{runs_} runs" in page
+        assert f"{hours} H100 hours" in page
+        index = (folder / "README.md").read_text(encoding="utf-8")
+        assert re.search(rf"`{name}` \| {runs_} \| .* \| {hours} \|", index)

@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,19 +236,19 @@ def _text(
 
 
 def _batches(
-    stream: Iterator[tuple[str, hub.State]], count: int | None
+    stream: Iterator[tuple[str, Callable[[], hub.State]]], count: int | None
 ) -> Iterator[tuple[list[str], hub.State]]:
     """Up to PART documents at a time, `count` in all, with the state after each batch."""
     batch: list[str] = []
     for taken, (text, place) in enumerate(stream if count != 0 else (), start=1):
         batch.append(text)
         if len(batch) == PART or taken == count:
-            yield batch, place
+            yield batch, place()
             batch = []
         if taken == count:
             return
     if batch:
-        yield batch, place
+        yield batch, place()
 
 
 def _write_part(path: Path, texts: list[str]) -> None:

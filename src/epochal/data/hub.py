@@ -6,7 +6,7 @@ All calls of `huggingface_hub` and `datasets` are here. Both are optional and im
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +102,12 @@ def repository(name: str, kind: str, wanted: tuple[str, ...]) -> Repository:
 
 def documents(
     name: str, config: str | None, split: str, state: State | None
-) -> Iterator[tuple[str, State]]:
-    """(text, state after it) of each document of a data set, in its own order.
+) -> Iterator[tuple[str, Callable[[], State]]]:
+    """(text, what tells the state after it) of each document of a data set, in its own order.
 
     Streamed: nothing but the part being read is fetched. `state` goes on after the document
-    that it came with. `name` may be a local folder. Raises DataError.
+    that it came with; it is asked for only where it is wanted, since it takes longer than a
+    short document. `name` may be a local folder. Raises DataError.
     """
     require("datasets")
     import datasets
@@ -118,7 +119,7 @@ def documents(
         for row in stream:
             if "text" not in row:
                 raise DataError(f"the data set {name} has no column `text`, but {', '.join(row)}")
-            yield row["text"], stream.state_dict()
+            yield row["text"], stream.state_dict
 
 
 def require(library: str) -> None:

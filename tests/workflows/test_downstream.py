@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from local_tasks import ROWS, write_rows
 
 from epochal.errors import DataError, EpochalError, UserError
 from epochal.evaluation.paper_tasks import PAPER_TASKS
 from epochal.runs import RunRecord
+from local_tasks import ROWS, write_rows
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -288,3 +289,34 @@ def test_a_call_of_the_harness_itself(runs, rows, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "|sciq|" in done.stdout.replace(" ", "")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_questions_and_find_the_same(runs, tmp_path):
+    """Under torchrun, against a single process: values to rounding, each question once."""
+    rows = write_rows(tmp_path / "rows", copies=5, tasks=["sciq", "lambada_standard"])
+    options = {"tasks": "sciq,lambada_standard", "data": rows, "draws": 8, "device": "cpu"}
+    alone = downstream(runs / "mdm", **options)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "epochal", "downstream", str(runs / "mdm"), "--draws", "8", "--json"]
+    words += ["--tasks", options["tasks"], "--data", str(rows), "--device", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(alone, json.loads(done.stdout), strict=True):
+        assert other["documents"] == one.documents == 5
+        for name, score in one.metrics.items():
+            assert other["metrics"][name]["value"] == pytest.approx(score.value, rel=1e-4)
+
+
+def test_rows_are_padded_unless_the_run_knows_short_ones(runs, models):
+    assert models["ar"].reader.pad_to == 0
+    assert models["mc"].reader.pad_to == models["mc"].loaded.sequence_length == 32
+    assert HarnessModel(str(runs / "mdm"), pad=False, device="cpu").reader.pad_to == 0
+    loaded = models["mc"].loaded
+    mdm = dataclasses.replace(loaded.recipe.mdm, random_length=0.01)
+    recipe, kept = dataclasses.replace(loaded.recipe, mdm=mdm), loaded.recipe
+    loaded.recipe = recipe
+    try:
+        assert HarnessModel(loaded).reader.pad_to == 0
+    finally:
+        loaded.recipe = kept

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 )
 @click.option("--draws", default=32, show_default=True, help="Masks per continuation at most.")
 @click.option("--seed", default=0, show_default=True, help="Of the masks.")
-@click.option("--pad", is_flag=True, help="Lengthen rows with masks to the sequence length.")
+@click.option(
+    "--pad/--no-pad",
+    default=None,
+    help="Diffusion: lengthen rows with masks to the sequence length.  [default: pad, unless "
+    "trained with mdm.random_length]",
+)
 @click.option("--limit", type=int, help="Only so many first documents of a task; nothing is kept.")
 @click.option("--checkpoint", metavar="NAME", help="best, last, ema or a step.  [default: best]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -42,7 +47,7 @@ def downstream(
     mode: Literal["ar", "mc", "generate", "nll"] | None,
     draws: int,
     seed: int,
-    pad: bool,
+    pad: bool | None,
     limit: int | None,
     checkpoint: str | None,
     device: str,

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partialmethod
 from pathlib import Path
@@ -21,7 +21,9 @@ import numpy as np
 from epochal import files
 from epochal.errors import UserError
 from epochal.evaluation.paper_tasks import PAPER_TASKS
+from epochal.progress import hidden
 from epochal.runs import RunRecord
+from epochal.training.parallel.world import one_voice, quiet
 from epochal.workflows.evaluate import which_checkpoint
 from epochal.workflows.harness_tasks import load_tasks, require_harness, task_names
 from epochal.workflows.load import CheckpointName
@@ -86,6 +88,7 @@ class TaskResult:
         return asdict(self)
 
 
+@one_voice()
 def downstream(
     run: str | Path | RunRecord,
     *,
@@ -94,7 +97,7 @@ def downstream(
     mode: Mode | None = None,
     draws: int = 32,
     seed: int = 0,
-    pad: bool = False,
+    pad: bool | None = None,
     checkpoint: CheckpointName | None = None,
     limit: int | None = None,
     device: str = "auto",
@@ -103,10 +106,11 @@ def downstream(
 
     `tasks` is "paper" (its nine), names with commas, or a folder of YAML tasks; `data` a folder
     of local rows, TASK/SPLIT.jsonl. `mode`: exact for AR; for diffusion `mc` (default), `ar`,
-    `generate` or `nll`, see docs/downstream.md. Each task is kept with the run as soon as it is
-    done, unless `limit` cut it short. Under torchrun the questions are shared out, and all
-    processes but the first get an empty list. Raises UserError for what does not go together
-    or is not there, and what `load` raises.
+    `generate` or `nll`, see docs/downstream.md. `pad` lengthens the rows of a diffusion run with
+    masks to its sequence length (the default, unless it was trained on short rows). Each task
+    is kept with the run as soon as it is done, unless `limit` cut it short. Under torchrun the
+    questions are shared out, and all processes but the first get an empty list. Raises
+    UserError for what does not go together or is not there, and what `load` raises.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit = {limit}: give at least 1 document")
@@ -115,7 +119,11 @@ def downstream(
     record = run if isinstance(run, RunRecord) else RunRecord(run)
     require_harness()
     names, own = task_names(tasks)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="epochal-tasks-") as work:
+    with (
+        _quiet(),
+        hidden() if quiet() else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="epochal-tasks-") as work,
+    ):
         from epochal.workflows.harness_model import HarnessModel
 
         rows = Path(data) if data is not None else None

@@ -36,6 +36,7 @@ from epochal.evaluation.sampling import Sampling, sample_keys
 from epochal.evaluation.unmasking import Schedule, unmask_steps
 from epochal.progress import bar
 from epochal.rng import Keys
+from epochal.training.parallel.world import processes
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.train import evaluation_batch
 
@@ -56,14 +57,15 @@ class HarnessModel(LM):  # type: ignore[misc]
         mode: Mode | None = None,
         draws: int = DEFAULT_DRAWS,
         seed: int = 0,
-        pad: bool = False,
+        pad: bool | None = None,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
         """`mode` is ar, mc (default for diffusion), generate or nll; an AR run has only ar and nll.
 
-        `pad` lengthens each row with masks to the run's sequence length, as the original does.
+        `pad` lengthens each row of a diffusion run with masks to its sequence length, as the
+        original does; the default does, unless the run was trained with rows of random length.
         `batch_size` counts rows of that length; short rows share one. Raises UserError for a
         mode that the family has not.
         """
@@ -80,6 +82,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         rows = int(text) if text.isdigit() else evaluation_batch(run.recipe)
         rows = min(rows, int(max_batch_size)) if max_batch_size else rows
         causal = run.family == "ar"
+        pad = run.recipe.mdm.random_length == 0 if pad is None else pad
         self.limit = run.sequence_length + (1 if causal else 0)
         self.reader = Reader(
             run.model,
@@ -278,8 +281,8 @@ class _Processes:
     """This process among those that torchrun started; a single one without it."""
 
     def __init__(self) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = processes()
+        self.rank = int(os.environ["RANK"]) if self.world > 1 else 0
         if self.world > 1 and not distributed.is_initialized():
             distributed.init_process_group("gloo")
 

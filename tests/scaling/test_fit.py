@@ -12,7 +12,9 @@ import epochal
 from epochal.errors import DataError
 from epochal.scaling import FitSettings, fit_points, make_points
 from epochal.scaling.forms import FORMS
+from epochal.scaling.isoflop import isoflop
 from epochal.scaling.laws import Chinchilla, DataConstrained, Overfitting
+from epochal.scaling.optimum import optima
 
 QUICK = FitSettings(bootstraps=0)
 GRID = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
@@ -238,3 +240,45 @@ def test_same_seed_same_intervals():
     first, second = (fitted(points, bootstraps=40, seed=7) for _ in range(2))
     assert first.intervals == second.intervals
     assert fitted(points, bootstraps=40, seed=8).intervals != first.intervals
+
+
+def test_a_family_that_cannot_be_fitted_does_not_stop_the_other():
+    points = runs(law(), noise=0.003)
+    few = ["mdm" if index < 3 else "ar" for index in range(len(points))]
+    mixed = make_points(points.params, points.tokens, points.unique_tokens, points.loss, family=few)
+    report = fit_points(mixed, QUICK)
+    assert set(report.families) == {"ar"}
+    assert "3 points cannot determine" in report.refused["mdm"]
+    assert report.as_dict()["refused"] == report.refused
+    with pytest.raises(DataError, match="mdm: 3 points"):
+        fit_points(mixed.of_family("mdm"), QUICK)
+
+
+def test_intervals_of_predictions_hold_the_truth():
+    planted = law()
+    found = fitted(runs(planted, noise=0.005), bootstraps=100)
+    at = (np.array([5e7, 3e8, 2e9]), np.array([1e9, 6e9, 9e10]), np.array([5e7, 1e8, 1e9]))
+    low, high = found.predict_interval(*at)
+    truth = planted.predict(*at)
+    assert (low < truth).all()
+    assert (truth < high).all()
+    assert (high - low < 0.2).all()
+
+
+def test_isoflop_parabolas():
+    """Centred budgets of a symmetric law: the exponent is β/(α+β) = ½, the minimum the law's."""
+    planted = law("chinchilla", alpha=0.33, beta=0.33)
+    rows = []
+    for flops in (1e18, 1e19, 1e20):
+        best = float(optima(planted, flops, 1e13).params[0])
+        rows += [(n, flops / 6 / n) for n in best * np.geomspace(0.25, 4, 7)]
+    n, d = np.array(rows).T
+    found = isoflop(make_points(n, d, None, planted.predict(n, d)))
+    assert [len(p.params) for p in found.parabolas] == [7, 7, 7]
+    assert found.params_exponent == pytest.approx(0.5, abs=1e-3)
+    assert found.params_exponent + found.tokens_exponent == pytest.approx(1.0)
+    for parabola in found.parabolas:
+        best = float(optima(planted, parabola.flops, 1e13).params[0])
+        assert parabola.optimal_params == pytest.approx(best, rel=0.02)
+        assert parabola.flags == ()
+    assert isoflop(make_points([1e7, 1e8], [1e9, 1e8], None, [4.0, 4.1])) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,19 @@ def test_intervals_and_verdicts_of_a_fit():
     assert close.winner is None
     assert "Too close to call" in close.verdict
     assert 0 < close.share_for_diffusion < 1
+
+
+def test_the_papers_grid_planned_by_a_law_that_can_turn():
+    """Its best runs: AR 3.71 at 144.8M × 50, diffusion 3.55; they cross at 2.6–2.8e19."""
+    grid = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
+    report = epochal.plan(1e8, 1.25e20, laws=epochal.fit(grid, law="penalty", bootstraps=60))
+    ar, mdm = report.families
+    assert ar.loss == pytest.approx(3.71, abs=0.05)
+    assert mdm.loss == pytest.approx(3.55, abs=0.03)
+    assert 0.5 < ar.params * ar.tokens / (144.8e6 * 5e9) < 2
+    assert report.winner == "mdm"
+    assert 1.4e19 < report.critical_flops < 4e19
+    assert ar.saturated
 
 
 def test_a_law_of_one_epoch_repeats_nothing():

@@ -139,6 +139,8 @@ def print_fit(report: FitReport) -> None:
         click.echo("")
         for line in _sentences(fitted):
             _note(line)
+    for reason in report.refused.values():
+        _note(f"refused: {reason}")
     for note in report.notes:
         _note(note)
 

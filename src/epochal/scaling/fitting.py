@@ -63,22 +63,36 @@ Hold = Mapping[str, Mapping[str, float]]
 
 
 def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) -> FitReport:
-    """Fit every family of `points`.
+    """Fit every family of `points`; one that cannot be fitted is refused with the reason.
 
-    Raises DataError where the points cannot determine the law, UserError for an unknown law.
+    Raises DataError where no family's points can determine the law, UserError for an unknown
+    law.
     """
     form = find_form(settings.law)
     families = [name for name in FAMILIES if name in points.family]
     if not families:
         raise DataError("there are no points to fit")
     fits: dict[str, FamilyFit] = {}
+    refused: dict[str, str] = {}
     for family in families:
         held = {**(hold or {}).get("", {}), **(hold or {}).get(family, {})}
         before = [d for d in points.dropped if d.family == family]
-        fits[family] = fit_family(points.of_family(family), family, form, settings, held, before)
+        try:
+            part = points.of_family(family)
+            fits[family] = fit_family(part, family, form, settings, held, before)
+        except DataError as error:
+            refused[family] = str(error)
+    if not fits:
+        raise DataError("; ".join(refused.values()))
     values = dataclasses.asdict(settings)
     values["delta"] = settings.delta if np.isfinite(settings.delta) else None
-    return FitReport(law=settings.law, families=fits, settings=values, notes=list(points.notes))
+    return FitReport(
+        law=settings.law,
+        families=fits,
+        refused=refused,
+        settings=values,
+        notes=list(points.notes),
+    )
 
 
 def fit_family(

@@ -55,8 +55,8 @@ class FamilyFit(KnownLaw):
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "objective": self.objective,
             "rows": len(self.points),
-            "r2": self.r2,
-            "condition": self.condition,
+            "r2": _finite(self.r2),
+            "condition": _finite(self.condition),
             "half_life": self.half_life,
             "statements": self.statements,
             "minima": self.minima,
@@ -96,6 +96,8 @@ class FitReport:
 
     law: str
     families: dict[str, FamilyFit]
+    refused: dict[str, str]
+    """Families whose points cannot determine the law, and why."""
     settings: dict[str, Any]
     """Law, residual, δ, exponents tied, constants held, bootstraps, seed, rules for rows."""
     notes: list[str] = field(default_factory=list)
@@ -105,6 +107,7 @@ class FitReport:
         return {
             "law": self.law,
             "families": {name: fit.as_dict() for name, fit in self.families.items()},
+            "refused": self.refused,
             "settings": self.settings,
             "notes": self.notes,
         }
@@ -114,6 +117,11 @@ class FitReport:
         from epochal.scaling.law_files import write_laws
 
         write_laws(path, list(self.families.values()), self.settings)
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no NaN and no infinity."""
+    return value if np.isfinite(value) else None
 
 
 def range_of(points: Points) -> dict[str, tuple[float, float]]:

@@ -102,7 +102,6 @@ NEUTRAL = {
     "parallel.shard": 2,
     "parallel.tensor": 2,
     "parallel.sequence": True,
-    "parallel.pipeline": 2,
     "parallel.activation_checkpointing": "full",
     "parallel.offload": True,
     "parallel.timeout": 60.0,

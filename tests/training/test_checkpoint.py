@@ -139,3 +139,30 @@ def test_the_manifest_lists_every_file(tmp_path):
     path = save(tmp_path, 1)
     listed = set(json.loads((path / "manifest.json").read_text())["sha256"])
     assert listed == {p.name for p in path.iterdir()} - {"manifest.json"}
+
+
+def test_a_read_only_place_is_named_with_what_to_do(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    def refuse(self, *arguments, **more):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    save(tmp_path, 5)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match="last-00000010: the file system is read-only; choose"):
+        save(tmp_path, 10)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["last-00000005"]
+
+
+def test_as_many_as_are_wanted_stay(tmp_path):
+    model, optimizer = trained()
+    for step in (1, 2, 3, 4):
+        checkpoint.save(tmp_path, "last", TrainState(step=step), model, optimizer, keep=2)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, "kept", TrainState(step=step), model, optimizer, keep=None)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    kept = [f"kept-0000000{step}" for step in (1, 2, 3)]
+    assert names == [*kept, "last-00000003", "last-00000004"]
+    (tmp_path / "last-00000004" / "manifest.json").unlink()
+    assert checkpoint.find(tmp_path, "last").name == "last-00000003"

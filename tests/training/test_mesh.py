@@ -33,8 +33,8 @@ def test_what_is_left_is_data_parallel():
 @pytest.mark.parametrize(
     ("world", "changes", "message"),
     [
-        (4, {"parallel__tensor": 3}, r"does not divide the 4 processes.*parallel.tensor` = 2"),
-        (4, {"parallel__data": 3}, r"= 3 × 1 × 1 is not the 4 processes.*parallel.data=4"),
+        (4, {"parallel__tensor": 3}, r"does not divide the 4 processes.*parallel.tensor=2"),
+        (4, {"parallel__data": 3}, r"= 3 × 1 is not the 4 processes.*parallel.data=4"),
         (8, {"parallel__tensor": 4}, r"parallel.tensor` = 4 does not divide .* 6 attention heads"),
         (8, {"parallel__zero": 3, "parallel__shard": 3}, r"parallel.shard` = 3 .* nearest .* 2"),
         (3, {}, r"parallel.data` = 3 does not divide `train.global_batch` = 256 rows.* 2"),

@@ -285,7 +285,7 @@ class Parallel:
     """What data-parallel processes share out instead of holding it each, as in ZeRO. 0: nothing
     (DDP). With FSDP2: 1 the optimizer's state, 2 also gradients, 3 also weights."""
     data: Positive | None = None
-    """Data-parallel processes; if not given, all that tensor and pipeline leave."""
+    """Data-parallel processes; if not given, all that tensor leaves."""
     shard: Positive | None = None
     """Data-parallel processes that share one copy of the model; all if not given. Fewer, for
     example those of one machine, is hybrid sharding."""
@@ -293,8 +293,6 @@ class Parallel:
     """Processes among which the heads, inner widths and vocabulary of a layer are split."""
     sequence: bool = False
     """With tensor parallelism, also split norms and the residual stream, by position."""
-    pipeline: Positive = 1
-    """Stages into which the layers are cut; micro-batches follow each other through them."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass instead of kept. full: all inside a block.
     selective: all but matrix products and attention."""

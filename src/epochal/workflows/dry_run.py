@@ -82,7 +82,6 @@ def planned_sharding(settings: Recipe, gpus: int, vocabulary: int) -> Sharding:
         gradients=plan.shard if plan.zero >= 2 else 1,
         optimizer=plan.shard if plan.zero >= 1 else 1,
         tensor=plan.tensor,
-        pipeline=plan.pipeline,
         offload=parallel.offload,
         checkpointing=parallel.activation_checkpointing,
     )
@@ -92,7 +91,6 @@ def _in_words(cut: Sharding) -> str:
     parts = {"weights": cut.weights, "gradients": cut.gradients, "optimizer": cut.optimizer}
     shared = [f"{what} in {count} parts" for what, count in parts.items() if count > 1]
     shared += [f"tensor parallel {cut.tensor}"] if cut.tensor > 1 else []
-    shared += [f"{cut.pipeline} stages"] if cut.pipeline > 1 else []
     shared += ["weights and optimizer in host memory"] if cut.offload else []
     if cut.checkpointing != "none":
         shared.append(f"{cut.checkpointing} activation checkpointing")

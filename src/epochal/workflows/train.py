@@ -19,6 +19,7 @@ from epochal.data.orders import row_order
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RecipeError, RunError
 from epochal.evaluation.nll import Evaluator
+from epochal.evaluation.share import Share
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
@@ -227,7 +228,7 @@ def _loop(
         machine=machine,
         folder=folder,
         journal=journal,
-        evaluate=_validation(settings, corpus, machine),
+        evaluate=_validation(settings, corpus, machine, world),
         advise=_advice(settings, numbers, folder),
     )
 
@@ -244,8 +245,9 @@ def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
     return advice
 
 
-def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:
-    """Validation during training: the same rows and the same masks each time."""
+def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World) -> Evaluate:
+    """Validation during training: the same rows and the same masks each time, shared out over
+    the processes; all get the same figure."""
     windows = ScoredWindows(
         corpus.validation.tokens, settings.data.sequence_length, settings.eval.max_tokens
     )
@@ -256,6 +258,7 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine) -> Evaluate:
         corpus.validation.document_starts(),
         corpus.tokenizer.vocabulary,
         evaluation_batch(settings),
+        share=Share(world.data_rank, world.plan.data, world.total),
     )
 
     def evaluate(model: Transformer) -> dict[str, float]:

@@ -20,16 +20,14 @@ class MeshPlan:
     """Processes over which FSDP cuts up what it cuts up; `data / shard` copies are kept."""
     tensor: int = 1
     """Processes that share the heads, inner widths and vocabulary of a layer."""
-    pipeline: int = 1
-    """Groups of processes that each hold some of the layers."""
     zero: int = 0
-    """0: DDP (with tensor or pipeline: 1). FSDP2 cuts up the optimizer's state (1), also
+    """0: DDP (with tensor: 1). FSDP2 cuts up the optimizer's state (1), also
     gradients (2), also weights (3)."""
 
     @property
     def world(self) -> int:
         """Processes in all."""
-        return self.data * self.tensor * self.pipeline
+        return self.data * self.tensor
 
     @property
     def replicas(self) -> int:
@@ -38,7 +36,7 @@ class MeshPlan:
 
     def as_dict(self) -> dict[str, int]:
         """Plain values, for the run record."""
-        names = ("data", "shard", "tensor", "pipeline", "zero")
+        names = ("data", "shard", "tensor", "zero")
         return {name: getattr(self, name) for name in names}
 
 
@@ -49,20 +47,20 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     `world` or do not divide what they cut up. All is decided before anything is started.
     """
     parallel, shape = recipe.parallel, recipe.model.architecture()
-    model_parallel = parallel.tensor * parallel.pipeline
-    if world % model_parallel:
+    tensor = parallel.tensor
+    if world % tensor:
+        fitting = [n for n in range(1, world + 1) if world % n == 0]
+        nearest = min(fitting, key=lambda n: (abs(n - tensor), n))
         raise RecipeError(
-            f"`parallel.tensor` × `parallel.pipeline` = {parallel.tensor} × {parallel.pipeline} "
-            f"does not divide the {world} processes; start a multiple of {model_parallel}, or "
-            f"set `parallel.{_axis_to_mend(parallel)}` = {_nearest_axis(parallel, world)}"
+            f"`parallel.tensor` = {tensor} does not divide the {world} processes; start a "
+            f"multiple of {tensor}, or set parallel.tensor={nearest}"
         )
-    data = world // model_parallel
+    data = world // tensor
     if parallel.data is not None and parallel.data != data:
         raise RecipeError(
-            f"`parallel.data` × `parallel.tensor` × `parallel.pipeline` = {parallel.data} × "
-            f"{parallel.tensor} × {parallel.pipeline} is not the {world} processes that were "
-            f"started; set parallel.data={data} (or leave it out), or start "
-            f"{parallel.data * model_parallel} processes"
+            f"`parallel.data` × `parallel.tensor` = {parallel.data} × {tensor} is not the {world} "
+            f"processes that were started; set parallel.data={data} (or leave it out), or start "
+            f"{parallel.data * tensor} processes"
         )
     shard = parallel.shard or data
     _must_divide("parallel.shard", shard, data, "the {total} data-parallel processes")
@@ -70,18 +68,13 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
         "parallel.data", data, recipe.train.global_batch, "`train.global_batch` = {total} rows"
     )
     _check_tensor(parallel, shape, vocabulary, recipe.data.sequence_length)
-    if parallel.pipeline > shape.layers:
-        raise RecipeError(
-            f"`parallel.pipeline` = {parallel.pipeline} is more than the model's {shape.layers} "
-            f"layers; {shape.layers} is the most"
-        )
     _check_options(recipe, data)
     zero = parallel.zero
     if data == 1 and not parallel.offload:
         zero = 0
-    elif model_parallel > 1:
+    elif tensor > 1:
         zero = max(zero, 1)  # DDP cannot hold what is cut up; FSDP2 with zero = 1 is the same
-    return MeshPlan(data, shard if zero else 1, parallel.tensor, parallel.pipeline, zero)
+    return MeshPlan(data, shard if zero else 1, parallel.tensor, zero)
 
 
 def _check_tensor(parallel: Parallel, shape: Architecture, vocabulary: int, length: int) -> None:
@@ -112,11 +105,10 @@ def _check_options(recipe: Recipe, data: int) -> None:
             "leave it out"
         )
     drops = train.attention_dropout or train.hidden_dropout or train.embedding_dropout
-    if drops and parallel.tensor * parallel.pipeline > 1:
+    if drops and parallel.tensor > 1:
         raise RecipeError(
-            "dropout would differ from that of one process under `parallel.tensor` or "
-            "`parallel.pipeline`; set the dropout rates to 0, or use data parallelism "
-            "(parallel.zero)"
+            "dropout would differ from that of one process under `parallel.tensor`; set the "
+            "dropout rates to 0, or use data parallelism (parallel.zero)"
         )
 
 
@@ -129,15 +121,3 @@ def _must_divide(key: str, size: int, total: int, what: str) -> None:
         f"`{key}` = {size} does not divide {what.format(total=f'{total:,}')}; the nearest that "
         f"does is {nearest}"
     )
-
-
-def _axis_to_mend(parallel: Parallel) -> str:
-    return "tensor" if parallel.tensor > 1 else "pipeline"
-
-
-def _nearest_axis(parallel: Parallel, world: int) -> int:
-    """The nearest size of that axis with which the product divides the processes."""
-    given = getattr(parallel, _axis_to_mend(parallel))
-    other = parallel.tensor * parallel.pipeline // given
-    fitting = [n for n in range(1, world + 1) if world % (n * other) == 0] or [1]
-    return min(fitting, key=lambda n: (abs(n - given), n))

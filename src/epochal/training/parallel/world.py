@@ -30,7 +30,7 @@ from epochal.training.parallel.watch import Watch
 T = TypeVar("T")
 _OPENED = itertools.count()
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-AXES = ("pipeline", "replicate", "shard", "tensor")
+AXES = ("replicate", "shard", "tensor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class World:
     rank: int = 0
     plan: MeshPlan = field(default_factory=MeshPlan)
     mesh: DeviceMesh | None = None
-    """Axes pipeline, replicate, shard, tensor; None for one process."""
+    """Axes replicate, shard, tensor; None for one process."""
     control: dist.ProcessGroup | None = None
     """gloo group of all, for small agreements on the CPU."""
     saver: dist.ProcessGroup | None = None
@@ -60,19 +60,12 @@ class World:
     @property
     def data_rank(self) -> int:
         """Which share of the rows is this process's."""
-        return self.rank // self.plan.tensor % self.plan.data
-
-    @property
-    def stage(self) -> int:
-        """Which share of the layers is this process's."""
-        return self.rank // (self.plan.tensor * self.plan.data)
+        return self.rank // self.plan.tensor
 
     @property
     def _speaks(self) -> bool:
-        """One process of each data-parallel share, so that sums count nothing twice. Of a
-        pipeline it is the last stage, where the losses are."""
-        last = self.stage == self.plan.pipeline - 1
-        return self.rank % self.plan.tensor == 0 and last
+        """One process of each data-parallel share, so that sums count nothing twice."""
+        return self.rank % self.plan.tensor == 0
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of an array over the data-parallel shares, the same on every process."""
@@ -185,7 +178,7 @@ def open_world(plan: MeshPlan, machine: Machine, timeout: float) -> Iterator[Wor
             plan=plan,
             mesh=init_device_mesh(
                 machine.device.type,
-                (plan.pipeline, plan.replicas if plan.zero else plan.data, plan.shard, plan.tensor),
+                (plan.replicas if plan.zero else plan.data, plan.shard, plan.tensor),
                 mesh_dim_names=AXES,
             ),
             control=dist.new_group(backend="gloo", timeout=wait),

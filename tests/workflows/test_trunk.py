@@ -11,7 +11,12 @@ from epochal.runs import RunRecord
 from epochal.workflows.train import train
 from tiny_runs import figures, final_files, overrides
 
-TRUNK = {"train__steps": 16, "train__schedule": "constant", "train__warmup": 0.25}
+TRUNK = {
+    "train__steps": 16,
+    "train__schedule": "constant",
+    "train__warmup": 0.25,
+    "checkpoint__every": "16 steps",
+}
 BRANCH = {"train__schedule": "wsd", "train__decay": 0.25, "train__ema": 0.9}
 
 
@@ -78,7 +83,7 @@ def test_no_place_to_branch_off(tiny_corpus, trunk, tmp_path, changes, error, me
 def test_trunks_that_are_none(tiny_corpus, trunk, tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         branch(tiny_corpus, tmp_path / "nowhere", tmp_path / "a")
-    changes = {"train__ema": 0.9, "train__steps": 16}
+    changes = {"train__ema": 0.9, "train__steps": 16, "checkpoint__every": "16 steps"}
     train(None, overrides(tiny_corpus, tmp_path / "cosine", **changes))
     with pytest.raises(RunError, match='"cosine", which has no stretch'):
         branch(tiny_corpus, tmp_path / "cosine", tmp_path / "b")

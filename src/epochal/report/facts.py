@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.report.collect import Run
-from epochal.report.text import duration
+from epochal.report.text import duration, listed
 from epochal.report.verdicts import Group
 from epochal.units import format_count
 
@@ -91,14 +91,27 @@ def _passport_facts(passport: Mapping[str, Any]) -> Pairs:
     return flatten(tree)
 
 
-def machine(run: Run) -> str:
-    """Software and machine of a run in one line."""
+def machines(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(runs, software and machine): a line for all runs that were made alike."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(_machine(run), []).append(run)
+    return [
+        (listed([run.label for run in some], 4), text + _time(some)) for text, some in alike.items()
+    ]
+
+
+def _machine(run: Run) -> str:
     info = run.record.info
     parts = [f"{name} {value}" for name, value in info.get("software", {}).items()]
     kept = info.get("machine", {})
     parts += [str(kept[key]) for key in ("device", "precision") if key in kept]
     if "compiled" in kept:
         parts.append("compiled" if kept["compiled"] else "not compiled")
-    if "seconds" in info:
-        parts.append(f"trained in {duration(float(info['seconds']))}")
     return ", ".join(parts) or "not recorded"
+
+
+def _time(runs: Sequence[Run]) -> str:
+    known = [float(run.record.info["seconds"]) for run in runs if "seconds" in run.record.info]
+    together = " together" if len(known) > 1 else ""
+    return f", trained in {duration(sum(known))}{together}" if known else ""

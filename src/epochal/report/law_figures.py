@@ -76,7 +76,7 @@ def _isoflop_plot(fit: FamilyFit) -> Plot:
             alpha = 0.4 + 0.6 * (number + 1) / len(found.parabolas)
             budget = power_of_ten(float(f"{parabola.flops:.2g}"))
             told = f"{budget} FLOPs"
-            x = np.geomspace(parabola.params[0] * 0.9, parabola.params[-1] * 1.1, _GRID)
+            x = np.geomspace(parabola.params[0], parabola.params[-1], _GRID)
             best, lowest = parabola.optimal_params, parabola.optimal_loss
             if best is not None and lowest is not None:
                 distance = np.log(x / best)
@@ -85,8 +85,8 @@ def _isoflop_plot(fit: FamilyFit) -> Plot:
                 tip(line, "", f"{told}: best size {format_count(best)}")
                 axes.annotate(
                     budget,
-                    (x[-1], y[-1]),
-                    xytext=(2, 0),
+                    (parabola.params[-1], parabola.loss[-1]),
+                    xytext=(9, 0),
                     textcoords="offset points",
                     fontsize=0.8 * canvas.font,
                     va="center",

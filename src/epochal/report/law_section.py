@@ -72,7 +72,8 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
         paths = [
             run.record.path
             for run in runs
-            if run.family == family and run.label not in kept and run.curve is not None
+            if run.family == family and run.curve is not None
+            if not kept & {run.label, str(run.record.path)}
         ]
         if len(paths) < LEAST_RUNS:
             continue

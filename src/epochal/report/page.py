@@ -21,7 +21,7 @@ from epochal.report.collect import Run, read_runs
 from epochal.report.facts import (
     corpus,
     differences,
-    machine,
+    machines,
     passport_lines,
     recipe_text,
 )
@@ -174,7 +174,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         labels=[run.label for run in runs],
         recipes=[(run.label, recipe_text(run)) for run in runs],
         corpora=[corpus(group) for group in groups],
-        machines=[(run.label, machine(run)) for run in runs],
+        machines=machines(runs),
         version=epochal.__version__,
     )
 

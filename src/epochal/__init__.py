@@ -25,11 +25,13 @@ _MODULES = {
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
     "RunRecord": "epochal.runs",
+    "average": "epochal.workflows.ensemble",
     "compare": "epochal.workflows.compare",
     "compare_existing": "epochal.workflows.compare",
     "download": "epochal.data.download",
     "downstream": "epochal.workflows.downstream",
     "dry_run": "epochal.workflows.dry_run",
+    "ensemble": "epochal.workflows.ensemble",
     "evaluate": "epochal.workflows.evaluate",
     "fit": "epochal.workflows.fit",
     "gap": "epochal.workflows.gap",
@@ -40,6 +42,7 @@ _MODULES = {
     "list_runs": "epochal.report.listing",
     "load": "epochal.workflows.load",
     "load_recipe": "epochal.recipe",
+    "memorise": "epochal.workflows.memorise",
     "plan": "epochal.workflows.plan",
     "prepare": "epochal.data",
     "quality": "epochal.workflows.quality",
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from epochal.workflows.compare import compare_existing as compare_existing
     from epochal.workflows.downstream import downstream as downstream
     from epochal.workflows.dry_run import dry_run as dry_run
+    from epochal.workflows.ensemble import average as average
+    from epochal.workflows.ensemble import ensemble as ensemble
     from epochal.workflows.evaluate import evaluate as evaluate
     from epochal.workflows.exports import export_hf as export_hf
     from epochal.workflows.fit import fit as fit
@@ -79,6 +84,7 @@ if TYPE_CHECKING:
     from epochal.workflows.imports import import_megatron as import_megatron
     from epochal.workflows.load import LoadedModel as LoadedModel
     from epochal.workflows.load import load as load
+    from epochal.workflows.memorise import memorise as memorise
     from epochal.workflows.plan import plan as plan
     from epochal.workflows.quality import quality as quality
     from epochal.workflows.quickstart import quickstart as quickstart

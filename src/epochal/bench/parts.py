@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer as HFTokenizer
 
 from epochal import progress
+from epochal.bench.evaluation import evaluation_rows
 from epochal.bench.memory import can_measure, peak_memory
 from epochal.bench.steps import VARIANTS, Setting, make_step
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
@@ -221,6 +222,7 @@ PARTS: dict[str, Callable[[Options], list[Row]]] = {
     "tokenizer": bench_tokenizer,
     "loader": bench_loader,
     "estimator": bench_estimator,
+    "eval": lambda options: evaluation_rows(options.setting, options.rounds),
     "step": bench_step,
 }
 

@@ -29,6 +29,7 @@ def bench(
       help        time of `epochal --help`
       tokenizer   MB/s of BPE through tiktoken, against `tokenizers`
       loader      rows of a step, as a share of the step
+      eval        a draw of `epochal eval` against the bare forward passes
       estimator   error of the MDM bound, ours against the paper's, at equal work
       step        time and peak memory of a training step, AR and MDM, against a step as
                   nanoGPT writes it (logits and cross-entropy of all positions, compiled)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epochal.cli.canaries import canaries
 from epochal.cli.data_sets import download, names
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 
@@ -27,6 +28,9 @@ def data() -> None:
       epochal data inspect corpus
       epochal data subset corpus corpus-1M --unique-tokens 1M
     """
+
+
+data.add_command(canaries)
 
 
 @data.command()

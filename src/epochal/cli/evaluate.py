@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,12 +14,14 @@ from epochal.errors import UserError
 if TYPE_CHECKING:
     from epochal.evaluation.breakdown import Breakdown
     from epochal.runs import NLLResult
+    from epochal.workflows.ensemble import EnsembleResult
     from epochal.workflows.gap import GapResult
 
 
 @click.command("eval")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN[@CHECKPOINT]...")
 @click.option("--against", metavar="RUN", help="Also score this run, and pair the two.")
+@click.option("--ensemble", is_flag=True, help="Of two or more: the mean of their probabilities.")
 @click.option("--breakdown", is_flag=True, help="By place, by document and by noise level.")
 @click.option("--checkpoint", metavar="NAME", help="best, last, ema or a step.  [default: best]")
 @click.option("--draws", type=int, help="Mask draws per row for diffusion.  [default: 8]")
@@ -39,7 +42,12 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @json_option
 def evaluate(
-    runs: tuple[str, ...], against: str | None, breakdown: bool, as_json: bool, **options: Any
+    runs: tuple[str, ...],
+    against: str | None,
+    ensemble: bool,
+    breakdown: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Validation NLL of a run over the whole validation set, with its standard error.
 
@@ -54,44 +62,47 @@ def evaluate(
       epochal eval runs/quickstart/mdm --tolerance 0.005 --checkpoint last
       epochal eval runs/quickstart/ar --against runs/quickstart/mdm
       epochal eval runs/quickstart/mdm --breakdown
+      epochal eval runs/a runs/b@last --ensemble
       epochal eval runs/quickstart/mdm --estimator paper --json
     """
+    from epochal.workflows.ensemble import ensemble as score_ensemble
     from epochal.workflows.evaluate import Options, evaluate_in_parts
     from epochal.workflows.evaluate import evaluate as score
     from epochal.workflows.gap import gap
     from epochal.workflows.processes import first_process
 
-    if len(runs) > 1:
-        raise UserError(f"{len(runs)} runs: give one, and another with --against")
-    if against and breakdown:
-        raise UserError("--against and --breakdown do not go together; run one after the other")
+    if sum((bool(against), ensemble, breakdown)) > 1:
+        raise UserError("--against, --ensemble and --breakdown do not go together; give one")
+    if len(runs) > 1 and not ensemble:
+        raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
     content: dict[str, Any]
+    show: Callable[[], None]
     if against:
-        found = gap(runs[0], against, **options)
-        content = found.as_dict()
+        pair = gap(runs[0], against, **options)
+        content, show = pair.as_dict(), lambda: _print_gap(pair)
+    elif ensemble:
+        together = score_ensemble(runs, **options)
+        content, show = together.as_dict(), lambda: _print_ensemble(together)
     elif breakdown:
-        result, parts = evaluate_in_parts(runs[0], Options(**options))
-        content = _content(result) | {"breakdown": parts.as_dict()}
+        whole, parts = evaluate_in_parts(runs[0], Options(**options))
+        content = _content(whole) | {"breakdown": parts.as_dict()}
+        show = lambda: _print_result(whole, parts)  # noqa: E731
     else:
         result = score(runs[0], **options)
-        content = _content(result)
+        content, show = _content(result), lambda: _print_result(result)
     if not first_process():
         return
     if as_json:
         print_json(content)
-    elif against:
-        _print_gap(found)
     else:
-        _print_result(result)
-        if breakdown:
-            _print_parts(parts)
+        show()
 
 
 def _content(result: NLLResult) -> dict[str, Any]:
     return result.as_dict() | {"perplexity": math.exp(result.nll_nats_per_token)}
 
 
-def _print_result(result: NLLResult) -> None:
+def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
     bound = "" if result.estimator == "exact" or result.family == "ar" else " (upper bound)"
     rows = [
         ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
@@ -104,6 +115,8 @@ def _print_result(result: NLLResult) -> None:
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
     ]
     print_pairs(rows)
+    if parts is not None:
+        _print_parts(parts)
 
 
 def _error(value: float | None) -> str:
@@ -163,3 +176,19 @@ def _print_parts(parts: Breakdown) -> None:
     ]
     unique = list(dict.fromkeys(map(tuple, lines)))
     print_table(["document", "tokens", "nats/token", "±"], [list(line) for line in unique])
+
+
+def _print_ensemble(found: EnsembleResult) -> None:
+    def line(result: NLLResult) -> str:
+        return f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token"
+
+    rows = [(name, line(one)) for name, one in zip(found.names, found.members, strict=True)]
+    rows.append(("ensemble", line(found.ensemble)))
+    perplexity = math.exp(found.ensemble.nll_nats_per_token)
+    per_byte = found.ensemble.bits_per_byte
+    rows += [
+        ("gain over the best", f"{found.gain:+.4f} ± {found.gain_error:.4f} nats/token"),
+        ("bits per byte", f"{per_byte:.4f}" if per_byte else "not known"),
+        ("perplexity", f"{perplexity:,.1f}"),
+    ]
+    print_pairs(rows)

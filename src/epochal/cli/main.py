@@ -19,6 +19,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "runs": ("runs", "runs", "List runs: status, progress, NLL, speed, differing settings."),
     "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
     "downstream": ("downstream", "downstream", "Downstream tasks with lm-evaluation-harness."),
+    "average": ("average", "average", "A run with the mean weights of several checkpoints."),
+    "memorise": ("memorise", "memorise", "What runs remember of their training text."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
     "submit": ("submit", "submit", "Hand a run or a sweep to a Slurm cluster."),

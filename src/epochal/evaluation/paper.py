@@ -46,6 +46,10 @@ class PaperEvaluator:
                 "needs; leave out --estimator paper"
             )
         self._plan = DrawPlan(self.rows, self.seed, stratified=False)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all draws."""
         self._values: list[NDArray[np.float64]] = []
 
     @property

@@ -1,0 +1,283 @@
+"""What repeating a text hundreds of times leaves in a model: the figures and a plain summary.
+
+Gap: NLL of the validation set minus that of the training set, nats per token; what a model
+knows of its training text beyond the language.
+
+Extraction rate at prefix length k: the share of places in a text at which the model, given the
+k tokens before, writes the next tokens word for word. On validation documents the same share
+is what can be written without having seen the text: common phrases, boilerplate, chance.
+
+Exposure of a canary (Carlini et al., arXiv 1802.08232, §4): log₂(m + 1) − log₂(rank) of its
+secret's NLL among m secrets that were not put in, in bits. Unseen secrets have log₂ e = 1.44
+bits on average, and log₂(m + 1) is the most that m references can show; beyond, it is
+−log₂ P(reference ≤ secret) of a skew-normal distribution fitted to the references (§4.3 there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+CHANCE_EXPOSURE = math.log2(math.e)
+CONFIDENCE = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """How often continuations came back word for word, from one prefix length."""
+
+    prefix: int
+    train: float
+    train_interval: tuple[float, float]
+    """Wilson's 95 % interval."""
+    validation: float | None
+    """None where no validation document is long enough."""
+    validation_interval: tuple[float, float] | None
+    train_places: int
+    validation_places: int
+    train_tokens: float
+    """Mean share of the continuation's tokens that were written before the first wrong one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryExposure:
+    """How much better than chance a model knows one canary's secret."""
+
+    canary: int
+    seen: int
+    """How often the canary stands in the training text: 0 is a control."""
+    rank: int
+    """1 is best, among the references and itself."""
+    exposure: float
+    """By rank, bits."""
+    exposure_fitted: float
+    """By the fitted distribution, bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One checkpoint of one run."""
+
+    run: str
+    family: str
+    step: int
+    epochs: float
+    train_nll: float
+    train_error: float
+    validation_nll: float
+    validation_error: float
+    extraction: list[Extraction]
+    canaries: list[CanaryExposure]
+
+    @property
+    def gap(self) -> float:
+        """NLL of validation minus training, nats per token."""
+        return self.validation_nll - self.train_nll
+
+    @property
+    def extraction_rate(self) -> float:
+        """At the longest prefix; NaN if none was measured."""
+        return self.extraction[-1].train if self.extraction else math.nan
+
+    @property
+    def exposure(self) -> float:
+        """Mean over the canaries that were seen, bits by the fit; NaN if there are none."""
+        seen = [canary.exposure_fitted for canary in self.canaries if canary.seen]
+        return float(np.mean(seen)) if seen else math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; NaN as None."""
+        more = {"gap": self.gap, "extraction_rate": self.extraction_rate, "exposure": self.exposure}
+        return asdict(self) | {
+            key: None if math.isnan(value) else value for key, value in more.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtEqualLoss:
+    """A run's figures where its validation NLL was that of the others."""
+
+    run: str
+    family: str
+    validation_nll: float
+    epochs: float
+    gap: float
+    extraction_rate: float | None
+    exposure: float | None
+
+
+def wilson(hits: int, places: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, 1927)."""
+    z2 = CONFIDENCE**2
+    centre = (hits + z2 / 2) / (places + z2)
+    spread = hits * (places - hits) / places + z2 / 4
+    half = CONFIDENCE * math.sqrt(spread) / (places + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def extraction(prefix: int, train: NDArray[np.bool_], validation: NDArray[np.bool_]) -> Extraction:
+    """From [places, tokens] which tokens were written right, for both texts."""
+    hits, control = (int(right.all(axis=1).sum()) for right in (train, validation))
+    before_wrong = np.cumprod(train, axis=1).mean()
+    return Extraction(
+        prefix=prefix,
+        train=hits / len(train),
+        train_interval=wilson(hits, len(train)),
+        validation=control / len(validation) if len(validation) else None,
+        validation_interval=wilson(control, len(validation)) if len(validation) else None,
+        train_places=len(train),
+        validation_places=len(validation),
+        train_tokens=float(before_wrong),
+    )
+
+
+def exposure(canary: int, seen: int, nll: float, references: Floats) -> CanaryExposure:
+    """Of a secret's NLL among those of secrets that were not put in."""
+    rank = 1 + int((references < nll).sum())
+    return CanaryExposure(
+        canary=canary,
+        seen=seen,
+        rank=rank,
+        exposure=math.log2(len(references) + 1) - math.log2(rank),
+        exposure_fitted=_fitted_exposure(nll, references),
+    )
+
+
+def _fitted_exposure(nll: float, references: Floats) -> float:
+    """−log₂ P(reference ≤ nll) of a skew-normal fitted by moments."""
+    from scipy.stats import skewnorm
+
+    mean, deviation = float(references.mean()), float(references.std(ddof=1))
+    if deviation == 0:
+        return 0.0 if nll >= mean else math.inf
+    skewness = float(np.mean(((references - mean) / references.std()) ** 3))
+    skewness = float(np.clip(skewness, -0.99, 0.99))  # the most that a skew-normal has is 0.995
+    power = abs(skewness) ** (2 / 3)
+    delta = math.sqrt(math.pi / 2 * power / (power + ((4 - math.pi) / 2) ** (2 / 3)))
+    delta = math.copysign(min(delta, 0.999), skewness)
+    scale = deviation / math.sqrt(1 - 2 * delta**2 / math.pi)
+    place = mean - scale * delta * math.sqrt(2 / math.pi)
+    shape = delta / math.sqrt(1 - delta**2)
+    return float(-skewnorm.logcdf(nll, shape, loc=place, scale=scale) / math.log(2))
+
+
+def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
+    """Each run's figures at the lowest validation NLL that all of them reached.
+
+    Between a run's checkpoints, up to its best, figures are interpolated linearly in the
+    validation NLL. Empty for a single run, and where some run has no checkpoint above that NLL
+    (keep more of them with `checkpoint.keep_every`).
+    """
+    runs = _by_run(measured)
+    if len(runs) < 2:
+        return []
+    falling = {}
+    for run, checkpoints in runs.items():
+        best = min(range(len(checkpoints)), key=lambda n: checkpoints[n].validation_nll)
+        falling[run] = checkpoints[: best + 1]
+    level = max(checkpoints[-1].validation_nll for checkpoints in falling.values())
+    found = []
+    for run, checkpoints in falling.items():
+        nll = np.array([one.validation_nll for one in checkpoints])
+        if nll.max() < level:
+            return []
+        # The last crossing of the level, should the curve not fall all the way.
+        after = int(np.flatnonzero(nll >= level)[-1])
+        pair = checkpoints[after : after + 2]
+        drop = nll[after] - nll[after + 1] if len(pair) == 2 else 0.0
+        part = float((nll[after] - level) / drop) if drop else 0.0
+
+        def between(name: str, pair: list[Measured] = pair, part: float = part) -> float:
+            values = [float(getattr(one, name)) for one in pair]
+            return values[0] + part * (values[-1] - values[0])
+
+        rate, bits = between("extraction_rate"), between("exposure")
+        found.append(
+            AtEqualLoss(
+                run=run,
+                family=checkpoints[0].family,
+                validation_nll=level,
+                epochs=between("epochs"),
+                gap=between("gap"),
+                extraction_rate=None if math.isnan(rate) else rate,
+                exposure=None if math.isnan(bits) else bits,
+            )
+        )
+    return found
+
+
+def summary(measured: Sequence[Measured], length: int) -> list[str]:
+    """What the figures mean to somebody whose text is private, in plain sentences."""
+    sentences = []
+    for run, checkpoints in _by_run(measured).items():
+        last = checkpoints[-1]
+        sentences.append(f"{run} ({last.family.upper()}), after {last.epochs:.1f} epochs:")
+        sentences.append(_gap_sentence(last))
+        if last.extraction:
+            sentences.append(_extraction_sentence(last.extraction[-1], length))
+        if seen := [canary for canary in last.canaries if canary.seen]:
+            sentences.append(_canary_sentence(seen, last.exposure))
+    equal = at_equal_loss(measured)
+    for one in equal:
+        parts = [f"gap {one.gap:.2f} nats"]
+        if one.extraction_rate is not None:
+            parts.append(f"extraction {100 * one.extraction_rate:.1f} %")
+        if one.exposure is not None:
+            parts.append(f"exposure {one.exposure:.1f} bits")
+        sentences.append(
+            f"At equal validation NLL ({one.validation_nll:.3f}; a bound for MDM), {one.run} had "
+            f"reached epoch {one.epochs:.1f}: {', '.join(parts)}."
+        )
+    sentences.append(
+        "A low rate is no promise: other prompts, sampling or more tries may bring out more than "
+        "greedy writing does. Treat a model trained on private text as private."
+    )
+    return sentences
+
+
+def _gap_sentence(last: Measured) -> str:
+    error = math.hypot(last.train_error, last.validation_error)
+    amount = f"{last.gap:+.2f} ± {error:.2f} nats per token"
+    if last.gap > 2 * error:
+        return f"It knows its training text better than new text ({amount})."
+    return f"It knows its training text no better than new text, as far as can be told ({amount})."
+
+
+def _extraction_sentence(found: Extraction, length: int) -> str:
+    low, high = found.train_interval
+    text = (
+        f"Given {found.prefix} tokens of a training document, it writes the next {length} word "
+        f"for word at {100 * found.train:.1f} % of places (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %)"
+    )
+    if found.validation is None:
+        return f"{text}; no validation document was long enough for a control."
+    text += f", against {100 * found.validation:.1f} % in documents it never saw"
+    assert found.validation_interval is not None
+    if low > found.validation_interval[1]:
+        return f"{text}: parts of the training text can be read out of this model."
+    return f"{text}: no more than chance and common phrases explain, as far as so few places tell."
+
+
+def _canary_sentence(seen: Sequence[CanaryExposure], bits: float) -> str:
+    best = max(seen, key=lambda canary: canary.exposure_fitted)
+    return (
+        f"Of {len(seen)} secrets put into the text, the mean exposure is {bits:.1f} bits (unseen "
+        f"ones have 1.4 by chance); the most exposed, seen {best.seen} times an epoch, has "
+        f"{best.exposure_fitted:.1f}: guessing it would take 2^{best.exposure_fitted:.0f} times "
+        "fewer tries than without the model."
+    )
+
+
+def _by_run(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    runs: dict[str, list[Measured]] = {}
+    for one in measured:
+        runs.setdefault(one.run, []).append(one)
+    return {run: sorted(all_, key=lambda one: one.step) for run, all_ in runs.items()}

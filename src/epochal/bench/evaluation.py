@@ -1,0 +1,63 @@
+"""How much of a forward pass's throughput `epochal eval` keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from epochal.bench.steps import Setting
+from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
+from epochal.data.windows import ScoredWindows
+from epochal.evaluation.nll import Evaluator, launch, scored_positions
+from epochal.evaluation.plan import DrawPlan
+from epochal.models import Transformer, initialise
+from epochal.objectives import Draw, Problem, objective
+from epochal.training.device import Machine, find_machine
+
+_BATCHES = 4
+
+
+def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
+    """Time of a draw over the same rows as the bare forward passes and their NLL.
+
+    The bare passes have their problems made ready before and nothing added up after; they are
+    what a training step's forward pass computes, without gradients.
+    """
+    rows = []
+    for family in ("ar", "mdm"):
+        recipe = setting.recipe(family)
+        machine = find_machine(recipe.train)
+        model = Transformer(recipe.model.architecture(), setting.vocabulary)
+        initialise(model, recipe.seed)
+        model.to(machine.device).eval()
+        goal = objective(recipe, setting.vocabulary)
+        length, batch = setting.sequence_length, setting.batch
+        count = _BATCHES * batch * (length - 1) + 1
+        tokens = np.random.default_rng(0).integers(0, setting.vocabulary, count)
+        windows = ScoredWindows(tokens, length)
+        starts = np.append(np.arange(0, count, 700), count)
+        evaluator = Evaluator(goal, machine, windows, starts, setting.vocabulary, batch)
+        plan = DrawPlan(len(windows), 0, stratified=True)
+        problems = []
+        for first in range(0, len(windows), batch):
+            ids = torch.from_numpy(windows.rows(first, batch).tokens)
+            part = slice(first, first + batch)
+            draw = Draw(plan.levels(0)[part], plan.keys(0)[part])
+            problems.append(goal.likelihood_problem(ids, scored_positions(ids), draw))
+
+        def forward(
+            model: Transformer = model,
+            problems: list[Problem] = problems,
+            machine: Machine = machine,
+        ) -> float:
+            return sum(float(launch(model, one, machine).values.sum()) for one in problems)
+
+        def evaluate(evaluator: Evaluator = evaluator, model: Transformer = model) -> None:
+            evaluator.clear()
+            evaluator.add_draw(model)
+
+        bare, whole = f"{family}: forward passes", f"{family}: a draw of eval"
+        times = take_turns(f"eval {family}", {bare: forward, whole: evaluate}, rounds)
+        rows += time_rows("eval", times)
+        rows.append(ratio_row("eval", times, bare, whole, "share of the throughput"))
+    return rows

@@ -1,0 +1,36 @@
+"""`epochal average`."""
+
+from __future__ import annotations
+
+import click
+
+from epochal.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN[@CHECKPOINT]...")
+@click.option("--out", required=True, help="Folder of the run to make.")
+@click.option("--last", type=int, help="Only the newest so many checkpoints of the one run.")
+@json_option
+def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) -> None:
+    """A run whose weights are the mean of those of several checkpoints.
+
+    Of one run, all of its checkpoints or the newest (keep more with `checkpoint.keep` and
+    `checkpoint.keep_every`); of several, the best of each, or RUN@CHECKPOINT. Models that were
+    trained from different initial weights have no meaningful mean: make them an ensemble with
+    `epochal eval A B --ensemble`.
+
+    \b
+    Examples:
+      epochal average runs/quickstart/mdm --last 3 --out runs/mdm-average
+      epochal average runs/a@1000 runs/a@1200 --out runs/a-average
+    """
+    from epochal.workflows.ensemble import average as make
+
+    record = make(runs, out, last)
+    members = record.info["average_of"]
+    if as_json:
+        print_json({"run": str(record.path), "average_of": members})
+        return
+    click.echo(f"{record.path}: the mean of {len(members)} checkpoints ({', '.join(members)})")
+    click.echo(f"Next: epochal eval {record.path}")

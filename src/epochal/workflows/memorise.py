@@ -1,0 +1,288 @@
+"""What runs remember of their training text, checkpoint by checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal import files, rng
+from epochal.analysis.memorisation import (
+    AtEqualLoss,
+    CanaryExposure,
+    Extraction,
+    Measured,
+    at_equal_loss,
+    exposure,
+    extraction,
+    summary,
+)
+from epochal.data.blend import Blend
+from epochal.data.canaries import Canary, read_canaries, references
+from epochal.data.encoder import Tokenizer
+from epochal.data.opened import open_corpus
+from epochal.data.store import TokenStore
+from epochal.data.windows import ScoredWindows
+from epochal.errors import CheckpointError, UserError
+from epochal.evaluation.nll import Evaluator
+from epochal.evaluation.recall import Recall
+from epochal.progress import bar
+from epochal.report.memorisation import write_plot
+from epochal.runs import RunRecord
+from epochal.tally import Estimate
+from epochal.training import checkpoint
+from epochal.workflows.load import LoadedModel, load
+from epochal.workflows.train import evaluation_batch
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memorisation:
+    """All that was measured, and what it means."""
+
+    measured: list[Measured]
+    equal_loss: list[AtEqualLoss]
+    length: int
+    """Tokens of a continuation."""
+    summary: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "checkpoints": [one.as_dict() for one in self.measured],
+            "at_equal_loss": [asdict(one) for one in self.equal_loss],
+            "continuation_tokens": self.length,
+            "summary": self.summary,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much is measured; the fields are the arguments of `memorise`."""
+
+    prefixes: tuple[int, ...] = (8, 16, 32)
+    length: int = 16
+    places: int = 200
+    max_tokens: int = 50_000
+    draws: int = 8
+    canaries: str | Path | None = None
+    references: int = 256
+    seed: int = 0
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raises UserError for what cannot be measured."""
+        for name in ("length", "places", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)}: give at least 1")
+        if not self.prefixes or min(self.prefixes) < 1:
+            raise UserError(f"prefixes = {self.prefixes}: give lengths of at least 1 token")
+        if self.draws < 2:
+            raise UserError(f"draws = {self.draws}: give at least 2")
+        if self.references < 16:
+            raise UserError(f"references = {self.references}: give at least 16")
+
+
+def memorise(
+    runs: Sequence[str | Path], *, out: str | Path = "memorise", **settings: Any
+) -> Memorisation:
+    """Train-minus-validation gap, verbatim extraction and canary exposure of every checkpoint.
+
+    `settings`: `prefixes` and `length` in tokens, `places` in the text to try, `max_tokens`
+    of each set for the gap, `draws` of the bound for MDM, `canaries` (the canaries.json that
+    `epochal data canaries` made), `references` per canary, `seed`, `device`. Writes
+    memorise.json, memorise.svg and memorise.png into `out`. Raises UserError for settings
+    that cannot be measured and CheckpointError for a run without checkpoints.
+    """
+    if not runs:
+        raise UserError("give at least one run")
+    given = Settings(**settings)
+    given.check()
+    canaries = [] if given.canaries is None else read_canaries(given.canaries)
+    records = [RunRecord(run) for run in runs]
+    names = _names(records)
+    steps = {name: _steps(record) for name, record in zip(names, records, strict=True)}
+    measured = []
+    with bar("memorise", sum(map(len, steps.values()))) as progress:
+        for name, record in zip(names, records, strict=True):
+            for step in steps[name]:
+                measured.append(_measure(name, record, step, given, canaries))
+                progress.update(len(measured), f"{name} step {step:,}")
+    found = Memorisation(
+        measured=measured,
+        equal_loss=at_equal_loss(measured),
+        length=given.length,
+        summary=summary(measured, given.length),
+    )
+    files.write_json(Path(out) / "memorise.json", found.as_dict())
+    write_plot(Path(out), measured, given.length)
+    return found
+
+
+def _names(records: list[RunRecord]) -> list[str]:
+    """Folder names, or paths where names are not enough."""
+    names = [record.name for record in records]
+    if len(set(names)) == len(names):
+        return names
+    paths = [str(record.path) for record in records]
+    if len(set(paths)) < len(paths):
+        raise UserError("the same run is given twice")
+    return paths
+
+
+def _steps(record: RunRecord) -> list[int]:
+    steps = sorted({step for step, _ in checkpoint.all_of(record.folder.checkpoints)})
+    if not steps:
+        raise CheckpointError(f"the run {record.path} has no checkpoint; train it first")
+    return steps
+
+
+def _measure(
+    name: str, record: RunRecord, step: int, given: Settings, canaries: list[Canary]
+) -> Measured:
+    loaded = load(record.path, str(step), given.device)
+    corpus = open_corpus(loaded.recipe.data)
+    text = corpus.train
+    if isinstance(text, Blend):
+        raise UserError(
+            f"{record.path} was trained on a blend of stores; memorise needs a single one"
+        )
+    recall = Recall(
+        loaded.model,
+        loaded.objective,
+        loaded.machine,
+        loaded.tokenizer.vocabulary,
+        loaded.tokenizer.mask,
+    )
+    train, validation = (_nll(loaded, store, given) for store in (text, corpus.validation))
+    return Measured(
+        run=name,
+        family=loaded.family,
+        step=step,
+        epochs=record.numbers["epochs"] * step / record.numbers["steps"],
+        train_nll=train.nll,
+        train_error=train.error,
+        validation_nll=validation.nll,
+        validation_error=validation.error,
+        extraction=_extract(recall, text, corpus.validation, loaded.sequence_length, given),
+        canaries=_expose(recall, text, loaded, given, canaries),
+    )
+
+
+def _nll(loaded: LoadedModel, store: TokenStore, given: Settings) -> Estimate:
+    evaluator = Evaluator(
+        loaded.objective,
+        loaded.machine,
+        ScoredWindows(store.tokens, loaded.sequence_length, given.max_tokens),
+        store.document_starts(),
+        loaded.tokenizer.vocabulary,
+        evaluation_batch(loaded.recipe),
+    )
+    for _ in range(1 if evaluator.objective.exact else given.draws):
+        evaluator.add_draw(loaded.model)
+    return evaluator.result()
+
+
+def _extract(
+    recall: Recall, text: TokenStore, control: TokenStore, longest: int, given: Settings
+) -> list[Extraction]:
+    prefix, size = max(given.prefixes), given.length
+    if prefix + size > longest:
+        raise UserError(
+            f"a prefix of {prefix} and {size} more tokens are longer than the run's "
+            f"`data.sequence_length` = {longest}; give shorter ones"
+        )
+    train, validation = (_places(store, prefix + size, given) for store in (text, control))
+    if not len(train):
+        raise UserError(
+            f"no training document has {prefix + size} tokens; give shorter prefixes or a shorter "
+            "length"
+        )
+    found = []
+    for count in sorted(set(given.prefixes)):
+        right = [
+            recall.greedy_tokens_right(rows[:, prefix - count :], count)
+            for rows in (train, validation)
+        ]
+        found.append(extraction(count, *right))
+    return found
+
+
+def _places(store: TokenStore, need: int, given: Settings) -> Integers:
+    """[places, need] tokens from documents in turn, at random offsets; all prefixes end at the
+    same place, so that only their length differs."""
+    starts = store.document_starts()
+    sizes = np.diff(starts)
+    long_enough = np.flatnonzero(sizes >= need)
+    if not len(long_enough):
+        return np.zeros((0, need), dtype=np.int64)
+    count = min(given.places, int((sizes[long_enough] - need + 1).sum()))
+    turn = np.arange(count)
+    # Spread over the store when there are more documents than places.
+    document = long_enough[
+        turn * len(long_enough) // count if count < len(long_enough) else turn % len(long_enough)
+    ]
+    key = rng.stream_key(given.seed, "places")
+    draw = rng.uniforms(rng.row_keys(key, turn), 1)[:, 0]
+    first = starts[document] + np.floor(draw * (sizes[document] - need + 1)).astype(np.int64)
+    rows = np.stack([np.asarray(store.tokens[at : at + need]) for at in first.tolist()])
+    return rows.astype(np.int64)
+
+
+def _expose(
+    recall: Recall, text: TokenStore, loaded: LoadedModel, given: Settings, canaries: list[Canary]
+) -> list[CanaryExposure]:
+    others = references(given.references, given.seed)
+    found = []
+    for number, canary in enumerate(canaries):
+        texts = [
+            _ids(loaded.tokenizer, canary.prefix, secret) for secret in (canary.secret, *others)
+        ]
+        if max(len(ids) for ids, _ in texts) > loaded.sequence_length:
+            raise UserError(
+                "the canaries are longer than the run's `data.sequence_length` = "
+                f"{loaded.sequence_length}"
+            )
+        nll = _secrets_nll(recall, texts, given)
+        ids, _ = texts[0]
+        seen = _occurrences(text, ids[1:])
+        found.append(exposure(number, seen, float(nll[0]), nll[1:]))
+    return found
+
+
+def _ids(tokenizer: Tokenizer, prefix: str, secret: str) -> tuple[Integers, int]:
+    """Tokens of a canary after an end of document, and how many come before its secret."""
+    before = tokenizer.encode(prefix).astype(np.int64)
+    whole = tokenizer.encode(prefix + secret).astype(np.int64)
+    same = min(len(before), len(whole))
+    differs = np.flatnonzero(before[:same] != whole[:same])
+    known = int(differs[0]) if len(differs) else same
+    return np.concatenate(([tokenizer.end_of_document], whole)).astype(np.int64), known + 1
+
+
+def _secrets_nll(
+    recall: Recall, texts: list[tuple[Integers, int]], given: Settings
+) -> NDArray[np.float64]:
+    """NLL of each secret; rows of one length go through the model together."""
+    found = np.zeros(len(texts))
+    lengths = np.array([len(ids) for ids, _ in texts])
+    for length in np.unique(lengths):
+        which = np.flatnonzero(lengths == length)
+        rows = np.stack([texts[n][0] for n in which])
+        scored = np.arange(length)[None, :] >= np.array([texts[n][1] for n in which])[:, None]
+        found[which] = recall.span_nll(rows, scored, 4 * given.draws, given.seed)
+    return found
+
+
+def _occurrences(store: TokenStore, ids: Integers) -> int:
+    """How often the tokens stand in the store, in this order."""
+    tokens = store.tokens
+    at = np.flatnonzero(np.asarray(tokens[: len(tokens) - len(ids) + 1]) == ids[0])
+    for offset in range(1, len(ids)):
+        at = at[np.asarray(tokens[at + offset]) == ids[offset]]
+    return len(at)

@@ -1,0 +1,128 @@
+"""Figures of memorisation against closed forms and other libraries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from epochal.analysis.memorisation import (
+    CHANCE_EXPOSURE,
+    CanaryExposure,
+    Measured,
+    at_equal_loss,
+    exposure,
+    extraction,
+    summary,
+    wilson,
+)
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_wilsons_interval_is_scipys(hits, places):
+    hits = min(hits, places)
+    found = wilson(hits, places)
+    expected = stats.binomtest(hits, places).proportion_ci(method="wilson")
+    np.testing.assert_allclose(found, (expected.low, expected.high), atol=1e-4)
+
+
+def test_exposure_by_rank():
+    references = np.arange(10.0, 25.0)  # 15 of them
+    assert exposure(0, 1, 5.0, references).exposure == 4.0  # the first of 16
+    assert exposure(0, 1, 11.5, references).rank == 3
+    assert exposure(0, 1, 99.0, references).exposure == 0.0
+
+
+def test_unseen_secrets_have_the_exposure_of_chance(random):
+    nll = random.gamma(9, 1, (2000, 257))
+    found = [exposure(0, 0, row[0], row[1:]) for row in nll]
+    for name in ("exposure", "exposure_fitted"):
+        values = np.array([getattr(one, name) for one in found])
+        error = values.std() / np.sqrt(len(values))
+        assert abs(values.mean() - CHANCE_EXPOSURE) < 4 * error + 0.05
+
+
+@pytest.mark.parametrize("shape", [0.0, 2.0, -2.0])
+def test_the_fit_finds_the_tail_of_a_skew_normal(random, shape):
+    """Far outside of the references, where ranks cannot tell."""
+    at = stats.skewnorm(shape, loc=30, scale=4)
+    references = at.rvs(60_000, random_state=1)
+    nll = 20.0
+    expected = -at.logcdf(nll) / math.log(2)
+    assert exposure(0, 1, nll, references).exposure_fitted == pytest.approx(expected, rel=0.15)
+
+
+def test_extraction_counts_whole_continuations():
+    train = np.array([[True, True], [True, False], [False, True], [True, True]])
+    control = np.array([[False, False], [True, True]])
+    found = extraction(8, train, control)
+    assert (found.train, found.validation) == (0.5, 0.5)
+    assert found.train_tokens == 5 / 8  # 2 + 1 + 0 + 2 of 8, up to the first wrong one
+    assert found.train_interval == wilson(2, 4)
+    alone = extraction(8, train, control[:0])
+    assert alone.validation is alone.validation_interval is None
+
+
+def measured(run, step, validation, train, rate=0.0, family="ar", bits=None):
+    right = np.zeros((100, 4), dtype=bool)
+    right[: round(100 * rate)] = True
+    canaries = [] if bits is None else [
+        CanaryExposure(canary=0, seen=3, rank=1, exposure=bits, exposure_fitted=bits)
+    ]  # fmt: skip
+    return Measured(
+        run=run,
+        family=family,
+        step=step,
+        epochs=step / 10,
+        train_nll=train,
+        train_error=0.01,
+        validation_nll=validation,
+        validation_error=0.01,
+        extraction=[extraction(16, right, np.zeros((50, 4), dtype=bool))],
+        canaries=canaries,
+    )
+
+
+AR = [
+    measured("a", 10, 5.0, 4.9, 0.0, bits=1.0),
+    measured("a", 20, 4.0, 3.6, 0.2, bits=3.0),
+    measured("a", 30, 4.6, 1.0, 0.9, bits=20.0),
+]
+MDM = [
+    measured("m", 10, 5.5, 5.5, 0.0, family="mdm", bits=1.0),
+    measured("m", 20, 4.5, 4.4, 0.1, family="mdm", bits=2.0),
+]
+
+
+def test_figures_at_equal_loss_are_interpolated_before_the_best():
+    """MDM reached 4.5; AR passed it half-way between its first two checkpoints."""
+    ar, mdm = at_equal_loss([*AR, *MDM])
+    assert (ar.run, ar.validation_nll, mdm.validation_nll) == ("a", 4.5, 4.5)
+    assert ar.epochs == pytest.approx(1.5)
+    assert ar.gap == pytest.approx(0.25)
+    assert ar.extraction_rate == pytest.approx(0.1)
+    assert ar.exposure == pytest.approx(2.0)
+    assert (mdm.epochs, mdm.extraction_rate) == (2.0, 0.1)
+    assert at_equal_loss(AR) == []
+    assert at_equal_loss([*AR[1:], *MDM]) == []  # AR has no checkpoint above 4.5
+
+
+def test_the_summary_says_what_was_seen():
+    text = " ".join(summary([*AR, *MDM], 4))
+    assert "a (AR), after 3.0 epochs: It knows its training text better than new text" in text
+    assert "(+3.60 ± 0.01 nats per token)" in text
+    assert "at 90.0 % of places" in text
+    assert "parts of the training text can be read out of this model" in text
+    assert "At equal validation NLL (4.500; a bound for MDM), a had reached epoch 1.5" in text
+    calm = " ".join(summary([measured("b", 5, 5.0, 5.0)], 4))
+    assert "no more than chance" in calm
+    assert "no better than new text" in calm
+
+
+def test_plain_values():
+    assert AR[0].as_dict()["gap"] == pytest.approx(0.1)
+    assert measured("b", 5, 5.0, 5.0).as_dict()["exposure"] is None

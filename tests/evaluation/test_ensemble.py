@@ -1,0 +1,126 @@
+"""Ensembles and averages against their definitions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from test_oracle import JOINT, evaluator, stream, windows_of
+from tiny_world import LENGTH, Oracle
+
+from epochal.cli.main import main
+from epochal.errors import RunError, UserError
+from epochal.runs import RunRecord
+from epochal.workflows.ensemble import average, ensemble
+from epochal.workflows.evaluate import evaluate
+from epochal.workflows.load import load
+
+
+def test_an_ensemble_is_the_mean_of_probabilities():
+    """AR, written out with the enumerated world."""
+    ids, models = stream(41), (Oracle(JOINT), Oracle(JOINT, 0.7))
+    it = evaluator("ar", ids)
+    it.add_draw(models)
+    total = 0.0
+    for row in windows_of(ids):
+        for i in range(1, len(row)):
+            p = [np.exp(-model.nll(row, i, range(i, LENGTH))) for model in models]
+            total -= np.log(np.mean(p))
+    assert it.result().nll == pytest.approx(total / 40, rel=1e-12)
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_twice_the_same_model_is_that_model(family):
+    alone, twice = (evaluator(family, stream(81)) for _ in range(2))
+    for _ in range(2):
+        alone.add_draw(Oracle(JOINT))
+        twice.add_draw((Oracle(JOINT), Oracle(JOINT)))
+    assert twice.result().nll == pytest.approx(alone.result().nll, rel=1e-12)
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_checkpoints_of_a_run(tiny_pair, family):
+    run = tiny_pair / family
+    members = [f"{run}@best", f"{run}@last"]
+    found = ensemble(members, draws=3)
+    for result, name in zip(found.members, ("best", "last"), strict=True):
+        alone = evaluate(shutil_copy(run), checkpoint=name, draws=3)
+        assert result.nll_nats_per_token == pytest.approx(alone.nll_nats_per_token, rel=1e-9)
+    nll = [result.nll_nats_per_token for result in found.members]
+    assert found.best == int(np.argmin(nll))
+    assert found.ensemble.nll_nats_per_token <= np.mean(nll)  # Jensen
+    assert found.gain == pytest.approx(min(nll) - found.ensemble.nll_nats_per_token)
+
+
+_copies = []
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path):
+    _copies[:] = [tmp_path]
+
+
+def shutil_copy(run):
+    """A copy to be written into, since the pair is shared."""
+    return shutil.copytree(run, _copies[0] / f"{run.name}-{len(list(_copies[0].iterdir()))}")
+
+
+def test_the_average_is_the_mean_of_the_weights(tiny_pair, tmp_path):
+    record = average([tiny_pair / "mdm"], tmp_path / "mean")
+    members = [load(tiny_pair / "mdm", name).model for name in ("best", "last")]
+    weights = [dict(model.named_parameters()) for model in members]
+    for name, weight in load(record.path).model.named_parameters():
+        mean = (weights[0][name].double() + weights[1][name].double()) / 2
+        torch.testing.assert_close(weight.double(), mean, rtol=0, atol=1e-7)
+    assert len(record.info["average_of"]) == 2
+    assert evaluate(record.path, draws=2).checkpoint == "best"
+    with pytest.raises(RunError, match="is a run already"):
+        average([tiny_pair / "mdm"], tmp_path / "mean")
+
+
+def test_what_does_not_go_together(tiny_pair, tmp_path):
+    ar, mdm = tiny_pair / "ar", tiny_pair / "mdm"
+    with pytest.raises(UserError, match="have not the same family"):
+        ensemble([ar, mdm])
+    with pytest.raises(UserError, match="at least two"):
+        ensemble([ar])
+    with pytest.raises(UserError, match="have not the same family"):
+        average([ar, mdm], tmp_path / "x")
+    with pytest.raises(UserError, match="has checkpoints of 2 steps only"):
+        average([mdm], tmp_path / "x", last=5)
+    with pytest.raises(UserError, match="at least 2 checkpoints"):
+        average([mdm], tmp_path / "x", last=1)
+    with pytest.raises(UserError, match="give a single run"):
+        average([mdm, mdm], tmp_path / "x", last=2)
+
+
+def test_a_single_checkpoint_has_no_average(tiny_pair, tmp_path):
+    run = shutil_copy(tiny_pair / "mdm")
+    shutil.rmtree(next((run / "checkpoints").glob("last-*")))
+    with pytest.raises(UserError, match="a single checkpoint"):
+        average([run], tmp_path / "x")
+
+
+def command(capsys, *words):
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    told = capsys.readouterr()
+    return caught.value.code, told.out, told.err
+
+
+def test_the_command_line(tiny_pair, tmp_path, capsys):
+    ar = str(tiny_pair / "ar")
+    code, out, _ = command(capsys, "eval", f"{ar}@best", f"{ar}@last", "--ensemble", "--json")
+    assert code == 0
+    assert RunRecord(ar).info["best"]["step"] == json.loads(out)["members"][0]["step"]
+    code, out, _ = command(capsys, "eval", f"{ar}@best", f"{ar}@last", "--ensemble")
+    assert "gain over the best" in out
+    code, out, _ = command(capsys, "average", ar, "--out", str(tmp_path / "mean"))
+    assert code == 0
+    assert "the mean of 2 checkpoints" in out
+    code, _, err = command(capsys, "eval", ar, "--ensemble")
+    assert code == 2
+    assert "at least two" in err

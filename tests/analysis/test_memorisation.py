@@ -17,9 +17,11 @@ from epochal.analysis.memorisation import (
     at_equal_loss,
     exposure,
     extraction,
+    logged_gaps,
     summary,
     wilson,
 )
+from epochal.runs import RunRecord
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
@@ -54,6 +56,24 @@ def test_the_fit_finds_the_tail_of_a_skew_normal(random, shape):
     nll = 20.0
     expected = -at.logcdf(nll) / math.log(2)
     assert exposure(0, 1, nll, references).exposure_fitted == pytest.approx(expected, rel=0.15)
+
+
+def test_no_secret_is_more_exposed_than_it_has_bits(random):
+    references = random.normal(30, 1, 200)
+    for nll, spread in ((0.0, references), (1.0, np.full(20, 3.0))):
+        assert exposure(0, 1, nll, spread).exposure_fitted == pytest.approx(9 * np.log2(10))
+    assert exposure(0, 1, 5.0, np.full(20, 3.0)).exposure_fitted == 0
+
+
+def test_gaps_by_the_log(tiny_pair):
+    """By hand, from the lines of metrics.jsonl."""
+    record = RunRecord(tiny_pair / "ar")
+    evals, train = record.metrics("eval"), record.metrics("train")
+    found = logged_gaps(record)
+    assert len(found) == len(evals) == 12
+    losses = [line["loss"] for line in train if 10 < line["step"] <= 20]
+    assert found[1][0] == evals[1]["epochs"]
+    assert found[1][1] == pytest.approx(evals[1]["nll_nats_per_token"] - np.mean(losses))
 
 
 def test_extraction_counts_whole_continuations():

@@ -23,9 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from epochal.data.canaries import DIGITS
+from epochal.runs import RunRecord
+
 Floats = NDArray[np.float64]
 
 CHANCE_EXPOSURE = math.log2(math.e)
+SPACE_BITS = DIGITS * math.log2(10)
+"""No secret can be more exposed: then it is known outright."""
 CONFIDENCE = 1.96
 
 
@@ -156,7 +161,7 @@ def _fitted_exposure(nll: float, references: Floats) -> float:
 
     mean, deviation = float(references.mean()), float(references.std(ddof=1))
     if deviation == 0:
-        return 0.0 if nll >= mean else math.inf
+        return 0.0 if nll >= mean else SPACE_BITS
     skewness = float(np.mean(((references - mean) / references.std()) ** 3))
     skewness = float(np.clip(skewness, -0.99, 0.99))  # the most that a skew-normal has is 0.995
     power = abs(skewness) ** (2 / 3)
@@ -165,7 +170,8 @@ def _fitted_exposure(nll: float, references: Floats) -> float:
     scale = deviation / math.sqrt(1 - 2 * delta**2 / math.pi)
     place = mean - scale * delta * math.sqrt(2 / math.pi)
     shape = delta / math.sqrt(1 - delta**2)
-    return float(-skewnorm.logcdf(nll, shape, loc=place, scale=scale) / math.log(2))
+    bits = float(-skewnorm.logcdf(nll, shape, loc=place, scale=scale) / math.log(2))
+    return min(bits, SPACE_BITS)
 
 
 def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
@@ -274,6 +280,27 @@ def _canary_sentence(seen: Sequence[CanaryExposure], bits: float) -> str:
         f"{best.exposure_fitted:.1f}: guessing it would take 2^{best.exposure_fitted:.0f} times "
         "fewer tries than without the model."
     )
+
+
+def logged_gaps(record: RunRecord) -> list[tuple[float, float]]:
+    """(epochs, validation NLL − mean training loss since the validation before) of a run's log.
+
+    Empty where the training loss is no NLL (ablations that change it). The loss is of the rows
+    as they came, at the weights of that time and with dropout, so it lags behind the model.
+    """
+    ar, mdm = record.recipe.ar, record.recipe.mdm
+    plain_ar = ar.orders == 1 and not ar.token_masking
+    plain_mdm = mdm.loss_weight == "inverse_prob" and not (mdm.ar_ratio or mdm.low_noise_start)
+    if not (plain_ar if record.family == "ar" else plain_mdm):
+        return []
+    train, found, before = record.metrics("train"), [], 0
+    for line in record.metrics("eval"):
+        losses = [one["loss"] for one in train if before < one["step"] <= line["step"]]
+        if losses:
+            gap = line["nll_nats_per_token"] - float(np.mean(losses))
+            found.append((float(line["epochs"]), gap))
+        before = line["step"]
+    return found
 
 
 def _by_run(measured: Sequence[Measured]) -> dict[str, list[Measured]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,13 @@ _COLOURS = {"ar": "#b3541e", "mdm": "#1f6f8b"}
 _MARKS = ("o", "s", "^", "D", "v", "P")
 
 
-def write_plot(folder: Path, measured: Sequence[Measured], length: int) -> None:
-    """memorise.svg and memorise.png in `folder`."""
+def write_plot(
+    folder: Path,
+    measured: Sequence[Measured],
+    logged: Mapping[str, Sequence[tuple[float, float]]],
+    length: int,
+) -> None:
+    """memorise.svg and memorise.png in `folder`. `logged`: (epochs, gap) by the runs' logs."""
     runs: dict[str, list[Measured]] = {}
     for one in measured:
         runs.setdefault(one.run, []).append(one)
@@ -34,6 +39,9 @@ def write_plot(folder: Path, measured: Sequence[Measured], length: int) -> None:
                 "marker": _MARKS[number % len(_MARKS)],
             }
             _gap(panels[0], name, checkpoints, style)
+            if logged.get(name):
+                epochs, gaps = zip(*logged[name], strict=True)
+                panels[0].plot(epochs, gaps, color=style["color"], linewidth=0.9, linestyle="--")
             _extraction(panels[1], checkpoints[-1], style)
             if canaries:
                 _exposure(panels[2], checkpoints[-1], style)
@@ -72,7 +80,11 @@ def _exposure(axes: Axes, last: Measured, style: dict[str, Any]) -> None:
 
 
 def _titles(panels: Sequence[Axes], length: int, canaries: bool) -> None:
-    panels[0].set(title="Validation minus training NLL", xlabel="epochs", ylabel="nats per token")
+    panels[0].set(
+        title="Validation minus training NLL",
+        xlabel="epochs (dashed: by the log of training)",
+        ylabel="nats per token",
+    )
     panels[0].axhline(0, color="0.7", linewidth=0.8)
     panels[0].legend(frameon=False)
     panels[1].set(
@@ -81,6 +93,7 @@ def _titles(panels: Sequence[Axes], length: int, canaries: bool) -> None:
         ylabel="% of places",
     )
     panels[1].set_xscale("log", base=2)
+    panels[1].xaxis.set_major_formatter("{x:.0f}")
     panels[1].set_ylim(bottom=-1)
     if canaries:
         panels[2].set(title="Canary exposure", xlabel="copies in the training text", ylabel="bits")

@@ -19,6 +19,7 @@ from epochal.analysis.memorisation import (
     at_equal_loss,
     exposure,
     extraction,
+    logged_gaps,
     summary,
 )
 from epochal.data.blend import Blend
@@ -47,6 +48,8 @@ class Memorisation:
 
     measured: list[Measured]
     equal_loss: list[AtEqualLoss]
+    logged: dict[str, list[tuple[float, float]]]
+    """(epochs, gap) of each run by its log of training; rougher, but along the whole run."""
     length: int
     """Tokens of a continuation."""
     summary: list[str]
@@ -56,6 +59,7 @@ class Memorisation:
         return {
             "checkpoints": [one.as_dict() for one in self.measured],
             "at_equal_loss": [asdict(one) for one in self.equal_loss],
+            "logged_gaps": self.logged,
             "continuation_tokens": self.length,
             "summary": self.summary,
         }
@@ -116,11 +120,12 @@ def memorise(
     found = Memorisation(
         measured=measured,
         equal_loss=at_equal_loss(measured),
+        logged={name: logged_gaps(record) for name, record in zip(names, records, strict=True)},
         length=given.length,
         summary=summary(measured, given.length),
     )
     files.write_json(Path(out) / "memorise.json", found.as_dict())
-    write_plot(Path(out), measured, given.length)
+    write_plot(Path(out), measured, found.logged, given.length)
     return found
 
 

@@ -84,7 +84,7 @@ def test_the_command_line(pair, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{ar}", "{mdm}"], "2 runs: give one, and another with --against"),
+        (["{ar}", "{mdm}"], "2 runs: give one, another with --against, or --ensemble"),
         (["{ar}", "--against", "{mdm}", "--breakdown"], "do not go together"),
         (["{ar}", "--breakdown", "--estimator", "paper"], "leave out --estimator paper"),
     ],

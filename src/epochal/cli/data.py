@@ -30,9 +30,6 @@ def data() -> None:
     """
 
 
-data.add_command(canaries)
-
-
 @data.command()
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FOLDER", help="Corpus folder to make.")
@@ -297,6 +294,7 @@ def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
         )
 
 
+data.add_command(canaries)
 data.add_command(download)
 data.add_command(names)
 

@@ -139,7 +139,12 @@ def test_the_summary_says_what_was_seen():
     assert "parts of the training text can be read out of this model" in text
     assert "At equal validation NLL (4.500; a bound for MDM), a had reached epoch 1.5" in text
     calm = " ".join(summary([measured("b", 5, 5.0, 5.0)], 4))
-    assert "no more than chance" in calm
+    assert "no more than without having seen it" in calm
+    few = " ".join(summary([measured("b", 5, 5.0, 5.0, rate=0.01)], 4))
+    assert "so few places cannot tell whether that is chance" in few
+    # 8 of 100 against 0 of 50: Wilson's intervals overlap, Fisher's test has p = 0.036.
+    some = " ".join(summary([measured("b", 5, 5.0, 5.0, rate=0.08)], 4))
+    assert "can be read out of this model" in some
     assert "no better than new text" in calm
 
 

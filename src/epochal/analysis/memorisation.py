@@ -32,6 +32,7 @@ CHANCE_EXPOSURE = math.log2(math.e)
 SPACE_BITS = DIGITS * math.log2(10)
 """No secret can be more exposed: then it is known outright."""
 CONFIDENCE = 1.96
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,10 +267,26 @@ def _extraction_sentence(found: Extraction, length: int) -> str:
     if found.validation is None:
         return f"{text}; no validation document was long enough for a control."
     text += f", against {100 * found.validation:.1f} % in documents it never saw"
-    assert found.validation_interval is not None
-    if low > found.validation_interval[1]:
+    if found.train <= found.validation:
+        return f"{text}: no more than without having seen it, as far as so many places tell."
+    if _chance(found) < SIGNIFICANT:
         return f"{text}: parts of the training text can be read out of this model."
-    return f"{text}: no more than chance and common phrases explain, as far as so few places tell."
+    return f"{text}: so few places cannot tell whether that is chance; try more with --places."
+
+
+def _chance(found: Extraction) -> float:
+    """Fisher's exact test, one-sided: how often equal shares would differ by so much."""
+    from scipy.stats import fisher_exact
+
+    assert found.validation is not None
+    table = []
+    for share, places in (
+        (found.train, found.train_places),
+        (found.validation, found.validation_places),
+    ):
+        hits = round(share * places)
+        table.append([hits, places - hits])
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 def _canary_sentence(seen: Sequence[CanaryExposure], bits: float) -> str:

@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "memorise": ("memorise", "memorise", "What runs remember of their training text."),
     "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
+    "study": ("study", "study", "From a text and a time to a decision, with its check."),
     "submit": ("submit", "submit", "Hand a run or a sweep to a Slurm cluster."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "fit": ("fit", "fit", "Scaling laws from runs or a table, with intervals."),

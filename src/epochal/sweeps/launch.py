@@ -52,6 +52,7 @@ class _Active:
     process: subprocess.Popen[bytes]
     log: Any
     ended_early: str = ""
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,6 +174,7 @@ class Launch:
             active.log.close()
             self._active.remove(active)
             active.state.exit_code = code
+            active.state.seconds += time.monotonic() - active.began
             self._ended(active, code)
 
     def _ended(self, active: _Active, code: int) -> None:
@@ -238,6 +240,7 @@ class Launch:
         for active in self._active:
             active.log.close()
             active.state.state, active.state.exit_code = "stopped", active.process.returncode
+            active.state.seconds += time.monotonic() - active.began
         self._active.clear()
         self._save()
         left = sum(state.state not in DONE for state in self.states)

@@ -43,6 +43,8 @@ class RunState:
     exit_code: int | None = None
     nll: float | None = None
     """Best validation NLL: evaluated if it is, else the one seen in training."""
+    seconds: float = 0.0
+    """Spent by the processes of this run, in all sittings."""
     after: list[str] = field(default_factory=list)
     """Names of runs that must be finished first."""
 

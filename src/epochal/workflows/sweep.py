@@ -159,6 +159,7 @@ def plan_states(
         old = before.get(run.name)
         if old is not None and old.identity == state.identity:
             state.attempts, state.exit_code = old.attempts, old.exit_code
+            state.seconds = old.seconds
             if old.state in ("failed", "ended early") and not retry:
                 state.state, state.why, state.nll = old.state, old.why, old.nll
         if state.state in ("waiting", "failed"):

@@ -1,0 +1,262 @@
+"""From a text and a time to a decision: probe runs, laws, a plan, a check of it, a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from epochal import files
+from epochal.data import PreparedCorpus, prepare
+from epochal.data.builtin import builtin_documents
+from epochal.data.readers import DocumentRule
+from epochal.errors import EpochalError, UserError
+from epochal.recipe import FAMILIES
+from epochal.report import write_report
+from epochal.scaling.planner import PlanReport
+from epochal.scaling.result import FitReport
+from epochal.sweeps.record import RunState
+from epochal.sweeps.slots import divide
+from epochal.workflows.fit import fit
+from epochal.workflows.plan import plan
+from epochal.workflows.study_lab import Lab
+from epochal.workflows.study_parts import (
+    Clock,
+    Stages,
+    choice_words,
+)
+
+LEAST_BUDGET = 120.0
+"""Seconds."""
+VALIDATION_TOKENS = 20_000
+"""Enough to tell a hundredth of a nat; more would cost time that training needs."""
+BYTES_PER_TOKEN = 2.0
+"""Of a small vocabulary, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What came out of a study."""
+
+    verdict: str
+    recommendation: str
+    checks: list[str]
+    """What the held-out runs say of the predictions, and of the families."""
+    notes: list[str]
+    page: Path
+    seconds: float
+    """Used, over all sittings."""
+    plan: PlanReport | None
+    fit: FitReport | None
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "verdict": self.verdict,
+            "recommendation": self.recommendation,
+            "checks": self.checks,
+            "notes": self.notes,
+            "report": str(self.page),
+            "seconds": self.seconds,
+            "held_out": self.held_out,
+            "plan": None if self.plan is None else self.plan.as_dict(),
+            "fit": None if self.fit is None else self.fit.as_dict(),
+        }
+
+
+def study(
+    text: str | Path | None = None,
+    *,
+    budget: float = 1200.0,
+    out: str | Path = "study",
+    flops: float | None = None,
+    jobs: int | None = None,
+    tokenizer: str | None = None,
+) -> StudyResult:
+    """What to train on `text`: measured, fitted, planned, and checked by runs held out.
+
+    `text` is a file or folder, the documentation that comes with Python if not given. `budget`
+    is in seconds of wall time, over all sittings; `flops` is the compute to plan for, that of
+    the check if not given. All is kept in `out`; the same call goes on where it was ended, and
+    finished runs are not done again. Raises UserError for a budget that is too small, saying
+    what is the least, DataError for the text, TrainingStopped after Ctrl-C or SIGTERM.
+    """
+    if budget < LEAST_BUDGET:
+        raise UserError(
+            f"a budget of {budget:.0f} seconds is too small; give at least {LEAST_BUDGET:.0f}"
+        )
+    clock = Clock(Path(out) / "state.json", budget)
+    work = _Study(Path(out), clock, jobs or _default_jobs(), flops)
+    try:
+        return work.run(text, tokenizer)
+    finally:
+        if work.folder.is_dir():
+            clock.save()
+
+
+@dataclass(slots=True)
+class _Study:
+    """A study at work."""
+
+    folder: Path
+    clock: Clock
+    jobs: int
+    flops: float | None
+    stages: Stages = field(default_factory=Stages)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, text: str | Path | None, tokenizer: str | None) -> StudyResult:
+        """All stages; what is done is only read."""
+        corpus = self._prepare(text, tokenizer)
+        lab = Lab(self.folder, self.clock, self.jobs, corpus, self.stages, self.notes)
+        costs = lab.measure()
+        states, costs = lab.probe(lab.lay_out(costs), costs)
+        began = time.monotonic()
+        report = self._fit()
+        self.stages.add("fit", began, "no law" if report is None else f"law {report.law}")
+        if report is None:
+            return self._finish(states)
+        measured = {
+            size: float(n)
+            for size, n in lab.params.items()
+            if ("ar", size) in costs.seconds_per_token
+        }
+        words, held_out, at = lab.check(report, measured, costs)
+        began = time.monotonic()
+        planned = plan(
+            corpus.train.unique_tokens,
+            self.flops or at,
+            laws=report,
+            sizes=[str(int(n)) for n in measured.values()],
+            vocabulary=corpus.tokenizer.vocabulary,
+        )
+        assert isinstance(planned, PlanReport)
+        self.stages.add("plan", began, f"for {self.flops or at:.3g} FLOPs")
+        names = {str(int(n)): size for size, n in measured.items()}
+        return self._finish(states, report, planned, names, words, held_out)
+
+    def _prepare(self, text: str | Path | None, tokenizer: str | None) -> PreparedCorpus:
+        began = time.monotonic()
+        size = _text_bytes(text)
+        share = min(0.1, max(0.002, VALIDATION_TOKENS * BYTES_PER_TOKEN / max(1, size)))
+        rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
+        made = prepare(
+            text or "builtin",
+            self.folder / "corpus",
+            tokenizer=tokenizer or _tokenizer_for(size),
+            validation=float(f"{share:.2g}"),
+            documents=rule,
+        )
+        self.stages.add("prepare", began, f"{made.train.unique_tokens:,} unique tokens")
+        self.clock.save()
+        return made
+
+    def _fit(self) -> FitReport | None:
+        """A law that can describe what was seen; None, with a note, where none is determined."""
+        places = [self.folder / "probes"]
+        for law in ("data-constrained", "chinchilla"):
+            try:
+                report = fit(places, law=law)
+            except EpochalError as error:
+                self.notes.append(f"no {law} law: {error}")
+                continue
+            turned = sum(
+                "overfit" in dropped.reason
+                for family in report.families.values()
+                for dropped in family.dropped
+            )
+            if law == "data-constrained" and turned and len(report.families) == len(FAMILIES):
+                try:
+                    return fit(places, law="overfitting")
+                except EpochalError as error:
+                    self.notes.append(f"no law with an overfitting term: {error}")
+            if len(report.families) == len(FAMILIES):
+                return report
+        return None
+
+    def _finish(
+        self,
+        states: list[RunState],
+        report: FitReport | None = None,
+        planned: PlanReport | None = None,
+        sizes: dict[str, str] | None = None,
+        checks: list[str] | None = None,
+        held_out: list[dict[str, Any]] | None = None,
+    ) -> StudyResult:
+        """Say what follows, no more; write the report."""
+        verdict, recommendation = _words(planned, sizes or {}, states)
+        if planned is not None:
+            self.notes += planned.notes
+            for family in planned.families:
+                self.notes += [f"{family.family}: {text}" for text in family.extrapolates]
+        content: dict[str, Any] = {
+            "budget": f"{self.clock.budget / 60:g} min",
+            "machine": f"{self.jobs} runs at a time",
+            "recommendation": f"{verdict} {recommendation}",
+            "stages": self.stages.done,
+            "held_out": held_out or [],
+        }
+        if report is not None and planned is not None:
+            content |= {"law": report.law, "flops": planned.flops}
+            report.save(self.folder / "law.toml")
+        files.write_json(self.folder / "study.json", content)
+        page = write_report([self.folder], self.folder / "report.html").path
+        return StudyResult(
+            verdict=verdict,
+            recommendation=recommendation,
+            checks=checks or [],
+            notes=self.notes,
+            page=page,
+            seconds=self.clock.used,
+            plan=planned,
+            fit=report,
+            held_out=held_out or [],
+        )
+
+
+def _words(
+    planned: PlanReport | None, sizes: dict[str, str], states: list[RunState]
+) -> tuple[str, str]:
+    """(verdict, recommendation): no more than the numbers say."""
+    if planned is None:
+        seen = [state for state in states if state.nll is not None]
+        if not seen:
+            return "No run was finished, so nothing can be said.", "Give a larger --budget."
+        best = min(seen, key=lambda state: state.nll or 0.0)
+        return (
+            "The runs do not determine a law, so nothing is predicted.",
+            f"The best run seen is {best.name} with {best.nll:.3f} nats per token.",
+        )
+    order = sorted(planned.families, key=lambda p: (p.family != planned.winner, p.loss))
+    first = order[0]
+    choice = first.size
+    if choice is None:
+        return planned.verdict, "No size that was measured is near the optimum."
+    named = replace(choice, name=sizes.get(choice.name, choice.name))
+    phrase = choice_words(first.family, named, int(planned.unique_tokens))
+    lead = "Train" if planned.winner else "Neither is clearly better; the lower prediction is"
+    return planned.verdict, f"{lead} {phrase}: predicted {choice.loss:.3f} nats per token."
+
+
+def _default_jobs() -> int:
+    """Two runs at a time on a CPU with two cores or more; on GPUs one for each."""
+    slots = divide(1)
+    if slots[0].gpus:
+        return slots[0].gpus
+    return 2 if int(slots[0].env["OMP_NUM_THREADS"]) > 1 else 1
+
+
+def _text_bytes(text: str | Path | None) -> int:
+    if text is None:
+        return sum(len(document) for document in builtin_documents())
+    path = Path(text)
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _tokenizer_for(size: int) -> str:
+    """A vocabulary that does not outweigh the model: larger for larger texts. Chosen by us."""
+    return "bpe:512" if size < 5e6 else "bpe:2048" if size < 1e8 else "bpe:8192"

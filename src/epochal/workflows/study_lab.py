@@ -1,0 +1,281 @@
+"""The work of a study that takes time: measuring, the probe sweep, the runs that check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from epochal.data import PreparedCorpus
+from epochal.errors import UserError
+from epochal.progress import hidden, say
+from epochal.recipe import FAMILIES, Recipe
+from epochal.recipe.load import apply_overrides, recipe_from_tree
+from epochal.scaling.from_runs import read_points
+from epochal.scaling.result import FitReport
+from epochal.sweeps.designs import SweepRun
+from epochal.sweeps.file import Sweep, sweep_from_tree
+from epochal.sweeps.layout import Costs, Layout, Probe, candidate_sizes, lay_out
+from epochal.sweeps.listing import CorpusFacts
+from epochal.sweeps.record import RunState, SweepFolder
+from epochal.sweeps.slots import divide
+from epochal.training.device import find_device
+from epochal.workflows.compare import compare_existing
+from epochal.workflows.measure import measure_sizes
+from epochal.workflows.study_parts import (
+    Clock,
+    Stages,
+    affordable,
+    base_recipe,
+    choose,
+    held_out_words,
+    run_keys,
+)
+from epochal.workflows.sweep import run_all
+
+CHECK_SHARE = 0.22
+"""Share of the budget for the runs that check the recommendation."""
+TAIL_SECONDS = 25.0
+"""For fitting, planning and the report."""
+MEASURE_SHARE = 0.04
+SIZES_TIMED = 10
+"""So many of the smallest sizes are measured; the others would train too little to tell."""
+ROWS_CPU, ROWS_GPU = (128, 8), (512, 32)
+"""(tokens per row, rows per step) on a CPU and on a GPU. Chosen by us: steps short enough that
+the smallest subset gives some of them."""
+
+
+@dataclass(slots=True)
+class Lab:
+    """Where the runs of a study are made."""
+
+    folder: Path
+    clock: Clock
+    jobs: int
+    corpus: PreparedCorpus
+    stages: Stages
+    notes: list[str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all runs have in common, as sections of a recipe."""
+        return base_recipe(self.folder / "corpus", *rows_of_machine())
+
+    @property
+    def params(self) -> dict[str, int]:
+        """Size → parameters."""
+        return candidate_sizes(self.corpus.tokenizer.vocabulary)
+
+    def measure(self) -> Costs:
+        """Speeds of the sizes that could be worth it, and the cost of starting a run."""
+        began = time.monotonic()
+        known = self.clock.state.get("costs")
+        if known is None:
+            sizes = list(self.params)[:SIZES_TIMED]
+            flops = {size: 6.0 * n for size, n in self.params.items()}
+            limit = MEASURE_SHARE * self.clock.budget / (2 * -(-len(sizes) // 3))
+            speeds = measure_sizes(
+                lambda family, size: _recipe(self.settings, Probe(family, size, 10**4, 1.0, 0.0)),
+                sizes,
+                flops,
+                int(divide(self.jobs)[0].env["OMP_NUM_THREADS"]),
+                min(3.0, max(0.5, limit / 2)),
+            )
+            validation = self.corpus.validation.unique_tokens if self.corpus.validation else 0
+            known = {
+                "seconds_per_token": [[*key, value] for key, value in speeds.items()],
+                "overhead": _seconds_to_start(),
+                # Forward passes cost a third: those in training, and at the end 1 draw or 8.
+                "evaluation_tokens": (2 * min(validation, 5_000) + 4.5 * validation) / 3,
+            }
+            self.clock.save(costs=known)
+        speeds = {(family, size): s for family, size, s in known["seconds_per_token"]}
+        costs = Costs(speeds, float(known["overhead"]), float(known["evaluation_tokens"]))
+        fastest = 1 / min(speeds.values())
+        self.stages.add("measure", began, f"up to {fastest:,.0f} tokens/s per slot")
+        return costs
+
+    def lay_out(self, costs: Costs) -> Layout:
+        """The probe sweep for the time there is; the one laid out before, if there was one."""
+        known = self.clock.state.get("layout")
+        if known is not None and known["budget"] == self.clock.budget:
+            return Layout([Probe(**probe) for probe in known["probes"]])
+        length, batch = rows_of_machine()
+        unique = self.corpus.train.unique_tokens
+        spare = self.clock.budget * (1 - CHECK_SHARE) - TAIL_SECONDS - self.clock.used
+        try:
+            layout = lay_out(costs, self.params, unique, spare * self.jobs, 8 * length * batch)
+        except UserError as error:
+            raise UserError(f"--budget of {self.clock.budget:.0f} seconds: {error}") from None
+        self.clock.save(
+            layout={
+                "budget": self.clock.budget,
+                "probes": [asdict(probe) for probe in layout.probes],
+            }
+        )
+        say(
+            f"probe sweep: {len(layout.probes)} runs, sizes {', '.join(layout.sizes)}, "
+            f"{' and '.join(f'{u:,}' for u in layout.unique_tokens)} unique tokens, about "
+            f"{layout.seconds / self.jobs / 60:.1f} minutes"
+        )
+        return layout
+
+    def probe(self, layout: Layout, costs: Costs) -> tuple[list[RunState], Costs]:
+        """Run the probe sweep; the states of its runs, and costs corrected by what was seen."""
+        began = time.monotonic()
+        until = self.clock.budget * (1 - CHECK_SHARE) - TAIL_SECONDS
+        probes = {_name(probe): probe for probe in layout.probes}
+        lengths = {name: {"train.epochs": probe.epochs} for name, probe in probes.items()}
+        states, factor = self._train("probes", probes, lengths, until)
+        finished = sum(state.state == "finished" for state in states)
+        left_out = sum(state.state == "left out" for state in states)
+        failed = [state.name for state in states if state.state == "failed"]
+        if left_out:
+            self.notes.append(f"{left_out} probe runs were left out for lack of time")
+        if failed:
+            self.notes.append(f"failed and left out: {', '.join(failed)}")
+        self.stages.add("probe", began, f"{finished} of {len(states)} runs finished")
+        return states, replace(costs, factor=max(0.5, factor))
+
+    def _train(
+        self,
+        name: str,
+        probes: dict[str, Probe],
+        lengths: dict[str, dict[str, Any]],
+        until: float,
+    ) -> tuple[list[RunState], float]:
+        """Train some runs while there is time; their states, and seconds seen over expected."""
+        seen: list[RunState] = []
+        earlier = float(self.clock.state.get("factor", 1.0))
+
+        def factor() -> float:
+            done = [state for state in seen if state.state == "finished" and state.seconds > 0]
+            if len(done) < 4:
+                return earlier
+            return sum(s.seconds for s in done) / sum(probes[s.name].seconds for s in done)
+
+        def may_start(state: RunState) -> str | None:
+            self.clock.save(factor=factor())
+            if self.clock.used + 0.9 * factor() * probes[state.name].seconds > until:
+                return "no time was left for it in the budget"
+            seen.append(state)
+            return None
+
+        runs = [
+            SweepRun(key, _recipe(self.settings, probe, lengths[key]))
+            for key, probe in probes.items()
+        ]
+        result = run_all(
+            _as_sweep(name, self.settings, probes, lengths),
+            runs,
+            CorpusFacts(
+                self.corpus.tokenizer.vocabulary, self.corpus.train.unique_tokens, found=True
+            ),
+            SweepFolder(self.folder / name),
+            jobs=self.jobs,
+            places=[self.folder],
+            may_start=may_start,
+        )
+        self.clock.save(factor=factor())
+        return result.runs, factor()
+
+    def check(
+        self, report: FitReport, params: dict[str, float], costs: Costs
+    ) -> tuple[list[str], list[dict[str, Any]], float]:
+        """Train each family's recommendation at what the rest of the budget buys.
+
+        (sentences, held-out results, FLOPs). The compute is kept, so that a study that goes on
+        checks the same.
+        """
+        began = time.monotonic()
+        at = self._check_flops(report, params, costs)
+        unique = self.corpus.train.unique_tokens
+        probes: dict[str, Probe] = {}
+        lengths: dict[str, dict[str, Any]] = {}
+        for family, law in report.families.items():
+            best = choose(law, unique, at, params)
+            seconds = replace(costs, factor=1.0).seconds(family, best.name, best.tokens)
+            name = f"held-out-{family}-{best.name}"
+            probes[name] = Probe(family, best.name, unique, best.epochs, seconds)
+            lengths[name] = {"train.tokens": int(best.tokens)}
+        until = self.clock.budget - TAIL_SECONDS / 2
+        states, _ = self._train("held-out", probes, lengths, until)
+        done = [state for state in states if state.state == "finished"]
+        results = [self._compare(report, probes[state.name], state) for state in done]
+        words = [str(result["note"]) for result in results]
+        words += [
+            f"{state.name} was not checked: {state.why or state.state}"
+            for state in states
+            if state not in done
+        ]
+        if len(done) == len(FAMILIES):
+            with hidden():
+                verdict = compare_existing([state.run_dir for state in done]).verdict
+            words.append(f"Side by side: {verdict}")
+        self.stages.add("check", began, f"{len(done)} held-out runs at {at:.3g} FLOPs")
+        return words, results, at
+
+    def _check_flops(self, report: FitReport, params: dict[str, float], costs: Costs) -> float:
+        known = self.clock.state.get("check")
+        if known is None or known["budget"] != self.clock.budget:
+            turns = -(-len(FAMILIES) // self.jobs)
+            seconds = max(20.0, (self.clock.left - TAIL_SECONDS) * 0.9 / turns)
+            unique = self.corpus.train.unique_tokens
+            at = affordable(report.families, unique, params, costs, seconds)
+            known = {"budget": self.clock.budget, "flops": at}
+            self.clock.save(check=known)
+        return float(known["flops"])
+
+    def _compare(self, report: FitReport, probe: Probe, state: RunState) -> dict[str, Any]:
+        """Prediction and outcome of a held-out run; the interval has the scatter of runs in it."""
+        law = report.families[probe.family]
+        point = read_points([state.run_dir])
+        where = (point.params, point.tokens, point.unique_tokens)
+        predicted = float(law.predict(*where)[0])
+        low, high = (float(end[0]) for end in law.predict_interval(*where))
+        scatter = 2 * float(law.residuals.std()) * predicted
+        low, high, seen = min(low, predicted) - scatter, max(high, predicted) + scatter, point.loss
+        note = held_out_words(probe.family, float(seen[0]), predicted, low, high)
+        return {
+            "run": state.name,
+            "predicted": predicted,
+            "interval": [low, high],
+            "seen": float(seen[0]),
+            "note": note,
+        }
+
+
+def _name(probe: Probe) -> str:
+    return f"{probe.family}-{probe.size}-U{probe.unique_tokens}-{probe.epochs:g}ep"
+
+
+def rows_of_machine() -> tuple[int, int]:
+    """(tokens per row, rows per step)."""
+    return ROWS_CPU if find_device("auto").type == "cpu" else ROWS_GPU
+
+
+def _recipe(settings: dict[str, Any], probe: Probe, length: dict[str, Any] | None = None) -> Recipe:
+    tree: dict[str, Any] = {key: dict(value) for key, value in settings.items()}
+    apply_overrides(tree, run_keys(probe, length or {"train.epochs": probe.epochs}))
+    return recipe_from_tree(tree)
+
+
+def _as_sweep(
+    name: str,
+    settings: dict[str, Any],
+    probes: dict[str, Probe],
+    lengths: dict[str, dict[str, Any]],
+) -> Sweep:
+    runs = [{"name": key, **run_keys(p, lengths[key])} for key, p in probes.items()]
+    return sweep_from_tree({"sweep": {"design": "list"}, "runs": runs, "base": settings}, name)
+
+
+def _seconds_to_start() -> float:
+    """How long a process takes until it could train."""
+    began = time.monotonic()
+    program = "import epochal.workflows.evaluate"
+    subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    return time.monotonic() - began + 1.0

@@ -35,6 +35,7 @@ NAMES = [
     "prepare",
     "quality",
     "quickstart",
+    "study",
     "submit",
     "subset",
     "sweep",

@@ -48,6 +48,7 @@ _MODULES = {
     "quality": "epochal.workflows.quality",
     "quickstart": "epochal.workflows.quickstart",
     "subset": "epochal.data",
+    "study": "epochal.workflows.study",
     "submit": "epochal.workflows.submit",
     "sweep": "epochal.workflows.sweep",
     "train": "epochal.workflows.train",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from epochal.workflows.plan import plan as plan
     from epochal.workflows.quality import quality as quality
     from epochal.workflows.quickstart import quickstart as quickstart
+    from epochal.workflows.study import study as study
     from epochal.workflows.submit import submit as submit
     from epochal.workflows.sweep import sweep as sweep
     from epochal.workflows.train import train as train

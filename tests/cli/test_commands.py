@@ -260,3 +260,10 @@ def test_runs(call, tiny_pair, tmp_path):
     ]
     refused(call("runs", tmp_path), "holds no runs")
     refused(call("runs", tmp_path / "nowhere"), "no folder")
+
+
+def test_study_with_mistakes(call, tmp_path):
+    refused(call("study", "--budget", "soon", "--out", tmp_path / "s"), "--budget", "soon", "20min")
+    refused(call("study", "--budget", "10s", "--out", tmp_path / "s"), "too small", "120")
+    refused(call("study", "--flops", "many", "--out", tmp_path / "s"), "many")
+    refused(call("study", tmp_path / "none", "--out", tmp_path / "s"), "none")

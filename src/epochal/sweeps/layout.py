@@ -8,6 +8,7 @@ what a model too large for its tokens costs (R*_N) can be told from what few tok
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,12 +165,11 @@ def _largest_subset(
     least: int,
 ) -> int | None:
     """The largest first subset, to two digits, whose sweep takes no longer; None if none does."""
-    fits = [
-        subset
-        for subset in _round_numbers(least, unique_tokens // max(SUBSETS))
-        if _made(costs, design, sizes, subset).seconds <= seconds
-    ]
-    return max(fits, default=None)
+    subsets = _round_numbers(least, unique_tokens // max(SUBSETS))
+    within = bisect.bisect_right(
+        subsets, seconds, key=lambda subset: _made(costs, design, sizes, subset).seconds
+    )
+    return subsets[within - 1] if within else None
 
 
 def _round_numbers(low: int, high: int) -> list[int]:

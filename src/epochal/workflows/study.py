@@ -25,6 +25,7 @@ from epochal.workflows.study_parts import (
     Clock,
     Stages,
     choice_words,
+    reach_words,
 )
 
 LEAST_BUDGET = 120.0
@@ -186,7 +187,7 @@ class _Study:
         held_out: list[dict[str, Any]] | None = None,
     ) -> StudyResult:
         """Say what follows, no more; write the report."""
-        verdict, recommendation = _words(planned, sizes or {}, states)
+        verdict, recommendation = _words(planned, sizes or {}, states, report, held_out or [])
         if planned is not None:
             self.notes += planned.notes
             for family in planned.families:
@@ -217,10 +218,14 @@ class _Study:
 
 
 def _words(
-    planned: PlanReport | None, sizes: dict[str, str], states: list[RunState]
+    planned: PlanReport | None,
+    sizes: dict[str, str],
+    states: list[RunState],
+    report: FitReport | None,
+    held_out: list[dict[str, Any]],
 ) -> tuple[str, str]:
     """(verdict, recommendation): no more than the numbers say."""
-    if planned is None:
+    if planned is None or report is None:
         seen = [state for state in states if state.nll is not None]
         if not seen:
             return "No run was finished, so nothing can be said.", "Give a larger --budget."
@@ -230,14 +235,23 @@ def _words(
             f"The best run seen is {best.name} with {best.nll:.3f} nats per token.",
         )
     order = sorted(planned.families, key=lambda p: (p.family != planned.winner, p.loss))
-    first = order[0]
-    choice = first.size
+    choice = order[0].size
+    verdict = f"{planned.verdict.split('; ')[0]}. {reach_words(planned, report)}"
     if choice is None:
-        return planned.verdict, "No size that was measured is near the optimum."
+        return verdict, "No size that was measured is near the optimum."
     named = replace(choice, name=sizes.get(choice.name, choice.name))
-    phrase = choice_words(first.family, named, int(planned.unique_tokens))
+    phrase = choice_words(order[0].family, named, int(planned.unique_tokens))
     lead = "Train" if planned.winner else "Neither is clearly better; the lower prediction is"
-    return planned.verdict, f"{lead} {phrase}: predicted {choice.loss:.3f} nats per token."
+    text = f"{lead} {phrase}: predicted {choice.loss:.3f} nats per token."
+    missed = [
+        result
+        for result in held_out
+        if result["family"] == order[0].family
+        and not result["interval"][0] <= result["seen"] <= result["interval"][1]
+    ]
+    if missed:
+        text += " Its check missed the prediction, so take this as a guess, and give more time."
+    return verdict, text
 
 
 def _default_jobs() -> int:

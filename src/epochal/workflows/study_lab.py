@@ -195,16 +195,18 @@ class Lab:
         unique = self.corpus.train.unique_tokens
         probes: dict[str, Probe] = {}
         lengths: dict[str, dict[str, Any]] = {}
+        expected: dict[str, float] = {}
         for family, law in report.families.items():
             best = choose(law, unique, at, params)
             seconds = replace(costs, factor=1.0).seconds(family, best.name, best.tokens)
             name = f"held-out-{family}-{best.name}"
             probes[name] = Probe(family, best.name, unique, best.epochs, seconds)
             lengths[name] = {"train.tokens": int(best.tokens)}
+            expected[name] = best.loss
         until = self.clock.budget - TAIL_SECONDS / 2
         states, _ = self._train("held-out", probes, lengths, until)
         done = [state for state in states if state.state == "finished"]
-        results = [self._compare(report, probes[state.name], state) for state in done]
+        results = [self._compare(report, expected[state.name], state) for state in done]
         words = [str(result["note"]) for result in results]
         words += [
             f"{state.name} was not checked: {state.why or state.state}"
@@ -229,18 +231,22 @@ class Lab:
             self.clock.save(check=known)
         return float(known["flops"])
 
-    def _compare(self, report: FitReport, probe: Probe, state: RunState) -> dict[str, Any]:
-        """Prediction and outcome of a held-out run; the interval has the scatter of runs in it."""
-        law = report.families[probe.family]
+    def _compare(self, report: FitReport, predicted: float, state: RunState) -> dict[str, Any]:
+        """Prediction and outcome of a held-out run.
+
+        `predicted` is the planner's figure; the interval is the law's, with twice the scatter
+        of the runs it was fitted to on either side.
+        """
+        law = report.families[state.family]
         point = read_points([state.run_dir])
         where = (point.params, point.tokens, point.unique_tokens)
-        predicted = float(law.predict(*where)[0])
         low, high = (float(end[0]) for end in law.predict_interval(*where))
         scatter = 2 * float(law.residuals.std()) * predicted
         low, high, seen = min(low, predicted) - scatter, max(high, predicted) + scatter, point.loss
-        note = held_out_words(probe.family, float(seen[0]), predicted, low, high)
+        note = held_out_words(state.family, float(seen[0]), predicted, low, high)
         return {
             "run": state.name,
+            "family": state.family,
             "predicted": predicted,
             "interval": [low, high],
             "seen": float(seen[0]),

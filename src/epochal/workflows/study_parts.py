@@ -13,6 +13,8 @@ from epochal import files
 from epochal.recipe.load import Tree
 from epochal.scaling.alternatives import LadderChoice, best_of_sizes
 from epochal.scaling.known import KnownLaw
+from epochal.scaling.planner import PlanReport
+from epochal.scaling.result import FitReport
 from epochal.sweeps.layout import Costs, Probe, shape_of
 from epochal.units import format_count
 
@@ -20,6 +22,8 @@ WIDTH_OF_FULL_RATE = 128
 FULL_RATE, LEAST_RATE = 2e-3, 2e-4
 """Learning rates by width: full up to 128, then as 1/width. Chosen by us: a rate good for width
 96 let the loss of widths above 256 jump."""
+REACH = 10.0
+"""So many times the largest measured compute the laws are believed. Chosen by us."""
 TITLES = {"ar": "AR", "mdm": "diffusion"}
 
 
@@ -137,3 +141,26 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
         f"{TITLES[family]}, {choice.name} ({format_count(choice.params)} parameters), "
         f"{choice.epochs:.3g} epochs of {format_count(unique)} unique tokens"
     )
+
+
+def reach_words(planned: PlanReport, report: FitReport) -> str:
+    """Whether the lead changes within REACH times the largest compute that was measured."""
+    largest = max(float(fit.points.flops.max()) for fit in report.families.values())
+    reach = REACH * largest
+    begins = planned.critical_flops
+    beyond = (
+        f"beyond {format_count(reach)} FLOPs, {REACH:g} times the largest run, they say nothing"
+    )
+    if begins is not None and begins <= reach:
+        return f"By the laws diffusion takes the lead at {format_count(begins)} FLOPs; {beyond}."
+    if begins is not None:
+        return (
+            f"A lead of diffusion is not within reach: the laws put it at {format_count(begins)} "
+            f"FLOPs, {begins / largest:.0f} times the largest run, where nothing was measured."
+        )
+    leads = planned.critical.leads if planned.critical else []
+    if len(leads) == 1 and leads[0] == "ar":
+        return f"Diffusion never wins here as far as the runs can tell; {beyond}."
+    if len(leads) == 1 and leads[0] == "mdm":
+        return f"Diffusion leads as far as the runs can tell; {beyond}."
+    return f"No lead of diffusion begins as far as the runs can tell; {beyond}."

@@ -1,0 +1,73 @@
+"""Layouts of probe sweeps: within the time, on nested subsets, with sizes around the optimum."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epochal.errors import UserError
+from epochal.recipe import FAMILIES
+from epochal.sweeps.layout import DESIGNS, SUBSETS, Costs, candidate_sizes, lay_out, shape_of
+
+PARAMS = candidate_sizes(512)
+LEAST = 8192
+
+
+def costs(speed=5e-11, overhead=4.0, factor=1.0):
+    """`speed` in seconds per FLOP of 6·N."""
+    return Costs(
+        {(f, size): 6 * n * speed for f in FAMILIES for size, n in list(PARAMS.items())[:10]},
+        overhead,
+        30_000,
+        factor,
+    )
+
+
+@given(
+    seconds=st.floats(400, 100_000),
+    unique=st.integers(40_000, 10**9),
+    speed=st.floats(1e-14, 1e-10),
+)
+def test_a_layout_keeps_its_time_and_repeats_nested_subsets(seconds, unique, speed):
+    made = lay_out(costs(speed), PARAMS, unique, seconds, LEAST)
+    assert made.seconds <= seconds
+    small, large = made.unique_tokens
+    assert large == max(SUBSETS) * small <= unique
+    assert small >= LEAST
+    assert len(made.sizes) == 3
+    for family in FAMILIES:
+        mine = [probe for probe in made.probes if probe.family == family]
+        assert len(mine) == len(made.probes) / 2
+        assert len(mine) > 7  # constants of the data-constrained law
+        assert {probe.epochs for probe in mine if probe.unique_tokens == small} >= {1.0}
+        assert max(probe.epochs for probe in mine) >= 16
+    starts = [probe.tokens * PARAMS[probe.size] for probe in made.probes]
+    assert starts[0] == min(starts)
+
+
+def test_more_time_gives_the_fuller_design_and_larger_subsets():
+    short = lay_out(costs(), PARAMS, 10**7, 400, LEAST)
+    long = lay_out(costs(), PARAMS, 10**7, 40_000, LEAST)
+    assert len(long.probes) == 6 * sum(map(len, DESIGNS[0].values()))
+    assert len(short.probes) < len(long.probes)
+    assert short.unique_tokens[0] < long.unique_tokens[0]
+    assert PARAMS[short.sizes[1]] <= PARAMS[long.sizes[1]]
+
+
+def test_a_slower_machine_gets_smaller_subsets():
+    fast, slow = (lay_out(costs(factor=f), PARAMS, 10**7, 3000, LEAST) for f in (1.0, 2.0))
+    assert slow.unique_tokens[0] < fast.unique_tokens[0]
+
+
+def test_what_does_not_fit_is_refused_with_the_least():
+    with pytest.raises(UserError, match=r"needs \d+ seconds"):
+        lay_out(costs(), PARAMS, 10**7, 20, LEAST)
+    with pytest.raises(UserError, match=r"20,000 unique tokens.*32,768"):
+        lay_out(costs(), PARAMS, 20_000, 3000, LEAST)
+
+
+def test_candidate_sizes_rise():
+    values = list(PARAMS.values())
+    assert values == sorted(values)
+    assert [shape_of(size).params(512) for size in PARAMS] == values

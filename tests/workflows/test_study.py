@@ -1,0 +1,219 @@
+"""A study: with runs whose losses follow a planted law, and once with real ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from epochal.cli.study import parse_seconds
+from epochal.errors import TrainingStopped, UserError
+from epochal.recipe import identity, run_numbers
+from epochal.runs import RunFolder
+from epochal.scaling.laws import DataConstrained
+from epochal.sweeps.record import RunState
+from epochal.workflows import study_lab
+from epochal.workflows.study import study
+from epochal.workflows.study_parts import Clock
+from epochal.workflows.sweep import SweepResult
+from made_runs import result
+
+LAWS = {
+    "ar": DataConstrained.from_constants(
+        A=60.0, B=400.0, E=1.8, alpha=0.35, beta=0.37, R_D=30.0, R_N=5.0
+    ),
+    "mdm": DataConstrained.from_constants(
+        A=60.0, B=900.0, E=1.9, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+    ),
+}
+
+
+class PlantedRuns:
+    """Stands for the training of runs: their losses are a law's, with a little scatter."""
+
+    def __init__(self, stop_after=10**6):
+        self.made = []
+        self.stop_after = stop_after
+
+    def __call__(self, sweep, runs, facts, folder, *, jobs, places, may_start):
+        states = []
+        for run in runs:
+            state = RunState(
+                name=run.name,
+                family=run.recipe.family,
+                run_dir=str(folder.run_dir(run.name)),
+                identity="i",
+            )
+            states.append(state)
+            if RunFolder(folder.run_dir(run.name)).read_info() is None:
+                if reason := may_start(state):
+                    state.state, state.why = "left out", reason
+                    continue
+                if len(self.made) == self.stop_after:
+                    raise TrainingStopped("by SIGINT", 130)
+                self.made.append(run.name)
+                self.train(run, facts, RunFolder(folder.run_dir(run.name)))
+            state.state, state.nll = "finished", 5.0
+        return SweepResult(sweep.name, folder.path, states)
+
+    def train(self, run, facts, folder):
+        unique = run.recipe.data.unique_tokens
+        numbers = run_numbers(run.recipe, unique, facts.vocabulary)
+        family = run.recipe.family
+        exact = LAWS[family].predict([[numbers.params, numbers.tokens, unique]])[0]
+        scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
+        nll = float(exact * (1 + 0.002 * scatter.normal()))
+        steps = numbers.steps
+        stores = {role: {"content_sha256": f"{role}-{unique}"} for role in ("train", "validation")}
+        stores["validation"]["content_sha256"] = "v"
+        info = {
+            "family": family,
+            "status": "finished",
+            "numbers": numbers.as_dict(),
+            "corpus": stores,
+            "identity": identity(run.recipe),
+            "best": {"step": steps, "nll_nats_per_token": nll},
+            "seconds": 1.0,
+        }
+        folder.write_info(info)
+        folder.write_recipe(run.recipe)
+        at = numbers.at(steps)
+        line = {"kind": "eval", "step": steps, "nll_nats_per_token": nll, "tokens": at.tokens}
+        folder.metrics_file.write_text(
+            json.dumps(line | {"epochs": at.epochs, "flops": at.flops}) + "\n"
+        )
+        found = result(family, nll, step=steps)
+        rng = np.random.default_rng(3)
+        totals = 40 * (nll + rng.normal(0, 0.01, 100))
+        variances = np.full(100, 0.0 if family == "ar" else 1e-4)
+        folder.write_evaluation(found, totals, np.full(100, 40), variances)
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A text of some hundred thousand tokens."""
+    from epochal.data.builtin import builtin_documents
+
+    file = tmp_path / "text.txt"
+    file.write_text("\n\n".join(d for d in builtin_documents() if len(d) < 9000)[:500_000])
+    return file
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Runs by a law, on a machine of a known speed."""
+
+    def speeds(recipe_of, sizes, flops, threads, seconds):
+        return {(f, s): flops[s] / 4e10 for f in ("ar", "mdm") for s in sizes}
+
+    runs = PlantedRuns()
+    monkeypatch.setattr(study_lab, "measure_sizes", speeds)
+    monkeypatch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
+    monkeypatch.setattr(study_lab, "run_all", runs)
+    return runs
+
+
+def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path):
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert made.plan is not None
+    assert made.plan.winner == "ar"  # by the planted laws, at this compute
+    assert made.recommendation.startswith("Train AR")
+    assert "never wins here as far as the runs can tell" in made.verdict
+    assert [check["run"].split("-")[2] for check in made.held_out] == ["ar", "mdm"]
+    for check in made.held_out:
+        low, high = check["interval"]
+        assert low <= check["seen"] <= high
+        assert check["predicted"] == pytest.approx(check["seen"], rel=0.03)
+    # The check is a larger run than any of the sweep, and on the whole text.
+    flops = made.plan.flops
+    assert flops > max(float(np.max(f.points.flops)) for f in made.fit.families.values()) / 2
+    assert made.page.is_file()
+    told = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert "Train AR" in told["recommendation"]
+    assert [stage["name"] for stage in told["stages"]] == [
+        *("prepare", "measure", "probe", "fit", "check", "plan")
+    ]
+    json.dumps(made.as_dict(), allow_nan=False)
+    # The same call again trains nothing and says the same.
+    count = len(planted.made)
+    again = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert len(planted.made) == count
+    assert again.recommendation == made.recommendation
+    assert again.checks == made.checks
+
+
+def test_a_study_that_was_ended_goes_on(planted, text, tmp_path):
+    planted.stop_after = 7
+    with pytest.raises(TrainingStopped):
+        study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    used = json.loads((tmp_path / "study" / "state.json").read_text())["used"]
+    assert used > 0
+    planted.stop_after = 10**6
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert made.seconds > used
+    assert len(set(planted.made)) == len(planted.made)  # nothing twice
+
+
+def test_runs_that_determine_no_law_give_no_prediction(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", ({1: (1.0,), 4: (1.0,)},))
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert made.plan is None
+    assert "do not determine a law" in made.verdict
+    assert made.held_out == []
+    assert any("no data-constrained law" in note for note in made.notes)
+    assert made.page.is_file()
+
+
+def test_the_budget_is_over_all_sittings(tmp_path):
+    clock = Clock(tmp_path / "state.json", 100.0)
+    clock.save(x=1)
+    content = json.loads((tmp_path / "state.json").read_text()) | {"used": 60.0}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    again = Clock(tmp_path / "state.json", 100.0)
+    assert 39 < again.left <= 40
+    assert again.state["x"] == 1
+
+
+def test_budgets_that_are_too_small(text, tmp_path, planted):
+    with pytest.raises(UserError, match="at least 120"):
+        study(text, budget=60, out=tmp_path / "study")
+    with pytest.raises(UserError, match="--budget"):
+        parse_seconds("soon")
+    assert (parse_seconds("20min"), parse_seconds("1.5h"), parse_seconds("90s")) == (1200, 5400, 90)
+
+
+@pytest.mark.slow
+def test_a_real_study_in_small(text, tmp_path, monkeypatch):
+    """Real processes, one epoch only: enough to see every stage, too little for a law."""
+    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", ({1: (1.0,), 4: (1.0,)},))
+    monkeypatch.setattr("epochal.sweeps.layout._largest_subset", lambda *given: 8200)
+    monkeypatch.setattr(study_lab, "SIZES_TIMED", 4)
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert "do not determine a law" in made.verdict
+    probes = list((tmp_path / "study" / "probes").glob("*/run.json"))
+    assert len(probes) == 12
+    assert made.page.is_file()
+
+
+def test_a_check_that_misses_is_said_to(planted, text, tmp_path, monkeypatch):
+    """Runs held out that are worse than the law: the recommendation is called a guess."""
+    train = planted.train
+
+    def worse(run, facts, folder):
+        train(run, facts, folder)
+        if "held-out" in run.name:
+            for file in (folder.metrics_file, folder.info_file):
+                content = file.read_text()
+                nll = folder.read_info()["best"]["nll_nats_per_token"]
+                file.write_text(content.replace(str(nll), str(nll + 1.0)))
+            for file in (folder.path / "evaluations").glob("*.json"):
+                values = json.loads(file.read_text())
+                values["nll_nats_per_token"] += 1.0
+                file.write_text(json.dumps(values))
+
+    monkeypatch.setattr(planted, "train", worse)
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2, flops=1e13)
+    assert "take this as a guess" in made.recommendation
+    assert any("outside the interval" in check for check in made.checks)
+    assert made.plan.flops <= 1e13

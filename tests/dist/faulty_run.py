@@ -1,0 +1,65 @@
+"""Started by torchrun: a run to which something happens in the last process.
+
+torchrun … faulty_run.py JOB.json FAULT      kills | hang | full-disk
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+from epochal.cli.main import main
+from epochal.training.step import Stepper
+from tiny_runs import as_words
+
+THREE = {"parallel.data": 3}
+RESTART = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+
+
+def before(owner, name, action):
+    """Call `action(number of the call)` before a method of the last process."""
+    plain, calls = getattr(owner, name), []
+
+    def disturbed(self, *arguments, **more):
+        calls.append(1)
+        if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+            action(len(calls))
+        return plain(self, *arguments, **more)
+
+    setattr(owner, name, disturbed)
+
+
+def at(number, what):
+    """What to do in call number `number`, and in no other."""
+    return lambda call: what() if call == number else None
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_space():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+if __name__ == "__main__":
+    job, fault = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
+    if fault == "kills" and RESTART == 0:
+        before(Stepper, "problems", at(11, die))  # saved after step 8
+    elif fault == "kills" and RESTART == 1:
+        before(FileSystemWriter, "write_data", at(2, die))  # the save after step 16
+    elif fault == "hang":
+        before(Stepper, "problems", at(7, lambda: time.sleep(1000)))
+    elif fault == "full-disk":
+        with contextlib.suppress(SystemExit):  # a mesh that does not fit, in passing
+            main(["train", *as_words(job | {"run_dir": f"{job['run_dir']}/../no-mesh"} | THREE)])
+        before(FileSystemWriter, "write_data", at(2, no_space))
+    main(["train", *as_words(job)])

@@ -24,6 +24,7 @@ NAMES = [
     "fit",
     "gap",
     "export_hf",
+    "export_safetensors",
     "import_hf",
     "import_megatron",
     "inspect",

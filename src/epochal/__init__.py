@@ -36,6 +36,7 @@ _MODULES = {
     "fit": "epochal.workflows.fit",
     "gap": "epochal.workflows.gap",
     "export_hf": "epochal.workflows.exports",
+    "export_safetensors": "epochal.workflows.exports",
     "import_hf": "epochal.workflows.imports",
     "import_megatron": "epochal.workflows.imports",
     "inspect": "epochal.data",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from epochal.workflows.ensemble import ensemble as ensemble
     from epochal.workflows.evaluate import evaluate as evaluate
     from epochal.workflows.exports import export_hf as export_hf
+    from epochal.workflows.exports import export_safetensors as export_safetensors
     from epochal.workflows.fit import fit as fit
     from epochal.workflows.gap import gap as gap
     from epochal.workflows.imports import import_hf as import_hf

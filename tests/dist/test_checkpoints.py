@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
+from epochal.workflows.exports import export_safetensors
 from epochal.workflows.load import load
 from epochal.workflows.train import train
 from many_runs import train_one
@@ -93,3 +95,12 @@ def test_the_form_follows_the_number_of_processes(moved):
     assert checkpoint.find(parts.parent, "last") == parts
     alone = max((moved / "2-to-1" / "checkpoints").glob("last-*"))
     assert (alone / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("which", ["last", "ema"])
+def test_parts_become_one_file_on_request(moved, tmp_path, which):
+    made = export_safetensors(moved / "fsdp-to-tensor", tmp_path / "x.safetensors", checkpoint=which)
+    expected = load(moved / "fsdp-to-tensor", which).model.state_dict()
+    found = load_file(made.path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())

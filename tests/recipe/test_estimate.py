@@ -62,6 +62,27 @@ def test_zero_cuts_what_it_says(parts):
     assert full.casts < alone.casts / 10
 
 
+def test_what_is_gathered_by_hand():
+    """d 128, 4 heads of 32, inner 320: a block of 4d² + 3d·320 + 2d weights, in fp32."""
+    block, table = 4 * 128 * 128 + 3 * 128 * 320 + 2 * 128, 50304 * 128
+
+    def gathered(**cut):
+        return estimate_memory(recipe("7M", model__layers=9), V, Sharding(data=8, **cut)).gathered
+
+    state = {"gradients": 8, "optimizer": 8}
+    assert gathered() == 0
+    assert gathered(weights=8, **state) == 4 * (2 * block + table + 128 + block)
+    assert gathered(weights=8, **state, offload=True) == gathered(weights=8, **state)
+    whole = 9 * block + table + 128
+    assert gathered(optimizer=8) == 4 * (whole // 8), "its own part beside the whole"
+    assert gathered(optimizer=8, offload=True) == 4 * whole, "the whole beside the host's part"
+    found = estimate_memory(recipe("7M"), V, Sharding(data=8, weights=8, **state))
+    assert found.total >= found.weights + found.optimizer + found.gathered + found.activations
+    untied = recipe("7M", model__layers=9, model__untied=True)
+    more = estimate_memory(untied, V, Sharding(data=8, weights=8, **state)).gathered
+    assert more - gathered(weights=8, **state) == 4 * table
+
+
 def test_checkpointing_trades_memory():
     sizes = {
         kind: estimate_memory(recipe(), V, Sharding(checkpointing=kind)).activations

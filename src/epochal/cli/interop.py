@@ -135,9 +135,62 @@ def export() -> None:
     """Trained models for other programs.
 
     \b
-    Example:
+    Examples:
       epochal export hf runs/quickstart/ar --out exported/ar
+      epochal export safetensors runs/quickstart/ar --out ar.safetensors
     """
+
+
+@export.command("safetensors")
+@click.argument("run")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE|FOLDER",
+    help="A new file that ends in .safetensors, or the folder for model.safetensors.",
+)
+@click.option(
+    "--checkpoint", metavar="NAME", help="best, last, ema, kept-<step> or a step.  [default: best]"
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the weights.",
+)
+@json_option
+def export_to_safetensors(
+    run: str,
+    out: str,
+    checkpoint: str | None,
+    dtype: Literal["float32", "bfloat16"],
+    as_json: bool,
+) -> None:
+    """The weights of any checkpoint as one safetensors file.
+
+    Also of a checkpoint that many processes wrote in parts, without starting any. Names of
+    tensors are our own; the header has family, step, run and recipe.
+
+    \b
+    Examples:
+      epochal export safetensors runs/quickstart/ar --out ar.safetensors
+      epochal export safetensors runs/big --checkpoint kept-4000 --out weights/ --dtype bfloat16
+    """
+    from epochal.workflows.exports import export_safetensors
+
+    made = export_safetensors(run, out, checkpoint=checkpoint, dtype=dtype)
+    if as_json:
+        print_json(made.as_dict())
+        return
+    print_pairs(
+        [
+            ("exported", str(made.path)),
+            ("model", f"{made.family}, step {made.step:,}"),
+            ("weights", f"{made.parameters:,} in {made.tensors} tensors, {made.dtype}"),
+            ("size", f"{format_count(made.bytes)} bytes"),
+        ]
+    )
 
 
 @export.command("hf")

@@ -1,8 +1,9 @@
 """What a run needs before it is started: memory per device, and time on a named GPU.
 
 Memory is counted tensor by tensor as our engine holds it: fp32 weights, gradients and AdamW's two
-moments; under bf16 autocast a bf16 copy of each matrix; what each block keeps for its backward
-pass; and the logits, which are only ever there in blocks. Left out: the allocator's waste, CUDA's
+moments; under bf16 autocast a bf16 copy of each matrix; the whole weights that sharded processes
+gather for a while; what each block keeps for its backward pass; and the logits, which are only ever
+there in blocks. Left out: the allocator's waste, CUDA's
 own context (about half a GB) and communication buffers. `docs/estimates.md` says how far the
 figures were checked.
 """
@@ -62,6 +63,10 @@ class Memory:
     """AdamW's moments, and the running average of the weights if there is one."""
     casts: int
     """bf16 copies of the matrices, while a step computes."""
+    gathered: int
+    """Whole fp32 weights beside the process's own part, where they are sharded: ZeRO 3 has the
+    block that computes, the next one, and embedding and output table; ZeRO 1 and 2 have all.
+    From ZeRO 2 on also one block's gradients, whole until they are exchanged."""
     activations: int
     """Kept for the backward pass, over all layers."""
     logits: int
@@ -73,7 +78,7 @@ class Memory:
     @property
     def total(self) -> int:
         """At the peak, the end of a forward pass or the update."""
-        forward = self.casts + self.activations + self.logits
+        forward = self.casts + self.gathered + self.activations + self.logits
         busy = forward + self.gradients if self.accumulated else max(forward, self.gradients)
         return self.weights + self.optimizer + busy
 
@@ -131,10 +136,12 @@ def estimate_memory(
     per_weight = _BF16 if bf16 else _FP32
     average = _FP32 * trained if recipe.train.ema else 0
     return Memory(
+        # Under ZeRO 1 and 2 the whole weights stay from the forward to the backward pass.
         weights=0 if cut.offload else _FP32 * trained // cut.weights,
         gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
         optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
         casts=per_weight * at_once if at_once else _BF16 * (matrices + table) if bf16 else 0,
+        gathered=_gathered(shape, cut, trained, tables),
         activations=_activations(recipe, shape, layers, tokens, cut, bf16, fused),
         logits=_head(shape, table, tokens, cut.tensor, bf16),
         accumulated=accumulated or cut.pipeline > 1,
@@ -176,6 +183,23 @@ def _check_parts(shape: Architecture, cut: Sharding) -> None:
     ):
         if parts > there:
             raise RecipeError(f"{there} {what} cannot be cut into {parts} parts")
+
+
+def _gathered(shape: Architecture, cut: Sharding, trained: int, tables: int) -> int:
+    """Bytes of what FSDP holds whole: it gathers in fp32, and autocast casts from that.
+
+    One block is fetched while another computes. Embedding, output table and last norm are one
+    group, whole for as long as the forward pass and the head last.
+    """
+    block = _block_matrices(shape) // cut.tensor + 2 * shape.d_model
+    if cut.weights > 1 or (cut.offload and cut.optimizer == 1):
+        weights = min(2 * block + tables + shape.d_model, trained)
+    else:
+        weights = trained if cut.offload or cut.optimizer > 1 else 0
+        if not cut.offload:
+            # `weights` counts the whole ones already; what comes on top is the process's part.
+            weights //= cut.optimizer
+    return _FP32 * (weights + (block if cut.gradients > 1 else 0))
 
 
 def _block_matrices(shape: Architecture) -> int:

@@ -104,11 +104,11 @@ def _write(
     with files.storage_errors(target):
         try:
             temporary.mkdir(parents=True)
-            _save_tensors(temporary / _MODEL, weights)
+            save_tensors(temporary / _MODEL, weights)
             if moments is not None:
-                _save_tensors(temporary / _OPTIMIZER, moments)
+                save_tensors(temporary / _OPTIMIZER, moments)
             if averaged is not None:
-                _save_tensors(temporary / _AVERAGE, averaged)
+                save_tensors(temporary / _AVERAGE, averaged)
             commit(target, temporary, state_text(state), keep)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -198,9 +198,13 @@ def all_of(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.name.rpartition("-")[2]), path) for path in found)
 
 
-def at_step(folder: Path, step: int) -> Path | None:
-    """A whole checkpoint of that step, of whatever kind; None if there is none."""
-    paths = (path for number, path in all_of(folder) if number == step)
+def at_step(folder: Path, step: int, kind: str | None = None) -> Path | None:
+    """A whole checkpoint of that step, of whatever kind if none is given; None if there is none."""
+    paths = (
+        path
+        for number, path in all_of(folder)
+        if number == step and kind in (None, path.name.rpartition("-")[0])
+    )
     return next((path for path in paths if _problem(path) is None), None)
 
 
@@ -370,9 +374,12 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     }
 
 
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None
+) -> None:
+    """Write one safetensors file, with `facts` in its header, onto the disk. Raises OSError."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata=facts)
     except SafetensorError as error:
         # The library gives the operating system's error as text only.
         code = re.search(r"code: (\d+)", str(error))

@@ -28,7 +28,7 @@ from epochal.workflows.texts import Wish, Writer
 from epochal.workflows.train import build_model, evaluation_batch
 
 CheckpointName = str
-"""best, last, ema, or the number of a step whose checkpoint is there."""
+"""best, last, ema, kept-<step> (kept for good), or any step whose checkpoint is there."""
 
 
 class LoadedModel:
@@ -164,10 +164,11 @@ def load(
 ) -> LoadedModel:
     """The model of the run in folder `path`.
 
-    `checkpoint_name` is "best" (default where there is one), "last", a step, or "ema" for the
-    average of the weights that a run with `train.ema` keeps beside the last ones. `path` may
-    also be a checkpoint folder of the original or a Hugging Face model; `family` and
-    `tokenizer` then say what the folder does not. Raises RunError if `path` is none of these and
+    `checkpoint_name` is "best" (default where there is one), "last", a step ("kept-<step>"
+    where it was kept for good), or "ema" for the average of the weights that a run with
+    `train.ema` keeps beside the last ones. `path` may also be a checkpoint folder of the
+    original or a Hugging Face model; `family` and `tokenizer` then say what the folder does
+    not. Raises RunError if `path` is none of these and
     CheckpointError if it has no usable checkpoint.
     """
     if is_foreign(Path(path)):
@@ -214,7 +215,9 @@ def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
     folder = record.folder.checkpoints
     if name is not None and name not in ("best", "last", "ema"):
-        if name.isdecimal() and (path := checkpoint.at_step(folder, int(name))) is not None:
+        step = name.removeprefix("kept-")
+        kind = "kept" if step != name else None
+        if step.isdecimal() and (path := checkpoint.at_step(folder, int(step), kind)) is not None:
             return path
         steps = sorted({step for step, _ in checkpoint.all_of(folder)})
         known = ", ".join(["best", "last", *(f"{step}" for step in steps)])

@@ -203,7 +203,9 @@ class _Study:
             content |= {"law": report.law, "flops": planned.flops}
             report.save(self.folder / "law.toml")
         files.write_json(self.folder / "study.json", content)
-        page = write_report([self.folder], self.folder / "report.html").path
+        page = write_report(
+            [self.folder], self.folder / "report.html", fit=report, plan=planned
+        ).path
         return StudyResult(
             verdict=verdict,
             recommendation=recommendation,
@@ -236,7 +238,10 @@ def _words(
         )
     order = sorted(planned.families, key=lambda p: (p.family != planned.winner, p.loss))
     choice = order[0].size
-    verdict = f"{planned.verdict.split('; ')[0]}. {reach_words(planned, report)}"
+    # Its first part, up to where it would speak of compute that nobody measured.
+    first = planned.verdict.split("; ")[0]
+    first += ")" * (first.count("(") - first.count(")"))
+    verdict = f"{first}. {reach_words(planned, report)}"
     if choice is None:
         return verdict, "No size that was measured is near the optimum."
     named = replace(choice, name=sizes.get(choice.name, choice.name))

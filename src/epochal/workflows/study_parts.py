@@ -137,9 +137,13 @@ def held_out_words(family: str, seen: float, predicted: float, low: float, high:
 
 def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
     """Family, size, epochs and length, in one phrase."""
+    if choice.tokens < unique:
+        length = f"once over {format_count(choice.tokens)} of the {format_count(unique)}"
+    else:
+        length = f"{choice.epochs:.3g} epochs of {format_count(unique)}"
     return (
         f"{TITLES[family]}, {choice.name} ({format_count(choice.params)} parameters), "
-        f"{choice.epochs:.3g} epochs of {format_count(unique)} unique tokens"
+        f"{length} unique tokens"
     )
 
 

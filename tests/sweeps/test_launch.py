@@ -87,7 +87,7 @@ def world(tiny_corpus, tmp_path):
         folder.path.mkdir(exist_ok=True)
         (folder.path / "identities.json").write_text(json.dumps(known))
         states = plan_states(runs, facts, folder, retry=retry, places=[tmp_path])
-        write_recipes(runs, folder)
+        write_recipes(runs, states, folder)
         watches = {
             run.name: Watch(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100) for run in runs
         }

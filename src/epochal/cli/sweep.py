@@ -44,7 +44,7 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Many runs from one file: isoFLOP grids, epochs, data value, ablations, seeds.
+    """Many runs from one file: isoFLOP grids, epochs, data value, ablations, trunks, seeds.
 
     SWEEP is a TOML file with a [sweep] section, or the name of a shipped one. KEY=VALUE changes
     it: sweep.KEY what is varied, grid.KEY the values of a recipe key, and a bare recipe key the
@@ -125,6 +125,9 @@ def print_listing(listing: Listing) -> None:
     from epochal.units import format_count
 
     header = ["run", "family", "size", "params", "unique", "tokens", "epochs", "FLOPs", "steps"]
+    trunks = any(row.after for row in listing.rows)
+    if trunks:
+        header.append("own FLOPs")
     if listing.gpu:
         header.append(f"{listing.gpu} hours")
     rows = [
@@ -138,6 +141,7 @@ def print_listing(listing: Listing) -> None:
             "–" if row.epochs is None else f"{row.epochs:.4g}",
             f"{row.flops:.3g}",
             f"{row.steps:,}",
+            *([f"{row.own_flops:.3g}"] if trunks else []),
             *([] if row.gpu_hours is None else [f"{row.gpu_hours:,.1f}"]),
         ]
         for row in listing.rows

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from epochal.errors import RecipeError
-from epochal.recipe.schema import Recipe, check_budget
+from epochal.recipe.schema import Recipe, Train, check_budget
 from epochal.sizes import Architecture
 from epochal.units import Progress
 
@@ -82,6 +82,11 @@ class RunNumbers:
     def as_dict(self) -> dict[str, Any]:
         """All numbers, derived ones included, for the run record."""
         return asdict(self) | {"tokens": self.tokens, "flops": self.flops, "epochs": self.epochs}
+
+
+def decay_begin(settings: Train, total: int) -> float:
+    """After how many of `total` steps (or rows) the schedule "wsd" begins to decay."""
+    return total * (1 - settings.decay)
 
 
 def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbers:

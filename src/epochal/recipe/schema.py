@@ -258,6 +258,8 @@ class Checkpoint:
     """How many of these stay. If the newest is damaged, the one before is used."""
     keep_every: Every | None = None
     """How often one is kept for good, in steps, tokens, epochs, flops or % of the run."""
+    keep_at: tuple[Positive, ...] = ()
+    """Steps after which one is kept for good, for runs that start from there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

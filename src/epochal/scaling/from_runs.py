@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,8 +37,9 @@ def read_points(places: Sequence[str | Path], at: At = "final", force: bool = Fa
         _check_alike(records)
     rows: list[_Row] = []
     dropped: list[Dropped] = []
+    trunks = _trunks(records) if at == "final" else {}
     for record in records:
-        made = _point(record, at)
+        made = _point(record, at, trunks)
         if isinstance(made, Dropped):
             dropped.append(made)
         else:
@@ -59,6 +60,12 @@ def read_points(places: Sequence[str | Path], at: At = "final", force: bool = Fa
         dropped=dropped,
         notes=_notes(rows, at),
     )
+
+
+def _trunks(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Identity of each run that others start from → the name of one of these."""
+    starts = ((record.info.get("start"), record.path.name) for record in records)
+    return {start["identity_sha256"]: name for start, name in starts if start}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +146,7 @@ def _check_alike(records: Sequence[RunRecord]) -> None:
                 )
 
 
-def _point(record: RunRecord, at: At) -> _Row | Dropped:
+def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropped:
     numbers = record.numbers
     params, unique = float(numbers["params"]), float(numbers["unique_tokens"])
     tokens = float(numbers["flops"]) / (6 * params)
@@ -152,6 +159,8 @@ def _point(record: RunRecord, at: At) -> _Row | Dropped:
         return out("diverged: its loss or gradient was not finite")
     if at == "final" and record.status != "finished":
         return out(f"is not at its end ({record.status}), so its rate has not decayed")
+    if branch := trunks.get(str(record.info.get("identity_sha256"))):
+        return out(f"its rate has not decayed: {branch} starts from it and decays")
     if not lines:
         return out("has no evaluation with a finite loss")
     chosen = min(lines, key=_loss) if at == "best" else lines[-1]

@@ -12,10 +12,11 @@ from typing import Any
 from epochal.errors import RecipeError
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
-from epochal.recipe.numbers import run_numbers
+from epochal.recipe.numbers import RunNumbers, run_numbers
 from epochal.sizes import GPT2_VOCABULARY
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.schema import Axes
+from epochal.sweeps.trunk import Branch, grow_trunk
 from epochal.units import format_count
 
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
@@ -32,6 +33,10 @@ class SweepRun:
 
     name: str
     recipe: Recipe
+    after: str | None = None
+    """The run of the sweep, the trunk, from whose checkpoint this one starts."""
+    start_step: int = 0
+    """At which of its steps."""
 
 
 def design_runs(
@@ -45,10 +50,7 @@ def design_runs(
     """
     runs: dict[str, SweepRun] = {}
     for part in sweep.parts:
-        for labels, changes in _points(sweep, part, vocabulary):
-            run = SweepRun("-".join(labels), _recipe(sweep.base, changes))
-            if _too_many_epochs(part, run.recipe, vocabulary, unique_tokens):
-                continue
+        for run in _part_runs(sweep, part, vocabulary, unique_tokens):
             if runs.setdefault(run.name, run) != run:
                 raise RecipeError(
                     f"two different runs of the sweep are both named {run.name}; give them apart "
@@ -61,6 +63,21 @@ def design_runs(
     return list(runs.values())
 
 
+def numbers_on(recipe: Recipe, vocabulary: int, unique_tokens: int | None) -> RunNumbers:
+    """The run's numbers; `unique_tokens` of the corpus, None where it is not known.
+
+    Raises RecipeError for a length in epochs of something unknown.
+    """
+    unique = recipe.data.unique_tokens or unique_tokens
+    if unique is None and recipe.train.epochs is not None:
+        raise RecipeError(
+            f"`train.epochs` = {recipe.train.epochs:g} of a corpus that is not there: give "
+            "`base.data.unique_tokens`, or prepare the corpus first"
+        )
+    # Any number will do where it only says how many epochs the tokens are.
+    return run_numbers(recipe, 2**62 if unique is None else unique, vocabulary)
+
+
 def shape_changes(size: str) -> Changes:
     """Model keys of a ladder name or of "96x3x3". Raises RecipeError when the recipe is made."""
     none: Changes = {f"model.{key}": None for key in _SHAPE_KEYS}
@@ -70,6 +87,36 @@ def shape_changes(size: str) -> Changes:
             zip(("model.d_model", "model.layers", "model.heads"), numbers, strict=True)
         )
     return none | {"model.size": size}
+
+
+def _part_runs(sweep: Sweep, part: Axes, vocabulary: int, unique: int | None) -> Iterator[SweepRun]:
+    for labels, changes in _points(sweep, part, vocabulary):
+        if part.design == "trunk":
+            yield from _trunk_runs(sweep, part, (labels, changes), vocabulary, unique)
+            continue
+        run = SweepRun("-".join(labels), _recipe(sweep.base, changes))
+        if not _too_many_epochs(part, run.recipe, vocabulary, unique):
+            yield run
+
+
+def _trunk_runs(
+    sweep: Sweep, part: Axes, point: Point, vocabulary: int, unique: int | None
+) -> Iterator[SweepRun]:
+    """A trunk and its branches, one per length."""
+    branches: list[Branch] = []
+    schedule = {"train.schedule": sweep.base.get("train", {}).get("schedule", "wsd")}
+    for label, length in _lengths(part):
+        recipe = _recipe(sweep.base, schedule | point[1] | length)
+        if not _too_many_epochs(part, recipe, vocabulary, unique):
+            name = "-".join(point[0] + label)
+            branches.append((name, recipe, numbers_on(recipe, vocabulary, unique)))
+    if not branches:
+        return
+    trunk = "-".join([*point[0], "trunk"])
+    recipe, grown = grow_trunk(branches)
+    yield SweepRun(trunk, recipe)
+    for (name, _, _), (branch, start) in zip(branches, grown, strict=True):
+        yield SweepRun(name, branch, trunk, start)
 
 
 def _recipe(base: Tree, changes: Changes) -> Recipe:
@@ -118,6 +165,8 @@ def _design(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
             changes |= shape_changes(size)
         if part.design == "data-value":
             shares = _data_value(sweep.base, part, changes, vocabulary)
+        elif part.design == "trunk":  # the lengths are the branches of one point
+            shares = iter(_unique(part))
         else:
             shares = itertools.starmap(_joined, itertools.product(_unique(part), _lengths(part)))
         for more_labels, more in shares:

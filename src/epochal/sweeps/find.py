@@ -37,7 +37,10 @@ class FinishedRuns:
             return None
         wanted = corpus_hashes(recipe)
         for path in candidates:
-            stored = _info(path)["identity"]
+            info = _info(path)
+            if "start" in info and recipe.train.start_from is None:
+                continue  # its recipe does not say how many steps its trunk was warmed up
+            stored = info["identity"]
             if all(stored.get(key) == value for key, value in wanted.items()):
                 return path
         return None
@@ -83,6 +86,12 @@ def best_nll(record: RunRecord) -> float | None:
         return float(nll)
     seen = [float(line["nll_nats_per_token"]) for line in record.metrics("eval")]
     return min(seen, default=None)
+
+
+def kept_steps(folder: RunFolder) -> set[int]:
+    """Steps of the checkpoints with an optimizer, from which other runs can start."""
+    found = [*folder.checkpoints.glob("last-*"), *folder.checkpoints.glob("kept-*")]
+    return {int(path.name[5:]) for path in found if path.name[5:].isdigit()}
 
 
 def needs_evaluation(record: RunRecord) -> bool:

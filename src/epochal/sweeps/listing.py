@@ -9,11 +9,11 @@ from typing import Any
 
 from epochal.data.opened import Corpus, open_corpus
 from epochal.errors import DataError, RecipeError
-from epochal.recipe import Recipe, RunNumbers, run_numbers
+from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.estimate import estimate_time
 from epochal.recipe.schema import Data
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
-from epochal.sweeps.designs import SweepRun, design_runs
+from epochal.sweeps.designs import SweepRun, design_runs, numbers_on
 from epochal.sweeps.file import Sweep
 
 
@@ -44,6 +44,13 @@ class Row:
     flops: float
     steps: int
     gpu_hours: float | None = None
+    """Of what the run itself trains."""
+    after: str | None = None
+    """The trunk of the sweep from which it starts."""
+    own_tokens: int
+    """Seen by the run itself, without its trunk's part."""
+    own_flops: float
+    """Spent by the run itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +64,13 @@ class Listing:
 
     @property
     def flops(self) -> float:
-        """Of all runs together."""
-        return sum(row.flops for row in self.rows)
+        """Spent by all runs together; what branches take over from a trunk is counted once."""
+        return sum(row.own_flops for row in self.rows)
 
     @property
     def tokens(self) -> int:
         """Seen by all runs together."""
-        return sum(row.tokens for row in self.rows)
+        return sum(row.own_tokens for row in self.rows)
 
     @property
     def gpu_hours(self) -> float | None:
@@ -124,15 +131,8 @@ def numbers_of(recipe: Recipe, facts: CorpusFacts) -> tuple[RunNumbers, int | No
 
     Raises RecipeError for a length in epochs of something unknown.
     """
-    unique = recipe.data.unique_tokens or facts.unique_tokens
-    if unique is None and recipe.train.epochs is not None:
-        raise RecipeError(
-            f"`train.epochs` = {recipe.train.epochs:g} of a corpus that is not there: give "
-            "`base.data.unique_tokens`, or prepare the corpus first"
-        )
-    if unique is None:  # any number will do: it only says how many epochs the tokens are
-        return run_numbers(recipe, 2**62, facts.vocabulary), None
-    return run_numbers(recipe, unique, facts.vocabulary), unique
+    numbers = numbers_on(recipe, facts.vocabulary, facts.unique_tokens)
+    return numbers, recipe.data.unique_tokens or facts.unique_tokens
 
 
 def _row(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> Row:
@@ -142,6 +142,7 @@ def _row(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> Row:
         raise RecipeError(f"the run {run.name}: {error}") from None
     model = run.recipe.model
     shape = model.architecture()
+    own = 1 - run.start_step / numbers.steps
     return Row(
         name=run.name,
         family=run.recipe.family,
@@ -153,8 +154,13 @@ def _row(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> Row:
         flops=numbers.flops,
         steps=numbers.steps,
         gpu_hours=(
-            None if gpu is None else estimate_time(run.recipe, numbers, gpu, mfu=mfu).gpu_hours
+            None
+            if gpu is None
+            else own * estimate_time(run.recipe, numbers, gpu, mfu=mfu).gpu_hours
         ),
+        after=run.after,
+        own_tokens=numbers.tokens - run.start_step * numbers.tokens_per_step,
+        own_flops=numbers.flops - numbers.at(run.start_step).flops,
     )
 
 
@@ -170,6 +176,13 @@ def _notes(facts: CorpusFacts, rows: Sequence[Row], gpu: str | None, mfu: float)
             notes.append(
                 f"some runs want {largest:,} unique tokens, the corpus has {facts.unique_tokens:,}"
             )
+    if branches := [row for row in rows if row.after]:
+        alone = sum(row.flops for row in branches)
+        spent = sum(row.own_flops for row in rows)
+        notes.append(
+            f"{len(branches)} runs start from a trunk; own FLOPs are what a run itself spends. "
+            f"All together spend {spent:.3g}; the branches trained alone would take {alone:.3g}"
+        )
     if gpu is not None:
         notes.append(f"GPU hours: {gpu}, at {100 * mfu:g} % of its dense bf16 peak")
     return notes

@@ -11,7 +11,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import Family
 from epochal.units import Count, Quantity
 
-Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "list"]
+Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk", "list"]
 DESIGNS: tuple[Design, ...] = get_args(Design)
 LENGTHS = ("flops", "epochs", "tokens")
 """Axes that say how long a run is; a part has at most one, but for data-value."""
@@ -26,7 +26,8 @@ class Axes:
     design: Design
     """isoflop: every size at every FLOP budget. epochs: every size for every number of epochs.
     data-value: one FLOP budget spent on 1/k of the data for k epochs. grid: every combination.
-    ablation: the base and each of `[variants]`. list: the `[[runs]]` as they stand."""
+    ablation: the base and each of `[variants]`. trunk: one long run at a constant rate, and for
+    each length a run that starts from it and decays. list: the `[[runs]]` as they stand."""
     families: tuple[Family, ...] = ()
     """ar, mdm or both."""
     sizes: tuple[str, ...] = ()
@@ -68,6 +69,11 @@ class Axes:
                 f"`sweep.{given[0]}` and `sweep.{given[1]}` both set the lengths of the runs; "
                 "keep one of them"
             )
+        elif self.design == "trunk" and not given:
+            raise RecipeError(
+                "the design trunk needs the lengths of its branches: give `sweep.epochs`, "
+                "`sweep.tokens` or `sweep.flops`"
+            )
 
 
 # design → (lengths that it takes, axes that it cannot do without)
@@ -77,6 +83,7 @@ _NEEDS: dict[Design, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data-value": (("flops", "epochs"), ("epochs",)),
     "grid": (LENGTHS, ()),
     "ablation": (LENGTHS, ()),
+    "trunk": (LENGTHS, ()),
     "list": ((), ()),
 }
 

@@ -130,9 +130,7 @@ class Loop:
             if self._due(self.recipe.eval.every, state):
                 self._evaluate(state, meter)
             state.seconds = meter.seconds()
-            keep_every = self.recipe.checkpoint.keep_every
-            at = self.numbers.at
-            if keep_every is not None and keep_every.due(at(state.step - 1), at(state.step)):
+            if self._kept(state):
                 self._save(state, "kept")
                 meter.skip()
             if self._save_due(state, saved):
@@ -169,6 +167,13 @@ class Loop:
         at = self.numbers.at
         last = state.step == self.numbers.steps
         return last or every.due(at(state.step - 1), at(state.step))
+
+    def _kept(self, state: TrainState) -> bool:
+        """Whether this step's checkpoint is to be kept for good."""
+        every, at = self.recipe.checkpoint.keep_every, self.numbers.at
+        return state.step in self.recipe.checkpoint.keep_at or (
+            every is not None and every.due(at(state.step - 1), at(state.step))
+        )
 
     def _save_due(self, state: TrainState, saved: float) -> bool:
         every = self.recipe.checkpoint.every

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from epochal.recipe import Recipe, RunNumbers
-from epochal.recipe.numbers import micro_batch
+from epochal.recipe.numbers import decay_begin, micro_batch
 from epochal.recipe.schema import Train
 
 
@@ -84,11 +84,6 @@ def _rate(settings: Train, done: int, total: int) -> float:
     share = (done - begin) / max(total - begin, 1e-9)
     shape = settings.decay_shape if settings.schedule == "wsd" else settings.schedule
     return settings.min_lr + (settings.lr - settings.min_lr) * _FALLS[shape](share)
-
-
-def decay_begin(settings: Train, total: int) -> float:
-    """After how many of `total` steps (or rows) the schedule "wsd" begins to decay."""
-    return total * (1 - settings.decay)
 
 
 _FALLS: dict[str, Callable[[float], float]] = {

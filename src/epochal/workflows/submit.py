@@ -104,6 +104,14 @@ def _submit_sweep(
     }
     if not dry_run:
         skipped |= _held(folder, states)
+    lost = {
+        state.name: state.run_dir
+        for state in states
+        if state.run_dir in skipped and state.state != "finished"
+    }
+    for state in states:
+        if state.state not in DONE and (gone := [name for name in state.after if name in lost]):
+            skipped[state.run_dir] = f"{gone[0]}, which it starts from: {skipped[lost[gone[0]]]}"
     open_states = [state for state in states if state.run_dir not in skipped]
     tasks = {
         state.name: _task(
@@ -115,7 +123,7 @@ def _submit_sweep(
     if dry_run or not tasks:
         return Submission({}, skipped, text, logs)
     open_corpus(runs[0].recipe.data)
-    write_recipes(runs, folder)
+    write_recipes(runs, states, folder)
     folder.write(sweep.name, states)
     jobs: dict[str, str] = {}
     for level in _levels(open_states):

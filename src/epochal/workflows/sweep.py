@@ -19,6 +19,7 @@ from epochal.sweeps.find import (
     FinishedRuns,
     best_nll,
     check_own_folder,
+    kept_steps,
     needs_evaluation,
     recipe_hash,
 )
@@ -115,7 +116,7 @@ def run_all(
     slots = divide(jobs)
     with RunFolder(folder.path).lock():
         states = plan_states(runs, facts, folder, retry=retry, places=places)
-        write_recipes(runs, folder)
+        write_recipes(runs, states, folder)
         _say_what_is_done(states)
         with SweepScreen() as screen:
             Launch(
@@ -145,15 +146,19 @@ def plan_states(
     Raises RunError if a run's folder holds a run with other settings.
     """
     before, done = folder.read(), FinishedRuns(places)
-    states = []
+    states: list[RunState] = []
+    starts = _starts(runs)
     for run in runs:
         recipe = placed(run.recipe, folder.run_dir(run.name))
+        if run.after is not None:
+            recipe = _started(recipe, folder.run_dir(run.after).as_posix())
         state = RunState(
             name=run.name,
             family=recipe.family,
             run_dir=str(folder.run_dir(run.name)),
             identity=recipe_hash(recipe),
             steps=numbers_of(recipe, facts)[0].steps,
+            after=[] if run.after is None else [run.after],
         )
         check_own_folder(recipe, RunFolder(folder.run_dir(run.name)))
         old = before.get(run.name)
@@ -163,15 +168,42 @@ def plan_states(
             if old.state in ("failed", "ended early") and not retry:
                 state.state, state.why, state.nll = old.state, old.why, old.nll
         if state.state in ("waiting", "failed"):
-            _take_finished(state, recipe, done)
+            _take_finished(state, recipe, done, starts.get(run.name, set()))
         states.append(state)
+    _leave_out_trunks(states, starts)
     return states
 
 
-def write_recipes(runs: list[SweepRun], folder: SweepFolder) -> None:
+def _starts(runs: list[SweepRun]) -> dict[str, set[int]]:
+    """Trunk → the steps at which runs start from it."""
+    starts: dict[str, set[int]] = {}
+    for run in runs:
+        if run.after is not None:
+            starts.setdefault(run.after, set()).add(run.start_step)
+    return starts
+
+
+def _leave_out_trunks(states: list[RunState], starts: Mapping[str, set[int]]) -> None:
+    """A trunk that was never begun is not needed where all its branches are finished."""
+    for state in states:
+        branches = [one for one in states if state.name in one.after]
+        begun = RunFolder(Path(state.run_dir)).read_info() is not None
+        if (
+            state.name in starts
+            and state.state == "waiting"
+            and not begun
+            and all(one.state == "finished" for one in branches)
+        ):
+            state.state, state.why = "left out", "all runs that start from it are finished"
+
+
+def write_recipes(runs: list[SweepRun], states: list[RunState], folder: SweepFolder) -> None:
     """Write the recipe of each run, as its process will read it."""
+    places = {state.name: state.run_dir for state in states}
     for run in runs:
         recipe = placed(run.recipe, folder.run_dir(run.name))
+        if run.after is not None:
+            recipe = _started(recipe, Path(places[run.after]).as_posix())
         files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
 
 
@@ -180,12 +212,19 @@ def placed(recipe: Recipe, run_dir: Path) -> Recipe:
     return dataclasses.replace(recipe, run_dir=run_dir.as_posix())
 
 
-def _take_finished(state: RunState, recipe: Recipe, done: FinishedRuns) -> None:
+def _started(recipe: Recipe, trunk: str) -> Recipe:
+    """The branch's recipe with its trunk, of which it takes the last checkpoint that will do."""
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, start_from=trunk))
+
+
+def _take_finished(state: RunState, recipe: Recipe, done: FinishedRuns, starts: set[int]) -> None:
     found = done.find(recipe)
     if found is None:
         return
     record = RunRecord(found)
     own = found.resolve() == Path(state.run_dir).resolve()
+    if not own and not starts <= kept_steps(record.folder):
+        return  # the same trunk, but without the checkpoints that are wanted here
     if own and needs_evaluation(record):
         return  # the launch sees to it
     state.state, state.nll, state.run_dir = "finished", best_nll(record), str(found)

@@ -14,9 +14,9 @@ from typing import Any
 
 from epochal.errors import RecipeError, RunError
 from epochal.recipe import Recipe, RunNumbers
+from epochal.recipe.numbers import decay_begin
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
-from epochal.training.optim import decay_begin
 
 # What may differ between a branch and its trunk: the length and what follows from it.
 _FREE = frozenset(

@@ -92,6 +92,7 @@ NEUTRAL = {
     "checkpoint.every": "1 minute",
     "checkpoint.keep": 5,
     "checkpoint.keep_every": "3 steps",
+    "checkpoint.keep_at": [3],
     "log.every": "1%",
     "log.tensorboard": False,
     "log.law": "law.toml",

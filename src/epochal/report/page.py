@@ -17,6 +17,7 @@ import epochal
 from epochal import files
 from epochal.errors import RunError
 from epochal.recipe import FAMILY_TITLES
+from epochal.report.beyond_loss import steps_plot, task_rows
 from epochal.report.collect import Run, read_runs
 from epochal.report.facts import (
     corpus,
@@ -48,7 +49,7 @@ from epochal.scaling.known import find_form
 from epochal.scaling.planner import PlanReport
 from epochal.units import format_count
 
-_SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan")
+_SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")
 # What study.json may leave out.
 _STUDY = {"recommendation": None, "budget": None, "machine": None}
 _STAGE = {"name": "–", "status": "–", "seconds": None, "note": ""}
@@ -131,6 +132,8 @@ def _plots(runs: list[Run], groups: list[Group], laws: Laws) -> dict[str, list[P
     sections = curves | law_plots(laws.families)
     if laws.plan is not None and laws.families:
         sections["plan"] = [budget_plot(laws.plan, laws.families)]
+    if (steps := steps_plot(runs)) is not None:
+        sections["steps"] = [steps]
     return {name: plots for name, plots in sections.items() if plots}
 
 
@@ -163,7 +166,8 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         study=_STUDY | laws.study,
         stages=[_STAGE | dict(stage) for stage in laws.study.get("stages") or []],
         stores=passport_lines(groups),
-        sections=_sections(plots, laws, any(run.samples for run in runs)),
+        tasks=(tasks := task_rows(runs)),
+        sections=_sections(plots, laws, any(run.samples for run in runs), bool(tasks)),
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups) and bool(several(runs)),
@@ -179,7 +183,9 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
     )
 
 
-def _sections(plots: dict[str, list[Plot]], laws: Laws, texts: bool) -> list[tuple[str, str]]:
+def _sections(
+    plots: dict[str, list[Plot]], laws: Laws, texts: bool, tasks: bool
+) -> list[tuple[str, str]]:
     """(anchor, name) of the page's sections, for its list of contents."""
     there = {
         ("corpus", "Corpus"): True,
@@ -193,6 +199,8 @@ def _sections(plots: dict[str, list[Plot]], laws: Laws, texts: bool) -> list[tup
         ("plan", "Plan"): laws.plan is not None,
         ("held-out", "Held-out run"): bool(laws.study.get("held_out")),
         ("study", "Study"): bool(laws.study.get("stages")),
+        ("tasks", "Tasks"): tasks,
+        ("steps", "Steps"): "steps" in plots,
         ("texts", "Texts"): texts,
         ("recipes", "Recipes"): True,
     }

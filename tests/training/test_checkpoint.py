@@ -155,6 +155,37 @@ def test_a_read_only_place_is_named_with_what_to_do(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["last-00000005"]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 7])
+def test_exactly_the_newest_few_stay(tmp_path, keep):
+    model, _ = trained()
+    for step in range(1, 9):
+        checkpoint.save(tmp_path, "last", TrainState(step=step), model, keep=keep)
+        there = [number for number, _ in checkpoint.all_of(tmp_path)]
+        assert there == list(range(max(1, step - keep + 1), step + 1))
+
+
+def test_a_kill_while_a_step_is_saved_again_loses_nothing(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    before = {path.name: path.read_bytes() for path in save(tmp_path, 5).iterdir()}
+    plain = Path.rename
+
+    def killed(self, target):
+        if Path(target).name == "last-00000005":
+            raise KeyboardInterrupt
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 5)
+    monkeypatch.undo()
+    checkpoint.clean(tmp_path)
+    found = checkpoint.find(tmp_path, "last")
+    assert {path.name: path.read_bytes() for path in found.iterdir()} == before
+    save(tmp_path, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["last-00000005"]
+
+
 def test_as_many_as_are_wanted_stay(tmp_path):
     model, optimizer = trained()
     for step in (1, 2, 3, 4):

@@ -43,6 +43,7 @@ _MODEL, _OPTIMIZER, _AVERAGE, _STATE, _MANIFEST = (
     "state.json",
     "manifest.json",
 )
+_ASIDE = ".old.tmp"
 
 
 @dataclass(slots=True)
@@ -134,16 +135,20 @@ def commit(target: Path, temporary: Path, state: str, keep: int | None) -> None:
         found = sorted(path for path in temporary.rglob("*") if path.is_file())
         sums = {path.relative_to(temporary).as_posix(): files.sha256(path) for path in found}
         files.write_json(temporary / _MANIFEST, {"sha256": sums})
-        if target.exists():  # left by a run that was killed after writing it
-            shutil.rmtree(target)
+        # Saved already, as by a run that is stopped at a step at which it had just saved. Put
+        # aside and not removed, so that a kill in between loses nothing (`clean`).
+        aside = target.with_name(f".{target.name}{_ASIDE}")
+        if target.exists():
+            target.rename(aside)
         temporary.rename(target)
         files.sync(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     kind = target.name.rpartition("-")[0]
     if kind == "last":
         remove(target.parent, "stop")
     if keep is not None:
         older = [path for path in sorted(_of_kind(target.parent, kind)) if path != target]
-        for path in older[: len(older) - keep + 1]:
+        for path in older[: max(0, len(older) - keep + 1)]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -221,7 +226,11 @@ def find_newest(folder: Path, kinds: tuple[str, ...]) -> Path | None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed save left behind."""
+    """Remove what a killed save left behind, and put back what it had put aside."""
+    for path in folder.glob(f".*{_ASIDE}"):
+        target = path.with_name(path.name[1:].removesuffix(_ASIDE))
+        if not target.exists():
+            path.rename(target)
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 

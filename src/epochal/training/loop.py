@@ -266,7 +266,7 @@ class _Meter:
         share = self._mark_scored / self._mark_tokens
         cost = shape.matmul_flops_per_token(numbers.vocabulary, numbers.sequence_length, share)
         self._speed = self._mark_tokens / elapsed
-        self._mfu = self._speed * cost / self._peak
+        self._mfu = self._speed * cost / (self._peak * loop.world.size)
         self.skip()
 
     def log(self, state: TrainState, result: StepResult, lr: float) -> None:

@@ -1,0 +1,38 @@
+"""The figures of speed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from epochal.training import loop
+from epochal.training.checkpoint import TrainState
+from epochal.training.step import StepResult
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_mfu_is_of_all_the_devices_together(monkeypatch, processes):
+    clock = iter([0.0, 0.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(loop, "peak_flops", lambda machine: (1e3, "made up"))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    numbers = SimpleNamespace(
+        vocabulary=300,
+        sequence_length=32,
+        tokens_per_step=64,
+        at=lambda step: SimpleNamespace(epochs=0),
+    )
+    shape = SimpleNamespace(matmul_flops_per_token=lambda vocabulary, length, share: 10 * share)
+    made_up = SimpleNamespace(
+        machine=None,
+        journal=SimpleNamespace(info={}),
+        numbers=numbers,
+        recipe=SimpleNamespace(model=SimpleNamespace(architecture=lambda: shape)),
+        world=SimpleNamespace(size=processes),
+    )
+    bar = SimpleNamespace(update=lambda step, note: None)
+    meter = loop._Meter(made_up, bar, 0.0)
+    meter.step(TrainState(step=1), StepResult(loss=1.0, grad_norm=1.0, scored=64))
+    # 64 tokens of 10 FLOPs in 2 s, on so many devices of 1000 FLOP/s.
+    assert meter._speed == 32
+    assert meter._mfu == pytest.approx(320 / (1000 * processes))

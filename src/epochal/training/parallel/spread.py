@@ -143,8 +143,9 @@ def materialise(model: Transformer, parallel: Parallel, machine: Machine) -> Non
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, the model is only called; afterwards FSDP drops the whole weights it gathered."""
     yield
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    for part in model.modules():  # FSDP's own method stops at the module it is called on
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def recompute(model: Transformer, what: str) -> None:

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from torchrun import HERE, run
 
 from epochal.errors import CheckpointError
 from epochal.runs import RunRecord
@@ -17,6 +16,7 @@ from epochal.training import checkpoint
 from epochal.workflows.load import load
 from epochal.workflows.train import train
 from tiny_runs import figures, overrides
+from torchrun import HERE, run
 
 
 def values(corpus, folder, **changes):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from torchrun import many
 
 from epochal.workflows.train import train
 from tiny_runs import figures, overrides
+from torchrun import many
 
 # Each mode once; what does not depend on the mode (micro-batches, recomputing) goes along.
 TWO = {

@@ -94,7 +94,7 @@ def test_an_older_whole_one_is_used_instead(tmp_path):
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
     path = save(tmp_path, 5)
 
-    def full(tensors, file):
+    def full(tensors, file, metadata=None):
         file.write_bytes(b"half")
         raise SafetensorError(
             "Error while serializing: No space left on device (os error code: 28)"

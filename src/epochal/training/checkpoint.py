@@ -86,7 +86,7 @@ def save(
     writes. Raises StorageError when it cannot be written; the one before is then still there.
     """
     world = World() if world is None else world
-    weights = _model_tensors(model, world)
+    weights = whole(model.state_dict(), world)
     moments = None if optimizer is None else _optimizer_tensors(model, optimizer, world)
     averaged = None if average is None else whole(average.weights, world)
     return world.first(lambda: _write(folder, kind, state, weights, moments, averaged, keep))
@@ -135,8 +135,7 @@ def commit(target: Path, temporary: Path, state: str, keep: int | None) -> None:
         found = sorted(path for path in temporary.rglob("*") if path.is_file())
         sums = {path.relative_to(temporary).as_posix(): files.sha256(path) for path in found}
         files.write_json(temporary / _MANIFEST, {"sha256": sums})
-        # Saved already, as by a run that is stopped at a step at which it had just saved. Put
-        # aside and not removed, so that a kill in between loses nothing (`clean`).
+        # One of this step is put aside, not removed: a kill in between loses nothing (`clean`).
         aside = target.with_name(f".{target.name}{_ASIDE}")
         if target.exists():
             target.rename(aside)
@@ -226,10 +225,9 @@ def find_newest(folder: Path, kinds: tuple[str, ...]) -> Path | None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed save left behind, and put back what it had put aside."""
+    """Remove what a killed save left behind; what it had put aside goes back."""
     for path in folder.glob(f".*{_ASIDE}"):
-        target = path.with_name(path.name[1:].removesuffix(_ASIDE))
-        if not target.exists():
+        if not (target := path.with_name(path.name[1:].removesuffix(_ASIDE))).exists():
             path.rename(target)
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
@@ -362,10 +360,6 @@ def _problem(path: Path) -> str | None:
         if files.sha256(file) != expected:
             return f"{name} does not have the content that was saved"
     return None
-
-
-def _model_tensors(model: nn.Module, world: World) -> dict[str, Tensor]:
-    return whole(model.state_dict(), world)
 
 
 def _optimizer_tensors(

@@ -74,3 +74,14 @@ def test_what_is_kept_can_be_read(tmp_path):
     with np.load(tmp_path / "best.npz") as arrays:
         np.testing.assert_array_equal(arrays["document_nll"], broken.document_nll)
         assert len(arrays["place_nll"]) == LENGTH - 1
+
+
+def test_a_level_with_a_single_row_is_valid_json(tmp_path):
+    ids, starts = stream(5, seed=3), np.array([0, 5])
+    it = evaluator("mdm", ids, starts=starts)
+    for _ in range(3):
+        it.add_draw(Oracle(JOINT))
+    broken = break_down(it, it.result())
+    assert None in [line["error"] for line in broken.level_ranges]
+    broken.save(tmp_path / "parts")
+    json.loads((tmp_path / "parts.json").read_text(), parse_constant=pytest.fail)

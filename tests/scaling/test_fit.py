@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import CONSTANTS, law, runs
+from planted import CONSTANTS, law, runs, write_csv
 
 import epochal
 from epochal.errors import DataError
@@ -282,3 +284,37 @@ def test_isoflop_parabolas():
         assert parabola.optimal_params == pytest.approx(best, rel=0.02)
         assert parabola.flags == ()
     assert isoflop(make_points([1e7, 1e8], [1e9, 1e8], None, [4.0, 4.1])) is None
+
+
+def test_families_are_resampled_apart():
+    """Equal grids with equal noise: had they equal draws, the resamples would be the same."""
+    points = runs(law(), noise=0.01)
+    both = make_points(
+        np.tile(points.params, 2),
+        np.tile(points.tokens, 2),
+        np.tile(points.unique_tokens, 2),
+        np.tile(points.loss, 2),
+        family=["ar"] * len(points) + ["mdm"] * len(points),
+    )
+    found = fit_points(both, FitSettings(bootstraps=100)).families
+    ar, mdm = (f.samples[0][:, f.form.index("beta")] for f in (found["ar"], found["mdm"]))
+    assert ar.mean() == pytest.approx(mdm.mean(), abs=3 * ar.std())
+    assert abs(np.corrcoef(ar, mdm)[0, 1]) < 0.4
+
+
+def test_no_limit_is_valid_json_and_toml(tmp_path, capsys):
+    from epochal.cli.main import main
+
+    csv = write_csv(tmp_path / "points.csv", runs(law()))
+    out = tmp_path / "law.toml"
+    words = ["--max-epochs", "inf", "--bootstraps", "5", "--out", str(out), "--json"]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(csv), *words])
+    assert end.value.code == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["settings"]["max_epochs"] is None
+    tomllib.loads(out.read_text())
+    with pytest.raises(SystemExit) as end:
+        main(["fit", str(csv), "--rise", "nan"])
+    assert end.value.code == 2
+    assert "--rise nan: give a positive number" in capsys.readouterr().err

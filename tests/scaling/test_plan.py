@@ -270,3 +270,20 @@ def test_recipes_that_can_be_trained(tmp_path, tiny_corpus, flops, capsys):
         assert end.value.code == 0
         numbers = json.loads(capsys.readouterr().out)
         assert numbers["flops"] == pytest.approx(float(flops), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"constants": {"A": "x"}}, "A of ar is 'x', not a number"),
+        ({"constants": [1.0]}, "the constants of ar are no table"),
+        ({"samples": [["a"]]}, "samples or the fitted range of ar are damaged"),
+        ({"fitted": {"params": [1.0]}}, "samples or the fitted range of ar are damaged"),
+    ],
+)
+def test_damaged_law_files(tmp_path, change, message):
+    constants = {"A": 400.0, "B": 900.0, "E": 1.8, "alpha": 0.3, "beta": 0.3}
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps({"families": {"ar": {"constants": constants} | change}}))
+    with pytest.raises(UserError, match=message):
+        epochal.plan(1e8, 1e18, laws=path)

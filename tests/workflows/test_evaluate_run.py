@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ from epochal.data import prepare
 from epochal.data.opened import open_corpus
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.runs import RunRecord
-from epochal.workflows.evaluate import evaluate
+from epochal.tally import Layout, estimate
+from epochal.workflows.evaluate import Options, evaluate, make_draws
 from epochal.workflows.load import load
 
 
@@ -127,3 +130,31 @@ def test_a_run_without_the_checkpoint_names_what_there_is(run):
     assert evaluate(run, draws=2).checkpoint in ("best", "last")
     with pytest.raises(RunError, match="is not a run"):
         evaluate(run.parent)
+
+
+def test_few_draws_are_not_taken_at_their_word():
+    """Among many tries, the true error of what the tolerance accepts is not above it."""
+    tolerance, misses = 0.3, []
+    for number in range(300):
+        it = _Noise(np.random.default_rng(number))
+        misses.append(make_draws(it, None, Options(tolerance=tolerance)).nll)
+    assert np.sqrt(np.mean(np.square(misses))) < 1.07 * tolerance
+
+
+class _Noise:
+    """An evaluator of one group and one token whose draws are of variance 1 about 0."""
+
+    objective = SimpleNamespace(exact=False)
+
+    def __init__(self, generator):
+        self.generator, self.values = generator, []
+
+    draws = property(lambda self: len(self.values))
+
+    def add_draw(self, model, report):
+        self.values.append(self.generator.standard_normal())
+
+    def result(self):
+        one = np.zeros(1, dtype=np.int64)
+        layout = Layout(row=one, document=one, tokens=one + 1, group=one)
+        return estimate(layout, np.array(self.values)[:, None], exact=False)

@@ -122,3 +122,18 @@ def test_two_processes_give_the_same_number(pair):
     assert content["nll_nats_per_token"] == alone.nll_nats_per_token
     assert content["standard_error"] == alone.standard_error
     assert told[1][0] == ""
+
+
+def test_the_papers_estimator_does_not_pair_families(pair):
+    """It scores tokens 1 … L of a window for AR and 0 … L − 1 for diffusion."""
+    with pytest.raises(UserError, match="does not score the same tokens for both families"):
+        gap(*pair, estimator="paper")
+
+
+def test_a_bound_is_called_one(pair, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", str(pair[1]), "--draws", "2"])
+    assert end.value.code == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name in ("NLL", "bits per byte", "perplexity"):
+        assert lines[name].endswith("(upper bound)"), name

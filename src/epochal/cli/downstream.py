@@ -87,8 +87,11 @@ def downstream(
     print_table(header, [row for result in results for row in _rows(result)], left=2)
     first = results[0]
     masks = f", up to {first.draws} masks" if first.draws else ""
+    rows = ""
+    if first.family != "ar":
+        rows = ", rows padded with masks" if first.padded else ", short rows not padded"
     click.echo(
-        f"{first.family}, mode {first.mode}{masks}, checkpoint {first.checkpoint} "
+        f"{first.family}, mode {first.mode}{masks}{rows}, checkpoint {first.checkpoint} "
         f"(step {first.step:,}), lm-eval {first.harness}"
     )
     cut = sum(result.cut_contexts for result in results)

@@ -108,8 +108,11 @@ def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
         ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
         ("  from the documents", _error(result.standard_error_documents)),
-        ("bits per byte", f"{result.bits_per_byte:.4f}" if result.bits_per_byte else "not known"),
-        ("perplexity", f"{math.exp(result.nll_nats_per_token):,.1f}"),
+        (
+            "bits per byte",
+            f"{result.bits_per_byte:.4f}{bound}" if result.bits_per_byte else "not known",
+        ),
+        ("perplexity", f"{math.exp(result.nll_nats_per_token):,.1f}{bound}"),
         ("estimator", f"{result.estimator}, {result.draws} draws" if bound else result.estimator),
         ("scored", f"{result.tokens_scored:,} tokens, {result.documents:,} documents"),
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
@@ -163,7 +166,7 @@ def _print_parts(parts: Breakdown) -> None:
             [
                 f"{100 * p['low']:.0f}–{100 * p['high']:.0f} %",
                 f"{p['nll']:.4f}",
-                f"{p['error']:.4f}",
+                "–" if p["error"] is None else f"{p['error']:.4f}",
             ]
             for p in content["levels"]
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -37,8 +38,16 @@ def split_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def print_json(content: Any) -> None:
-    """JSON on standard output."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    """JSON on standard output; JSON has no NaN and no infinity, so they become null."""
+    click.echo(json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def print_pairs(rows: Sequence[tuple[str, str]]) -> None:

@@ -45,8 +45,9 @@ class Breakdown:
     """[L − 1]; 0 for an exact likelihood."""
     place_ranges: list[dict[str, float]]
     """The same for ranges of places: first, last (counted from 1), nll, error."""
-    level_ranges: list[dict[str, float]]
-    """Per range of the masked share: low, high, nll, error, rows. Empty for AR."""
+    level_ranges: list[dict[str, float | None]]
+    """Per range of the masked share: low, high, nll, error (between rows; None of a single one),
+    rows. Empty for AR."""
     document: Integers
     """[units] number of the document in the set (of the window, if there is one document)."""
     document_nll: Floats
@@ -135,22 +136,22 @@ def _place_ranges(places: Floats, exact: bool) -> list[dict[str, float]]:
     return lines
 
 
-def _level_ranges(shares: Floats, nll: Floats) -> list[dict[str, float]]:
+def _level_ranges(shares: Floats, nll: Floats) -> list[dict[str, float | None]]:
     """[R, rows] masked shares and NLL per masked token → a line per range with rows in it."""
     # A share of exactly 1/10 belongs to the range that ends there.
     place = np.clip(np.ceil(shares * LEVEL_RANGES - 1e-9).astype(np.int64) - 1, 0, None)
-    lines = []
+    lines: list[dict[str, float | None]] = []
     for number in range(LEVEL_RANGES):
         inside = nll[place == number]
         if not len(inside):
             continue
-        error = inside.std(ddof=1) / np.sqrt(len(inside)) if len(inside) > 1 else np.nan
+        error = float(inside.std(ddof=1) / np.sqrt(len(inside))) if len(inside) > 1 else None
         lines.append(
             {
                 "low": number / LEVEL_RANGES,
                 "high": (number + 1) / LEVEL_RANGES,
                 "nll": float(inside.mean()),
-                "error": float(error),
+                "error": error,
                 "rows": len(inside),
             }
         )

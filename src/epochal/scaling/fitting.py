@@ -84,8 +84,10 @@ def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) 
             refused[family] = str(error)
     if not fits:
         raise DataError("; ".join(refused.values()))
-    values = dataclasses.asdict(settings)
-    values["delta"] = settings.delta if np.isfinite(settings.delta) else None
+    values = {  # files and JSON have no infinity: None is "no limit"
+        name: None if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in dataclasses.asdict(settings).items()
+    }
     return FitReport(
         law=settings.law,
         families=fits,
@@ -129,7 +131,7 @@ def fit_family(
     close = objectives <= objectives[0] * (1 + WITHIN) + 1e-24
     minima = constants[close]
     starts = _with_floors(problem, minima)
-    samples = _samples(problem, starts, rows, settings)
+    samples = _samples(problem, starts, rows, settings, family)
     intervals: dict[str, Interval] = dict(percentiles(problem, samples)) if samples else {}
     profiles = _profiles(problem, starts, objectives[0], intervals, statements, unknown)
     for name in (*held, *unknown):
@@ -258,18 +260,20 @@ def _with_floors(problem: Problem, minima: Floats) -> Floats:
     return np.concatenate([minima, lifted])
 
 
-def _samples(problem: Problem, minima: Floats, rows: Points, settings: FitSettings) -> list[Floats]:
+def _samples(
+    problem: Problem, minima: Floats, rows: Points, settings: FitSettings, family: str
+) -> list[Floats]:
     """Resamples of runs, and of budgets where they are few."""
     if settings.bootstraps < 1:
         return []
     groups = groups_of(rows.run)
-    found = [bootstrap(problem, minima, groups, settings.bootstraps, settings.seed)]
+    found = [bootstrap(problem, minima, groups, settings.bootstraps, settings.seed, family)]
     budgets = groups_of(np.round(np.log(rows.unique_tokens), 2).tolist())
     number = int(budgets.max()) + 1
     repeated = bool((rows.epochs > SINGLE_EPOCH).any())
     if repeated and FEW_BUDGETS[0] <= number <= FEW_BUDGETS[1]:
         count = max(50, settings.bootstraps // 3)
-        found.append(bootstrap(problem, minima, budgets, count, settings.seed + 1))
+        found.append(bootstrap(problem, minima, budgets, count, settings.seed + 1, family))
     return found
 
 

@@ -31,13 +31,21 @@ def groups_of(names: Sequence[object]) -> NDArray[np.int64]:
 
 
 def bootstrap(
-    problem: Problem, minima: Floats, groups: NDArray[np.int64], count: int, seed: int
+    problem: Problem,
+    minima: Floats,
+    groups: NDArray[np.int64],
+    count: int,
+    seed: int,
+    family: str = "",
 ) -> Floats:
     """Inner constants of `count` resamples of whole groups, [count, k].
 
-    Each resample is fitted from every one of the `minima` [M, k]; the best end counts.
+    Each resample is fitted from every one of the `minima` [M, k]; the best end counts. The
+    families draw apart: with equal draws on equal grids, their errors would be paired by chance.
     """
-    generator = np.random.Generator(np.random.Philox(rng.stream_key(seed, "fit bootstrap")))
+    generator = np.random.Generator(
+        np.random.Philox(rng.stream_key(seed, f"fit bootstrap {family}"))
+    )
     number = int(groups.max()) + 1
     drawn = generator.multinomial(number, np.full(number, 1 / number), size=count)
     weights = drawn[:, groups].astype(float)

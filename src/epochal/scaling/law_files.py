@@ -96,6 +96,13 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
         if not isinstance(section, dict):
             continue
         constants = section.get("constants", {k: v for k, v in section.items() if k != "law"})
+        if not isinstance(constants, dict):
+            raise UserError(f"{path}: the constants of {family} are no table; write A = 521 …")
+        strange = [k for k, v in constants.items() if not (v is None or _is_number(v))]
+        if strange:
+            raise UserError(
+                f"{path}: {strange[0]} of {family} is {constants[strange[0]]!r}, not a number"
+            )
         default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
         law = known_law(str(section.get("law", default)), constants, family, str(path))
         laws[family] = _with_samples(law, section, path)
@@ -108,13 +115,19 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
 
 
 def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:
-    samples = [np.asarray(s, dtype=float) for s in section.get("samples", [])]
+    try:
+        samples = [np.asarray(s, dtype=float) for s in section.get("samples", [])]
+        fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted", {}).items()}
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"{path}: the samples or the fitted range of {law.family} are damaged ({error}); write "
+            "the law anew with `epochal fit RUNS --out`"
+        ) from None
     for values in samples:
         if values.ndim != 2 or values.shape[1] != len(law.form.constants):
             raise UserError(
                 f"{path}: the samples of {law.family} do not fit the law {law.form.name}"
             )
-    fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted", {}).items()}
     return replace(law, samples=samples, fitted=fitted)
 
 

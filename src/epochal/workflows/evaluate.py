@@ -30,6 +30,8 @@ Estimator = Literal["stratified", "paper"]
 DEFAULT_DRAWS = 8
 FIRST_DRAWS = 4
 MOST_DRAWS = 1024
+NORMAL_95 = 1.959964
+"""Reach of a 95 % interval in standard errors, where these are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,10 +244,16 @@ def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Op
             while evaluator.draws < wanted:
                 evaluator.add_draw(model, _reporter(progress, evaluator.draws, wanted))
             found = evaluator.result()
-            if tolerance is None or evaluator.objective.exact or found.error_draws <= tolerance:
+            if tolerance is None or evaluator.objective.exact:
+                return found
+            # Of few draws the error is itself uncertain, and would be taken when it comes out
+            # too small by chance: it counts by Student's factor larger.
+            low, high = found.interval_draws()
+            error = max(found.error_draws, (high - low) / 2 / NORMAL_95)
+            if error <= tolerance:
                 return found
             # The error falls with √draws; at most doubling keeps a poor first guess harmless.
-            needed = math.ceil(evaluator.draws * (found.error_draws / tolerance) ** 2)
+            needed = math.ceil(evaluator.draws * (error / tolerance) ** 2)
             wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws)
             if evaluator.draws >= MOST_DRAWS:
                 raise UserError(

@@ -44,6 +44,9 @@ def fit(
     evaluation) or "best". See docs/fit.md for the other settings. Raises DataError, RunError or
     UserError for points that are damaged, not comparable or cannot determine the law.
     """
+    for name, value in (("--rise", rise), ("--max-epochs", max_epochs)):
+        if value is not None and not value > 0:
+            raise UserError(f"{name} {value:g}: give a positive number")
     points = read_source(source, at=at, force=force, columns=columns, where=where)
     settings = FitSettings(
         law=law,

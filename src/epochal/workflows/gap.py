@@ -76,6 +76,11 @@ def gap(a: str | Path | RunRecord, b: str | Path | RunRecord, **options: Any) ->
 
 def _check_pair(a: RunRecord, b: RunRecord, options: Options) -> None:
     """Only the same tokens in the same windows can be paired."""
+    if options.estimator == "paper" and a.family != b.family:
+        raise UserError(
+            "the paper's estimator does not score the same tokens for both families, so they "
+            "cannot be paired; leave out --estimator paper"
+        )
     same = [("`data.sequence_length`", [run.recipe.data.sequence_length for run in (a, b)])]
     if options.corpus is None:
         sums = [run.info["corpus"]["validation"]["content_sha256"] for run in (a, b)]

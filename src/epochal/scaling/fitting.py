@@ -84,10 +84,8 @@ def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) 
             refused[family] = str(error)
     if not fits:
         raise DataError("; ".join(refused.values()))
-    values = {  # files and JSON have no infinity: None is "no limit"
-        name: None if isinstance(value, float) and not np.isfinite(value) else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
+    # Files and JSON have no infinity: None is "no limit".
+    values = {k: None if v == np.inf else v for k, v in dataclasses.asdict(settings).items()}
     return FitReport(
         law=settings.law,
         families=fits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
 
 def original_index(dtype_code, itemsize, sizes, document_list):
     """An index as the format's description has it, written independently of our writer."""
-    pointers = [sum(sizes[:number]) * itemsize for number in range(len(sizes))]
+    pointers = [end * itemsize for end in accumulate(sizes, initial=0)][:-1]
     return (
         b"MMIDIDX\x00\x00"
         + struct.pack("<QBQQ", 1, dtype_code, len(sizes), len(document_list))

@@ -113,7 +113,8 @@ class TokenStore:
         if unique_tokens > total:
             raise DataError(
                 f"`data.unique_tokens` = {unique_tokens:,} but the store {self.prefix} holds "
-                f"{total:,} tokens; lower it or run `epochal data prepare` on more text"
+                f"{total:,} tokens; take all of them with data.unique_tokens=none, set a lower "
+                "number, or prepare more text"
             )
         ends = np.cumsum(self.sizes, dtype=np.int64)
         last = int(np.searchsorted(ends, unique_tokens))

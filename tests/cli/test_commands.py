@@ -82,7 +82,9 @@ def test_train_with_mistakes(call, tiny_corpus, tmp_path):
     words = as_words(overrides(tiny_corpus, tmp_path / "run"))
     refused(call("train", *words, "train.epoch=3"), "`train.epoch`", "`train.epochs`")
     refused(call("train", *words, "train.tokens=1M"), "`train.tokens` and `train.steps`")
-    refused(call("train", *words, "data.unique_tokens=900M"), "data.unique_tokens", "set a lower number")
+    refused(
+        call("train", *words, "data.unique_tokens=900M"), "data.unique_tokens", "set a lower number"
+    )
     refused(call("train", *words, "data.sequence_length=5000"), "data.sequence_length")
     refused(call("train", *words, 'data.corpus="nowhere"'), "nowhere", "epochal data prepare")
     refused(call("train", *words, "train.lr=fast"), "`train.lr`", "fast")

@@ -299,7 +299,10 @@ def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
     with machine.autocast():
         for one in model if isinstance(model, tuple) else (model,):
             hidden = one(inputs, rule, positions)
-            each.append(token_nll(hidden.flatten(0, 1), one.table, targets, place))
+            if one.scores:
+                each.append(token_nll(hidden.flatten(0, 1), one.table, targets, place))
+            else:  # an earlier stage of a pipeline, whose figures do not count
+                each.append(torch.zeros(len(targets), device=device))
     if len(each) == 1:
         return TokenNLL(each[0], index, problem.targets.shape)
     mean = np.log(len(each)) - torch.logsumexp(-torch.stack(each).double(), dim=0)

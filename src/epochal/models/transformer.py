@@ -92,6 +92,10 @@ class Transformer(nn.Module):
         self.head = nn.Linear(shape.d_model, rows, bias=False) if shape.untied else None
         self.view_table: Callable[[Tensor], Tensor] | None = None
         """How the whole output table is seen where it is cut up; set from outside."""
+        self.part = False
+        """Whether some of the blocks are elsewhere, in other stages; set from outside."""
+        self.scores = True
+        """Whether the output table and hidden states are here; set from outside."""
 
     @property
     def table(self) -> Tensor:

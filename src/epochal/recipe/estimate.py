@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from epochal.errors import RecipeError
-from epochal.recipe.numbers import RunNumbers, micro_batch
+from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
 from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak
 
@@ -128,7 +128,7 @@ def estimate_memory(
     matrices = layers * _block_matrices(shape) // cut.tensor
     norms = (2 * layers + 1) * shape.d_model
     trained = matrices + tables + norms
-    rows = min(micro_batch(recipe), max(1, recipe.train.global_batch // cut.data))
+    rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
     accumulated = rows * cut.data < recipe.train.global_batch
     # What is gathered or brought from the host is there one layer at a time, and the table.

@@ -21,6 +21,20 @@ def micro_batch(recipe: Recipe) -> int:
     return min(recipe.train.micro_batch or most, recipe.train.global_batch)
 
 
+def micro_rows(recipe: Recipe, data: int, stages: int = 1) -> int:
+    """Rows per forward pass of each of `data` processes, or pipelines of `stages` processes.
+
+    Micro-batches of a pipeline have one size. If the recipe names none, there are at least
+    four per stage where the rows allow, so that stages wait for less than a quarter of the time.
+    """
+    mine = -(-recipe.train.global_batch // data)
+    rows = min(micro_batch(recipe), mine)
+    if stages == 1 or recipe.train.micro_batch is not None:
+        return rows
+    rows = min(rows, max(1, mine // (4 * stages)))
+    return max(size for size in range(1, rows + 1) if mine % size == 0)
+
+
 @dataclass(frozen=True, slots=True)
 class RunNumbers:
     """What a run amounts to."""

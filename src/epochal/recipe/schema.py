@@ -287,12 +287,15 @@ class Parallel:
     """What data-parallel processes share out instead of holding it each, as in ZeRO. 0: nothing
     (DDP). With FSDP2: 1 the optimizer's state, 2 also gradients, 3 also weights."""
     data: Positive | None = None
-    """Data-parallel processes; if not given, all that tensor leaves."""
+    """Data-parallel processes; if not given, all that tensor and pipeline leave."""
     shard: Positive | None = None
     """Data-parallel processes that share one copy of the model; all if not given. Fewer, for
     example those of one machine, is hybrid sharding."""
     tensor: Positive = 1
     """Processes among which the heads, inner widths and vocabulary of a layer are split."""
+    pipeline: Positive = 1
+    """Stages of neighbouring layers, each held by other processes, through which the
+    micro-batches of a step pass (1F1B). Not together with zero, tensor or dropout."""
     sequence: bool = False
     """With tensor parallelism, also split norms and the residual stream, by position."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"

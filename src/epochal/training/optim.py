@@ -43,18 +43,26 @@ def like_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def clip(weights: list[nn.Parameter], most: float) -> Tensor:
-    """Norm of the gradient over all weights and processes, before it is cut down to `most`
-    (0: it is not)."""
-    groups = like_groups(weight for weight in weights if weight.grad is not None)
+def total_norm(weights: list[nn.Parameter]) -> Tensor:
+    """Norm of the gradient over these weights, of which other processes may hold parts."""
     norms = [
         nn.utils.get_total_norm([weight.grad for weight in group if weight.grad is not None])
-        for group in groups
+        for group in like_groups(weight for weight in weights if weight.grad is not None)
     ]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    norm = whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+    return whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+
+
+def clip(
+    weights: list[nn.Parameter],
+    most: float,
+    norm_of: Callable[[list[nn.Parameter]], Tensor] = total_norm,
+) -> Tensor:
+    """Norm of the gradient over all weights and processes, before it is cut down to `most`
+    (0: it is not). `norm_of` makes it, where other weights are elsewhere."""
+    norm = norm_of(weights)
     if most:
-        for group in groups:
+        for group in like_groups(weight for weight in weights if weight.grad is not None):
             nn.utils.clip_grads_with_norm_(group, most, norm)
     return norm
 

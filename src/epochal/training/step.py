@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,11 +23,13 @@ from epochal.objectives import Objective, Problem, Rows
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
 from epochal.recipe.numbers import micro_batch as micro_batch
+from epochal.recipe.numbers import micro_rows
 from epochal.training.average import Average
 from epochal.training.device import Machine
 from epochal.training.guard import Fault, find_fault
 from epochal.training.noise_log import NoiseSums
 from epochal.training.optim import clip, clip_parts
+from epochal.training.parallel.pipeline import Inputs
 from epochal.training.parallel.spread import Spread, alone
 
 
@@ -77,8 +80,8 @@ class Stepper:
         """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
         step), whatever the number of processes."""
         batch = self.recipe.train.global_batch
-        mine = batch // self.world.plan.data
-        micro = min(micro_batch(self.recipe), mine)
+        plan = self.world.plan
+        mine, micro = batch // plan.data, micro_rows(self.recipe, plan.data, plan.pipeline)
         begin = self.world.data_rank * mine
         step_key = rng.stream_key(self.recipe.seed, "step", step)
         problems = []
@@ -109,17 +112,19 @@ class Stepper:
             torch.zeros(1, device=self.machine.device),
             NoiseSums(self.machine.device),
         )
-        for number, (problem, index) in enumerate(zip(problems, indices, strict=True)):
-            self._seed_dropout(step, number)
+
+        def part_of(number: int, hidden: Tensor) -> Tensor:
+            problem, index = problems[number], indices[number]
             each = noise_sums.room(problem, index)
-            with self.spread.accumulating(last=number == len(problems) - 1):
-                part = problem_loss(self.spread, self.model, problem, index, self.machine, each)
-                part = part / denominator
-                (part * self.spread.scale).backward()  # type: ignore[no-untyped-call]
+            part = hidden_loss(self.spread, self.model, hidden, problem, index, self.machine, each)
+            part = part / denominator
             noise_sums.add(problem, index, each)
-            loss += part.detach()
+            loss.add_(part.detach())
+            return part
+
+        self._passes(step, problems, part_of)
         most = self.recipe.train.clip / clip_parts(self.recipe)
-        norm = clip(list(self.model.parameters()), most)
+        norm = clip(list(self.model.parameters()), most, self.spread.norm)
         # All that the step has to tell, in one wait for the device.
         sums = self.world.total_on_device(torch.cat((loss, noise_sums.sums)))
         mean, size, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
@@ -135,6 +140,26 @@ class Stepper:
             self.average.update(step)
         self.optimizer.zero_grad(set_to_none=True)
         return result
+
+    def _passes(
+        self, step: int, problems: list[Problem], part_of: Callable[[int, Tensor], Tensor]
+    ) -> None:
+        """Forward and backward passes of all micro-batches; `part_of` makes a micro-batch's part
+        of the loss from its number and its hidden states."""
+
+        def inputs(number: int) -> Inputs:
+            return model_inputs(problems[number], self.machine)
+
+        if self.spread.pipeline is not None:
+            self.spread.pipeline.step(len(problems), inputs, part_of)
+            return
+        for number in range(len(problems)):
+            self._seed_dropout(step, number)
+            with self.spread.accumulating(last=number == len(problems) - 1):
+                with self.machine.autocast():
+                    hidden = self.spread.forward(*inputs(number))
+                part = part_of(number, hidden)
+                (part * self.spread.scale).backward()  # type: ignore[no-untyped-call]
 
     def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
         """(denominator, scored positions) of the whole step, over all processes."""
@@ -157,29 +182,32 @@ class Stepper:
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
 
 
-def problem_loss(
+def model_inputs(problem: Problem, machine: Machine) -> Inputs:
+    """What the model is called with, on the device."""
+    positions = problem.positions
+    if positions is not None:
+        positions = positions.to(machine.device, non_blocking=True)
+    ids = problem.inputs.to(machine.device, non_blocking=True)
+    return ids, problem.rule(machine.device), positions
+
+
+def hidden_loss(
     spread: Spread,
     model: Transformer,
+    hidden: Tensor,
     problem: Problem,
     index: Tensor | None,
     machine: Machine,
     each: Tensor | None = None,
 ) -> Tensor:
-    """Σ weights · NLL of a problem; `index` are its scored positions (None for all), `each` a
-    place for the NLL of each of these."""
+    """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
+    positions (None for all), `each` a place for the NLL of each of these."""
 
     def scored(values: Tensor) -> Tensor:
         flat = values.flatten()
         return (flat if index is None else flat[index]).to(machine.device, non_blocking=True)
 
-    rule = problem.rule(machine.device)
-    positions = problem.positions
-    if positions is not None:
-        positions = positions.to(machine.device, non_blocking=True)
     with machine.autocast():
-        hidden = spread.forward(
-            problem.inputs.to(machine.device, non_blocking=True), rule, positions
-        )
         return spread.nll(
             hidden.flatten(0, 1),
             model.table,
@@ -189,3 +217,12 @@ def problem_loss(
             compiled=machine.compiled,
             each=each,
         )
+
+
+def problem_loss(
+    spread: Spread, model: Transformer, problem: Problem, index: Tensor | None, machine: Machine
+) -> Tensor:
+    """The same, from the beginning."""
+    with machine.autocast():
+        hidden = spread.forward(*model_inputs(problem, machine))
+    return hidden_loss(spread, model, hidden, problem, index, machine)

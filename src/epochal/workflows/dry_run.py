@@ -13,7 +13,7 @@ from epochal.data.store import store_prefix, suffixed
 from epochal.errors import RecipeError
 from epochal.recipe import Recipe, RunNumbers, find_recipe, load_recipe, run_numbers
 from epochal.recipe.estimate import Sharding, estimate_memory, estimate_time
-from epochal.recipe.numbers import micro_batch
+from epochal.recipe.numbers import micro_rows
 from epochal.recipe.schema import Data
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
 from epochal.training.parallel.mesh import plan_mesh
@@ -44,7 +44,7 @@ def dry_run(
     numbers = planned_numbers(settings, remarks)
     cut = planned_sharding(settings, gpus, numbers.vocabulary)
     mine = -(-settings.train.global_batch // cut.data)
-    micro = min(micro_batch(settings), mine)
+    micro = micro_rows(settings, cut.data, cut.pipeline)
     bf16, fused = settings.train.precision != "fp32", settings.train.device != "cpu"
     memory = estimate_memory(settings, numbers.vocabulary, cut, bf16=bf16 and fused, fused=fused)
     time = estimate_time(settings, numbers, gpu, gpus, mfu)
@@ -82,6 +82,7 @@ def planned_sharding(settings: Recipe, gpus: int, vocabulary: int) -> Sharding:
         gradients=plan.shard if plan.zero >= 2 else 1,
         optimizer=plan.shard if plan.zero >= 1 else 1,
         tensor=plan.tensor,
+        pipeline=plan.pipeline,
         offload=parallel.offload,
         checkpointing=parallel.activation_checkpointing,
     )
@@ -91,6 +92,7 @@ def _in_words(cut: Sharding) -> str:
     parts = {"weights": cut.weights, "gradients": cut.gradients, "optimizer": cut.optimizer}
     shared = [f"{what} in {count} parts" for what, count in parts.items() if count > 1]
     shared += [f"tensor parallel {cut.tensor}"] if cut.tensor > 1 else []
+    shared += [f"layers in {cut.pipeline} stages"] if cut.pipeline > 1 else []
     shared += ["weights and optimizer in host memory"] if cut.offload else []
     if cut.checkpointing != "none":
         shared.append(f"{cut.checkpointing} activation checkpointing")

@@ -154,7 +154,7 @@ def _spread_model(
     spreading = spread(model, settings.parallel, machine, world)
     materialise(model, settings.parallel, machine)
     initialise(model, settings.seed, place)
-    return model, replicate(spreading, model)
+    return model, replicate(spreading, model, machine)
 
 
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:

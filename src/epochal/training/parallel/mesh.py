@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from epochal.errors import RecipeError
 from epochal.recipe import Recipe
+from epochal.recipe.numbers import micro_rows
 from epochal.recipe.schema import Parallel
 from epochal.sizes import Architecture
 
@@ -20,6 +21,8 @@ class MeshPlan:
     """Processes over which FSDP cuts up what it cuts up; `data / shard` copies are kept."""
     tensor: int = 1
     """Processes that share the heads, inner widths and vocabulary of a layer."""
+    pipeline: int = 1
+    """Stages of neighbouring blocks."""
     zero: int = 0
     """0: DDP (with tensor: 1). FSDP2 cuts up the optimizer's state (1), also
     gradients (2), also weights (3)."""
@@ -27,7 +30,7 @@ class MeshPlan:
     @property
     def world(self) -> int:
         """Processes in all."""
-        return self.data * self.tensor
+        return self.data * self.tensor * self.pipeline
 
     @property
     def replicas(self) -> int:
@@ -36,7 +39,7 @@ class MeshPlan:
 
     def as_dict(self) -> dict[str, int]:
         """Plain values, for the run record."""
-        names = ("data", "shard", "tensor", "zero")
+        names = ("data", "shard", "tensor", "pipeline", "zero")
         return {name: getattr(self, name) for name in names}
 
 
@@ -47,20 +50,20 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     `world` or do not divide what they cut up. All is decided before anything is started.
     """
     parallel, shape = recipe.parallel, recipe.model.architecture()
-    tensor = parallel.tensor
-    if world % tensor:
-        fitting = [n for n in range(1, world + 1) if world % n == 0]
-        nearest = min(fitting, key=lambda n: (abs(n - tensor), n))
-        raise RecipeError(
-            f"`parallel.tensor` = {tensor} does not divide the {world} processes; start a "
-            f"multiple of {tensor}, or set parallel.tensor={nearest}"
-        )
-    data = world // tensor
+    tensor, stages = parallel.tensor, parallel.pipeline
+    _must_fit("parallel.tensor", tensor, world)
+    _must_fit("parallel.pipeline", stages, world)
+    if stages > 1:
+        _check_pipeline(recipe, shape, world)
+    data = world // (tensor * stages)
     if parallel.data is not None and parallel.data != data:
+        others, sizes = "`parallel.tensor`", f"{tensor}"
+        if stages > 1:
+            others, sizes = "`parallel.pipeline`", f"{stages}"
         raise RecipeError(
-            f"`parallel.data` × `parallel.tensor` = {parallel.data} × {tensor} is not the {world} "
+            f"`parallel.data` × {others} = {parallel.data} × {sizes} is not the {world} "
             f"processes that were started; set parallel.data={data} (or leave it out), or start "
-            f"{parallel.data * tensor} processes"
+            f"{parallel.data * tensor * stages} processes"
         )
     shard = parallel.shard or data
     _must_divide("parallel.shard", shard, data, "the {total} data-parallel processes")
@@ -74,7 +77,62 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
         zero = 0
     elif tensor > 1:
         zero = max(zero, 1)  # DDP cannot hold what is cut up; FSDP2 with zero = 1 is the same
-    return MeshPlan(data, shard if zero else 1, parallel.tensor, zero)
+    if stages > 1:
+        _check_micro_batches(recipe, data)
+    return MeshPlan(data, shard if zero else 1, tensor, stages, zero)
+
+
+def _must_fit(key: str, size: int, world: int) -> None:
+    if world % size == 0:
+        return
+    fitting = [n for n in range(1, world + 1) if world % n == 0]
+    nearest = min(fitting, key=lambda n: (abs(n - size), n))
+    raise RecipeError(
+        f"`{key}` = {size} does not divide the {world} processes; start a multiple of {size}, or "
+        f"set {key}={nearest}"
+    )
+
+
+def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
+    """What goes with stages: enough layers, and nothing else but data parallelism by DDP."""
+    parallel, stages = recipe.parallel, recipe.parallel.pipeline
+    if stages > shape.layers:
+        fitting = max(n for n in range(1, shape.layers + 1) if world % n == 0)
+        raise RecipeError(
+            f"`parallel.pipeline` = {stages} stages are more than the model's {shape.layers} "
+            f"layers; set parallel.pipeline={fitting}"
+        )
+    if parallel.tensor > 1:
+        raise RecipeError(
+            f"`parallel.pipeline` = {stages} does not go with `parallel.tensor` = "
+            f"{parallel.tensor}; set parallel.tensor=1 or parallel.pipeline=1"
+        )
+    if parallel.offload or (parallel.zero and world > stages):
+        raise RecipeError(
+            f"`parallel.pipeline` = {stages} does not go with FSDP (`parallel.zero` = "
+            f"{parallel.zero}); set parallel.zero=0 and parallel.offload=false, or "
+            "parallel.pipeline=1"
+        )
+
+
+def _check_micro_batches(recipe: Recipe, data: int) -> None:
+    """1F1B needs micro-batches of one size, at least one for each stage."""
+    stages, mine = recipe.parallel.pipeline, recipe.train.global_batch // data
+    rows = micro_rows(recipe, data, stages)
+    if mine % rows == 0 and mine // rows >= stages:
+        return
+    fitting = [n for n in range(1, mine // stages + 1) if mine % n == 0]
+    what = f"`parallel.pipeline` = {stages} stages need"
+    if not fitting:
+        raise RecipeError(
+            f"{what} a row each at least, and a step has {mine} for each of them; set "
+            f"train.global_batch={stages * data} or more, or parallel.pipeline=1"
+        )
+    nearest = min(fitting, key=lambda n: (abs(n - rows), n))
+    raise RecipeError(
+        f"{what} at least as many micro-batches, all of one size: `train.micro_batch` = {rows} "
+        f"does not cut {mine} rows so; set train.micro_batch={nearest}, or leave it out"
+    )
 
 
 def _check_tensor(parallel: Parallel, shape: Architecture, vocabulary: int, length: int) -> None:
@@ -105,9 +163,10 @@ def _check_options(recipe: Recipe, data: int) -> None:
             "leave it out"
         )
     drops = train.attention_dropout or train.hidden_dropout or train.embedding_dropout
-    if drops and parallel.tensor > 1:
+    if drops and (parallel.tensor > 1 or parallel.pipeline > 1):
+        key = "parallel.tensor" if parallel.tensor > 1 else "parallel.pipeline"
         raise RecipeError(
-            "dropout would differ from that of one process under `parallel.tensor`; set the "
+            f"dropout would differ from that of one process under `{key}`; set the "
             "dropout rates to 0, or use data parallelism (parallel.zero)"
         )
 

@@ -1,5 +1,6 @@
 """A plain model, spread over processes by a plan, in a stated order.
 
+0. Pipeline parallel: blocks of other stages left out.
 1. Tensor parallel: layers cut along heads and inner widths (DTensor).
 2. Activation checkpointing of each block.
 3. torch.compile of each block.
@@ -32,6 +33,8 @@ from epochal.models import Transformer
 from epochal.objectives import linear_nll
 from epochal.recipe.schema import Parallel
 from epochal.training.device import Machine
+from epochal.training.optim import total_norm
+from epochal.training.parallel.pipeline import Pipeline, gather_stages, keep_stage
 from epochal.training.parallel.tensor import split_layers, split_nll
 from epochal.training.parallel.world import World
 
@@ -47,6 +50,8 @@ class Spread:
     forward: Callable[..., Tensor]
     nll: NLL
     _wrapped: DistributedDataParallel | FSDPModule | None = None
+    pipeline: Pipeline | None = None
+    """Runs the micro-batches of a step through the stages, where there are several."""
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around a micro-batch's forward and backward pass. Gradients are exchanged in the
@@ -56,6 +61,10 @@ class Spread:
         if self._wrapped is not None and self.world.plan.zero == 1:
             self._wrapped.set_requires_gradient_sync(last)
         return nullcontext()
+
+    def norm(self, weights: list[nn.Parameter]) -> Tensor:
+        """Norm of the gradient of the whole model."""
+        return total_norm(weights) if self.pipeline is None else self.pipeline.norm(weights)
 
     @property
     def scale(self) -> int:
@@ -76,6 +85,8 @@ def spread(model: Transformer, parallel: Parallel, machine: Machine, world: Worl
         recompute(model, parallel.activation_checkpointing)
         return alone(model, machine)
     nll: NLL = linear_nll
+    if plan.pipeline > 1:
+        keep_stage(model, world)
     if plan.tensor > 1:
         split_layers(model, mesh["tensor"], parallel.sequence)
         nll = partial(split_nll, mesh["tensor"])
@@ -96,9 +107,12 @@ def spread(model: Transformer, parallel: Parallel, machine: Machine, world: Worl
     return Spread(world, model, nll, wrapped)
 
 
-def replicate(spreading: Spread, model: Transformer) -> Spread:
-    """DDP around a model that has its weights, where the plan is DDP."""
+def replicate(spreading: Spread, model: Transformer, machine: Machine) -> Spread:
+    """DDP around a model that has its weights, where the plan is DDP; stages made ready."""
     world = spreading.world
+    if world.plan.pipeline > 1:
+        pipeline = Pipeline(model, world, machine)
+        return Spread(world, model, spreading.nll, pipeline=pipeline)
     if world.mesh is None or world.plan.zero or world.plan.data == 1:
         return spreading
     group = world.mesh["replicate"].get_group()
@@ -124,14 +138,15 @@ def place(weight: Tensor, value: Tensor) -> None:
 
 def whole(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     """The tensors, put together from all processes; in the others than the first, none."""
+    stages = world.plan.pipeline > 1
     found = {}
     for name, tensor in tensors.items():
         full = tensor.detach()
         if isinstance(full, DTensor):
             full = full.full_tensor().cpu()  # one after the other: only one is whole on a GPU
-        if world.main:
-            found[name] = full.contiguous()
-    return found
+        if world.main or stages:
+            found[name] = full.cpu().contiguous() if stages else full.contiguous()
+    return gather_stages(found, world) if stages else found
 
 
 def materialise(model: Transformer, parallel: Parallel, machine: Machine) -> None:

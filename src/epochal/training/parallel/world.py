@@ -30,7 +30,7 @@ from epochal.training.parallel.watch import Watch
 T = TypeVar("T")
 _OPENED = itertools.count()
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-AXES = ("replicate", "shard", "tensor")
+AXES = ("pipeline", "replicate", "shard", "tensor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class World:
     rank: int = 0
     plan: MeshPlan = field(default_factory=MeshPlan)
     mesh: DeviceMesh | None = None
-    """Axes replicate, shard, tensor; None for one process."""
+    """Axes pipeline, replicate, shard, tensor; None for one process."""
     control: dist.ProcessGroup | None = None
     """gloo group of all, for small agreements on the CPU."""
     saver: dist.ProcessGroup | None = None
@@ -60,12 +60,18 @@ class World:
     @property
     def data_rank(self) -> int:
         """Which share of the rows is this process's."""
-        return self.rank // self.plan.tensor
+        return self.rank // self.plan.tensor % self.plan.data
+
+    @property
+    def stage(self) -> int:
+        """Which stage of the pipeline is this process's."""
+        return self.rank // (self.plan.tensor * self.plan.data)
 
     @property
     def _speaks(self) -> bool:
-        """One process of each data-parallel share, so that sums count nothing twice."""
-        return self.rank % self.plan.tensor == 0
+        """One process of each data-parallel share, so that sums count nothing twice: one of
+        the last stage, where losses are."""
+        return self.rank % self.plan.tensor == 0 and self.stage == self.plan.pipeline - 1
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of an array over the data-parallel shares, the same on every process."""
@@ -178,7 +184,12 @@ def open_world(plan: MeshPlan, machine: Machine, timeout: float) -> Iterator[Wor
             plan=plan,
             mesh=init_device_mesh(
                 machine.device.type,
-                (plan.replicas if plan.zero else plan.data, plan.shard, plan.tensor),
+                (
+                    plan.pipeline,
+                    plan.replicas if plan.zero else plan.data,
+                    plan.shard,
+                    plan.tensor,
+                ),
                 mesh_dim_names=AXES,
             ),
             control=dist.new_group(backend="gloo", timeout=wait),

@@ -17,7 +17,7 @@ LAST_STEP = 12
 # name: (processes of the whole run, changes); three layers are cut unevenly
 RUNS = {
     "ar": (2, {"family": "ar", "train__micro_batch": 1}),
-    "mdm": (2, {"family": "mdm", "train__micro_batch": 2, "train__ema": 0.9}),
+    "mdm": (2, {"family": "mdm", "train__micro_batch": 2, "train__ema": 0.9, "eval__ema": True}),
     "mdm-data": (4, {"family": "mdm", "train__ema": 0.9}),
     "ar-untied": (
         4,

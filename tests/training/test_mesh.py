@@ -6,7 +6,9 @@ import pytest
 
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe
+from epochal.recipe.numbers import micro_rows
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
+from epochal.training.parallel.pipeline import stage_layers
 
 SHAPE = {"model.d_model": 96, "model.layers": 4, "model.heads": 6, "train.steps": 10}
 
@@ -47,9 +49,50 @@ def test_what_is_left_is_data_parallel():
             {"parallel__tensor": 2, "parallel__sequence": True, "data__sequence_length": 33},
             r"data.sequence_length` = 33; the nearest",
         ),
+        (4, {"parallel__pipeline": 3}, r"pipeline` = 3 does not divide the 4 .*pipeline=2"),
+        (6, {"parallel__pipeline": 6}, r"6 stages are more than the model's 4 layers.*pipeline=3"),
+        (
+            4,
+            {"parallel__pipeline": 2, "parallel__tensor": 2},
+            r"set parallel.tensor=1 or parallel.p",
+        ),
+        (4, {"parallel__pipeline": 2, "parallel__zero": 3}, r"set parallel.zero=0"),
+        (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 2 is not the 4 .*data=2"),
+        (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"under `parallel.pipeline`"),
+        (2, {"parallel__pipeline": 2, "train__global_batch": 1}, r"set train.global_batch=2"),
+        (
+            2,
+            {"parallel__pipeline": 2, "train__global_batch": 12, "train__micro_batch": 5},
+            r"`train.micro_batch` = 5 does not cut 12 rows so; set train.micro_batch=4",
+        ),
         (2, {"parallel__tensor": 2, "model__table_rows": 301}, r"embedding table of 301 rows"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(world, changes, message):
     with pytest.raises(RecipeError, match=message):
         plan(world, **changes)
+
+
+def test_stages_multiply_with_data():
+    assert plan(8, parallel__pipeline=2) == MeshPlan(data=4, pipeline=2)
+    assert plan(2, parallel__pipeline=2, parallel__zero=3) == MeshPlan(pipeline=2)
+    assert plan(8, parallel__pipeline=2).world == 8
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "sizes"),
+    [(4, 2, [2, 2]), (3, 2, [2, 1]), (7, 3, [2, 3, 2]), (8, 3, [3, 3, 2]), (7, 4, [2, 2, 2, 1])],
+)
+def test_layers_are_dealt_out_evenly(layers, stages, sizes):
+    cut = stage_layers(layers, stages)
+    assert [len(part) for part in cut] == sizes
+    assert [number for part in cut for number in part] == list(range(layers))
+
+
+def test_micro_batches_of_a_pipeline_have_one_size_and_are_four_a_stage():
+    recipe = load_recipe(None, SHAPE | {"train.global_batch": 96})
+    for stages in (2, 3, 4):
+        rows = micro_rows(recipe, 2, stages)
+        assert 48 % rows == 0
+        assert 48 // rows >= 4 * stages
+    assert micro_rows(recipe, 2) == min(48, 16384 // recipe.data.sequence_length)

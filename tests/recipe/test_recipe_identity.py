@@ -102,6 +102,7 @@ NEUTRAL = {
     "parallel.data": 2,
     "parallel.shard": 2,
     "parallel.tensor": 2,
+    "parallel.pipeline": 2,
     "parallel.sequence": True,
     "parallel.activation_checkpointing": "full",
     "parallel.offload": True,

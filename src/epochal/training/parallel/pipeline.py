@@ -1,0 +1,210 @@
+"""Pipeline parallelism: each process holds a few neighbouring blocks, a stage of the model.
+
+The first stage has the embedding, the last one the last norm and the head. A tied table is on
+both, with one gradient. Micro-batches run through the stages by PyTorch's 1F1B schedule
+(Narayanan et al., arXiv 2104.04473), which holds at most as many of them as there are stages.
+
+Shape letters: B rows of a micro-batch, L positions, E model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.nn import functional as F
+
+from epochal.models import Transformer
+from epochal.models.attention import Rule, rotary_tables
+from epochal.training.device import Machine
+from epochal.training.optim import total_norm
+from epochal.training.parallel.world import World
+
+Inputs = tuple[Tensor, Rule, Tensor | None]
+"""Ids [B, L], who sees whom, positions: what the model is called with."""
+InputsOf = Callable[[int], Inputs]
+"""Number of a micro-batch → what the model is called with, on the device."""
+LossOf = Callable[[int, Tensor], Tensor]
+"""(number of a micro-batch, its hidden states [B, L, E]) → its share of the loss."""
+
+
+def stage_layers(layers: int, stages: int) -> list[range]:
+    """Numbers of each stage's blocks, as even as can be. What is left over goes to the stages in
+    the middle, then to the first: the last one has the head's work besides."""
+    least, over = divmod(layers, stages)
+    longer = [*range(1, stages - 1), 0][:over]
+    sizes = [least + (stage in longer) for stage in range(stages)]
+    starts = [sum(sizes[:stage]) for stage in range(stages)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def keep_stage(model: Transformer, world: World) -> None:
+    """Leave in `model` what this process's stage needs; names of parameters stay."""
+    stages = world.plan.pipeline
+    mine = stage_layers(len(model.blocks), stages)[world.stage]
+    first, last = world.stage == 0, world.stage == stages - 1
+    for number in range(len(model.blocks)):
+        if number not in mine:
+            model.blocks[number] = nn.Identity()
+    if not first and not (last and model.head is None):
+        model.add_module("embedding", nn.Identity())
+    if not last:
+        model.add_module("final_norm", nn.Identity())
+        model.head = None
+    model.part, model.scores = True, last
+
+
+class Pipeline:
+    """This process's stage at work: steps of training, and forward passes of an evaluation."""
+
+    def __init__(self, model: Transformer, world: World, machine: Machine) -> None:
+        """`model` has been through `keep_stage` and has its weights."""
+        if world.mesh is None:
+            raise ValueError("one process has no stages")
+        self._model, self._world, self._machine = model, world, machine
+        stages = world.plan.pipeline
+        self._first, self._last = world.stage == 0, world.stage == stages - 1
+        self._blocks = [
+            model.blocks[number] for number in stage_layers(len(model.blocks), stages)[world.stage]
+        ]
+        self._group = world.mesh["pipeline"].get_group()
+        self._data = world.mesh["replicate"].get_group() if world.plan.data > 1 else None
+        self._table_group = None if model.shape.untied else _ends_group(world)
+        self._schedule: Schedule1F1B | None = None
+        self._inputs: InputsOf | None = None
+        self._loss: LossOf | None = None
+        model.forward = self._evaluate  # type: ignore[method-assign, assignment]
+
+    def step(self, count: int, inputs: InputsOf, loss: LossOf) -> None:
+        """Forward and backward passes of `count` micro-batches of one size, which leave the sum
+        of the gradients over all processes. `loss` is called on the last stage only."""
+        self._inputs, self._loss = inputs, loss
+        if self._schedule is None:
+            self._schedule = self._make_schedule(count)
+        # Only numbers go through the schedule's cutting into micro-batches.
+        numbers = torch.arange(count)
+        self._schedule.step(
+            *((numbers,) if self._first else ()),
+            target=numbers if self._last else None,
+            return_outputs=False,
+            number=numbers,
+        )
+        for weight in self._model.parameters():
+            if self._data is not None and weight.grad is not None:
+                dist.all_reduce(weight.grad, group=self._data)
+        if self._table_group is not None and (self._first or self._last):
+            dist.all_reduce(self._model.embedding.weight.grad, group=self._table_group)
+
+    def norm(self, weights: list[nn.Parameter]) -> Tensor:
+        """Norm of the gradient of the whole model; a table on two stages counts once."""
+        if self._table_group is not None and self._last:
+            weights = [weight for weight in weights if weight is not self._model.embedding.weight]
+        square = total_norm(weights).square()
+        dist.all_reduce(square, group=self._group)
+        return square.sqrt()
+
+    def _make_schedule(self, count: int) -> Schedule1F1B:
+        if self._inputs is None:
+            raise ValueError("there is nothing to run")
+        rows, length = self._inputs(0)[0].shape
+        stream = torch.empty(
+            (rows, length, self._model.shape.d_model),
+            device=self._machine.device,
+            requires_grad=True,
+        )
+        stage = PipelineStage(
+            _Stage(self._model, self._train),
+            self._world.stage,
+            self._world.plan.pipeline,
+            self._machine.device,
+            input_args=torch.arange(1) if self._first else stream,
+            output_args=stream,
+            group=self._group,
+        )
+        # The loss is divided once by what counts in the whole step, so nothing is scaled here.
+        return Schedule1F1B(stage, count, loss_fn=self._scored, scale_grads=False)
+
+    def _train(self, x: Tensor, number: int) -> Tensor:
+        """The stage's part of a micro-batch."""
+        if self._inputs is None:
+            raise ValueError("there is nothing to run")
+        if self._world.watch is not None:
+            self._world.watch.passes += 1
+        ids, rule, positions = self._inputs(number)
+        with self._machine.autocast():
+            return self._run(ids if self._first else x, ids, rule, positions)
+
+    def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
+        if self._loss is None:
+            raise ValueError("there is nothing to score")
+        return self._loss(int(number), hidden)
+
+    def _evaluate(self, ids: Tensor, rule: Rule, positions: Tensor | None = None) -> Tensor:
+        """Without gradients: [B, L] ids → [B, L, E], of meaning on the last stage only."""
+        x, stage = ids, self._world.stage
+        if not self._first:
+            x = torch.empty((*ids.shape, self._model.shape.d_model), device=ids.device)
+            dist.recv(x, group=self._group, group_src=stage - 1)
+        x = self._run(x, ids, rule, positions)
+        if not self._last:
+            dist.send(x.contiguous(), group=self._group, group_dst=stage + 1)
+        return x
+
+    def _run(self, x: Tensor, ids: Tensor, rule: Rule, positions: Tensor | None) -> Tensor:
+        """Ids (first stage) or the stream [B, L, E] → the stream, or hidden states (last)."""
+        model = self._model
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        rotary = rotary_tables(positions, model.shape.head_width, model.rope_theta)
+        if self._first:
+            x = F.dropout(model.embedding(x), model.embedding_dropout, model.training)
+        for block in self._blocks:
+            x = block(x, rotary, rule, None)
+        return model.final_norm(x) if self._last else x
+
+
+class _Stage(nn.Module):
+    """The form in which the schedule takes a stage."""
+
+    def __init__(self, model: Transformer, run: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.model, self._run = model, run
+
+    def forward(self, x: Tensor, number: Tensor) -> Tensor:
+        """Numbers (first stage) or [B, L, E] → [B, L, E]."""
+        return self._run(x, int(number))
+
+
+def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Tensors of all stages in the first process; in the others, none.
+
+    `mine` are those of this stage, on the CPU; one process of each stage sends them.
+    """
+    sends = world.data_rank == 0 and not world.main
+    told: list[Any] | None = [None] * world.size if world.main else None
+    what = [(name, tensor.shape, tensor.dtype) for name, tensor in mine.items()] if sends else []
+    dist.gather_object(what, told, dst=0, group=world.control)
+    if told is None:
+        for tensor in mine.values() if sends else ():
+            dist.send(tensor, dst=0, group=world.control)
+        return {}
+    for sender, coming in enumerate(told):
+        for name, shape, dtype in coming:
+            room = torch.empty(shape, dtype=dtype)
+            dist.recv(room, src=sender, group=world.control)
+            mine.setdefault(name, room)
+    return mine
+
+
+def _ends_group(world: World) -> dist.ProcessGroup | None:
+    """The first and last stage of this process's rows. All processes call it together."""
+    mine, step = None, world.plan.data
+    for row in range(step):
+        group = dist.new_group([row, row + (world.plan.pipeline - 1) * step])
+        if world.data_rank == row:
+            mine = group
+    return mine

@@ -299,7 +299,7 @@ def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
     with machine.autocast():
         for one in model if isinstance(model, tuple) else (model,):
             hidden = one(inputs, rule, positions)
-            if one.scores:
+            if getattr(one, "scores", True):
                 each.append(token_nll(hidden.flatten(0, 1), one.table, targets, place))
             else:  # an earlier stage of a pipeline, whose figures do not count
                 each.append(torch.zeros(len(targets), device=device))

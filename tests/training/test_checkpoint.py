@@ -91,6 +91,28 @@ def test_an_older_whole_one_is_used_instead(tmp_path):
     assert checkpoint.find(both, "last") == old
 
 
+def test_where_all_of_one_kind_are_damaged_another_kind_is_used(tmp_path):
+    stop = save(tmp_path / "a", 9).rename(tmp_path / "stop-00000009")
+    last = save(tmp_path / "b", 12).rename(tmp_path / "last-00000012")
+    damage_cut(last / "model.safetensors")
+    assert checkpoint.find_newest(tmp_path, ("last", "stop")) == stop
+    damage_cut(stop / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"last-00000012 .*stop-00000009 "):
+        checkpoint.find_newest(tmp_path, ("last", "stop"))
+
+
+def test_a_damaged_one_does_not_hide_a_whole_one_of_the_same_step(tmp_path):
+    kept = save(tmp_path / "a", 9).rename(tmp_path / "kept-00000009")
+    last = save(tmp_path / "b", 9).rename(tmp_path / "last-00000009")
+    for damaged, whole in ((last, kept), (kept, last)):
+        model = damaged / "model.safetensors"
+        content = model.read_bytes()
+        damage_cut(model)
+        assert checkpoint.find_to_go_on(tmp_path, 9, exactly=True) == whole
+        assert checkpoint.find_to_go_on(tmp_path, 20) == whole
+        model.write_bytes(content)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
     path = save(tmp_path, 5)
 

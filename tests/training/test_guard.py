@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from epochal.errors import RecipeError, TrainingDiverged, TrainingStopped
+from epochal.errors import RecipeError, RunError, TrainingDiverged, TrainingStopped
 from epochal.recipe import load_recipe
 from epochal.recipe.schema import Train
-from epochal.runs import RunFolder
+from epochal.runs import RunFolder, RunRecord
 from epochal.training import guard
 from epochal.training.checkpoint import TrainState
 from epochal.training.step import Stepper
@@ -171,3 +171,43 @@ def test_lines_tell_waiting_memory_and_noise_levels(tiny_corpus, tmp_path):
         levels = [value for key, value in line.items() if key.startswith("nll_noise_")]
         assert len(levels) > 5
         assert all(1 < value < 8 for value in levels)
+
+
+@pytest.mark.parametrize("at", [0, 13])
+def test_a_run_that_diverged_goes_on_as_its_message_advises(
+    tiny_corpus, tmp_path, monkeypatch, at
+):
+    spoil(monkeypatch, {at}, math.nan)
+    whole = overrides(tiny_corpus, tmp_path / "whole", train__on_nan="skip")
+    train(None, whole)
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingDiverged, match=r'go on .* train\.on_nan="skip"'):
+        train(None, overrides(tiny_corpus, folder))
+    assert (folder / "checkpoints" / f"stop-{at:08d}").is_dir(), "nothing done is lost"
+    record = train(None, overrides(tiny_corpus, folder, train__on_nan="skip"))
+    assert record.status == "finished"
+    assert final_files(folder) == final_files(tmp_path / "whole")
+    assert figures(folder) == figures(tmp_path / "whole")
+    # It is now a run of the new settings, in every respect.
+    for key in ("identity", "identity_sha256"):
+        assert record.info[key] == RunRecord(tmp_path / "whole").info[key]
+
+
+def test_a_run_that_met_faults_keeps_its_answer_to_them(tiny_corpus, tmp_path, monkeypatch):
+    spoil(monkeypatch, {13}, math.nan)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15, tmp_path)
+        with pytest.raises(TrainingStopped):
+            train(None, overrides(tiny_corpus, tmp_path, train__on_nan="skip"))
+    with pytest.raises(RunError, match=r"on_nan` 'skip' → None"):
+        train(None, overrides(tiny_corpus, tmp_path))
+
+
+def test_a_spike_that_stopped_a_run_may_be_passed_over(tiny_corpus, tmp_path, monkeypatch):
+    spoil(monkeypatch, {22}, 1000.0)
+    with pytest.raises(TrainingDiverged, match=r'go on with train\.on_spike="skip"'):
+        train(None, overrides(tiny_corpus, tmp_path, train__on_spike="stop"))
+    for changes in ({"train__on_spike": "skip"}, {"train__on_spike": "skip"}):
+        record = train(None, overrides(tiny_corpus, tmp_path, **changes))
+    assert record.status == "finished"
+    assert record.info["identity"]["train.on_spike"] == "skip"

@@ -144,7 +144,8 @@ def commit(target: Path, temporary: Path, state: str, keep: int | None) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     kind = target.name.rpartition("-")[0]
     if kind == "last":
-        remove(target.parent, "stop")
+        for path in _of_kind(target.parent, "stop"):
+            shutil.rmtree(path, ignore_errors=True)
     if keep is not None:
         older = [path for path in sorted(_of_kind(target.parent, kind)) if path != target]
         for path in older[: max(0, len(older) - keep + 1)]:
@@ -157,8 +158,14 @@ def find(folder: Path, kind: str) -> Path | None:
 
     Returns None if there is none at all. Raises CheckpointError if all are damaged.
     """
+    return find_newest(folder, (kind,))
+
+
+def find_newest(folder: Path, kinds: tuple[str, ...]) -> Path | None:
+    """The newest whole checkpoint of several kinds; None and errors as with `find`."""
     damaged = []
-    paths = _of_kind(folder, kind) + (_of_kind(folder, "kept") if kind == "last" else [])
+    kinds += ("kept",) if "last" in kinds else ()
+    paths = [path for kind in kinds for path in _of_kind(folder, kind)]
     for path in sorted(paths, key=_step, reverse=True):
         problem = _problem(path)
         if problem is None:
@@ -178,18 +185,17 @@ def find_to_go_on(folder: Path, step: int, *, exactly: bool = False) -> Path:
 
     Raises CheckpointError, naming the steps that there are, if there is none.
     """
-    paths = {
-        _step(path): path
-        for path in folder.glob("*-*")
-        if re.fullmatch(r"\w+-\d+", path.name)
-        and ((path / _OPTIMIZER).exists() or (path / SHARDS).exists())
-    }
-    fitting = [at for at in paths if at == step or (at < step and not exactly)]
-    for at in sorted(fitting, reverse=True):
-        if (problem := _problem(paths[at])) is None:
-            return paths[at]
-        say(f"checkpoint {paths[at]} is damaged ({problem})")
-    there = ", ".join(f"{at:,}" for at in sorted(paths)) or "none"
+    paths = [
+        (at, path)
+        for at, path in all_of(folder)
+        if (path / _OPTIMIZER).exists() or (path / SHARDS).exists()
+    ]
+    for at, path in reversed(paths):
+        if at == step or (at < step and not exactly):
+            if (problem := _problem(path)) is None:
+                return path
+            say(f"checkpoint {path} is damaged ({problem})")
+    there = ", ".join(f"{at:,}" for at in sorted({at for at, _ in paths})) or "none"
     raise CheckpointError(
         f"{folder} has no usable checkpoint {'of' if exactly else 'up to'} step {step:,} to go on "
         f"from; there are those of steps: {there}"
@@ -210,18 +216,6 @@ def at_step(folder: Path, step: int, kind: str | None = None) -> Path | None:
         if number == step and kind in (None, path.name.rpartition("-")[0])
     )
     return next((path for path in paths if _problem(path) is None), None)
-
-
-def remove(folder: Path, kind: str) -> None:
-    """Remove the checkpoints of a kind."""
-    for path in _of_kind(folder, kind):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def find_newest(folder: Path, kinds: tuple[str, ...]) -> Path | None:
-    """The newest whole checkpoint of several kinds; None and errors as with `find`."""
-    found = [path for kind in kinds if (path := find(folder, kind)) is not None]
-    return max(found, key=lambda path: load_state(path).step, default=None)
 
 
 def clean(folder: Path) -> None:
@@ -296,13 +290,15 @@ def load_training(
 
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Fill the optimizer's moments from the checkpoint."""
+    """Fill the optimizer's moments from the checkpoint; before the first update there are none."""
     if (path / SHARDS).exists():
+        if not any(name.startswith("exp_avg:") for name in sharded.names(path)):
+            return
         _empty_moments(model, optimizer)
         sharded.fill(path, moments(model, optimizer))
         return
     tensors = _load_tensors(path / _OPTIMIZER)
-    for name, weight in model.named_parameters():
+    for name, weight in model.named_parameters() if tensors else ():
         optimizer.state[weight] = {
             key: _place(tensors[f"{key}:{name}"], weight, key)
             for key in ("step", "exp_avg", "exp_avg_sq")

@@ -50,8 +50,9 @@ def find_fault(settings: Train, step: int, loss: float, norm: float, limit: floa
         if settings.on_nan == "stop":
             raise TrainingDiverged(
                 f"step {step}: the loss is {loss} and the gradient's norm {norm}, so the update "
-                "was not made; lower `train.lr`, lengthen `train.warmup` or lower `train.clip`, or "
-                'pass over such steps with train.on_nan="skip"'
+                'was not made; go on and pass over such steps with train.on_nan="skip", or train '
+                "anew (--restart) with a lower `train.lr`, a longer `train.warmup` or a lower "
+                "`train.clip`"
             )
         return "nan"
     if norm <= limit:
@@ -60,7 +61,8 @@ def find_fault(settings: Train, step: int, loss: float, norm: float, limit: floa
         raise TrainingDiverged(
             f"step {step}: the gradient's norm is {norm:g}, more than `train.spike_factor` = "
             f"{settings.spike_factor:g} times that of the steps before, so the update was not "
-            'made; lower `train.lr`, or set train.on_spike="skip"'
+            'made; go on with train.on_spike="skip", or train anew (--restart) with a lower '
+            "`train.lr`"
         )
     return "spike"
 
@@ -78,5 +80,5 @@ def note_fault(state: Norms, step: int) -> None:
     if state.faults_in_a_row >= MOST_IN_A_ROW:
         raise TrainingDiverged(
             f"step {step}: the {MOST_IN_A_ROW}th step in a row whose gradient is not finite or far "
-            "too large; lower `train.lr` or lengthen `train.warmup`"
+            "too large; train anew (--restart) with a lower `train.lr` or a longer `train.warmup`"
         )

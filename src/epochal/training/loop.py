@@ -25,7 +25,7 @@ from epochal.training.guard import norm_limit, note_fault, note_taken
 from epochal.training.journal import Journal
 from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
-from epochal.training.parallel.spread import evaluating
+from epochal.training.parallel.spread import evaluating, local
 from epochal.training.parallel.world import World
 from epochal.training.saver import Kind, Saver
 from epochal.training.step import Stepper, StepResult
@@ -66,7 +66,8 @@ class Loop:
     def run(self) -> TrainState:
         """Go on from the last checkpoint to the end of the run.
 
-        Raises TrainingStopped or TrainingDiverged, with all that was done saved.
+        Raises TrainingStopped or TrainingDiverged, with all that was done saved: a run that
+        diverged as of the step before the fault, whose update was not made.
         """
         state = self._resume()
         devices = [self.machine.device] if self.machine.device.type == "cuda" else []
@@ -81,6 +82,9 @@ class Loop:
                 self._steps(state, stop, meter)
             except TrainingDiverged:
                 self._saver.wait()
+                if self._finite():  # else the checkpoints before are what can be gone on from
+                    self._save(state, "stop")
+                    self._saver.wait()
                 self.journal.status("diverged", stopped_at_step=state.step)
                 raise
         self._save(state)
@@ -162,6 +166,11 @@ class Loop:
         state.norms = there.norms
         say(f"{what}; back to the weights of step {there.step:,}, on with the rows that follow")
         self._save(state)
+
+    def _finite(self) -> bool:
+        """Whether all weights are numbers, in all processes."""
+        parts = (local(weight) for weight in self.stepper.model.parameters())
+        return not self.world.agree(any(not part.isfinite().all() for part in parts))[0]
 
     def _due(self, every: Interval, state: TrainState) -> bool:
         at = self.numbers.at

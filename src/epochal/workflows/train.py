@@ -132,8 +132,9 @@ def _prepare(
     if start is not None:
         info["start"] = start.as_dict()
     if old is not None:
-        check_same_run(folder, old["identity"], info["identity"])
-        info |= {key: old[key] for key in old if key not in ("software", "machine")}
+        answers = check_same_run(folder, old["identity"], info["identity"])
+        new = ("identity", "identity_sha256") if answers and old["status"] != "finished" else ()
+        info |= {key: old[key] for key in old if key not in ("software", "machine", *new)}
         if old["status"] == "finished":
             say(f"{folder.path} is finished already; nothing to do")
             return None

@@ -120,6 +120,12 @@ def replicate(spreading: Spread, model: Transformer, machine: Machine) -> Spread
     return Spread(world, wrapped, spreading.nll, wrapped)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def place(weight: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into a weight of which this process may hold only a part."""
     if isinstance(weight, DTensor):

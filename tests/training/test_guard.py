@@ -174,9 +174,7 @@ def test_lines_tell_waiting_memory_and_noise_levels(tiny_corpus, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 13])
-def test_a_run_that_diverged_goes_on_as_its_message_advises(
-    tiny_corpus, tmp_path, monkeypatch, at
-):
+def test_a_run_that_diverged_goes_on_as_its_message_advises(tiny_corpus, tmp_path, monkeypatch, at):
     spoil(monkeypatch, {at}, math.nan)
     whole = overrides(tiny_corpus, tmp_path / "whole", train__on_nan="skip")
     train(None, whole)

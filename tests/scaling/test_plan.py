@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from epochal.scaling.optimum import floor_loss, optima
 from epochal.scaling.planner import ReverseReport
 from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
+from epochal.units import format_count
 
 
 def best_by_brute_force(planted, flops, unique):
@@ -74,6 +76,15 @@ def test_the_floor_and_the_compute_that_reaches_it():
     assert optima(planted, least, 1e8).loss[0] == pytest.approx(floor + 1e-3, abs=2e-6)
 
 
+def test_the_least_compute_where_the_first_budget_is_flat_already():
+    """A law with a large floor and hardly anything above it is flat from tiny budgets on."""
+    flat = law(A=2.0, B=2.0, E=3.0, alpha=0.6, beta=0.6)
+    floor, least = floor_loss(flat, 1e10)
+    assert least < 6 * 1e10**2 * np.exp(-6.0) / 10
+    assert optima(flat, least, 1e10).loss[0] == pytest.approx(floor + 1e-3, abs=1e-5)
+    assert optima(flat, least * 0.99, 1e10).loss[0] > floor + 1e-3
+
+
 def pair(**changes):
     """AR as planted, and diffusion with other constants."""
     return law(), law(
@@ -98,10 +109,43 @@ def test_no_crossing_and_no_difference():
     found = critical_compute(ar, mdm, 1e8)
     assert (found.how, found.leads) == ("none", ["ar"])
     report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
-    assert "never wins" in report.verdict
+    assert "diffusion does not win up to" in report.verdict
+    assert "nothing is known of the laws' runs" in report.verdict
     assert report.critical_flops is None
     same = critical_compute(law(), law(family="mdm"), 1e8)
     assert (same.how, same.leads) == ("none", ["neither"])
+
+
+def test_nothing_is_said_far_beyond_the_runs():
+    """One crossing; whether it is told depends on the largest run of each law."""
+    ar, mdm = pair()
+    at = critical_compute(ar, mdm, 1e8).at[0]
+
+    def told(largest, flops=1e19, **u):
+        laws = {
+            law.family: replace(law, fitted={"flops": (1e15, largest[law.family])} | u)
+            for law in (ar, mdm)
+        }
+        return epochal.plan(1e8, flops, laws=laws)
+
+    near = told({"ar": at, "mdm": at / 5})
+    assert "critical compute" in near.verdict
+    far = told({"ar": at, "mdm": at / 20})
+    assert f"does not win up to {format_count(at / 2)} FLOPs, 10 times" in far.verdict
+    assert "not within reach; the laws put it at" in far.verdict
+    assert far.critical_flops == pytest.approx(at)  # the number itself is kept
+    small = told({"ar": 1e10, "mdm": 1e10})
+    assert "nothing can be said of a critical compute" in small.verdict
+    # The reverse question, in U.
+    laws = {
+        law.family: replace(law, fitted={"flops": (1e15, at), "unique_tokens": (1e10, 1e11)})
+        for law in (ar, mdm)
+    }
+    back = epochal.plan(flops=at, laws=laws)
+    assert "AR leads at every U from 1B to 1T unique tokens" in back.verdict
+    assert "beyond what was measured" in back.verdict
+    guess = epochal.plan(flops=100 * at, laws=laws)
+    assert "this is a guess" in guess.verdict
 
 
 def test_several_crossings():
@@ -170,11 +214,53 @@ def test_the_papers_grid_planned_by_a_law_that_can_turn():
     assert ar.saturated
 
 
-def test_a_law_of_one_epoch_repeats_nothing():
-    single = epochal.fit(runs(law(), noise=0.003, epochs=(1,)), bootstraps=20)
+@pytest.mark.parametrize("name", ["data-constrained", "chinchilla"])
+def test_a_law_of_one_epoch_repeats_nothing(name):
+    single = epochal.fit(runs(law(), noise=0.003, epochs=(1,)), law=name, bootstraps=20)
     report = epochal.plan(1e8, 1e20, laws=single)
     assert report.families[0].epochs <= 1 + 1e-9
     assert any("knows nothing of repetition" in note for note in report.notes)
+    fit = single.families["ar"]
+    assert fit.predict(1e9, 1e10, 1e8) == fit.predict(1e9, 1e8, 1e8)
+
+
+def test_one_rule_for_what_is_not_identified(tmp_path):
+    """Planner, law.predict, its resamples and its file: N above N_opt(U) counts for nothing."""
+    points = runs(law(), sizes=(5e4, 1e5, 2e5, 4e5), noise=0.002)
+    report = epochal.fit(points, bootstraps=40)
+    fit = report.families["ar"]
+    assert fit.constants["R_N"] is None
+    best = float(fit.optimal_params(1e8))
+    assert fit.predict(5 * best, 1e10, 1e8) == pytest.approx(fit.predict(best, 1e10, 1e8))
+    assert fit.predict(best / 5, 1e10, 1e8) > fit.predict(best, 1e10, 1e8)
+    report.save(tmp_path / "law.toml")
+    for laws in (report, tmp_path / "law.toml"):
+        plan = epochal.plan(1e8, 1e19, laws=laws, sizes=["1B"]).families[0]
+        assert plan.params <= best * (1 + 1e-6)
+        said = fit.predict(plan.params, plan.tokens, 1e8)
+        assert plan.loss == pytest.approx(float(said), abs=1e-7)
+        # A size above N_opt(U) is trained with the budget's own tokens, not another size's.
+        choice = plan.size
+        assert 6 * choice.params * choice.tokens == pytest.approx(1e19)
+        assert choice.loss == pytest.approx(float(fit.predict(1e9, choice.tokens, 1e8)), abs=1e-7)
+        low, high = plan.interval
+        assert low <= plan.loss <= high
+    # What the fit says of its own runs is what the law predicts for them.
+    assert fit.predicted == pytest.approx(
+        fit.predict(points.params, points.tokens, points.unique_tokens), rel=1e-9
+    )
+
+
+def test_limits_of_the_search_are_told_and_budgets_below_a_token_refused():
+    tiny, huge = epochal.plan(1e8, 1e6), epochal.plan(1e12, 1e35)
+    assert any("stops at 10k parameters, the smallest" in note for note in tiny.notes)
+    assert all(a.params >= 1e4 * (1 - 1e-9) for a in tiny.families[0].alternatives)
+    assert any("stops at 10T parameters, the largest" in note for note in huge.notes)
+    assert not any("stops at" in note for note in epochal.plan(1e8, 1e19).notes)
+    with pytest.raises(UserError, match="less than one token"):
+        epochal.plan(1e8, 3.0)
+    with pytest.raises(UserError, match="less than one"):
+        epochal.plan(0.5, 1e19)
 
 
 def test_what_lies_outside_of_the_runs_is_said():

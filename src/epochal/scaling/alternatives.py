@@ -11,12 +11,13 @@ import numpy as np
 from epochal.errors import UserError
 from epochal.recipe.schema import Model
 from epochal.scaling.known import KnownLaw
-from epochal.scaling.optimum import least_flops, optima
+from epochal.scaling.optimum import SMALLEST, least_flops, optima
 from epochal.sizes import LADDER, Architecture, ffn_width
 from epochal.units import parse_number
 
 NEARLY = 0.01
 """Nats that "nearly the same loss" may be above the best."""
+_FEWER = 40.0  # log of the budget over the smallest one looked at
 _FAR = 1.6  # a size whose N differs by more than this factor is not the optimum's neighbour
 
 
@@ -95,7 +96,7 @@ def iso_loss(
     """The smallest model for the budget, and the least compute, within 0.01 nats of the best."""
     found = []
     target = loss + NEARLY
-    low, high = np.log(params) - 6.0, np.log(params)
+    low, high = max(np.log(params) - 6.0, np.log(SMALLEST)), np.log(params)
     for _ in range(4):
         grid = np.linspace(low, high, 25)
         losses = np.array([optima(law, flops, unique, sizes=(n, n)).loss[0] for n in np.exp(grid)])
@@ -104,7 +105,7 @@ def iso_loss(
         low, high = grid[max(at - 1, 0)], grid[at]
     smaller = optima(law, flops, unique, sizes=(float(np.exp(high)), float(np.exp(high))))
     found.append(_alternative("smaller model", unique, *_numbers(smaller)))
-    spent = least_flops(law, unique, target, np.log(flops) - 12.0, np.log(flops))
+    spent = least_flops(law, unique, target, np.log(flops) - _FEWER, np.log(flops))
     found.append(_alternative("fewer FLOPs", unique, *_numbers(optima(law, spent, unique))))
     return found
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epochal.errors import DataError
 from epochal.recipe import FAMILIES
-from epochal.scaling.forms import LOG_INFINITE, Form, Where, inner, outer
+from epochal.scaling.checks import condition_of, fit_notes, held_out_check, r_squared
+from epochal.scaling.forms import Form, Where, inner, not_identified, outer
 from epochal.scaling.intervals import (
     FEW_BUDGETS,
     bootstrap,
@@ -20,13 +22,13 @@ from epochal.scaling.intervals import (
     profile,
 )
 from epochal.scaling.isoflop import isoflop
-from epochal.scaling.known import KnownLaw, find_form
+from epochal.scaling.known import SINGLE_EPOCH, KnownLaw, find_form
 from epochal.scaling.points import Dropped, Points
 from epochal.scaling.problem import HUBER_DELTA, Problem
 from epochal.scaling.result import FamilyFit, FitReport, Interval, range_of
 from epochal.scaling.rows import RISE, check_determined, select_rows
-from epochal.scaling.solver import polish, solve
-from epochal.scaling.starts import SINGLE_EPOCH, distinct, global_search
+from epochal.scaling.solver import polish
+from epochal.scaling.starts import distinct, global_search
 from epochal.tally import Floats
 
 WITHIN = 0.01
@@ -36,7 +38,6 @@ STAGE_1_EPOCHS = 2.5
 _POLISH_WITHIN = 0.03
 _MOST_POLISHED = 12
 _LARGE = 1.1  # N above N_opt(u) by this factor says something of R_N
-_TRADE_OFF = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,64 +110,137 @@ def fit_family(
     )
     held = _held(form, hold or {})
     statements: dict[str, str] = dict.fromkeys(held, "held")
-    notes: list[str] = []
     if settings.two_stage:
         held |= _stage_1(rows, family, form, settings, held)
         statements |= {name: "held from stage 1" for name in held if name not in statements}
     unknown = _unknown_from_rows(rows, form, held, statements)
+    if "R_D" in unknown:
+        rows, more = _single_epoch(rows)
+        left_out += more
     problem = _problem(rows, form, settings, held, unknown)
     check_determined(problem, rows, family)
     constants, objectives = _search(problem)
-    if "R_N" in form.constants and "R_N" not in (*held, *unknown):
-        known = KnownLaw(family=family, form=form, inner=constants[0])
-        if (
-            rows.params > _LARGE * known.optimal_params(np.minimum(rows.tokens, rows.unique_tokens))
-        ).sum() < 2:
-            unknown.append("R_N")
-            statements["R_N"] = "not identified: no two runs have N above 1.1·N_opt(U)"
-            problem = _problem(rows, form, settings, held, unknown)
-            constants, objectives = _search(problem)
-    close = objectives <= objectives[0] * (1 + WITHIN) + 1e-24
-    minima = constants[close]
-    starts = _with_floors(problem, minima)
-    samples = _samples(problem, starts, rows, settings, family)
-    intervals: dict[str, Interval] = dict(percentiles(problem, samples)) if samples else {}
-    profiles = _profiles(problem, starts, objectives[0], intervals, statements, unknown)
+    if "R_N" in problem.free and not _large_models(rows, form, constants[0]):
+        unknown.append("R_N")
+        statements["R_N"] = "not identified: no two runs have N above 1.1·N_opt(U)"
+        problem = _problem(rows, form, settings, held, unknown)
+        constants, objectives = _search(problem)
+    spread = _spread(problem, constants, objectives, rows, settings, family)
+    if lost := [name for name in spread.profiles if spread.intervals[name] == (None, None)]:
+        # Any value fits, so the rule for what is not known does, and all is fitted with it.
+        unknown += lost
+        statements |= dict.fromkeys(lost, "not identified: any value fits as well")
+        problem = _problem(rows, form, settings, held, unknown)
+        constants, objectives = _search(problem)
+        curves = {name: spread.profiles[name] for name in lost}
+        spread = _spread(problem, constants, objectives, rows, settings, family)
+        spread.profiles |= curves
+    statements |= _open_ends(spread, unknown)
+    intervals = spread.intervals
     for name in (*held, *unknown):
         value = None if name in unknown else float(outer(form, constants[0])[form.index(name)])
         intervals[name] = (value, value)
     residuals = problem.residuals(constants[:1])[0]
-    notes += _notes(problem, constants[0], rows, settings, residuals, form)
     predicted = (
         np.exp(problem.log_loss + residuals)
         if settings.residual == "log"
         else (rows.loss + residuals)
     )
+    close = _close(objectives)
     return FamilyFit(
         family=family,
         form=form,
         inner=constants[0],
-        samples=samples,
+        samples=spread.samples,
         unknown=frozenset(unknown),
         fitted=range_of(rows),
         source="fit",
         objective=float(objectives[0]),
         intervals={name: intervals.get(name, (None, None)) for name in form.constants},
         statements=statements,
-        minima=_told(form, minima, objectives[close], unknown),
-        profiles=profiles,
+        minima=_told(form, constants[close], objectives[close], unknown),
+        profiles=spread.profiles,
         points=rows,
         predicted=predicted,
         residuals=np.log(predicted) - np.log(rows.loss),
         dropped=[*(dropped or []), *left_out],
-        r2=_r2(rows.loss, predicted),
-        condition=_condition(problem, constants[0]),
-        held_out=_held_out(problem, constants[0], rows),
+        r2=r_squared(rows.loss, predicted),
+        condition=condition_of(problem, constants[0]),
+        held_out=held_out_check(problem, constants[0], rows),
         tied=settings.tie,
         held=list(held),
         isoflop=isoflop(points),
-        notes=notes,
+        notes=fit_notes(problem, constants[0], rows, residuals, form),
     )
+
+
+def _single_epoch(rows: Points) -> tuple[Points, list[Dropped]]:
+    """The rows of one epoch, and the rest as left out: alone it cannot tell a half-life."""
+    repeated = rows.epochs > SINGLE_EPOCH
+    reason = "the only run that repeats its tokens, from which no half-life can be told"
+    return rows.take(~repeated), [
+        rows.drop(index, reason) for index in np.flatnonzero(repeated).tolist()
+    ]
+
+
+def _large_models(rows: Points, form: Form, constants: Floats) -> bool:
+    """Whether two rows or more have N well above N_opt(u), which alone tell R_N."""
+    law = KnownLaw(family="", form=form, inner=constants)
+    best = law.optimal_params(np.minimum(rows.tokens, rows.unique_tokens))
+    return int((rows.params > _LARGE * best).sum()) >= 2
+
+
+def _close(objectives: Floats) -> NDArray[np.bool_]:
+    """Which minima are within 1 % of the lowest."""
+    close: NDArray[np.bool_] = objectives <= objectives[0] * (1 + WITHIN) + 1e-24
+    return close
+
+
+@dataclass(slots=True)
+class _Spread:
+    """How far the constants can be trusted."""
+
+    samples: list[Floats]
+    intervals: dict[str, Interval]
+    profiles: dict[str, list[tuple[float, float]]]
+
+
+def _spread(
+    problem: Problem,
+    constants: Floats,
+    objectives: Floats,
+    rows: Points,
+    settings: FitSettings,
+    family: str,
+) -> _Spread:
+    """Resamples, and profiles of the half-lives, which widen and open their intervals."""
+    starts = _with_floors(problem, constants[_close(objectives)])
+    samples = _samples(problem, starts, rows, settings, family)
+    intervals: dict[str, Interval] = dict(percentiles(problem, samples)) if samples else {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name in ("R_D", "R_N"):
+        if name not in problem.free:
+            continue
+        low, high, curves[name] = profile(problem, starts, objectives[0], name)
+        before = intervals.get(name, (low, high))
+        low = None if low is None or before[0] is None else min(low, before[0])
+        high = None if high is None or before[1] is None else max(high, before[1])
+        intervals[name] = (low, high)
+    return _Spread(samples, intervals, curves)
+
+
+def _open_ends(spread: _Spread, unknown: list[str]) -> dict[str, str]:
+    """What is to be said of half-lives with one open end."""
+    said = {}
+    for name in spread.profiles:
+        if name in unknown:
+            continue
+        low, high = spread.intervals[name]
+        if high is None and low is not None:
+            said[name] = f"at least {low:.3g}"
+        elif low is None and high is not None:
+            said[name] = f"at most {high:.3g}"
+    return said
 
 
 def _held(form: Form, hold: Mapping[str, float]) -> dict[str, float]:
@@ -188,7 +262,7 @@ def _held(form: Form, hold: Mapping[str, float]) -> dict[str, float]:
 def _problem(
     rows: Points, form: Form, settings: FitSettings, held: Mapping[str, float], unknown: list[str]
 ) -> Problem:
-    everything = {**held, **dict.fromkeys(unknown, LOG_INFINITE)}
+    everything = {**held, **not_identified(unknown)}
     return Problem(
         form,
         Where.at(rows.params, rows.tokens, rows.unique_tokens),
@@ -275,34 +349,6 @@ def _samples(
     return found
 
 
-def _profiles(
-    problem: Problem,
-    minima: Floats,
-    objective: float,
-    intervals: dict[str, Interval],
-    statements: dict[str, str],
-    unknown: list[str],
-) -> dict[str, list[tuple[float, float]]]:
-    """Profile the half-lives; widen their intervals, open their ends; say so."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for name in ("R_D", "R_N"):
-        if name not in problem.free:
-            continue
-        low, high, curves[name] = profile(problem, minima, objective, name)
-        before = intervals.get(name, (low, high))
-        low = None if low is None or before[0] is None else min(low, before[0])
-        high = None if high is None or before[1] is None else max(high, before[1])
-        intervals[name] = (low, high)
-        if low is None and high is None:
-            unknown.append(name)
-            statements[name] = "not identified: any value fits as well"
-        elif high is None:
-            statements[name] = f"at least {low:.3g}"
-        elif low is None:
-            statements[name] = f"at most {high:.3g}"
-    return curves
-
-
 def _told(
     form: Form, minima: Floats, objectives: Floats, unknown: list[str]
 ) -> list[dict[str, float]]:
@@ -317,84 +363,3 @@ def _told(
         }
         for constants, objective in zip(minima, objectives, strict=True)
     ]
-
-
-def _r2(seen: Floats, predicted: Floats) -> float:
-    spread = ((seen - seen.mean()) ** 2).sum()
-    return float(1 - ((predicted - seen) ** 2).sum() / spread) if spread > 0 else float("nan")
-
-
-def _condition(problem: Problem, constants: Floats) -> float:
-    """Largest over smallest singular value of the gradient, its columns scaled to length 1."""
-    _, matrix = problem.map()
-    gradient = (matrix.T @ problem.residuals_with_gradient(constants[None])[1][0]).T
-    lengths = np.linalg.norm(gradient, axis=0)
-    if (lengths == 0).any():
-        return float("inf")
-    values = np.linalg.svd(gradient / lengths, compute_uv=False)
-    return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
-
-
-def _held_out(problem: Problem, start: Floats, rows: Points) -> dict[str, Any] | None:
-    """Fit without the largest budget: FLOPs above half of the most, up to a fifth of the rows."""
-    order = np.argsort(-rows.flops, kind="stable")
-    many = int((rows.flops >= 0.5 * rows.flops.max()).sum())
-    out = order[: max(1, min(many, len(rows) // 5))]
-    keep = np.setdiff1d(np.arange(len(rows)), out)
-    if len(keep) <= len(problem.free) + 1:
-        return None
-    rest = rows.take(keep)
-    part = dataclasses.replace(
-        problem,
-        where=Where.at(rest.params, rest.tokens, rest.unique_tokens),
-        log_loss=np.log(rest.loss),
-    )
-    end = solve(part, start[None])
-    law = KnownLaw(family="", form=problem.form, inner=end.constants[0])
-    said = law.predict(rows.params[out], rows.tokens[out], rows.unique_tokens[out])
-    error = np.abs(said / rows.loss[out] - 1)
-    return {
-        "runs": [rows.run[i] for i in out],
-        "flops_from": float(rows.flops[out].min()),
-        "mean_relative_error": float(error.mean()),
-        "largest_relative_error": float(error.max()),
-        "bias": float((said / rows.loss[out] - 1).mean()),
-    }
-
-
-def _notes(
-    problem: Problem,
-    constants: Floats,
-    rows: Points,
-    settings: FitSettings,
-    residuals: Floats,
-    form: Form,
-) -> list[str]:
-    """Warnings that belong to the numbers."""
-    notes = []
-    values = dict(zip(form.constants, outer(form, constants), strict=True))
-    if "E" in problem.free and values["E"] < 0.01:
-        notes.append("E came out as nothing: the runs do not reach far enough to show a floor")
-    condition = _condition(problem, constants)
-    if condition > _TRADE_OFF:
-        notes.append(
-            f"the constants trade off (condition {condition:.2g}): compare predictions and "
-            "exponents, not A and B"
-        )
-    single = rows.epochs <= SINGLE_EPOCH
-    if "R_D" in form.constants and "A" not in problem.free and single.sum() >= 3:
-        offset = float(np.median(residuals[single]))
-        if abs(offset) > 0.005:
-            notes.append(
-                f"at one epoch the held constants are off by {100 * offset:+.1f} %: they come from "
-                "other runs, and the half-lives absorb the difference"
-            )
-    if "R_D" in problem.free and rows.epochs.max() < values["R_D"]:
-        notes.append(
-            f"R_D = {values['R_D']:.3g} lies beyond the longest run "
-            f"({rows.epochs.max():.3g} epochs)"
-        )
-    budgets = np.unique(np.round(np.log(rows.unique_tokens), 2))
-    if "R_D" in problem.free and len(budgets) == 1:
-        notes.append("all runs have one number of unique tokens: another U is extrapolation")
-    return notes

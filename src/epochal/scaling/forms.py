@@ -9,7 +9,7 @@ N parameters, D tokens trained on, U unique tokens, u = min(U, D), R = D/u − 1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from epochal.tally import Floats
 
 LOG_INFINITE = float(np.log(1e12))
 """Inner value of a half-life that is not limited: nothing decays within any real run."""
+LOG_NOTHING = float(np.log(1e-9))
+"""Inner value of a half-life of nothing: what is beyond the first epoch, or beyond N_opt(u),
+counts for nothing."""
 _LOG_ZERO = -1e4  # log of a number of repetitions that is 0: any power of it vanishes
 _LARGEST = 300.0  # exp of it is still a float
 
@@ -85,6 +88,21 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "kappa": (0.0, 4.0),
 }
 """Where inner constants are searched."""
+
+
+def not_identified(unknown: Collection[str]) -> dict[str, float]:
+    """Inner values that stand for half-lives nobody knows: what is not known counts for nothing.
+
+    Without R_N, parameters above N_opt(u) count for nothing. Without R_D, repeated tokens do;
+    the law is then Chinchilla's in u, whose runs have models on both sides of N_opt(u), so
+    without R_N, too, parameters count in full.
+    """
+    values = {}
+    if "R_D" in unknown:
+        values["R_D"] = LOG_NOTHING
+    if "R_N" in unknown:
+        values["R_N"] = LOG_INFINITE if "R_D" in unknown else LOG_NOTHING
+    return values
 
 
 def outer(form: Form, inner: Floats) -> Floats:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.points import Points
-from epochal.scaling.starts import SINGLE_EPOCH
 from epochal.tally import Floats
 
 SAME_BUDGET = 1.12

@@ -11,12 +11,12 @@ import numpy as np
 from epochal.errors import UserError
 from epochal.scaling.forms import (
     FORMS,
-    LOG_INFINITE,
     Form,
     Where,
     effective,
     inner,
     log_optimal_params,
+    not_identified,
     outer,
     predict,
 )
@@ -24,6 +24,8 @@ from epochal.tally import Floats
 
 LEVEL = 0.95
 """Of all intervals."""
+SINGLE_EPOCH = 1.1
+"""Rows of up to so many epochs count as one epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,12 +41,21 @@ class KnownLaw:
     whole_range: bool = False
     """Whether intervals are the range of the samples, not quantiles (readings, not resamples)."""
     unknown: frozenset[str] = frozenset()
-    """Constants that nothing is known of: R_D (no run repeats), R_N (no run is large enough)."""
+    """Constants that nothing is known of: R_D (no run repeats), R_N (no run is large enough).
+    `inner` and `samples` have `not_identified` for them."""
     fitted: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
     source: str = ""
     reading_error: float = 0.0
     """Nats by which any loss may be wrong beside the spread of the samples."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the law says anything of repeated tokens: not without R_D, nor Chinchilla's
+        if all its runs were of one epoch (constants without runs are taken as written)."""
+        if "R_D" in self.form.constants or not self.form.monotone:
+            return "R_D" not in self.unknown
+        return self.fitted.get("epochs", (1.0, np.inf))[1] > SINGLE_EPOCH
 
     @property
     def constants(self) -> dict[str, float | None]:
@@ -56,7 +67,10 @@ class KnownLaw:
         }
 
     def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> Floats:
-        """Loss in nats per token; arguments broadcast. Without `unique_tokens`: one epoch."""
+        """Loss in nats per token; arguments broadcast. Without `unique_tokens`: one epoch.
+
+        Where the law says nothing of repetition (`repeats`), repeated tokens count for nothing.
+        """
         losses: Floats = self._losses(self.inner[None], params, tokens, unique_tokens)[0]
         return losses
 
@@ -81,6 +95,8 @@ class KnownLaw:
         n, d, u = np.broadcast_arrays(
             *(np.asarray(v, dtype=float) for v in (params, tokens, unique))
         )
+        if not self.repeats:
+            d = np.minimum(d, u)
         flat = Where.at(n.ravel(), d.ravel(), u.ravel())
         losses = np.exp(predict(self.form, constants, flat))
         shaped: Floats = losses.reshape(len(constants), *n.shape)
@@ -126,7 +142,8 @@ def known_law(
     if missing or extra:
         what = f"lacks {', '.join(missing)}" if missing else f"does not know {', '.join(extra)}"
         raise UserError(f"the law {law} {what}; its constants are {', '.join(form.constants)}")
-    values = np.array([np.exp(LOG_INFINITE) if n in unknown else given[n] for n in form.constants])
+    instead = {name: np.exp(value) for name, value in not_identified(unknown).items()}
+    values = np.array([instead.get(n, given.get(n)) for n in form.constants], dtype=float)
     bad = [n for n, v in zip(form.constants, values, strict=True) if not np.isfinite(v) or v < 0]
     bad += [n for n, v in zip(form.constants, values, strict=True) if v == 0 and n != "kappa"]
     if bad:

@@ -14,6 +14,7 @@ import numpy as np
 from epochal import files
 from epochal.errors import UserError
 from epochal.recipe import FAMILIES
+from epochal.scaling.forms import not_identified
 from epochal.scaling.known import KnownLaw, known_law
 from epochal.tally import Floats
 
@@ -128,6 +129,8 @@ def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -
             raise UserError(
                 f"{path}: the samples of {law.family} do not fit the law {law.form.name}"
             )
+        for name, value in not_identified(law.unknown).items():
+            values[:, law.form.index(name)] = value  # files of older versions have others
     return replace(law, samples=samples, fitted=fitted)
 
 

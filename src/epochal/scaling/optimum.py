@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epochal.scaling.forms import Where, log_optimal_params, predict
+from epochal.scaling.forms import Where, predict
 from epochal.scaling.known import KnownLaw
 from epochal.tally import Floats
 
@@ -20,6 +20,7 @@ SMALLEST, LARGEST = 1e4, 1e13
 """Sizes that are looked at."""
 _CELLS, _ZOOMED, _ROUNDS = 241, 17, 7
 _CELLS_2D, _LENGTHS, _ZOOMED_2D = 61, 33, 9
+_BACK = np.log(1e6)
 _SHORTEST = 7.0  # log of U over the shortest length looked at
 
 
@@ -41,8 +42,8 @@ def optima(
 ) -> Optima:
     """Best N and D for each row of `flops`, `unique_tokens` and `constants` [S, k] (broadcast).
 
-    Where the law knows nothing of repetition (R_D unknown), no token is repeated; where it
-    knows nothing of large models (R_N unknown), none above N_opt(U) is looked at.
+    Where the law says nothing of repetition, no token is repeated. Losses are those of
+    `law.predict`, so a law without R_N has its optimum at N_opt(u) or below.
     """
     inner = law.inner[None] if constants is None else constants
     rows = np.broadcast_shapes(np.shape(flops), np.shape(unique_tokens), (len(inner),))
@@ -53,7 +54,7 @@ def optima(
         np.broadcast_to(np.log(unique_tokens), rows),
     )
     low = np.full(rows, np.log(sizes[0]))
-    high = np.minimum(np.log(sizes[1]), search.largest())
+    high = np.full(rows, np.log(sizes[1]))
     return search.over_both(low, high) if not law.form.monotone else search.over_size(low, high)
 
 
@@ -64,20 +65,10 @@ class _Search:
         self.law, self.inner = law, inner
         self.log_flops, self.log_unique = log_flops, log_unique
 
-    def largest(self) -> Floats:
-        """log of the largest size that the law knows of."""
-        law = self.law
-        if "R_N" not in law.unknown or "R_D" in law.unknown:
-            return np.full(len(self.log_flops), np.inf)
-        a, b, _, alpha, beta = self.inner.T[:5]
-        best = log_optimal_params(a, b, alpha, beta, self.log_unique)[0]
-        highest: Floats = np.maximum(best, np.log(SMALLEST) + 1.0)
-        return highest
-
     def tokens(self, log_n: Floats) -> Floats:
-        """log D of the whole budget for sizes [S, G]; no token twice if R_D is unknown."""
+        """log D of the whole budget for sizes [S, G]; no token twice if nothing is known of it."""
         log_d: Floats = self.log_flops[:, None] - np.log(6.0) - log_n
-        if "R_D" in self.law.unknown:
+        if not self.law.repeats:
             log_d = np.minimum(log_d, self.log_unique[:, None])
         return log_d
 
@@ -146,8 +137,12 @@ def floor_loss(law: KnownLaw, unique_tokens: float) -> tuple[float, float]:
     floor = float(losses[-1])
     target = floor + SATURATED
     at = int(np.flatnonzero(losses <= target)[0])
-    if at == 0:
-        return floor, float(np.exp(logs[0]))
+    while at == 0:  # flat already: look at smaller budgets, down to a token of the smallest size
+        if logs[0] <= np.log(6.0 * SMALLEST):
+            return floor, float(np.exp(logs[0]))
+        logs = np.linspace(max(logs[0] - _BACK, np.log(6.0 * SMALLEST)), logs[0], 41)
+        losses = np.minimum.accumulate(optima(law, np.exp(logs), unique_tokens).loss)
+        at = int(np.flatnonzero(losses <= target)[0]) if losses[-1] <= target else len(logs) - 1
     return floor, least_flops(law, unique_tokens, target, float(logs[at - 1]), float(logs[at]))
 
 

@@ -25,13 +25,22 @@ from epochal.scaling.crossing import (
     pairs,
 )
 from epochal.scaling.known import KnownLaw
-from epochal.scaling.optimum import floor_loss, optima
+from epochal.scaling.optimum import LARGEST, SMALLEST, floor_loss, optima
+from epochal.scaling.verdict import (
+    REACH,
+    TITLES,
+    begins,
+    critical_words,
+    reach,
+    reverse_words,
+    verdict_words,
+)
 from epochal.tally import Floats
 from epochal.units import format_count
 
-_TITLES = {"ar": "AR", "mdm": "diffusion"}
 _SURE = 0.975
 _MOST_SAMPLES = 500
+_AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,28 +129,45 @@ def make_plan(
     for name, value in (("unique tokens", unique_tokens), ("FLOPs", flops)):
         if not (np.isfinite(value) and value > 0):
             raise UserError(f"the number of {name} is {value!r}; it must be positive")
+    if unique_tokens < 1:
+        raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)
     known: dict[str, KnownLaw] = {family: laws[family] for family in FAMILIES if family in laws}
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in known.values()]
     critical = None
     if len(known) == 2:
         critical = critical_compute(laws["ar"], laws["mdm"], unique_tokens)
-    begins = _begins(critical)
     winner, difference, interval, share = _compare(known, plans, unique_tokens, flops)
+    text = verdict_words(plans, winner, difference, interval, share)
+    if critical is not None:
+        text += f"; {critical_words(critical, flops, reach(known))}"
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
         families=plans,
         winner=winner,
-        verdict=_verdict(plans, winner, difference, interval, share, critical, flops),
+        verdict=f"{text}.",
         difference=difference,
         difference_interval=interval,
         share_for_diffusion=share,
-        critical_flops=begins,
+        critical_flops=begins(critical),
         critical=critical,
         closed_form_flops=closed_form(unique_tokens),
-        notes=[*notes, *_notes(known)],
+        notes=[*notes, *_limits(plans), *_notes(known)],
     )
+
+
+def _limits(plans: Sequence[FamilyPlan]) -> list[str]:
+    """What is to be said of plans that end where the search for a size does."""
+    notes = []
+    for plan in plans:
+        for end, name in ((SMALLEST, "smallest"), (LARGEST, "largest")):
+            if abs(np.log(plan.params / end)) < _AT_THE_END:
+                notes.append(
+                    f"the {TITLES[plan.family]} plan stops at {format_count(end)} parameters, the "
+                    f"{name} model looked at; its optimum lies beyond"
+                )
+    return notes
 
 
 def _family(
@@ -153,6 +179,12 @@ def _family(
 ) -> FamilyPlan:
     best = optima(law, flops, unique)
     loss, params, tokens = float(best.loss[0]), float(best.params[0]), float(best.tokens[0])
+    if tokens < 1:
+        raise UserError(
+            f"a budget of {flops:.3g} FLOPs is less than one token of the smallest model looked at "
+            f"({format_count(SMALLEST)} parameters need {6 * SMALLEST:.0e} FLOPs a token); give "
+            "more"
+        )
     floor, saturation = floor_loss(law, unique)
     epochs = tokens / min(tokens, unique)
     spent = 6 * params * tokens
@@ -242,79 +274,28 @@ def _quantiles(draws: Sequence[Floats], whole: bool) -> tuple[float, float]:
     return float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
 
 
-def _begins(critical: Crossings | None) -> float | None:
-    """First crossing into diffusion's lead."""
-    if critical is None:
-        return None
-    into = [c for c, lead in zip(critical.at, critical.leads[1:], strict=True) if lead == "mdm"]
-    return into[0] if into else None
-
-
-def _verdict(
-    plans: Sequence[FamilyPlan],
-    winner: str | None,
-    difference: float | None,
-    interval: tuple[float, float] | None,
-    share: float | None,
-    critical: Crossings | None,
-    flops: float,
-) -> str:
-    if difference is None or critical is None:
-        name = _TITLES[plans[0].family]
-        other = "AR" if plans[0].family == "mdm" else "diffusion"
-        return f"{name} only: there is no law for {other}, so nothing is said of which to take."
-    figures = f"AR {plans[0].loss:.3f}, diffusion {plans[1].loss:.3f} nats per token"
-    if interval is None:
-        lead = "diffusion" if difference < 0 else "AR"
-        text = f"{lead[0].upper()}{lead[1:]} is predicted to be lower ({figures}), with no interval"
-    elif winner is None:
-        text = (
-            f"Too close to call ({figures}; difference {difference:+.3f}, interval "
-            f"{interval[0]:+.3f} to {interval[1]:+.3f})"
-        )
-    else:
-        text = (
-            f"{'Diffusion' if winner == 'mdm' else 'AR'} by {abs(difference):.3f} nats per token "
-            f"({figures}; interval {interval[0]:+.3f} to {interval[1]:+.3f})"
-        )
-    if share is not None and winner is None and 0 < share < 1:
-        text += f"; {100 * share:.0f} % of resamples favour diffusion"
-    return f"{text}; {_critical_words(critical, flops)}."
-
-
-def _critical_words(critical: Crossings, flops: float) -> str:
-    begins = _begins(critical)
-    if critical.how == "none":
-        lead = {"ar": "AR", "mdm": "diffusion"}.get(critical.leads[0])
-        span = f"{format_count(critical.searched[0])} to {format_count(critical.searched[1])} FLOPs"
-        if lead is None:
-            return f"the laws give no difference from {span}"
-        never = "diffusion never wins here" if lead == "AR" else "there is no critical compute"
-        return f"by these laws {lead} leads at every budget from {span}: {never}"
-    several = f"the lead changes {len(critical.at)} times; " if critical.how == "several" else ""
-    if begins is None:
-        return f"{several}diffusion leads only below {format_count(critical.at[0])} FLOPs"
-    ratio = flops / begins
-    side = f"{ratio:.3g} times" if ratio >= 1 else f"1/{1 / ratio:.3g} of"
-    return f"{several}critical compute {format_count(begins)} FLOPs, the budget is {side} that"
-
-
 def _notes(laws: Mapping[str, KnownLaw]) -> list[str]:
     notes = []
     for family, law in laws.items():
-        if "R_D" in law.unknown:
+        if not law.repeats:
+            why = "R_D not identified" if "R_D" in law.unknown else "its runs are of one epoch"
             notes.append(
-                f"the {_TITLES[family]} law knows nothing of repetition (R_D not identified), so "
-                "no token is repeated in its plan"
+                f"the {TITLES[family]} law knows nothing of repetition ({why}), so no token is "
+                "repeated in its plan"
             )
         elif "R_N" in law.unknown:
             notes.append(
-                f"the {_TITLES[family]} law knows nothing of models above N_opt(U) (R_N not "
-                "identified), so none is considered"
+                f"the {TITLES[family]} law knows nothing of models above N_opt(U) (R_N not "
+                "identified), so their additional parameters count for nothing"
+            )
+        elif law.form.name == "chinchilla":
+            notes.append(
+                f"the {TITLES[family]} law counts a repeated token as a fresh one: do not trust it "
+                "beyond a few epochs"
             )
         if law.form.monotone and "R_D" in law.form.constants:
             notes.append(
-                f"the {_TITLES[family]} law cannot express overfitting: watch the validation loss "
+                f"the {TITLES[family]} law cannot express overfitting: watch the validation loss "
                 "and keep the best checkpoint"
             )
     if len(laws) == 2:
@@ -340,33 +321,14 @@ def make_reverse(
     return ReverseReport(
         flops=flops,
         crossings=found,
-        verdict=_reverse_words(found, flops),
+        verdict=reverse_words(found, flops, _believed(laws), reach(laws)),
         notes=[*notes, *_notes(laws)],
     )
 
 
-def _reverse_words(found: Crossings, flops: float) -> str:
-    budget = f"with {format_count(flops)} FLOPs"
-    if found.how == "none":
-        lead = _TITLES.get(found.leads[0], "neither family")
-        span = " to ".join(format_count(s) for s in found.searched)
-        return f"{budget} {lead} leads at every U from {span} unique tokens."
-    edges = [found.searched[0], *found.at, found.searched[1]]
-    ranges = [
-        (low, high)
-        for low, high, lead in zip(edges, edges[1:], found.leads, strict=False)
-        if lead == "mdm"
-    ]
-    words = []
-    for low, high in ranges:
-        if low == found.searched[0]:
-            words.append(f"below {format_count(high)}")
-        elif high == found.searched[1]:
-            words.append(f"above {format_count(low)}")
-        else:
-            words.append(f"from {format_count(low)} to {format_count(high)}")
-    interval = ""
-    if found.interval is not None and None not in found.interval and found.how == "one":
-        interval = f" (interval {' to '.join(format_count(e) for e in found.interval if e)})"
-    text = f"{budget} diffusion is predicted to win {' and '.join(words)} unique tokens{interval}"
-    return f"{text[0].upper()}{text[1:]}, AR otherwise."
+def _believed(laws: Mapping[str, KnownLaw]) -> tuple[float, float]:
+    """Range of U that all of the laws are believed in."""
+    ends = [law.fitted["unique_tokens"] for law in laws.values() if "unique_tokens" in law.fitted]
+    if not ends:
+        return 0.0, float("inf")
+    return max(low for low, _ in ends) / REACH, min(high for _, high in ends) * REACH

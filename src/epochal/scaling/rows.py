@@ -8,9 +8,9 @@ import numpy as np
 
 from epochal.errors import DataError
 from epochal.scaling.forms import Form
+from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.points import Dropped, Points
 from epochal.scaling.problem import Problem
-from epochal.scaling.starts import SINGLE_EPOCH
 from epochal.units import format_count
 
 RISE = 0.03

@@ -12,14 +12,13 @@ import dataclasses
 import numpy as np
 
 from epochal.scaling.forms import FORMS, Form, Where, effective
+from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
 from epochal.tally import Floats
 
 EXPONENTS = np.geomspace(0.04, 1.6, 17)
 _REWEIGHTINGS = 12
-SINGLE_EPOCH = 1.1
-"""Rows of up to so many epochs count as one epoch."""
 HALF_LIVES = np.array([0.5, 2.0, 8.0, 30.0, 120.0, 500.0, 3000.0])
 _DEEPEN = 16
 """Rounds after which only the best starts go on."""

@@ -15,6 +15,7 @@ from epochal.scaling.alternatives import LadderChoice, best_of_sizes
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
+from epochal.scaling.verdict import TITLES, critical_words, reach
 from epochal.sweeps.layout import Costs, Probe, shape_of
 from epochal.units import format_count
 
@@ -22,9 +23,6 @@ WIDTH_OF_FULL_RATE = 128
 FULL_RATE, LEAST_RATE = 2e-3, 2e-4
 """Learning rates by width: full up to 128, then as 1/width. Chosen by us: a rate good for width
 96 let the loss of widths above 256 jump."""
-REACH = 10.0
-"""So many times the largest measured compute the laws are believed. Chosen by us."""
-TITLES = {"ar": "AR", "mdm": "diffusion"}
 
 
 class Clock:
@@ -148,23 +146,8 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
 
 
 def reach_words(planned: PlanReport, report: FitReport) -> str:
-    """Whether the lead changes within REACH times the largest compute that was measured."""
-    largest = max(float(fit.points.flops.max()) for fit in report.families.values())
-    reach = REACH * largest
-    begins = planned.critical_flops
-    beyond = (
-        f"beyond {format_count(reach)} FLOPs, {REACH:g} times the largest run, they say nothing"
-    )
-    if begins is not None and begins <= reach:
-        return f"By the laws diffusion takes the lead at {format_count(begins)} FLOPs; {beyond}."
-    if begins is not None:
-        return (
-            f"A lead of diffusion is not within reach: the laws put it at {format_count(begins)} "
-            f"FLOPs, {begins / largest:.0f} times the largest run, where nothing was measured."
-        )
-    leads = planned.critical.leads if planned.critical else []
-    if len(leads) == 1 and leads[0] == "ar":
-        return f"Diffusion never wins here as far as the runs can tell; {beyond}."
-    if len(leads) == 1 and leads[0] == "mdm":
-        return f"Diffusion leads as far as the runs can tell; {beyond}."
-    return f"No lead of diffusion begins as far as the runs can tell; {beyond}."
+    """Whether the lead changes within `verdict.REACH` times the largest compute measured."""
+    if planned.critical is None:
+        return "There is no law of the other family, so nothing is said of a crossing."
+    text = critical_words(planned.critical, planned.flops, reach(report.families))
+    return f"{text[0].upper()}{text[1:]}."

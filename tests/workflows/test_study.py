@@ -10,13 +10,15 @@ import pytest
 
 from epochal.cli.study import parse_seconds
 from epochal.errors import TrainingStopped, UserError
-from epochal.recipe import identity, run_numbers
+from epochal.recipe import identity, load_recipe, run_numbers
+from epochal.report import write_report
 from epochal.runs import RunFolder
 from epochal.scaling.laws import DataConstrained
 from epochal.sweeps.record import RunState
-from epochal.workflows import study_lab
+from epochal.workflows import study_lab, study_regularise
 from epochal.workflows.study import study
 from epochal.workflows.study_parts import Clock
+from epochal.workflows.study_regularise import Tried, best_setting, left_aside
 from epochal.workflows.sweep import SweepResult
 from made_runs import result
 
@@ -36,6 +38,8 @@ class PlantedRuns:
     def __init__(self, stop_after=10**6):
         self.made = []
         self.stop_after = stop_after
+        self.dropout = {"ar": 1.0, "mdm": 1.0}
+        """Family → factor of the loss with dropout."""
 
     def __call__(self, sweep, runs, facts, folder, *, jobs, places, may_start):
         states = []
@@ -55,7 +59,8 @@ class PlantedRuns:
                     raise TrainingStopped("by SIGINT", 130)
                 self.made.append(run.name)
                 self.train(run, facts, RunFolder(folder.run_dir(run.name)))
-            state.state, state.nll = "finished", 5.0
+            record = RunFolder(folder.run_dir(run.name)).read_info()
+            state.state, state.nll = "finished", record["best"]["nll_nats_per_token"]
         return SweepResult(sweep.name, folder.path, states)
 
     def train(self, run, facts, folder):
@@ -64,7 +69,8 @@ class PlantedRuns:
         family = run.recipe.family
         exact = LAWS[family].predict([[numbers.params, numbers.tokens, unique]])[0]
         scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
-        nll = float(exact * (1 + 0.002 * scatter.normal()))
+        factor = self.dropout[family] if run.recipe.train.hidden_dropout else 1.0
+        nll = float(factor * exact * (1 + 0.002 * scatter.normal()))
         steps = numbers.steps
         stores = {role: {"content_sha256": f"{role}-{unique}"} for role in ("train", "validation")}
         stores["validation"]["content_sha256"] = "v"
@@ -133,7 +139,7 @@ def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path
     told = json.loads((tmp_path / "study" / "study.json").read_text())
     assert "Train AR" in told["recommendation"]
     assert [stage["name"] for stage in told["stages"]] == [
-        *("prepare", "measure", "probe", "fit", "check", "plan")
+        *("prepare", "measure", "probe", "regularise", "fit", "check", "plan")
     ]
     json.dumps(made.as_dict(), allow_nan=False)
     # The same call again trains nothing and says the same.
@@ -142,6 +148,71 @@ def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path
     assert len(planted.made) == count
     assert again.recommendation == made.recommendation
     assert again.checks == made.checks
+
+
+def test_regularisation_that_helps_is_taken_for_the_recommendation(planted, text, tmp_path):
+    planted.dropout = {"ar": 0.94, "mdm": 1.05}
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    tried = {(one["family"], one["setting"]): one for one in made.regularisation}
+    assert set(tried) == {(f, s) for f in ("ar", "mdm") for s in ("dropout 0.1", "weight decay 1")}
+    ar = tried["ar", "dropout 0.1"]
+    assert ar["better"]
+    assert ar["nll"] / ar["plain"] == pytest.approx(0.94, rel=1e-6)
+    assert [key for key, one in tried.items() if one["better"]] == [("ar", "dropout 0.1")]
+    # The probe that is varied is the best one of its family.
+    losses = {
+        path.parent.name: json.loads(path.read_text())["best"]["nll_nats_per_token"]
+        for path in (tmp_path / "study" / "probes").glob("ar-*/run.json")
+    }
+    assert ar["against"] == min(losses, key=losses.get)
+    assert ", with dropout 0.1: predicted" in made.recommendation
+    assert made.held_out[0]["run"].endswith("-dropout0.1")
+    assert "without it the law says" in made.held_out[0]["note"]
+    low, high = made.held_out[0]["interval"]
+    assert low <= made.held_out[0]["seen"] <= high
+    assert not made.held_out[1]["run"].endswith("-dropout0.1")
+    recipe = load_recipe(made.recipes["ar"])
+    assert (recipe.train.hidden_dropout, recipe.train.attention_dropout) == (0.1, 0.1)
+    assert load_recipe(made.recipes["mdm"]).train.hidden_dropout == 0
+    # These runs are no points of the laws, whose figures are without.
+    assert not any("dropout" in run for fit in made.fit.families.values() for run in fit.points.run)
+    assert any("Not tried: other amounts" in note for note in made.notes)
+    page = made.page.read_text(encoding="utf-8")
+    assert 'id="regularisation"' in page
+    assert "Not tried: other amounts" in page
+    # A report made again by itself leaves these runs out of its fit as well.
+    again = write_report([tmp_path / "study"], tmp_path / "again.html")
+    fitted = again.path.read_text(encoding="utf-8").split('id="fit"')[1].split("</section>")[0]
+    assert "21 runs, R²" in fitted
+
+
+def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
+    helped = Tried(
+        family="ar",
+        setting="dropout 0.1",
+        run="r",
+        against="p",
+        epochs=16.0,
+        plain=4.0,
+        nll=3.8,
+        difference=-0.2,
+        error=0.01,
+        better=True,
+        note="",
+    )
+    assert best_setting([helped], "ar", 8.0) is helped
+    assert best_setting([helped], "ar", 7.9) is None
+    assert best_setting([helped], "mdm", 16.0) is None
+    assert "was better over 16 epochs" in left_aside([helped], "ar", 1.0)[0]
+
+
+def test_settings_without_time_are_said_not_to_be_tried(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_regularise, "SHARE", -0.5)  # as if the probes had used all of it
+    monkeypatch.setattr(study_lab, "CHECK_SHARE", 0.98)
+    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    assert all(one["nll"] is None for one in made.regularisation)
+    assert sum("not tried (no time was left" in note for note in made.notes) == 4
+    assert "dropout" not in made.recommendation
 
 
 def test_a_study_that_was_ended_goes_on(planted, text, tmp_path):

@@ -111,7 +111,7 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
             )
         best[family] = min(of_family, key=lambda pair: pair[0].nll)
     (ar, ar_record), (mdm, mdm_record) = best["ar"], best["mdm"]
-    difference, error = _difference(mdm_record, ar_record)
+    difference, error = nll_difference(mdm_record, ar_record)
     curves = {"ar": validation_curve(ar_record), "mdm": validation_curve(mdm_record)}
     meeting = meeting_point(curves["ar"], curves["mdm"])
     # The curves of training are of few mask draws. Where the evaluations do not bear out that
@@ -151,17 +151,20 @@ def _result(record: RunRecord) -> NLLResult:
     return result
 
 
-def _difference(mdm: RunRecord, ar: RunRecord) -> tuple[float, float]:
-    """NLL of `mdm` minus that of `ar` on the same documents, and its standard error."""
-    results = _result(mdm), _result(ar)
+def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
+    """NLL of `run` minus that of `other` at their best, on the same documents, and its error.
+
+    Raises RunError where one was not evaluated, or not on the same tokens in the same way.
+    """
+    results = _result(run), _result(other)
     if results[0].validation_sha256 == results[1].validation_sha256:
         try:
-            return paired_difference(_estimate(mdm), _estimate(ar))
+            return paired_difference(_estimate(run), _estimate(other))
         except ValueError:
             pass
     raise RunError(
-        f"the best checkpoints of {mdm.path} and {ar.path} were not scored on the same tokens in "
-        "the same way (another validation set, estimator or sequence length), so their NLL "
+        f"the best checkpoints of {run.path} and {other.path} were not scored on the same tokens "
+        "in the same way (another validation set, estimator or sequence length), so their NLL "
         "cannot be compared; run `epochal eval` on both again"
     )
 

@@ -56,15 +56,21 @@ def held_out(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [found] if isinstance(found, Mapping) else list(found)
 
 
+def regularised(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the study tried of regularisation; empty if it tried none."""
+    return [one for one in study.get("regularisation") or [] if isinstance(one, Mapping)]
+
+
 def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitReport | None) -> Laws:
     """The laws of `fit`, or of a fit of `law` to the runs, each family by itself.
 
-    Runs that the study held out are left out. A family whose runs cannot determine the law is
-    told so; with fewer than five runs nothing is tried. Raises UserError for an unknown law.
+    Runs that the study held out, or trained with other regularisation, are left out. A family
+    whose runs cannot determine the law is told so; with fewer than five runs nothing is tried.
+    Raises UserError for an unknown law.
     """
     if fit is not None:
         return Laws(families=dict(fit.families), notes=list(fit.notes), study=study)
-    kept = {str(one.get("run")) for one in held_out(study)}
+    kept = {str(one.get("run")) for one in (*held_out(study), *regularised(study))}
     families: dict[str, FamilyFit] = {}
     refusals: list[str] = []
     notes: list[str] = []

@@ -39,7 +39,14 @@ from epochal.report.law_figures import (
     isoflop_notes,
     law_plots,
 )
-from epochal.report.law_section import Laws, find_laws, find_plan, held_out, read_study
+from epochal.report.law_section import (
+    Laws,
+    find_laws,
+    find_plan,
+    held_out,
+    read_study,
+    regularised,
+)
 from epochal.report.plan_section import budget_plot, plan_content
 from epochal.report.svg import Plot, check_formats, inline, save
 from epochal.report.text import commands, count, listed, power_of_ten, printable, sentence
@@ -51,8 +58,11 @@ from epochal.units import format_count
 
 _SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")
 # What study.json may leave out.
-_STUDY = {"recommendation": None, "budget": None, "machine": None}
+_STUDY = {"recommendation": None, "budget": None, "machine": None, "not_tried": ""}
 _STAGE = {"name": "–", "status": "–", "seconds": None, "note": ""}
+_TRIED = dict.fromkeys(
+    ("family", "setting", "run", "against", "plain", "nll", "difference", "error")
+)
 _HELD_OUT = {"run": "–", "predicted": None, "interval": None, "seen": None, "note": ""}
 _STATUS = {
     "running": "is still running, or was killed: what follows is the state at its last line",
@@ -163,6 +173,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         isoflop_notes=isoflop_notes(laws.families),
         dropped=[d for fit in laws.families.values() for d in fit.dropped],
         held_out=[_HELD_OUT | dict(one) for one in held_out(laws.study)],
+        tried=[_TRIED | {"better": False, "note": ""} | dict(t) for t in regularised(laws.study)],
         study=_STUDY | laws.study,
         stages=[_STAGE | dict(stage) for stage in laws.study.get("stages") or []],
         stores=passport_lines(groups),
@@ -198,6 +209,7 @@ def _sections(
         ("fit", "Fit"): "quality" in plots or bool(laws.refusals),
         ("plan", "Plan"): laws.plan is not None,
         ("held-out", "Held-out run"): bool(laws.study.get("held_out")),
+        ("regularisation", "Regularisation"): bool(regularised(laws.study)),
         ("study", "Study"): bool(laws.study.get("stages")),
         ("tasks", "Tasks"): tasks,
         ("steps", "Steps"): "steps" in plots,

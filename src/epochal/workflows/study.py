@@ -12,7 +12,7 @@ from epochal.data import PreparedCorpus, prepare
 from epochal.data.builtin import builtin_documents
 from epochal.data.readers import DocumentRule
 from epochal.errors import EpochalError, UserError
-from epochal.recipe import FAMILIES
+from epochal.recipe import FAMILIES, recipe_toml
 from epochal.report import write_report
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
@@ -20,13 +20,14 @@ from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import divide
 from epochal.workflows.fit import fit
 from epochal.workflows.plan import plan
-from epochal.workflows.study_lab import Lab
+from epochal.workflows.study_lab import Lab, recommended
 from epochal.workflows.study_parts import (
     Clock,
     Stages,
     choice_words,
     reach_words,
 )
+from epochal.workflows.study_regularise import NOT_TRIED, Tried, best_setting, left_aside
 
 LEAST_BUDGET = 120.0
 """Seconds."""
@@ -51,6 +52,10 @@ class StudyResult:
     plan: PlanReport | None
     fit: FitReport | None
     held_out: list[dict[str, Any]] = field(default_factory=list)
+    regularisation: list[dict[str, Any]] = field(default_factory=list)
+    """Each family's best probe with other regularisation: NLL, difference, whether better."""
+    recipes: dict[str, str] = field(default_factory=dict)
+    """Family → recipe file of its recommendation."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -62,6 +67,8 @@ class StudyResult:
             "report": str(self.page),
             "seconds": self.seconds,
             "held_out": self.held_out,
+            "regularisation": self.regularisation,
+            "recipes": self.recipes,
             "plan": None if self.plan is None else self.plan.as_dict(),
             "fit": None if self.fit is None else self.fit.as_dict(),
         }
@@ -107,13 +114,17 @@ class _Study:
     flops: float | None
     stages: Stages = field(default_factory=Stages)
     notes: list[str] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
+    recipes: dict[str, str] = field(default_factory=dict)
 
     def run(self, text: str | Path | None, tokenizer: str | None) -> StudyResult:
         """All stages; what is done is only read."""
         corpus = self._prepare(text, tokenizer)
         lab = Lab(self.folder, self.clock, self.jobs, corpus, self.stages, self.notes)
         costs = lab.measure()
-        states, costs = lab.probe(lab.lay_out(costs), costs)
+        layout = lab.lay_out(costs)
+        states, costs = lab.probe(layout, costs)
+        self.tried = lab.regularise(states, layout, costs)
         began = time.monotonic()
         report = self._fit()
         self.stages.add("fit", began, "no law" if report is None else f"law {report.law}")
@@ -124,7 +135,7 @@ class _Study:
             for size, n in lab.params.items()
             if ("ar", size) in costs.seconds_per_token
         }
-        words, held_out, at = lab.check(report, measured, costs)
+        words, held_out, at = lab.check(report, measured, costs, self.tried)
         began = time.monotonic()
         planned = plan(
             corpus.train.unique_tokens,
@@ -136,7 +147,19 @@ class _Study:
         assert isinstance(planned, PlanReport)
         self.stages.add("plan", began, f"for {self.flops or at:.3g} FLOPs")
         names = {str(int(n)): size for size, n in measured.items()}
+        self._write_recipes(lab, planned, names)
         return self._finish(states, report, planned, names, words, held_out)
+
+    def _write_recipes(self, lab: Lab, planned: PlanReport, sizes: dict[str, str]) -> None:
+        """The recommendation, ready to train: one file per family."""
+        for one in planned.families:
+            if one.size is None:
+                continue
+            size = sizes.get(one.size.name, one.size.name)
+            recipe = recommended(lab, one.family, size, one.size.tokens, self.tried)
+            place = self.folder / f"recommended-{one.family}.toml"
+            files.write_text(place, recipe_toml(recipe))
+            self.recipes[one.family] = str(place)
 
     def _prepare(self, text: str | Path | None, tokenizer: str | None) -> PreparedCorpus:
         began = time.monotonic()
@@ -187,17 +210,27 @@ class _Study:
         held_out: list[dict[str, Any]] | None = None,
     ) -> StudyResult:
         """Say what follows, no more; write the report."""
-        verdict, recommendation = _words(planned, sizes or {}, states, report, held_out or [])
+        verdict, recommendation = _words(
+            planned, sizes or {}, states, report, held_out or [], self.tried
+        )
+        self.notes += [one.note for one in self.tried]
+        if self.tried:
+            self.notes.append(NOT_TRIED)
         if planned is not None:
             self.notes += planned.notes
             for family in planned.families:
                 self.notes += [f"{family.family}: {text}" for text in family.extrapolates]
+                if family.size is not None:
+                    self.notes += left_aside(self.tried, family.family, family.size.epochs)
         content: dict[str, Any] = {
             "budget": f"{self.clock.budget / 60:g} min",
             "machine": f"{self.jobs} runs at a time",
             "recommendation": f"{verdict} {recommendation}",
             "stages": self.stages.done,
             "held_out": held_out or [],
+            "regularisation": [one.as_dict() for one in self.tried],
+            "not_tried": NOT_TRIED if self.tried else "",
+            "recipes": self.recipes,
         }
         if report is not None and planned is not None:
             content |= {"law": report.law, "flops": planned.flops}
@@ -216,6 +249,8 @@ class _Study:
             plan=planned,
             fit=report,
             held_out=held_out or [],
+            regularisation=[one.as_dict() for one in self.tried],
+            recipes=self.recipes,
         )
 
 
@@ -225,18 +260,33 @@ def _words(
     states: list[RunState],
     report: FitReport | None,
     held_out: list[dict[str, Any]],
+    tried: list[Tried],
 ) -> tuple[str, str]:
     """(verdict, recommendation): no more than the numbers say."""
     if planned is None or report is None:
-        seen = [state for state in states if state.nll is not None]
+        seen = [(state.nll, state.name) for state in states if state.nll is not None]
+        seen += [(one.nll, one.run) for one in tried if one.nll is not None]
         if not seen:
             return "No run was finished, so nothing can be said.", "Give a larger --budget."
-        best = min(seen, key=lambda state: state.nll or 0.0)
+        nll, name = min(seen)
         return (
             "The runs do not determine a law, so nothing is predicted.",
-            f"The best run seen is {best.name} with {best.nll:.3f} nats per token.",
+            f"The best run seen is {name} with {nll:.3f} nats per token.",
         )
-    order = sorted(planned.families, key=lambda p: (p.family != planned.winner, p.loss))
+    taken = {
+        one.family: best_setting(tried, one.family, one.size.epochs)
+        for one in planned.families
+        if one.size is not None
+    }
+
+    def ratio(family: str) -> float:
+        found = taken.get(family)
+        return 1.0 if found is None else found.ratio
+
+    # What regularisation brought is no part of the laws; it may turn the order round.
+    by_loss = sorted(planned.families, key=lambda p: p.loss * ratio(p.family))
+    turned = planned.winner is not None and by_loss[0].family != planned.winner
+    order = by_loss if turned else sorted(by_loss, key=lambda p: p.family != planned.winner)
     choice = order[0].size
     # Its first part, up to where it would speak of compute that nobody measured.
     first = planned.verdict.split("; ")[0]
@@ -247,7 +297,12 @@ def _words(
     named = replace(choice, name=sizes.get(choice.name, choice.name))
     phrase = choice_words(order[0].family, named, int(planned.unique_tokens))
     lead = "Train" if planned.winner else "Neither is clearly better; the lower prediction is"
-    text = f"{lead} {phrase}: predicted {choice.loss:.3f} nats per token."
+    if turned:
+        lead = "With what regularisation brought, the order turns round, so it is close; train"
+    setting = taken.get(order[0].family)
+    with_it = f", with {setting.setting}" if setting else ""
+    loss = choice.loss * ratio(order[0].family)
+    text = f"{lead} {phrase}{with_it}: predicted {loss:.3f} nats per token."
     missed = [
         result
         for result in held_out

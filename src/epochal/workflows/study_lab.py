@@ -1,10 +1,11 @@
-"""The work of a study that takes time: measuring, the probe sweep, the runs that check."""
+"""The work of a study that takes time: measuring, the probes, the runs that check."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from epochal.sweeps.listing import CorpusFacts
 from epochal.sweeps.record import RunState, SweepFolder
 from epochal.sweeps.slots import divide
 from epochal.training.device import find_device
+from epochal.workflows import study_regularise as regularise
 from epochal.workflows.compare import compare_existing
 from epochal.workflows.measure import measure_sizes
 from epochal.workflows.study_parts import (
@@ -34,9 +36,10 @@ from epochal.workflows.study_parts import (
     held_out_words,
     run_keys,
 )
+from epochal.workflows.study_regularise import Tried, Variant
 from epochal.workflows.sweep import run_all
 
-CHECK_SHARE = 0.22
+CHECK_SHARE = 0.20
 """Share of the budget for the runs that check the recommendation."""
 TAIL_SECONDS = 25.0
 """For fitting, planning and the report."""
@@ -105,7 +108,7 @@ class Lab:
             return Layout([Probe(**probe) for probe in known["probes"]])
         length, batch = rows_of_machine()
         unique = self.corpus.train.unique_tokens
-        spare = self.clock.budget * (1 - CHECK_SHARE) - TAIL_SECONDS - self.clock.used
+        spare = self._end_of_probes - self.clock.used
         try:
             layout = lay_out(costs, self.params, unique, spare * self.jobs, 8 * length * batch)
         except UserError as error:
@@ -123,10 +126,15 @@ class Lab:
         )
         return layout
 
+    @property
+    def _end_of_probes(self) -> float:
+        """Seconds of the budget after which no probe is begun that would not end by then."""
+        return self.clock.budget * (1 - CHECK_SHARE - regularise.SHARE) - TAIL_SECONDS
+
     def probe(self, layout: Layout, costs: Costs) -> tuple[list[RunState], Costs]:
         """Run the probe sweep; the states of its runs, and costs corrected by what was seen."""
         began = time.monotonic()
-        until = self.clock.budget * (1 - CHECK_SHARE) - TAIL_SECONDS
+        until = self._end_of_probes
         probes = {_name(probe): probe for probe in layout.probes}
         lengths = {name: {"train.epochs": probe.epochs} for name, probe in probes.items()}
         states, factor = self._train("probes", probes, lengths, until)
@@ -139,6 +147,43 @@ class Lab:
             self.notes.append(f"failed and left out: {', '.join(failed)}")
         self.stages.add("probe", began, f"{finished} of {len(states)} runs finished")
         return states, replace(costs, factor=max(0.5, factor))
+
+    def regularise(self, states: list[RunState], layout: Layout, costs: Costs) -> list[Tried]:
+        """Train each family's best probe again with other regularisation; what came of it."""
+        began = time.monotonic()
+        until = self.clock.budget * (1 - CHECK_SHARE) - TAIL_SECONDS
+        wanted = self._variants(states, layout, costs, until)
+        if not wanted:
+            return []
+        made, _ = self._train(
+            "regularisation",
+            {one.name: one.run for one in wanted},
+            {one.name: one.keys for one in wanted},
+            until,
+        )
+        tried = regularise.judge(wanted, made)
+        done = [one for one in tried if one.nll is not None]
+        note = f"{len(done)} of {len(tried)} runs finished, {sum(t.better for t in done)} better"
+        self.stages.add("regularise", began, note)
+        return tried
+
+    def _variants(
+        self, states: list[RunState], layout: Layout, costs: Costs, until: float
+    ) -> list[Variant]:
+        """What to train again. It is kept, so that a study that goes on trains the same."""
+        probes = {_name(probe): probe for probe in layout.probes}
+        known = self.clock.state.get("regularise")
+        if known is None or known["budget"] != self.clock.budget:
+            # Two families share the slots; a setting of each comes before the next setting.
+            seconds = (until - self.clock.used) * min(self.jobs, len(FAMILIES)) / len(FAMILIES)
+            wanted = regularise.variants(
+                states, probes, replace(costs, factor=1.0), seconds / costs.factor
+            )
+            chosen = sorted({one.probe.name for one in wanted})
+            known = {"budget": self.clock.budget, "probes": chosen}
+            self.clock.save(regularise=known)
+        again = [state for state in states if state.name in known["probes"]]
+        return regularise.variants(again, probes, replace(costs, factor=1.0), float("inf"))
 
     def _train(
         self,
@@ -183,30 +228,37 @@ class Lab:
         return result.runs, factor()
 
     def check(
-        self, report: FitReport, params: dict[str, float], costs: Costs
+        self,
+        report: FitReport,
+        params: dict[str, float],
+        costs: Costs,
+        tried: list[Tried],
     ) -> tuple[list[str], list[dict[str, Any]], float]:
         """Train each family's recommendation at what the rest of the budget buys.
 
-        (sentences, held-out results, FLOPs). The compute is kept, so that a study that goes on
-        checks the same.
+        With the regularisation that was better at its best probe, if any. The compute is kept,
+        so that a study that goes on checks the same. (sentences, held-out results, FLOPs).
         """
         began = time.monotonic()
         at = self._check_flops(report, params, costs)
         unique = self.corpus.train.unique_tokens
         probes: dict[str, Probe] = {}
         lengths: dict[str, dict[str, Any]] = {}
-        expected: dict[str, float] = {}
+        expected: dict[str, tuple[float, Tried | None]] = {}
         for family, law in report.families.items():
             best = choose(law, unique, at, params)
             seconds = replace(costs, factor=1.0).seconds(family, best.name, best.tokens)
             name = f"held-out-{family}-{best.name}"
+            taken = regularise.best_setting(tried, family, best.epochs)
+            if taken is not None:
+                name += f"-{taken.setting.replace(' ', '')}"
             probes[name] = Probe(family, best.name, unique, best.epochs, seconds)
-            lengths[name] = {"train.tokens": int(best.tokens)}
-            expected[name] = best.loss
+            lengths[name] = {"train.tokens": int(best.tokens), **(taken.keys if taken else {})}
+            expected[name] = best.loss, taken
         until = self.clock.budget - TAIL_SECONDS / 2
         states, _ = self._train("held-out", probes, lengths, until)
         done = [state for state in states if state.state == "finished"]
-        results = [self._compare(report, expected[state.name], state) for state in done]
+        results = [self._compare(report, *expected[state.name], state) for state in done]
         words = [str(result["note"]) for result in results]
         words += [
             f"{state.name} was not checked: {state.why or state.state}"
@@ -231,31 +283,50 @@ class Lab:
             self.clock.save(check=known)
         return float(known["flops"])
 
-    def _compare(self, report: FitReport, predicted: float, state: RunState) -> dict[str, Any]:
+    def _compare(
+        self, report: FitReport, loss: float, taken: Tried | None, state: RunState
+    ) -> dict[str, Any]:
         """Prediction and outcome of a held-out run.
 
-        `predicted` is the planner's figure; the interval is the law's, with twice the scatter
-        of the runs it was fitted to on either side.
+        `loss` is the planner's figure; the interval is the law's, with twice the scatter of the
+        runs it was fitted to on either side. The law knows no regularisation: where one was
+        `taken`, the prediction falls by the share it brought at the probe, and the interval
+        reaches from there to where it brings nothing.
         """
         law = report.families[state.family]
         point = read_points([state.run_dir])
         where = (point.params, point.tokens, point.unique_tokens)
         low, high = (float(end[0]) for end in law.predict_interval(*where))
-        scatter = 2 * float(law.residuals.std()) * predicted
-        low, high, seen = min(low, predicted) - scatter, max(high, predicted) + scatter, point.loss
-        note = held_out_words(state.family, float(seen[0]), predicted, low, high)
+        scatter = 2 * float(law.residuals.std()) * loss
+        ratio = 1.0 if taken is None else taken.ratio
+        predicted = loss * ratio
+        low, high = (min(low, loss) - scatter) * ratio, max(high, loss) + scatter
+        seen = float(point.loss[0])
+        note = held_out_words(state.family, seen, predicted, low, high)
+        if taken is not None:
+            note += f", with {taken.setting} (without it the law says {loss:.3f})"
         return {
             "run": state.name,
             "family": state.family,
             "predicted": predicted,
             "interval": [low, high],
-            "seen": float(seen[0]),
+            "seen": seen,
             "note": note,
         }
 
 
 def _name(probe: Probe) -> str:
     return f"{probe.family}-{probe.size}-U{probe.unique_tokens}-{probe.epochs:g}ep"
+
+
+def recommended(lab: Lab, family: str, size: str, tokens: float, tried: Sequence[Tried]) -> Recipe:
+    """The recipe of one family's recommendation, on the whole text."""
+    unique = lab.corpus.train.unique_tokens
+    taken = regularise.best_setting(tried, family, tokens / min(tokens, unique))
+    length = {"train.tokens": int(tokens), **(taken.keys if taken else {})}
+    probe = Probe(family, size, unique, tokens / unique, 0.0)
+    recipe = _recipe(lab.settings, probe, length)
+    return replace(recipe, run_dir=(lab.folder / f"recommended-{family}").as_posix())
 
 
 def rows_of_machine() -> tuple[int, int]:

@@ -27,7 +27,9 @@ TINY = Setting(
     bf16=False,
     compiled=False,
 )
-OPTIONS = Options(rounds=2, setting=TINY, memory=False, estimator_steps=30, estimator_repeats=6)
+OPTIONS = Options(
+    rounds=2, setting=TINY, memory=False, estimator_steps=30, estimator_repeats=6, fit_starts=2
+)
 
 
 def test_ratios_are_taken_round_by_round():
@@ -87,6 +89,15 @@ def test_each_part_gives_finite_rows(name):
     rows = run_parts([name], OPTIONS)
     assert {row.part for row in rows} == {name}
     assert all(math.isfinite(row.value) and row.low <= row.value <= row.high for row in rows)
+
+
+def test_a_fit_ends_no_higher_than_the_peer():
+    """All figures are of one problem; whether it is 100 times as fast is for the command to say."""
+    rows = {row.name: row for row in run_parts(["fit"], OPTIONS)}
+    assert rows["objective above the peer's lowest"].value <= 1e-9
+    fit, peer = rows["fit of 240 points"], rows["L-BFGS-B, 4500 starts"]
+    ratio = rows["fit against L-BFGS-B, 4500 starts"]
+    assert peer.low / fit.high <= ratio.value <= peer.high / fit.low
 
 
 def test_our_estimator_has_less_noise_and_the_papers_mean():

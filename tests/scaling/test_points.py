@@ -82,6 +82,18 @@ def test_runs_on_other_validation_tokens_are_refused_unless_forced(tmp_path):
     assert len(read_points([tmp_path], force=True)) == 2
 
 
+def test_runs_of_other_sequence_lengths_are_refused_unless_forced(tmp_path):
+    make_run(tmp_path / "a", "ar", [4.0, 3.0])
+    make_run(tmp_path / "b", "ar", [4.0, 3.0])
+    for name, length in (("a", 101), ("b", 2048)):
+        info = json.loads((tmp_path / name / "run.json").read_text())
+        info["numbers"]["sequence_length"] = length
+        (tmp_path / name / "run.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"not the same sequence length \(101 and 2048\)"):
+        read_points([tmp_path])
+    assert len(read_points([tmp_path], force=True)) == 2
+
+
 def test_places_without_runs(tmp_path):
     with pytest.raises(RunError, match="holds no runs"):
         read_points([tmp_path])

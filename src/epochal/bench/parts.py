@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from epochal import progress
 from epochal.bench.evaluation import evaluation_rows
+from epochal.bench.fit import fit_rows
 from epochal.bench.memory import can_measure, peak_memory
 from epochal.bench.steps import VARIANTS, Setting, make_step
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
@@ -48,6 +49,8 @@ class Options:
     """Training steps of the small model whose bound is estimated."""
     estimator_repeats: int = 48
     """Independent evaluations from which an estimator's variance is taken."""
+    fit_starts: int = 30
+    """Of the peer's 4500 starts, how many are run per round."""
 
 
 def bench_step(options: Options) -> list[Row]:
@@ -223,6 +226,7 @@ PARTS: dict[str, Callable[[Options], list[Row]]] = {
     "loader": bench_loader,
     "estimator": bench_estimator,
     "eval": lambda options: evaluation_rows(options.setting, options.rounds),
+    "fit": lambda options: fit_rows(options.rounds, options.fit_starts),
     "step": bench_step,
 }
 

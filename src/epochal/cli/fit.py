@@ -11,6 +11,7 @@ from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from epochal.scaling import FamilyFit, FitReport
+    from epochal.scaling.isoflop import IsoFlop
 
 WIDTH = 92
 _MOST = 8
@@ -47,7 +48,9 @@ LAWS = ("chinchilla", "data-constrained", "overfitting", "penalty", "coupled")
 @click.option(
     "--where", multiple=True, metavar="COLUMN=TEXT", help="Only rows of the CSV with that text."
 )
-@click.option("--force", is_flag=True, help="Fit runs of several validation sets or tokenizers.")
+@click.option(
+    "--force", is_flag=True, help="Fit runs of several corpora, tokenizers or lengths of rows."
+)
 @click.option(
     "--out", metavar="FILE", help="Save the law, .toml or .json, for `epochal plan --laws`."
 )
@@ -181,11 +184,22 @@ def _sentences(fitted: FamilyFit) -> list[str]:
             f"{100 * held['largest_relative_error']:.2f} %)"
         )
     if fitted.isoflop is not None and fitted.isoflop.params_exponent is not None:
-        lines.append(f"isoFLOP parabolas: N_opt grows as C^{fitted.isoflop.params_exponent:.3f}")
+        lines.append(_isoflop_words(fitted.isoflop))
     lines += [f"left out: {dropped.run} – {dropped.reason}" for dropped in fitted.dropped[:_MOST]]
     if len(fitted.dropped) > _MOST:
         lines.append(f"left out: {len(fitted.dropped) - _MOST} more, all in --json")
     return lines + fitted.notes
+
+
+def _isoflop_words(found: IsoFlop) -> str:
+    """The line through the parabolas' vertices, and how far sampling moves it."""
+    words = (
+        f"isoFLOP parabolas: N_opt = {found.params_scale:.3g}·C^{found.params_exponent:.3f}, D_opt "
+        f"grows as C^{found.tokens_exponent:.3f}"
+    )
+    if found.central_params_exponent is not None:
+        words += f"; N_opt's exponent near the minima alone: {found.central_params_exponent:.3f}"
+    return words
 
 
 def _note(text: str) -> None:

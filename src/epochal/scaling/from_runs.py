@@ -29,8 +29,8 @@ def read_points(places: Sequence[str | Path], at: At = "final", force: bool = Fa
     """The points of the runs among and below `places`.
 
     Runs that diverged, go on or were ended early are left out and listed. Raises RunError for
-    a place without runs, DataError for runs of several validation sets or tokenizers unless
-    `force`.
+    a place without runs, DataError for runs of several validation sets, tokenizers or sequence
+    lengths unless `force`.
     """
     records = [RunRecord(path) for path in _find(places)]
     if not force:
@@ -128,7 +128,7 @@ def _hidden(path: Path, place: Path) -> bool:
 
 
 def _check_alike(records: Sequence[RunRecord]) -> None:
-    """Losses on other validation tokens, or in other tokens, are not comparable."""
+    """Losses on other validation tokens, in other tokens or with less context do not compare."""
     first: dict[str, tuple[Any, str]] = {}
     for record in records:
         corpus = record.info.get("corpus") or {}
@@ -136,13 +136,18 @@ def _check_alike(records: Sequence[RunRecord]) -> None:
         of_run = {
             "validation set": validation.get("content_sha256"),
             "vocabulary": record.numbers.get("vocabulary"),
+            "sequence length": record.numbers.get("sequence_length"),
         }
         for what, value in of_run.items():
+            if value is None:
+                continue
             known, name = first.setdefault(what, (value, record.name))
-            if value is not None and known is not None and value != known:
+            if value != known:
+                both = f" ({known} and {value})" if isinstance(value, int) else ""
                 raise DataError(
-                    f"the runs {name} and {record.name} have not the same {what}, so their losses "
-                    "are not comparable; give runs of one corpus and tokenizer, or add --force"
+                    f"the runs {name} and {record.name} have not the same {what}{both}, so "
+                    " their losses are not comparable; give runs of one corpus, tokenizer and "
+                    "sequence length, or add --force"
                 )
 
 

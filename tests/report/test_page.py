@@ -234,3 +234,15 @@ def test_the_command_with_a_mistake(both, capsys):
     assert run_command("report", both / "nowhere") == 2
     assert "there is no folder" in capsys.readouterr().err
     assert run_command("report") == 2
+
+
+def test_a_run_that_can_go_on_is_advised(tmp_path):
+    curve = [5.0, 4.7, 4.4, 4.2, 4.1, 4.0, 4.05, 4.2, 4.4, 4.6]
+    make_run(tmp_path / "going", "ar", curve, status="running", evaluated=False)
+    make_run(tmp_path / "done", "ar", curve)
+    page = write_report([tmp_path], tmp_path / "page.html").path.read_text(encoding="utf-8")
+    said = page.split('id="advice"')[1].split("</section>")[0]
+    assert (
+        "going: Validation has turned: it was lowest at epoch 6 and has risen by 0.600 nats" in said
+    )
+    assert "done:" not in said

@@ -135,3 +135,17 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
     epochal.train(None, values)
     assert heard[0] == ""
     assert any(word.startswith(("law: best at epoch", "best near", "turned")) for word in heard)
+
+
+def test_an_hour_beyond_reach_is_not_spoken_of():
+    """A run of half a minute: an hour would be 120 times as long, of which nobody knows."""
+    _, best = truth()
+    advice = advise(lines(0.5 * best, noise=0.002), numbers=NUMBERS, seconds=30.0)
+    assert advice.beyond_reach
+    assert "another hour" not in advice.sentence
+    assert "training on to 3 times these epochs" in advice.sentence
+    assert "3× longer: " in advice.short
+    long = advise(lines(0.5 * best, noise=0.002), numbers=NUMBERS, seconds=36000.0)
+    assert not long.beyond_reach
+    assert "another hour would lower it" in long.sentence
+    assert "1 h more: -" in long.short

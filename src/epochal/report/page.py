@@ -52,6 +52,7 @@ from epochal.report.svg import Plot, check_formats, inline, save
 from epochal.report.text import commands, count, listed, power_of_ten, printable, sentence
 from epochal.report.verdicts import Group, group_runs
 from epochal.scaling import FitReport
+from epochal.scaling.advisor import advise
 from epochal.scaling.known import find_form
 from epochal.scaling.planner import PlanReport
 from epochal.units import format_count
@@ -156,12 +157,17 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Of runs that may go on; one that was never evaluated has nothing to be advised on.
+    open_runs = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
     environment.filters |= {"printable": printable, "sentence": sentence, "commands": commands}
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         title=_title(runs, groups),
         groups=groups,
         rows=[_row(run) for run in runs],
+        advice=[
+            (run.label, advise(run.record, laws.families.get(run.family))) for run in open_runs
+        ],
         warnings=[warning for group in groups for warning in _warnings(group)],
         plots={name: [_shown(plot) for plot in plots.get(name, [])] for name in _SECTIONS},
         unfinished=any(run.status != "finished" for run in runs),
@@ -178,7 +184,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         stages=[_STAGE | dict(stage) for stage in laws.study.get("stages") or []],
         stores=passport_lines(groups),
         tasks=(tasks := task_rows(runs)),
-        sections=_sections(plots, laws, any(run.samples for run in runs), bool(tasks)),
+        sections=_sections(plots, laws, any(run.samples for run in runs), bool(tasks), open_runs),
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups) and bool(several(runs)),
@@ -195,12 +201,13 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
 
 
 def _sections(
-    plots: dict[str, list[Plot]], laws: Laws, texts: bool, tasks: bool
+    plots: dict[str, list[Plot]], laws: Laws, texts: bool, tasks: bool, open_runs: list[Run]
 ) -> list[tuple[str, str]]:
     """(anchor, name) of the page's sections, for its list of contents."""
     there = {
         ("corpus", "Corpus"): True,
         ("runs", "Runs"): True,
+        ("advice", "Going on"): bool(open_runs),
         ("epochs", "Epochs"): "epochs" in plots,
         ("compute", "Compute"): "flops" in plots,
         ("isoflop", "Best size"): "isoflop" in plots,

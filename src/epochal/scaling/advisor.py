@@ -51,6 +51,9 @@ class Advice:
     next_hour: float | None
     """Nats by which the NLL would fall over the next hour (negative: rise)."""
     next_hour_interval: tuple[float, float] | None
+    beyond_reach: bool = False
+    """Whether an hour is more than can be foreseen: `next_hour` is then of training on to
+    three times the epochs so far."""
     short: str
     """For a progress line; empty where nothing can be said."""
     sentence: str
@@ -102,6 +105,7 @@ def advise(
         seen_epoch=float(epochs[lowest]),
         next_hour=gain,
         next_hour_interval=spread,  # type: ignore[arg-type]
+        beyond_reach=ahead is not None and ahead > AHEAD,
         short="",
         sentence="",
     )
@@ -218,9 +222,14 @@ def _words(advice: Advice, rise: float) -> Advice:
     if advice.next_hour is not None and advice.next_hour_interval is not None:
         low, high = advice.next_hour_interval
         verb = "lower" if advice.next_hour >= 0 else "raise"
+        what = "another hour would"
+        if advice.beyond_reach:
+            what = f"training on to {AHEAD:g} times these epochs, less than an hour, would"
         parts.append(
-            f"another hour would {verb} it by about {abs(advice.next_hour):.3f} nats "
-            f"({low:+.3f} – {high:+.3f} gained)"
+            f"{what} {verb} it by about {abs(advice.next_hour):.3f} nats "
+            f"({low:+.3f} to {high:+.3f} gained)"
         )
+        time = f"{AHEAD:g}× longer" if advice.beyond_reach else "1 h more"
+        short = f"{short}; {time}: {-advice.next_hour:+.3f}".removeprefix("; ")
     sentence = "; ".join(parts)
     return replace(advice, short=short, sentence=f"{sentence[0].upper()}{sentence[1:]}.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from epochal.runs import RunRecord
+from epochal.training import trackers
 from epochal.training.trackers import Trackers, numbers
 from epochal.workflows.train import train
 from tiny_runs import final_files, overrides
@@ -122,18 +125,49 @@ def test_one_that_fails_is_named_once_and_dropped(tmp_path, monkeypatch, capsys,
         monkeypatch.setitem(sys.modules, other, Fake(other))
     failing = Fake(name, moment, how)
     monkeypatch.setitem(sys.modules, name, failing)
-    trackers = Trackers(NAMES, tmp_path, "p", {})
-    if moment == "log_params":
-        trackers = Trackers(NAMES, tmp_path / "fresh", "p", {"a": 1})
+    place, config = (tmp_path / "fresh", {"a": 1}) if moment == "log_params" else (tmp_path, {})
+    made = Trackers(NAMES, place, "p", config)
     for step in range(3):
-        trackers.line("train", step, {"loss": 1.0})
-    trackers.close("finished")
+        made.line("train", step, {"loss": 1.0})
+    made.close("finished")
     said = capsys.readouterr().err
     assert said.count(f"the tracker {name} failed (the server is gone)") == 1
     assert len(failing.told(moment)) == 1
     for other in others:
         log = "log_metrics" if other == "mlflow" else "log"
         assert len(sys.modules[other].told(log)) == 3
+
+
+@pytest.mark.parametrize("moment", ["init", "log", "finish"])
+def test_one_that_hangs_does_not_hold_the_run_up(tmp_path, monkeypatch, capsys, moment):
+    never = threading.Event()
+
+    class Hanging(Fake):
+        def _call(self, what, *given, **named):
+            if what == self.fails:
+                never.wait()
+            return super()._call(what, *given, **named)
+
+    monkeypatch.setattr(trackers, "START_SECONDS", 0.2)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(trackers, "WAITING_LINES", 50)
+    monkeypatch.setitem(sys.modules, "wandb", Hanging("wandb", moment))
+    monkeypatch.setitem(sys.modules, "trackio", Fake("trackio"))
+    begin = time.monotonic()
+    made = Trackers(("wandb", "trackio"), tmp_path, "p", {})
+    lines = 3 if moment == "finish" else 80
+    for step in range(lines):
+        made.line("train", step, {"loss": 1.0})
+        time.sleep(0.005)
+    made.close("finished")
+    assert time.monotonic() - begin < 5
+    said = capsys.readouterr().err
+    assert said.count("the tracker wandb failed (") == 1
+    assert ("50 lines wait for it" in said) == (moment != "finish")
+    assert ("did not end within 0.2 s" in said) == (moment == "finish")
+    assert len(sys.modules["trackio"].told("log")) == lines
+    assert sys.modules["trackio"].told("finish")
+    never.set()
 
 
 def test_the_run_is_not_harmed(tiny_corpus, tmp_path, monkeypatch, capsys):

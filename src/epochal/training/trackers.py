@@ -1,15 +1,20 @@
 """Where else a run's figures go: TensorBoard, Weights & Biases, trackio, MLflow.
 
-All are optional, and none can harm the run: one that raises, at whatever moment, is named once and
-dropped. What the run itself keeps is metrics.jsonl, always.
+All are optional, and none can harm the run: one that raises or hangs, at whatever moment, is named
+once and dropped. What the run itself keeps is metrics.jsonl, always.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import queue
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +22,12 @@ from epochal import files
 from epochal.progress import say
 
 Values = dict[str, float]
+WAITING_LINES = 1000
+"""A tracker that leaves so many lines unsent is dropped. This and the times are chosen by us."""
+START_SECONDS = 60.0
+CLOSE_SECONDS = 30.0
+_ids = threading.Lock()
+"""Trackers start side by side and share trackers.json."""
 
 
 class Tracker(Protocol):
@@ -32,49 +43,97 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All trackers of a run, of which each may fail."""
+    """All trackers of a run, of which each may fail or hang."""
 
     def __init__(
         self, names: tuple[str, ...], folder: Path, project: str, config: dict[str, Any]
     ) -> None:
-        """`config` are the recipe's keys, as dotted names, and whatever else identifies the run."""
-        self._live: dict[str, Tracker] = {}
-        self._failures = 0
-        for name in dict.fromkeys(names):
-            start = _KINDS[name]
-            try:
-                self._live[name] = start(folder, project, config)
-            except ImportError:
-                say(f"nothing goes to {name}: it is not installed (pip install {name})")
-            except (Exception, SystemExit) as error:
-                self._report(name, error)
+        """`config` are the recipe's keys, as dotted names, and whatever else identifies the run.
+
+        Waits until each has started, but no longer than START_SECONDS in all.
+        """
+        self._senders = [
+            _Sender(name, partial(_KINDS[name], folder, project, config))
+            for name in dict.fromkeys(names)
+        ]
+        end = time.monotonic() + START_SECONDS
+        for sender in self._senders:
+            if not sender.started.wait(max(0.0, end - time.monotonic())):
+                say(
+                    f"the tracker {sender.name} has not started after {START_SECONDS:g} s; the run "
+                    "goes on and keeps its figures for it"
+                )
 
     @property
     def names(self) -> list[str]:
         """Trackers that have not failed."""
-        return list(self._live)
+        return [sender.name for sender in self._senders if sender.alive]
 
     def line(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """The numbers of a line of metrics.jsonl."""
         flat = dict(numbers(values, f"{kind}/"))
-        self._each(lambda tracker: tracker.log(flat, step))
+        for sender in self._senders:
+            sender.put(lambda tracker: tracker.log(flat, step))
 
     def close(self, status: str) -> None:
-        """End all."""
-        self._each(lambda tracker: tracker.close(status))
-        self._live.clear()
+        """End all; wait for what they have not sent yet, but no longer than CLOSE_SECONDS."""
+        for sender in self._senders:
+            sender.put(lambda tracker: tracker.close(status))
+            sender.put(None)
+        end = time.monotonic() + CLOSE_SECONDS
+        for sender in self._senders:
+            sender.wait(max(0.0, end - time.monotonic()))
+        self._senders = []
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._live.items()):
-            try:
+
+class _Sender:
+    """Starts and serves one tracker in a thread of its own, so that the run never waits for it."""
+
+    def __init__(self, name: str, start: Callable[[], Tracker]) -> None:
+        self.name, self.alive = name, True
+        self.started = threading.Event()
+        self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(WAITING_LINES)
+        context = copy_context()  # whether anything is shown
+        work = partial(context.run, self._work, start)
+        self._thread = threading.Thread(target=work, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[[Tracker], None] | None) -> None:
+        """Have it called soon; a tracker that leaves too many waiting is dropped."""
+        if not self.alive:
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._drop(f"{WAITING_LINES:,} lines wait for it")
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the thread; say so if it does not come."""
+        if not self.alive:
+            return
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._drop(f"it did not end within {CLOSE_SECONDS:g} s")
+
+    def _work(self, start: Callable[[], Tracker]) -> None:
+        try:
+            tracker = start()
+            self.started.set()
+            while self.alive and (call := self._calls.get()) is not None:
                 call(tracker)
-            except (Exception, SystemExit) as error:
-                del self._live[name]
-                self._report(name, error)
+        except ImportError:
+            self.alive = False
+            say(f"nothing goes to {self.name}: it is not installed (pip install {self.name})")
+        except (Exception, SystemExit) as error:
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            self._drop(first)
+        finally:
+            self.started.set()
 
-    def _report(self, name: str, error: BaseException) -> None:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        say(f"the tracker {name} failed ({first}); the run goes on without it")
+    def _drop(self, why: str) -> None:
+        if self.alive:
+            self.alive = False
+            say(f"the tracker {self.name} failed ({why}); the run goes on without it")
 
 
 def numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -93,14 +152,21 @@ def numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 def _kept_id(folder: Path, name: str, make: Callable[[], str]) -> str:
     """The run's id in a tracker, which a resumed run goes on with: in trackers.json."""
     path = folder / "trackers.json"
+    known = _known_ids(path)
+    if name not in known:
+        made = make()
+        with _ids:
+            files.write_json(path, _known_ids(path) | {name: made})
+        return made
+    return known[name]
+
+
+def _known_ids(path: Path) -> dict[str, str]:
     try:
         known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        known = {}
-    if name not in known:
-        known[name] = make()
-        files.write_json(path, known)
-    return known[name]
+        return {}
+    return known
 
 
 class _TensorBoard:

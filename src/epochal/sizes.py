@@ -30,6 +30,20 @@ PEAK_BF16 = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
+# Memory of the same in bytes, from their data sheets; of an A100 the larger of the two on sale.
+MEMORY = {
+    "H200": 141e9,
+    "H100 PCIe": 80e9,
+    "H100": 80e9,
+    "GH200": 96e9,
+    "B200": 180e9,
+    "A100": 80e9,
+    "L40S": 48e9,
+    "L4": 24e9,
+    "A10": 24e9,
+    "RTX 4090": 24e9,
+    "RTX 3090": 24e9,
+}
 DEFAULT_MFU = 0.4
 """Share of the peak that a run is taken to reach where nothing was measured. Chosen by us."""
 
@@ -200,11 +214,19 @@ def gpu_peak(name: str) -> float:
 
     Raises RecipeError that lists the names known.
     """
+    return PEAK_BF16[_known_gpu(name)]
 
+
+def gpu_memory(name: str) -> float:
+    """Memory of an accelerator in bytes. Raises RecipeError that lists the names known."""
+    return MEMORY[_known_gpu(name)]
+
+
+def _known_gpu(name: str) -> str:
     def plain(text: str) -> str:
         return text.lower().replace(" ", "").replace("-", "").replace("_", "")
 
-    known = {plain(one): peak for one, peak in PEAK_BF16.items()}
+    known = {plain(one): one for one in PEAK_BF16}
     if plain(name) not in known:
         raise RecipeError(f"there is no GPU {name!r} here; known are {', '.join(PEAK_BF16)}")
     return known[plain(name)]

@@ -306,6 +306,19 @@ def test_budgets():
         epochal.plan(1e8, 1e20, laws="papers")
 
 
+def test_models_that_do_not_fit_the_gpus_are_told():
+    def notes(gpus, sizes, hours=24):
+        report = epochal.plan(1e10, gpus=gpus, hours=hours, sizes=sizes)
+        return [n for n in report.notes if " GB on " in n]
+
+    assert notes("8xH100", ["106M"]) == []
+    sharded = notes("8xH100", ["16183M"], hours=1000)
+    assert all("parallel.zero=3" in note for note in sharded)
+    assert len(sharded) == 2
+    assert all("does not fit" in note for note in notes("1xL4", ["16183M"], hours=1000))
+    assert not [n for n in epochal.plan(1e10, 1e24, sizes=["16183M"]).notes if " GB on " in n]
+
+
 def test_the_reverse_question():
     report = epochal.plan(flops=1e20)
     assert isinstance(report, ReverseReport)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from epochal.data.opened import open_corpus
@@ -16,6 +17,7 @@ from epochal.scaling.presets import NOTES, PRESETS, preset
 from epochal.scaling.result import FitReport
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, gpu_peak
 from epochal.units import format_count
+from epochal.workflows.plan_memory import memory_notes
 
 Laws = str | Path | FitReport | Mapping[str, KnownLaw]
 
@@ -54,14 +56,14 @@ def plan(
             )
     if unique_tokens is None:
         return make_reverse(known, budget, notes)
-    return make_plan(
-        known,
-        unique_tokens,
-        budget,
-        vocabulary=vocabulary or GPT2_VOCABULARY,
-        sizes=sizes,
-        notes=notes,
+    vocabulary = vocabulary or GPT2_VOCABULARY
+    report = make_plan(
+        known, unique_tokens, budget, vocabulary=vocabulary, sizes=sizes, notes=notes
     )
+    if gpus is None:
+        return report
+    more = memory_notes(report, *_gpus(gpus), vocabulary)
+    return replace(report, notes=[*more, *report.notes])
 
 
 def find_laws(laws: Laws) -> tuple[dict[str, KnownLaw], list[str]]:
@@ -91,17 +93,23 @@ def _budget(
         raise UserError("give the budget: --flops 1e20, or --gpus 8xH100 --hours 24")
     if not 0 < mfu <= 1 or not hours > 0:
         raise UserError(f"--hours {hours:g} and --mfu {mfu:g}: hours above 0 and 0 < MFU ≤ 1")
-    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.+?)\s*", gpus)
-    assert match is not None
-    count = int(match[1] or 1)
-    peak = gpu_peak(match[2])
+    count, name = _gpus(gpus)
+    peak = gpu_peak(name)
     total = count * peak * mfu * 3600 * hours
     if total <= 0:
         raise UserError(f"--gpus {gpus!r} is no GPU; write for example 8xH100")
     return total, [
-        f"{count} × {match[2]} for {hours:g} h at {100 * mfu:g} % of {format_count(peak)} FLOP/s: "
+        f"{count} × {name} for {hours:g} h at {100 * mfu:g} % of {format_count(peak)} FLOP/s: "
         f"{format_count(total)} FLOPs (the share is an assumption; `epochal bench` measures it)"
     ]
+
+
+def _gpus(text: str) -> tuple[int, str]:
+    """Number and name: 8 and H100 of 8xH100. Raises UserError."""
+    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.+?)\s*", text)
+    if match is None:
+        raise UserError(f"--gpus {text!r} is no GPU; write for example 8xH100")
+    return int(match[1] or 1), match[2]
 
 
 def vocabulary_of(vocabulary: int | None, corpus: str | Path | None) -> int:

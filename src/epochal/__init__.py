@@ -5,7 +5,7 @@ Everything the command line does, for notebooks and scripts:
     import epochal
     epochal.prepare("my_text/", "corpus")
     result = epochal.compare("quickstart", ["data.corpus=corpus"])
-    model = epochal.load("runs/quickstart/mdm")
+    model = epochal.load("quickstart/mdm")
     model.generate("The [MASK:3] of")
 
 Names are imported when they are first used, so that `import epochal` does not wait for torch.

@@ -35,6 +35,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0)
+        if error.errno == errno.ENOENT and str(error.filename).startswith(str(path.parent)):
+            reason = "no folder can be made there; choose another place"
         if reason is None:
             raise
         raise StorageError(f"cannot write {path}: {reason} and run the command again") from error

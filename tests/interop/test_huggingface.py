@@ -343,3 +343,39 @@ def test_the_commands(tiny_pair, tmp_path, capsys):
     code, told = run("import", "hf", tmp_path, "--out", tmp_path / "other")
     assert code == 2
     assert "config.json is missing" in told.err
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochal": [1]}, "epochal"),
+        ({"epochal": {"step": "x"}}, "step"),
+        ({"epochal": {"unique_tokens": -5}}, "unique_tokens"),
+        ({"epochal": {"vocabulary": "x"}}, "vocabulary"),
+        ({"rope_parameters": 3}, "rope_parameters"),
+        ({"rope_parameters": None, "rope_theta": "x"}, "rope_theta"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps"),
+        ({"head_dim": -5}, "head_dim"),
+        ({"intermediate_size": "x"}, "intermediate_size"),
+        ({"intermediate_size": 10**12}, "intermediate_size"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"mask_token_id": [1]}, "mask_token_id"),
+        ({"mask_token_id": 5}, "mask_token_id"),
+    ],
+)
+def test_odd_values_in_config_json_are_named(tiny_pair, tmp_path, change, named):
+    export_hf(tiny_pair / "mdm", tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=named):
+        import_hf(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_an_index_cannot_lead_out_of_its_folder(tiny_pair, tmp_path):
+    export_hf(tiny_pair / "ar", tmp_path / "out")
+    index = tmp_path / "out" / "model.safetensors.index.json"
+    for name in ("../secret.safetensors", 5):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="no file of this folder"):
+            import_hf(tmp_path / "out", tmp_path / "back")

@@ -22,7 +22,7 @@ def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) ->
 
     \b
     Examples:
-      epochal average runs/quickstart/mdm --last 3 --out runs/mdm-average
+      epochal average quickstart/mdm --last 3 --out runs/mdm-average
       epochal average runs/a@1000 runs/a@1200 --out runs/a-average
     """
     from epochal.workflows.ensemble import average as make

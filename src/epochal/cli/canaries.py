@@ -32,9 +32,10 @@ def canaries(out: str, count: int, copies: tuple[int, ...], seed: int, as_json: 
 
     made = write_canaries(out, count, copies, seed)
     documents = sum(canary.copies for canary in made)
+    plural = "document" if documents == 1 else "documents"
     text, key = Path(out) / TEXT_FILE, Path(out) / KEY_FILE
     if as_json:
         print_json({"text": str(text), "key": str(key), "count": count, "documents": documents})
         return
-    click.echo(f"{text}: {documents} documents to be prepared together with your text")
+    click.echo(f"{text}: {documents:,} {plural} to be prepared together with your text")
     click.echo(f"{key}: the key, for `epochal memorise --canaries {out}`; keep it out of the text")

@@ -34,7 +34,7 @@ def compare(
     \b
     Examples:
       epochal compare quickstart data.corpus=corpus train.epochs=40
-      epochal compare runs/quickstart/ar runs/quickstart/mdm
+      epochal compare quickstart/ar quickstart/mdm
     """
     runs = [word for word in words if "=" not in word and (Path(word) / "run.json").exists()]
     if runs and len(runs) == len(words):

@@ -61,8 +61,8 @@ def downstream(
 
     \b
     Examples:
-      epochal downstream runs/quickstart/mdm --tasks paper
-      epochal downstream runs/quickstart/mdm --tasks sciq,piqa --data my_rows --mode ar
+      epochal downstream quickstart/mdm --tasks paper
+      epochal downstream quickstart/mdm --tasks sciq,piqa --data my_rows --mode ar
     """
     from epochal.workflows.downstream import downstream as score
 

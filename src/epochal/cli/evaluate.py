@@ -58,12 +58,12 @@ def evaluate(
 
     \b
     Examples:
-      epochal eval runs/quickstart/mdm
-      epochal eval runs/quickstart/mdm --tolerance 0.005 --checkpoint last
-      epochal eval runs/quickstart/ar --against runs/quickstart/mdm
-      epochal eval runs/quickstart/mdm --breakdown
+      epochal eval quickstart/mdm
+      epochal eval quickstart/mdm --tolerance 0.005 --checkpoint last
+      epochal eval quickstart/ar --against quickstart/mdm
+      epochal eval quickstart/mdm --breakdown
       epochal eval runs/a runs/b@last --ensemble
-      epochal eval runs/quickstart/mdm --estimator paper --json
+      epochal eval quickstart/mdm --estimator paper --json
     """
     from epochal.workflows.ensemble import ensemble as score_ensemble
     from epochal.workflows.evaluate import Options, evaluate_in_parts

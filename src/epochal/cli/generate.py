@@ -63,9 +63,9 @@ def generate(
 
     \b
     Examples:
-      epochal generate runs/quickstart/ar --prompt "The module provides" --stream
-      epochal generate runs/quickstart/mdm --prompt "Return the [MASK:3] of the list." --steps 2
-      epochal generate runs/quickstart/mdm --prompts prompts.txt --out texts.jsonl --samples 4
+      epochal generate quickstart/ar --prompt "The module provides" --stream
+      epochal generate quickstart/mdm --prompt "Return the [MASK:3] of the list." --steps 2
+      epochal generate quickstart/mdm --prompts prompts.txt --out texts.jsonl --samples 4
     """
     _check(prompt, prompts, out, stream, as_json)
     from epochal.evaluation.sampling import Sampling

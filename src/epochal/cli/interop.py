@@ -38,11 +38,13 @@ def import_() -> None:
 @click.option("--tokenizer", metavar="TOKENIZER", help=_TOKENIZER)
 @click.option(
     "--vocabulary",
-    type=int,
+    type=click.IntRange(1, 10**9),
     metavar="TOKENS",
     help="Tokens of the tokenizer, if the checkpoint does not know and none is named.",
 )
-@click.option("--step", type=int, help="Which step.  [default: the one that `latest` names]")
+@click.option(
+    "--step", type=click.IntRange(min=0), help="Which step.  [default: the one that `latest` names]"
+)
 @click.option(
     "--optimizer", is_flag=True, help="Bring Adam's moments along, so that training can go on."
 )
@@ -136,8 +138,8 @@ def export() -> None:
 
     \b
     Examples:
-      epochal export hf runs/quickstart/ar --out exported/ar
-      epochal export safetensors runs/quickstart/ar --out ar.safetensors
+      epochal export hf quickstart/ar --out exported/ar
+      epochal export safetensors quickstart/ar --out ar.safetensors
     """
 
 
@@ -174,7 +176,7 @@ def export_to_safetensors(
 
     \b
     Examples:
-      epochal export safetensors runs/quickstart/ar --out ar.safetensors
+      epochal export safetensors quickstart/ar --out ar.safetensors
       epochal export safetensors runs/big --checkpoint kept-4000 --out weights/ --dtype bfloat16
     """
     from epochal.workflows.exports import export_safetensors
@@ -220,8 +222,8 @@ def export_to_hf(
 
     \b
     Examples:
-      epochal export hf runs/quickstart/ar --out exported/ar
-      epochal export hf runs/quickstart/mdm --out exported/mdm --dtype bfloat16
+      epochal export hf quickstart/ar --out exported/ar
+      epochal export hf quickstart/mdm --out exported/mdm --dtype bfloat16
     """
     from epochal.workflows.exports import export_hf
 

@@ -48,7 +48,7 @@ def memorise(runs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
 
     \b
     Examples:
-      epochal memorise runs/quickstart/ar runs/quickstart/mdm
+      epochal memorise quickstart/ar quickstart/mdm
       epochal memorise runs/private --canaries canaries --prefixes 16,64 --length 32
     """
     from epochal.workflows.memorise import memorise as measure

@@ -54,7 +54,7 @@ def quality(
 
     \b
     Example:
-      epochal quality runs/quickstart/mdm --judge runs/quickstart/ar --steps 1,4,16,64
+      epochal quality quickstart/mdm --judge quickstart/ar --steps 1,4,16,64
     """
     try:
         counts = [int(word) for word in steps.split(",")] if steps else None

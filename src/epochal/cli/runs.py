@@ -20,7 +20,7 @@ def runs(folders: tuple[str, ...], as_json: bool) -> None:
     \b
     Examples:
       epochal runs
-      epochal runs runs/isoflop runs/quickstart --json
+      epochal runs runs/isoflop quickstart --json
     """
     from epochal.report.listing import list_runs
     from epochal.units import format_count

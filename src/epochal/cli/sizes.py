@@ -10,6 +10,7 @@ from epochal.cli.output import json_option, print_json, print_table
 @click.command()
 @click.option(
     "--vocabulary",
+    type=click.IntRange(1, 10**9),
     default=50257,
     show_default=True,
     help="The tokenizer's, without mask id and padding; 50257 is GPT-2's.",
@@ -20,6 +21,11 @@ def sizes(vocabulary: int, as_json: bool) -> None:
 
     "params" is the paper's estimate N = 4ld² + 3ldh + 6ld + Vd, used in C = 6·N·D; "exact" is
     what the model has. Names are labels: 425M has 416.9M parameters.
+
+    \b
+    Examples:
+      epochal sizes
+      epochal sizes --vocabulary 8192 --json
     """
     from epochal.sizes import LADDER
 

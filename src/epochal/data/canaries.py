@@ -20,6 +20,7 @@ from epochal.errors import DataError, UserError
 
 DIGITS = 9
 """Of a secret: 10⁹ of them, some 30 bits."""
+_MOST = 100_000
 TEXT_FILE, KEY_FILE = "canaries.jsonl", "canaries.json"
 _NAMES = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "ivory", "jade",
@@ -56,6 +57,8 @@ def write_canaries(
             f"count = {count} and copies = {','.join(map(str, copies))}: give at least one canary "
             "and numbers of copies of 0 or more"
         )
+    if count > _MOST:
+        raise UserError(f"count = {count:,}: at most {_MOST:,} canaries are made; give fewer")
     folder = Path(folder)
     if (folder / KEY_FILE).exists():
         raise UserError(f"{folder} has canaries already; give another folder")

@@ -66,6 +66,8 @@ class RawCorpus:
         """
         if not inputs:
             raise DataError("no input was given; give text files, folders or `builtin`")
+        if "" in map(str, inputs):  # Path("") would be the folder one is in
+            raise DataError("an input is empty; give text files, folders or `builtin`")
         sources: list[Source] = []
         skipped: Counter[str] = Counter()
         for given in inputs:

@@ -170,7 +170,7 @@ def read_passport(path: Path) -> Passport | None:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"the passport {path} cannot be read ({error}); {_MEND}") from error

@@ -66,6 +66,8 @@ def prepare(
     the inputs, and for another corpus in `out` unless `overwrite`.
     """
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
+    if not str(out):  # Path("") would be the folder one is in
+        raise DataError("`out` is empty; name the folder to make, for example --out corpus")
     share = _validation_share(validation, validation_inputs)
     options = ReadOptions(text_field, documents, invalid_utf8)
     corpus = RawCorpus.find(inputs, options)

@@ -70,7 +70,9 @@ def scan(corpus: RawCorpus, title: str = "Scanning") -> Scan:
             with_nul += b"\0" in content
     if not lengths:
         names = ", ".join(source.name for source in corpus.sources[:3])
-        raise DataError(f"there is no text in {names}: {empty:,} documents, all of them empty")
+        raise DataError(
+            f"there is no text in {names}: documents without text: {empty:,}; give a file with text"
+        )
     return Scan(
         np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2),
         np.array(lengths, dtype=np.int64),

@@ -8,6 +8,7 @@ type of its own with its class beside the weights (`modeling_epochal_mdm.py`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ REMOTE_CODE = "modeling_epochal_mdm"
 MDM_TYPE = "epochal_mdm"
 KEPT = "epochal"
 """Key of config.json under which what only Epochal knows is kept."""
+_TOO_LARGE = 2**31
 _BLOCK = {
     "attention_norm": "input_layernorm",
     "attention.query": "self_attn.q_proj",
@@ -64,6 +66,11 @@ def our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensors
 
     Raises CheckpointError naming the first tensor that is missing or unknown.
     """
+    if layers > len(theirs):  # before as many names are made as a damaged config.json says
+        raise CheckpointError(
+            f"config.json has num_hidden_layers = {layers:,}, but the weights hold only "
+            f"{len(theirs):,} tensors; one of the two files belongs to another model"
+        )
     ours = ["embedding.weight", "final_norm.weight", *(["head.weight"] if untied else [])]
     ours += [f"blocks.{block}.{part}.weight" for block in range(layers) for part in _BLOCK]
     names = {their_name(name): name for name in ours}
@@ -170,7 +177,7 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
             f"config.json has num_key_value_heads = {config['num_key_value_heads']} for {heads} "
             "heads: grouped-query attention, which this transformer does not have"
         )
-    rope = config.get("rope_parameters") or {}
+    rope = table(config, "rope_parameters")
     if rope.get("rope_type", "default") != "default":
         raise CheckpointError(
             f"config.json has rope_type = {rope['rope_type']!r}: scaled rotary positions, which "
@@ -179,10 +186,45 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
     rows = numbers["vocab_size"]
     return dataclasses.replace(
         Model(d_model=width, layers=numbers["num_hidden_layers"], heads=heads),
-        head_width=int(config.get("head_dim") or width // heads),
-        ffn_width=int(config.get("intermediate_size") or ffn_width(width)),
+        head_width=whole(config, "head_dim", width // heads),
+        ffn_width=whole(config, "intermediate_size", ffn_width(width)),
         untied=not config.get("tie_word_embeddings", False),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=_positive(rope, "rope_theta", _positive(config, "rope_theta", 10000.0)),
+        norm_eps=_positive(config, "rms_norm_eps", 1e-6),
         table_rows=None if rows == padded_vocabulary(vocabulary) else rows,
     )
+
+
+def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The table under `key`, {} where there is none. Raises CheckpointError for another value."""
+    found = config.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json has {key} = {found!r:.60}, which is not a table")
+    return found
+
+
+def whole(config: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:
+    """The whole number under `key`, `default` where there is none, else CheckpointError."""
+    found = config.get(key)
+    if found is None:
+        return default
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found < _TOO_LARGE:
+        raise CheckpointError(
+            f"config.json has {key} = {found!r:.60}, not a whole number from {least} on; get the "
+            "file again"
+        )
+    return found
+
+
+def _positive(config: Mapping[str, Any], key: str, default: float) -> float:
+    found = config.get(key)
+    if found is None:
+        return default
+    number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not number or not 0 < found < math.inf:
+        raise CheckpointError(
+            f"config.json has {key} = {found!r:.60}, not a positive number; get the file again"
+        )
+    return float(found)

@@ -32,8 +32,10 @@ def hf_tokenizer(folder: str | Path) -> Tokenizer | None:
     if not path.is_file():
         return None
     config = _config(Path(folder)) if is_hf(Path(folder)) else {}
-    mask = config.get("mask_token_id")
-    return load_without_mask(path, int(mask) if mask is not None else None)
+    mask = None
+    if config.get("mask_token_id") is not None:
+        mask = hf_format.whole(config, "mask_token_id", 0, least=0)
+    return load_without_mask(path, mask)
 
 
 def read_hf(
@@ -49,11 +51,13 @@ def read_hf(
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}; give the folder of a model")
     config = _config(path)
-    kept = config.get(hf_format.KEPT) or {}
-    tokens = vocabulary or kept.get("vocabulary") or config.get("vocab_size")
-    if not isinstance(tokens, int):
-        raise CheckpointError(f"{path / hf_format.CONFIG} lacks vocab_size")
+    kept = hf_format.table(config, hf_format.KEPT)
+    rows = hf_format.whole(config, "vocab_size", 0)
+    trained = hf_format.whole(kept, "vocabulary", vocabulary or rows)
+    for key in ("step", "unique_tokens"):
+        hf_format.whole(kept, key, 0, least=0)
     given = hf_format.family_of(config, family)
+    tokens = _fitting(config, trained, vocabulary, given)
     model = hf_format.model_of(config, tokens)
     theirs = _tensors(path)
     weights = hf_format.our_tensors(theirs, model.layers or 0, model.untied)
@@ -62,9 +66,25 @@ def read_hf(
         recipe=recipe,
         weights=weights,
         vocabulary=tokens,
-        step=int(kept.get("step", 0)),
+        step=hf_format.whole(kept, "step", 0, least=0),
         facts={"format": "hf", "folder": path.resolve().name, **kept},
     )
+
+
+def _fitting(config: dict[str, Any], trained: int, given: int | None, family: str) -> int:
+    """The tokenizer's number of tokens, if it is the one that the model was trained with."""
+    if given is not None and given != trained:
+        raise CheckpointError(
+            f"the model was trained with a tokenizer of {trained:,} tokens, but this one has "
+            f"{given:,}; name the one that fits with --tokenizer"
+        )
+    mask = hf_format.whole(config, "mask_token_id", trained, least=0)
+    if family == "mdm" and mask != trained:
+        raise CheckpointError(
+            f"config.json has mask_token_id = {mask:,}, but here the mask is the id after the "
+            f"tokenizer's tokens, {trained:,}"
+        )
+    return trained
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -94,6 +114,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read ({error})") from error
+        if odd := [n for n in names if not isinstance(n, str) or Path(n).name != n]:
+            raise CheckpointError(f"{index} names {odd[0]!r}, which is no file of this folder")
     if missing := [name for name in names if not (path / name).is_file()]:
         other = [file.name for file in path.glob("*.bin")]
         hint = (
@@ -115,11 +137,11 @@ def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
     """The recipe kept beside the model, or one that says what config.json does."""
     if (path / RECIPE).is_file():
         return load_recipe(path / RECIPE, {"family": family})
-    length = config.get("max_position_embeddings") or 2048
+    length = hf_format.whole(config, "max_position_embeddings", 2048)
     return recipe_from_tree(
         {
             "family": family,
-            "data": {"sequence_length": int(length)},
+            "data": {"sequence_length": length},
             "model": {"size": "7M"},  # replaced by the caller
             "train": {"steps": 1},
         }

@@ -35,6 +35,7 @@ _REQUIRED: dict[str, Any] = {
     "use_target_position_embeddings": False,
 }
 """Arguments without which the model is not the one transformer of both families."""
+_TOO_LARGE = 2**24
 _KEPT = [
     "ar_ratio",
     "block_size",
@@ -137,6 +138,8 @@ def _arguments(content: dict[str, Any], path: Path) -> dict[str, Any]:
     needed = ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "ffn_hidden_size")
     if missing := [name for name in needed if not isinstance(found.get(name), int)]:
         raise CheckpointError(f"the arguments in {path} lack {', '.join(missing)}")
+    if odd := [name for name in needed if not 1 <= found[name] < _TOO_LARGE]:
+        raise CheckpointError(f"the arguments in {path} have {odd[0]} = {found[odd[0]]}")
     return found
 
 
@@ -195,6 +198,8 @@ def _vocabulary(
     stored = info.get("original_vocab_size") if isinstance(info, dict) else None
     stored = stored or args.get("vocab_size")
     if given is not None:
+        if given < 1:
+            raise CheckpointError(f"vocabulary = {given}: give the tokenizer's number of tokens")
         if stored and int(stored) != given:
             say(
                 f"the checkpoint was trained with {int(stored):,} tokens, but {given:,} are given: "

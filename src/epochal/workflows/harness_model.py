@@ -1,6 +1,6 @@
 """The model type `epochal` of lm-evaluation-harness 0.4.
 
-    lm_eval --model epochal --model_args run=runs/quickstart/mdm,mode=mc,draws=32 --tasks sciq
+    lm_eval --model epochal --model_args run=quickstart/mdm,mode=mc,draws=32 --tasks sciq
 
 works through `epochal-lm-eval` (or `python -m epochal.cli.lm_eval`), which registers it; from
 Python, importing this module does. The harness has no discovery of plug-ins.

@@ -73,16 +73,16 @@ def read_hf(
 
 def _fitting(config: dict[str, Any], trained: int, given: int | None, family: str) -> int:
     """The tokenizer's number of tokens, if it is the one that the model was trained with."""
-    if given is not None and given != trained:
-        raise CheckpointError(
-            f"the model was trained with a tokenizer of {trained:,} tokens, but this one has "
-            f"{given:,}; name the one that fits with --tokenizer"
-        )
     mask = hf_format.whole(config, "mask_token_id", trained, least=0)
     if family == "mdm" and mask != trained:
         raise CheckpointError(
             f"config.json has mask_token_id = {mask:,}, but here the mask is the id after the "
             f"tokenizer's tokens, {trained:,}"
+        )
+    if given is not None and given != trained:
+        raise CheckpointError(
+            f"the model was trained with a tokenizer of {trained:,} tokens, but this one has "
+            f"{given:,}; name the one that fits with --tokenizer"
         )
     return trained
 

@@ -19,6 +19,9 @@ RUNS = {
     "ar": (2, {"family": "ar", "train__micro_batch": 1}),
     "mdm": (2, {"family": "mdm", "train__micro_batch": 2, "train__ema": 0.9, "eval__ema": True}),
     "mdm-data": (4, {"family": "mdm", "train__ema": 0.9}),
+    "mdm-zero-2": (4, {"family": "mdm", "parallel__zero": 2, "train__global_batch": 8}),
+    "ar-zero-3": (4, {"family": "ar", "parallel__zero": 3}),
+    "mdm-tensor": (4, {"family": "mdm", "parallel__tensor": 2}),
     "ar-untied": (
         4,
         {"family": "ar", "model__untied": True, "parallel__activation_checkpointing": "full"},

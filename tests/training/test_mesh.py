@@ -21,7 +21,8 @@ def plan(world, vocabulary=300, **changes):
 def test_one_process_needs_no_mesh():
     assert plan(1) == MeshPlan()
     # A recipe made for a cluster also runs on one device.
-    assert plan(1, parallel__zero=3) == MeshPlan()
+    for key in ("zero", "tensor", "pipeline"):
+        assert plan(1, **{f"parallel__{key}": 2}) == MeshPlan()
 
 
 def test_what_is_left_is_data_parallel():
@@ -51,13 +52,8 @@ def test_what_is_left_is_data_parallel():
         ),
         (4, {"parallel__pipeline": 3}, r"pipeline` = 3 does not divide the 4 .*pipeline=2"),
         (6, {"parallel__pipeline": 6}, r"6 stages are more than the model's 4 layers.*pipeline=3"),
-        (
-            4,
-            {"parallel__pipeline": 2, "parallel__tensor": 2},
-            r"set parallel.tensor=1 or parallel.p",
-        ),
-        (4, {"parallel__pipeline": 2, "parallel__zero": 3}, r"set parallel.zero=0"),
-        (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 2 is not the 4 .*data=2"),
+        (6, {"parallel__pipeline": 2, "parallel__tensor": 6}, r"= 6 × 2 .*parallel.pipeline=1"),
+        (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 1 × 2 is not the 4 .*data=2"),
         (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"under `parallel.pipeline`"),
         (2, {"parallel__pipeline": 2, "train__global_batch": 1}, r"set train.global_batch=2"),
         (
@@ -77,6 +73,10 @@ def test_stages_multiply_with_data():
     assert plan(8, parallel__pipeline=2) == MeshPlan(data=4, pipeline=2)
     assert plan(2, parallel__pipeline=2, parallel__zero=3) == MeshPlan(pipeline=2)
     assert plan(8, parallel__pipeline=2).world == 8
+    sharded = plan(8, parallel__pipeline=2, parallel__zero=3)
+    assert sharded == MeshPlan(data=4, shard=4, pipeline=2, zero=3)
+    both = plan(8, parallel__pipeline=2, parallel__tensor=2)
+    assert both == MeshPlan(data=2, shard=2, tensor=2, pipeline=2, zero=1)
 
 
 @pytest.mark.parametrize(

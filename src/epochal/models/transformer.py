@@ -98,9 +98,14 @@ class Transformer(nn.Module):
         """Whether the output table and hidden states are here; set from outside."""
 
     @property
+    def output_weight(self) -> Tensor:
+        """The output table as this process has it: the embedding's unless untied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
     def table(self) -> Tensor:
-        """[V, E] output table: the embedding's unless untied."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
+        """[V, E] output table."""
+        weight = self.output_weight
         return weight if self.view_table is None else self.view_table(weight)
 
     def forward(

@@ -38,6 +38,7 @@ def linear_nll(
     *,
     compiled: bool = False,
     each: Tensor | None = None,
+    softmax: Softmax | None = None,
 ) -> Tensor:
     """Scalar Σ_s weights[s] · −log softmax(hidden[index[s]] · tableᵀ)[targets[s]].
 
@@ -45,11 +46,12 @@ def linear_nll(
     None for all P. Differentiable once in hidden and table. Matrix products run in the
     autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64).
     `compiled` fuses the softmax with its gradient through torch.compile. `each` [S], if given,
-    is filled with the NLL of each position, for the log.
+    is filled with the NLL of each position, for the log. `softmax` stands for `_softmax`
+    where the table is only a part of the rows.
     """
     dtype = _compute_dtype(hidden)
     apply: Callable[..., Tensor] = _LinearNLL.apply
-    return apply(hidden, table, targets, weights, index, dtype, compiled, each)
+    return apply(hidden, table, targets, weights, index, dtype, compiled, each, softmax)
 
 
 @torch.no_grad()
@@ -83,8 +85,10 @@ class _LinearNLL(torch.autograd.Function):
         dtype: torch.dtype,
         compiled: bool,
         each: Tensor | None,
+        softmax: Softmax | None,
     ) -> Tensor:
-        softmax, add = _compiled_parts() if compiled else (_softmax, torch.Tensor.add_)
+        plain, add = _compiled_parts() if compiled else (_softmax, torch.Tensor.add_)
+        softmax = softmax or plain
         rows = (hidden if index is None else hidden[index]).to(dtype)
         cast = table.to(dtype)
         blocks = _blocks(len(rows), len(table))
@@ -125,7 +129,7 @@ class _LinearNLL(torch.autograd.Function):
         else:
             # Positions are distinct, so this copy is deterministic on every device.
             grad_hidden = grad_rows.new_zeros(shape).index_copy_(0, index, grad_rows)
-        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None, None
+        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None, None, None
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

@@ -265,5 +265,5 @@ def _head(shape: Architecture, table: int, tokens: int, tensor: int, bf16: bool)
     d, size = shape.d_model, _BF16 if bf16 else _FP32
     rows = 2 * size * tokens * d
     gradient = _FP32 * table + (_BF16 * table if bf16 else 0)
-    block = min(LOGITS_BLOCK, tokens * table * tensor // d) // tensor
+    block = min(LOGITS_BLOCK, tokens * (table // d))
     return rows + gradient + block * (_BF16 + _FP32 if bf16 else _FP32)

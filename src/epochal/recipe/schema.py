@@ -295,7 +295,7 @@ class Parallel:
     """Processes among which the heads, inner widths and vocabulary of a layer are split."""
     pipeline: Positive = 1
     """Stages of neighbouring layers, each held by other processes, through which the
-    micro-batches of a step pass (1F1B). Not together with zero, tensor or dropout."""
+    micro-batches of a step pass (1F1B). Not together with dropout."""
     sequence: bool = False
     """With tensor parallelism, also split norms and the residual stream, by position."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"

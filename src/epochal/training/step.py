@@ -210,7 +210,7 @@ def hidden_loss(
     with machine.autocast():
         return spread.nll(
             hidden.flatten(0, 1),
-            model.table,
+            model.output_weight,
             scored(problem.targets),
             scored(problem.weights),
             None if index is None else index.to(machine.device, non_blocking=True),

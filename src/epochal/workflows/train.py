@@ -155,7 +155,7 @@ def _spread_model(
     spreading = spread(model, settings.parallel, machine, world)
     materialise(model, settings.parallel, machine)
     initialise(model, settings.seed, place)
-    return model, replicate(spreading, model, machine)
+    return model, replicate(spreading, model, machine, settings.parallel)
 
 
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:

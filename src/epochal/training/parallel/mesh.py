@@ -51,15 +51,24 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     """
     parallel, shape = recipe.parallel, recipe.model.architecture()
     tensor, stages = parallel.tensor, parallel.pipeline
+    if world == 1:
+        return MeshPlan()  # so that a recipe made for a cluster runs on one device, too
     _must_fit("parallel.tensor", tensor, world)
     _must_fit("parallel.pipeline", stages, world)
+    if world % (tensor * stages):
+        fitting = max(n for n in range(1, stages) if world // tensor % n == 0)
+        raise RecipeError(
+            f"`parallel.tensor` × `parallel.pipeline` = {tensor} × {stages} does not divide the "
+            f"{world} processes; start a multiple of {tensor * stages}, or set "
+            f"parallel.pipeline={fitting}"
+        )
     if stages > 1:
-        _check_pipeline(recipe, shape, world)
+        _check_pipeline(recipe, shape, world // tensor)
     data = world // (tensor * stages)
     if parallel.data is not None and parallel.data != data:
         others, sizes = "`parallel.tensor`", f"{tensor}"
         if stages > 1:
-            others, sizes = "`parallel.pipeline`", f"{stages}"
+            others, sizes = f"{others} × `parallel.pipeline`", f"{tensor} × {stages}"
         raise RecipeError(
             f"`parallel.data` × {others} = {parallel.data} × {sizes} is not the {world} "
             f"processes that were started; set parallel.data={data} (or leave it out), or start "
@@ -94,24 +103,13 @@ def _must_fit(key: str, size: int, world: int) -> None:
 
 
 def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
-    """What goes with stages: enough layers, and nothing else but data parallelism by DDP."""
-    parallel, stages = recipe.parallel, recipe.parallel.pipeline
+    """Stages need a layer each."""
+    stages = recipe.parallel.pipeline
     if stages > shape.layers:
         fitting = max(n for n in range(1, shape.layers + 1) if world % n == 0)
         raise RecipeError(
             f"`parallel.pipeline` = {stages} stages are more than the model's {shape.layers} "
             f"layers; set parallel.pipeline={fitting}"
-        )
-    if parallel.tensor > 1:
-        raise RecipeError(
-            f"`parallel.pipeline` = {stages} does not go with `parallel.tensor` = "
-            f"{parallel.tensor}; set parallel.tensor=1 or parallel.pipeline=1"
-        )
-    if parallel.offload or (parallel.zero and world > stages):
-        raise RecipeError(
-            f"`parallel.pipeline` = {stages} does not go with FSDP (`parallel.zero` = "
-            f"{parallel.zero}); set parallel.zero=0 and parallel.offload=false, or "
-            "parallel.pipeline=1"
         )
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from epochal.models import Transformer
@@ -58,26 +60,37 @@ def keep_stage(model: Transformer, world: World) -> None:
     model.part, model.scores = True, last
 
 
+def own_blocks(model: Transformer) -> list[nn.Module]:
+    """The blocks that this process's stage has; all, where there are no stages."""
+    return [block for block in model.blocks if not isinstance(block, nn.Identity)]
+
+
 class Pipeline:
     """This process's stage at work: steps of training, and forward passes of an evaluation."""
 
-    def __init__(self, model: Transformer, world: World, machine: Machine) -> None:
-        """`model` has been through `keep_stage` and has its weights."""
+    def __init__(
+        self, model: Transformer, world: World, machine: Machine, sequence: bool = False
+    ) -> None:
+        """`model` has been through `keep_stage` and has its weights; `sequence` says whether
+        the stream is cut up by position."""
         if world.mesh is None:
             raise ValueError("one process has no stages")
         self._model, self._world, self._machine = model, world, machine
         stages = world.plan.pipeline
         self._first, self._last = world.stage == 0, world.stage == stages - 1
-        self._blocks = [
-            model.blocks[number] for number in stage_layers(len(model.blocks), stages)[world.stage]
-        ]
+        self._blocks = own_blocks(model)
         self._group = world.mesh["pipeline"].get_group()
-        self._data = world.mesh["replicate"].get_group() if world.plan.data > 1 else None
+        plan = world.plan
+        # FSDP exchanges gradients itself, and averages them.
+        self._data = None if plan.zero or plan.data == 1 else world.mesh["replicate"].get_group()
+        self._scale = plan.data if plan.zero else 1
+        self._parts = plan.tensor if sequence else 1
         self._table_group = None if model.shape.untied else _ends_group(world)
         self._schedule: Schedule1F1B | None = None
         self._inputs: InputsOf | None = None
         self._loss: LossOf | None = None
-        model.forward = self._evaluate  # type: ignore[method-assign, assignment]
+        # Through the model's own call, since FSDP gathers weights around that.
+        model.forward = self._forward  # type: ignore[method-assign, assignment]
 
     def step(self, count: int, inputs: InputsOf, loss: LossOf) -> None:
         """Forward and backward passes of `count` micro-batches of one size, which leave the sum
@@ -97,7 +110,10 @@ class Pipeline:
             if self._data is not None and weight.grad is not None:
                 dist.all_reduce(weight.grad, group=self._data)
         if self._table_group is not None and (self._first or self._last):
-            dist.all_reduce(self._model.embedding.weight.grad, group=self._table_group)
+            gradient = self._model.embedding.weight.grad
+            # Where it is cut up, it is so in the same way on both.
+            gradient = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            dist.all_reduce(gradient, group=self._table_group)
 
     def norm(self, weights: list[nn.Parameter]) -> Tensor:
         """Norm of the gradient of the whole model; a table on two stages counts once."""
@@ -112,42 +128,44 @@ class Pipeline:
             raise ValueError("there is nothing to run")
         rows, length = self._inputs(0)[0].shape
         stream = torch.empty(
-            (rows, length, self._model.shape.d_model),
+            (rows, length // self._parts, self._model.shape.d_model),
             device=self._machine.device,
             requires_grad=True,
         )
-        stage = PipelineStage(
-            _Stage(self._model, self._train),
+        whole = torch.empty((rows, length, self._model.shape.d_model), device=self._machine.device)
+        stage = _PartOfPipeline(
+            _Stage(self._model, self._machine),
             self._world.stage,
             self._world.plan.pipeline,
             self._machine.device,
             input_args=torch.arange(1) if self._first else stream,
-            output_args=stream,
+            output_args=whole.requires_grad_() if self._last else stream,
             group=self._group,
         )
+        stage.exchange_each = self._world.plan.zero > 1
         # The loss is divided once by what counts in the whole step, so nothing is scaled here.
         return Schedule1F1B(stage, count, loss_fn=self._scored, scale_grads=False)
 
-    def _train(self, x: Tensor, number: int) -> Tensor:
-        """The stage's part of a micro-batch."""
+    def _forward(self, x: Tensor, rule: Rule | int, positions: Tensor | None = None) -> Tensor:
+        """In training (stream, number of a micro-batch), else what the model is called with."""
+        if not isinstance(rule, int):
+            return self._evaluate(x, rule, positions)
         if self._inputs is None:
             raise ValueError("there is nothing to run")
-        if self._world.watch is not None:
-            self._world.watch.passes += 1
-        ids, rule, positions = self._inputs(number)
-        with self._machine.autocast():
-            return self._run(ids if self._first else x, ids, rule, positions)
+        ids, sees, positions = self._inputs(rule)
+        return self._run(ids if self._first else x, ids, sees, positions)
 
     def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
         if self._loss is None:
             raise ValueError("there is nothing to score")
-        return self._loss(int(number), hidden)
+        return self._scale * self._loss(int(number), hidden)
 
     def _evaluate(self, ids: Tensor, rule: Rule, positions: Tensor | None = None) -> Tensor:
         """Without gradients: [B, L] ids → [B, L, E], of meaning on the last stage only."""
         x, stage = ids, self._world.stage
         if not self._first:
-            x = torch.empty((*ids.shape, self._model.shape.d_model), device=ids.device)
+            length = ids.shape[1] // self._parts
+            x = torch.empty((len(ids), length, self._model.shape.d_model), device=ids.device)
             dist.recv(x, group=self._group, group_src=stage - 1)
         x = self._run(x, ids, rule, positions)
         if not self._last:
@@ -170,13 +188,40 @@ class Pipeline:
 class _Stage(nn.Module):
     """The form in which the schedule takes a stage."""
 
-    def __init__(self, model: Transformer, run: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(self, model: Transformer, machine: Machine) -> None:
         super().__init__()
-        self.model, self._run = model, run
+        self.model, self._machine = model, machine
 
     def forward(self, x: Tensor, number: Tensor) -> Tensor:
         """Numbers (first stage) or [B, L, E] → [B, L, E]."""
-        return self._run(x, int(number))
+        with self._machine.autocast():
+            output: Tensor = self.model(x, int(number))
+        return output
+
+
+class _PartOfPipeline(PipelineStage):
+    """A stage that tells FSDP when its last backward pass comes.
+
+    Torch's own way keeps whole weights and gradients over all micro-batches of a step, whatever
+    of them should be shared out.
+    """
+
+    exchange_each = False
+    """Whether gradients are exchanged after each micro-batch, not just after the last."""
+
+    def backward_one_chunk(
+        self,
+        bwd_chunk_id: int,
+        loss: Any = None,
+        full_backward: bool = True,
+        last_backward: bool = False,
+    ) -> None:
+        """Backward pass of a micro-batch."""
+        for part in self.submod.children():
+            if isinstance(part, FSDPModule):
+                part.set_is_last_backward(last_backward)
+                part.set_requires_gradient_sync(last_backward or self.exchange_each)
+        super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
 
 
 def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
@@ -184,7 +229,7 @@ def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
 
     `mine` are those of this stage, on the CPU; one process of each stage sends them.
     """
-    sends = world.data_rank == 0 and not world.main
+    sends = world.speaks_for_stage and not world.main
     told: list[Any] | None = [None] * world.size if world.main else None
     what = [(name, tensor.shape, tensor.dtype) for name, tensor in mine.items()] if sends else []
     dist.gather_object(what, told, dst=0, group=world.control)
@@ -202,9 +247,9 @@ def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
 
 def _ends_group(world: World) -> dist.ProcessGroup | None:
     """The first and last stage of this process's rows. All processes call it together."""
-    mine, step = None, world.plan.data
+    mine, step = None, world.plan.data * world.plan.tensor
     for row in range(step):
         group = dist.new_group([row, row + (world.plan.pipeline - 1) * step])
-        if world.data_rank == row:
+        if world.rank % step == row:
             mine = group
     return mine

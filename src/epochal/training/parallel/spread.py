@@ -34,7 +34,7 @@ from epochal.objectives import linear_nll
 from epochal.recipe.schema import Parallel
 from epochal.training.device import Machine
 from epochal.training.optim import total_norm
-from epochal.training.parallel.pipeline import Pipeline, gather_stages, keep_stage
+from epochal.training.parallel.pipeline import Pipeline, gather_stages, keep_stage, own_blocks
 from epochal.training.parallel.tensor import split_layers, split_nll
 from epochal.training.parallel.world import World
 
@@ -92,7 +92,7 @@ def spread(model: Transformer, parallel: Parallel, machine: Machine, world: Worl
         nll = partial(split_nll, mesh["tensor"])
     recompute(model, parallel.activation_checkpointing)
     if machine.compiled:
-        for block in model.blocks:
+        for block in own_blocks(model):
             block.compile()
     wrapped: FSDPModule | None = None
     if plan.zero:
@@ -107,11 +107,13 @@ def spread(model: Transformer, parallel: Parallel, machine: Machine, world: Worl
     return Spread(world, model, nll, wrapped)
 
 
-def replicate(spreading: Spread, model: Transformer, machine: Machine) -> Spread:
+def replicate(
+    spreading: Spread, model: Transformer, machine: Machine, parallel: Parallel
+) -> Spread:
     """DDP around a model that has its weights, where the plan is DDP; stages made ready."""
     world = spreading.world
     if world.plan.pipeline > 1:
-        pipeline = Pipeline(model, world, machine)
+        pipeline = Pipeline(model, world, machine, parallel.sequence)
         return Spread(world, model, spreading.nll, pipeline=pipeline)
     if world.mesh is None or world.plan.zero or world.plan.data == 1:
         return spreading
@@ -150,7 +152,7 @@ def whole(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
         full = tensor.detach()
         if isinstance(full, DTensor):
             full = full.full_tensor().cpu()  # one after the other: only one is whole on a GPU
-        if world.main or stages:
+        if world.speaks_for_stage if stages else world.main:
             found[name] = full.cpu().contiguous() if stages else full.contiguous()
     return gather_stages(found, world) if stages else found
 
@@ -178,7 +180,7 @@ def recompute(model: Transformer, what: str) -> None:
     if what == "none":
         return
     options: dict[str, Any] = {"context_fn": _selective} if what == "selective" else {}
-    for block in model.blocks:
+    for block in own_blocks(model):
         plain = block.forward
 
         def forward(*args: Any, plain: Callable[..., Tensor] = plain, **kwargs: Any) -> Tensor:
@@ -221,7 +223,7 @@ def _shard(model: Transformer, parallel: Parallel, world: World) -> FSDPModule:
         "offload_policy": offload if parallel.offload else OffloadPolicy(),
     }
     # ZeRO 1 and 2 keep whole weights from the forward to the backward pass.
-    for block in model.blocks:
+    for block in own_blocks(model):
         fully_shard(block, reshard_after_forward=plan.zero == 3, **options)
     # The output table is read after the forward pass, so the root stays whole until then.
     return fully_shard(model, reshard_after_forward=False, **options)

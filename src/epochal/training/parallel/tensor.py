@@ -1,6 +1,10 @@
 """Tensor parallelism: each layer cut over a few processes, by DTensor plans.
 
-Shape letters: P positions, E model width, V rows of the output table, T processes.
+Embedding and head are vocabulary-parallel (Shoeybi et al., arXiv 1909.08053): each process looks
+up and scores the tokens of its own rows of the table; sums over the vocabulary are exchanged.
+
+Shape letters: B rows, L positions, P = B·L, E model width, V rows of the output table,
+T processes, C scored positions of a block.
 """
 
 from __future__ import annotations
@@ -9,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -19,6 +23,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
+from torch.nn import functional as F
 
 from epochal.models import Transformer
 from epochal.objectives import linear_nll
@@ -28,13 +33,13 @@ def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
     """Cut heads, inner widths and tables over the processes of `mesh`; with `sequence` also
     norms and the residual stream, by position (Korthikanti et al., arXiv 2205.05198)."""
     stream = Shard(1) if sequence else Replicate()
-    plan: dict[str, Any] = {"embedding": RowwiseParallel(input_layouts=Replicate())}
-    if sequence:
-        plan["embedding"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
-        plan["final_norm"] = SequenceParallel()
+    # What has no parameters is in another stage of a pipeline.
+    if list(model.embedding.parameters()):
+        _split_embedding(model.embedding, mesh, stream)
+    if sequence and list(model.final_norm.parameters()):
+        parallelize_module(model, mesh, {"final_norm": SequenceParallel()})
     if model.head is not None:
-        plan["head"] = ColwiseParallel()
-    parallelize_module(model, mesh, plan)
+        parallelize_module(model, mesh, {"head": ColwiseParallel()})
     # Queries, keys and values read the same input: gathered once, and their gradients summed
     # before they are exchanged.
     rest = (None, None, None)  # rotary tables, rule, cache
@@ -56,9 +61,10 @@ def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
     if sequence:
         whole |= {"attention_norm": SequenceParallel(), "feed_forward_norm": SequenceParallel()}
     for block in model.blocks:
-        parallelize_module(block, mesh, whole)
+        if list(block.parameters()):
+            parallelize_module(block, mesh, whole)
     model.view_table = _whole_table
-    if sequence:
+    if sequence and model.scores:
         model.register_forward_hook(_whole_hidden)
 
 
@@ -68,11 +74,35 @@ def _whole_hidden(module: Any, inputs: Any, hidden: Tensor) -> Tensor:
 
 
 def _whole_table(weight: Tensor) -> Tensor:
-    """[V, E] table from all processes. Its gradients, each from other positions, are summed
-    and handed back to the processes that own them."""
-    if not isinstance(weight, DTensor):
-        return weight
-    return weight.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
+    """[V, E] table from all processes, for evaluations."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def _split_embedding(embedding: nn.Embedding, mesh: DeviceMesh, stream: Replicate | Shard) -> None:
+    """Give each process an equal share of the rows. Torch's own `RowwiseParallel` would leave
+    the gradient of the whole table on each of them."""
+    embedding.weight = nn.Parameter(distribute_tensor(embedding.weight, mesh, [Shard(0)]))
+
+    def forward(ids: Tensor) -> Tensor:
+        """[B, L] → [B, L, E], or this process's positions of it."""
+        part = _own_rows(embedding.weight)
+        place, here = _places(ids, len(part), mesh)
+        found = F.embedding(place, part).masked_fill(~here[..., None], 0)
+        summed = DTensor.from_local(found, mesh, [Partial()], run_check=False)
+        return summed.redistribute(placements=[stream]).to_local()
+
+    embedding.forward = forward  # type: ignore[method-assign, assignment]
+
+
+def _own_rows(weight: Tensor) -> Tensor:
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _places(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
+    """Of ids their row among this process's `rows`, and whether it is here (else it is 0)."""
+    place = ids - mesh.get_local_rank() * rows
+    here = (place >= 0) & (place < rows)
+    return place.where(here, 0), here
 
 
 def split_nll(
@@ -86,27 +116,34 @@ def split_nll(
     compiled: bool = False,
     each: Tensor | None = None,
 ) -> Tensor:
-    """`linear_nll` with the scored positions dealt out to the processes of `mesh`.
+    """`linear_nll` with the rows of the table on the processes of `mesh`.
 
-    All of them have the same hidden states [P, E] and the whole table; each scores its part
-    of the positions, and all get the sum.
+    All of them have the same hidden states [P, E] and get the same sum; each makes the logits
+    of its own rows, V/T of them. Of a block of positions two numbers are exchanged each.
     """
-    rank, size = mesh.get_local_rank(), mesh.size()
+    table = _own_rows(table)
+    group = mesh.get_group()
+    # Each process knows the gradient that comes from its own rows.
     whole = DTensor.from_local(hidden, mesh, [Replicate()], run_check=False)
     hidden = whole.to_local(grad_placements=[Partial()])
-    if index is None:
-        index = torch.arange(len(hidden), device=hidden.device)
-    mine = slice(rank * len(index) // size, (rank + 1) * len(index) // size)
-    part = linear_nll(
-        hidden,
-        table,
-        targets[mine],
-        weights[mine],
-        index[mine],
-        compiled=compiled,
-        each=None if each is None else each[mine],
+
+    def softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """[C] NLL; `logits` [C, V/T] become the gradient of its weighted sum."""
+        x = logits if logits.dtype == torch.float64 else logits.float()
+        place, here = _places(targets, x.shape[1], mesh)
+        picked = x.gather(1, place[:, None]).squeeze(1).where(here, 0)
+        mine = torch.stack((torch.logsumexp(x, dim=1), picked))
+        parts = [torch.empty_like(mine) for _ in range(mesh.size())]
+        dist.all_gather(parts, mine, group=group)
+        log_sums, all_picked = torch.stack(parts, dim=1)
+        log_sum, picked = torch.logsumexp(log_sums, dim=0), all_picked.sum(dim=0)
+        x.sub_(log_sum[:, None]).exp_().mul_(weights[:, None])
+        x.scatter_add_(1, place[:, None], -(weights * here)[:, None].to(x.dtype))
+        if x is not logits:
+            logits.copy_(x)
+        nll: Tensor = log_sum - picked
+        return nll
+
+    return linear_nll(
+        hidden, table, targets, weights, index, compiled=compiled, each=each, softmax=softmax
     )
-    if each is not None:
-        dist.all_reduce(each, group=mesh.get_group())  # zero where others score
-    total = DTensor.from_local(part, mesh, [Partial()], run_check=False)
-    return total.full_tensor(grad_placements=[Replicate()])

@@ -68,6 +68,11 @@ class World:
         return self.rank // (self.plan.tensor * self.plan.data)
 
     @property
+    def speaks_for_stage(self) -> bool:
+        """Whether this process is the first of those that hold its stage."""
+        return self.rank % (self.plan.tensor * self.plan.data) == 0
+
+    @property
     def _speaks(self) -> bool:
         """One process of each data-parallel share, so that sums count nothing twice: one of
         the last stage, where losses are."""

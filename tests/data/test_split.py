@@ -86,5 +86,5 @@ def test_a_scan_counts(tmp_path):
 
 def test_no_text_at_all(tmp_path):
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(DataError, match=r"no text in x.txt: 1 documents, all of them empty"):
+    with pytest.raises(DataError, match=r"no text in x.txt: documents without text: 1;"):
         scan(RawCorpus.find([tmp_path]))

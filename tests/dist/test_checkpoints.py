@@ -99,7 +99,9 @@ def test_the_form_follows_the_number_of_processes(moved):
 
 @pytest.mark.parametrize("which", ["last", "ema"])
 def test_parts_become_one_file_on_request(moved, tmp_path, which):
-    made = export_safetensors(moved / "fsdp-to-tensor", tmp_path / "x.safetensors", checkpoint=which)
+    made = export_safetensors(
+        moved / "fsdp-to-tensor", tmp_path / "x.safetensors", checkpoint=which
+    )
     expected = load(moved / "fsdp-to-tensor", which).model.state_dict()
     found = load_file(made.path)
     assert found.keys() == expected.keys()

@@ -31,7 +31,13 @@ MOVES = ("2-to-1", "1-to-2")
 
 
 def values(corpus, folder, name, **changes):
-    steady = {"model__layers": 3, "train__lr": 2e-3, "parallel__timeout": 60, "train__clip": 0.5}
+    steady = {
+        "model__layers": 3,
+        "train__lr": 5e-4,
+        "train__min_lr": 1e-4,
+        "parallel__timeout": 60,
+        "train__clip": 0.5,
+    }
     return overrides(corpus, folder / name, **(steady | changes))
 
 

@@ -36,7 +36,8 @@ def values(corpus, folder, family, mode, **changes):
     """A run of 24 steps at a rate at which rounding does not grow."""
     changes = {
         "model__layers": 2,
-        "train__lr": 2e-3,
+        "train__lr": 5e-4,
+        "train__min_lr": 1e-4,
         "parallel__timeout": 120,
         "eval__every": "24 steps",
     } | changes

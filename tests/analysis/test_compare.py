@@ -197,3 +197,14 @@ def test_a_missing_family_is_named(tmp_path):
 def test_a_run_without_an_evaluation_is_named(tmp_path):
     runs = pair(tmp_path, ar_more={"evaluated": False})
     refused(runs, r"the best checkpoint of .*a has not been evaluated; run `epochal eval .*a`")
+
+
+def test_both_overfit_is_an_answer(tmp_path):
+    turned = [5.0, 4.5, 4.2, 4.0, 4.1, 4.3]
+    ar = make_run(tmp_path / "a", "ar", turned)
+    worse = make_run(tmp_path / "b", "mdm", [value + 0.6 for value in turned])
+    found = compare_runs([ar, worse])
+    assert found.meeting is None
+    assert "both overfit at these settings, so training longer would not bring" in found.verdict
+    better = make_run(tmp_path / "c", "mdm", [value - 0.6 for value in turned])
+    assert compare_runs([ar, better]).verdict.endswith("both overfit at these settings.")

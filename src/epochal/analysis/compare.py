@@ -200,7 +200,13 @@ def _verdict(
     else:
         winner = "AR" if difference > 0 else "Diffusion"
         lead = f"{winner} learned more from these {tokens}, by {side} {amount} ({figures})"
-    return f"{lead}; {_shape(ar, curves['ar'])}, {_shape(mdm, curves['mdm'])}; {_meets(meeting)}."
+    meets = _meets(meeting)
+    if meeting is None and curves["ar"].overfits and curves["mdm"].overfits:
+        behind = difference > CLOSE * error
+        meets = "both overfit at these settings" + (
+            ", so training longer would not bring diffusion to AR's best" if behind else ""
+        )
+    return f"{lead}; {_shape(ar, curves['ar'])}, {_shape(mdm, curves['mdm'])}; {meets}."
 
 
 def _shape(run: RunSummary, curve: Curve) -> str:

@@ -112,7 +112,10 @@ class Lab:
         try:
             layout = lay_out(costs, self.params, unique, spare * self.jobs, 8 * length * batch)
         except UserError as error:
-            raise UserError(f"--budget of {self.clock.budget:.0f} seconds: {error}") from None
+            raise UserError(
+                f"--budget of {self.clock.budget:.0f} seconds: {error}; it has "
+                f"{self.jobs} slots for {max(0.0, spare):.0f} seconds of the budget, so give more"
+            ) from None
         self.clock.save(
             layout={
                 "budget": self.clock.budget,

@@ -51,6 +51,18 @@ def test_progress_best_and_speed(tmp_path):
     assert line.differs == {}
 
 
+def test_settings_of_a_family_are_compared_within_it(tmp_path):
+    write(tmp_path, "a")
+    write(tmp_path, "b", **{"family": "mdm", "mdm.eps": 1e-3})
+    assert [line.differs for line in list_runs([tmp_path])] == [{}, {}]
+    write(tmp_path, "c", **{"family": "mdm", "mdm.eps": 0.0})
+    assert [line.differs for line in list_runs([tmp_path])] == [
+        {},
+        {"mdm.eps": 1e-3},
+        {"mdm.eps": 0.0},
+    ]
+
+
 def test_settings_in_which_they_differ(tmp_path):
     write(tmp_path, "a", **{"train.lr": 1e-3})
     write(tmp_path, "b", **{"train.lr": 2e-3, "train.ema": 0.9, "family": "mdm"})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
+from epochal.cli.compare import WIDTH
 from epochal.cli.output import json_option, print_json
 from epochal.units import parse_number
 
@@ -57,7 +60,7 @@ def report(
         print_json(made.as_dict())
         return
     for sentence in made.verdicts:
-        click.echo(sentence)
+        click.echo(textwrap.fill(sentence, WIDTH))
     if made.figures:
         click.echo(f"\nFigures: {len(made.figures)} files in {made.figures[0].parent}")
     click.echo(f"\nReport on {len(made.runs)} run{'s' * (len(made.runs) != 1)}: {made.path}")

@@ -62,13 +62,20 @@ def list_runs(places: Sequence[str | Path] = ("runs",)) -> list[RunLine]:
 # Each has a column of its own.
 _SHOWN = ("family", "model.size", "data.unique_tokens", "train.epochs")
 _ABSENT = "unset"
+_FAMILIES = ("ar", "mdm")
 
 
 def _differing(own: dict[str, Any], all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
     keys = sorted({key for one in all_of_them for key in one} - set(_SHOWN))
     found = {}
     for key in keys:
-        values = [one.get(key, _ABSENT) for one in all_of_them]
+        alike: Sequence[dict[str, Any]] = all_of_them
+        section = key.partition(".")[0]
+        if section in _FAMILIES:  # says nothing about runs of the other family
+            if own.get("family") != section:
+                continue
+            alike = [one for one in all_of_them if one.get("family") == section]
+        values = [one.get(key, _ABSENT) for one in alike]
         if any(value != values[0] for value in values):
             value = own.get(key, _ABSENT)
             # The hash of a corpus tells nothing beyond its first letters.

@@ -240,7 +240,8 @@ class _Meter:
         self._peak, peak_source = peak_flops(loop.machine)
         loop.journal.info["peak_flops"] = {"per_second": self._peak, "source": peak_source}
         self._begin = time.monotonic() - earlier_seconds
-        self._mark, self._mark_tokens, self._mark_scored = time.monotonic(), 0, 0
+        self._mark = self._last = time.monotonic()
+        self._mark_tokens = self._mark_scored = 0
         self._speed = self._mfu = 0.0
         self._waited = self._worked = 0.0
         self.validation: float | None = None
@@ -252,7 +253,11 @@ class _Meter:
 
     def skip(self) -> None:
         """Leave the time since the last step (an evaluation, a save) out of the speed."""
-        self._mark, self._mark_tokens, self._mark_scored = time.monotonic(), 0, 0
+        now = time.monotonic()
+        # The steps before it still count: where evaluations come more often than once a second,
+        # the speed would else stay that of the first step.
+        self._mark += now - self._last
+        self._last = now
 
     def step(self, state: TrainState, result: StepResult) -> None:
         """Take note of a step."""
@@ -260,7 +265,8 @@ class _Meter:
         self._mark_scored += result.scored
         self._waited += result.data_seconds
         self._worked += result.seconds
-        elapsed = time.monotonic() - self._mark
+        self._last = time.monotonic()
+        elapsed = self._last - self._mark
         if elapsed > 1.0 or not self._speed:
             self._measure(elapsed)
         epochs = self._loop.numbers.at(state.step).epochs
@@ -276,7 +282,7 @@ class _Meter:
         cost = shape.matmul_flops_per_token(numbers.vocabulary, numbers.sequence_length, share)
         self._speed = self._mark_tokens / elapsed
         self._mfu = self._speed * cost / (self._peak * loop.world.size)
-        self.skip()
+        self._mark, self._mark_tokens, self._mark_scored = self._last, 0, 0
 
     def log(self, state: TrainState, result: StepResult, lr: float) -> None:
         """Write a line with the mean loss since the last one."""

@@ -254,3 +254,21 @@ def test_progress_is_told(model):
     exact(reader_of(model, True, 10, 30), some_requests(9), heard.append)
     assert heard[-1] == 9
     assert heard == sorted(heard)
+
+
+def test_choices_of_a_padded_question_share_rows_and_the_first_step(model):
+    """With all their tokens masked, choices of any length are one row of context and masks."""
+    context = [3, 4, 5]
+    asked = [request([*context, *choice], len(choice)) for choice in ([7], [8, 9], [7, 11])]
+    padded = reader_of(model, False, 999, 30, pad_to=12, pad_id=30)
+    found = monte_carlo(padded, asked, 30, 9, 0, quiet)
+    # 1 + 3 + 3 masks; the three of everything, and [7, mask] of the third, are one row each.
+    assert padded.rows_read == 1 + 2 * 2
+    alone = [
+        monte_carlo(reader_of(model, False, 999, 30, pad_to=12, pad_id=30), [one], 30, 9, 0, quiet)
+        for one in asked
+    ]
+    np.testing.assert_allclose(log_probs(found), [one.log_prob for [one] in alone], rtol=1e-5)
+    matches = greedy_match(padded, asked, 30, quiet)
+    assert all(one.greedy in (None, match) for one, match in zip(found, matches, strict=True))
+    assert found[0].greedy is not None

@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer as HFTokenizer
 
 from epochal import progress
+from epochal.bench.downstream import downstream_rows
 from epochal.bench.evaluation import evaluation_rows
 from epochal.bench.fit import fit_rows
 from epochal.bench.memory import can_measure, peak_memory
@@ -227,6 +228,7 @@ PARTS: dict[str, Callable[[Options], list[Row]]] = {
     "estimator": bench_estimator,
     "eval": lambda options: evaluation_rows(options.setting, options.rounds),
     "fit": lambda options: fit_rows(options.rounds, options.fit_starts),
+    "downstream": lambda options: downstream_rows(options.setting, options.rounds),
     "step": bench_step,
 }
 

@@ -58,8 +58,8 @@ class Likelihood:
     standard_error: float
     """From the masks drawn; 0 where none were drawn."""
     greedy: bool | None
-    """Whether each token is the likeliest given all before it; None for Monte Carlo, which
-    has no order (see `greedy_match`)."""
+    """Whether each token is the likeliest given all before it. Monte Carlo has no order; it
+    says what the first step of `greedy_match` would find, and None where more are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,14 @@ def monte_carlo(
         return made
 
     def value(request: Request, answers: Sequence[Answer]) -> Likelihood:
+        masks = plan(request)
         sums = np.array([answer.log_probs.sum() for answer in answers])
-        return Likelihood(*_estimate(plan(request), sums), greedy=None)
+        # One of the masks hides everything: the first step of a generation has been read.
+        first = answers[int(masks.masks.all(axis=1).argmax())]
+        surest = int(first.best_log_probs.argmax())
+        right = bool(first.best[surest] == request.ids[request.start + surest])
+        greedy = None if right and request.scored > 1 else right
+        return Likelihood(*_estimate(masks, sums), greedy)
 
     return _score(reader, requests, report, lambda request: draws, queries, value)
 
@@ -244,7 +250,8 @@ def _score(
     """
     results = [Likelihood(0.0, 0.0, True)] * len(requests)
     order = [i for i in range(len(requests)) if requests[i].scored]
-    order.sort(key=lambda i: len(requests[i].ids))
+    # Padded rows are all of one length; choices of a question, which share rows, then go together.
+    order.sort(key=lambda i: requests[i].key if reader.pad_to else len(requests[i].ids))
     done = len(requests) - len(order)
     for chunk in _chunks(requests, order, passes, reader):
         made = [queries(requests[i]) for i in chunk]

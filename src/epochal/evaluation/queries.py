@@ -66,7 +66,7 @@ class Reader:
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """One answer per query, in their order."""
-        rows, owner = _distinct(queries)
+        rows, owner = self._distinct(queries)
         rank = np.argsort([len(row) for row in rows], kind="stable")
         counts = np.array([len(query.places) for query in queries], dtype=np.int64)
         # Every looked-at place with the row that it lies in, put in the order of the reading.
@@ -86,6 +86,25 @@ class Reader:
         ends = np.cumsum(counts)
         parts = (found[:, end - count : end] for count, end in zip(counts, ends, strict=True))
         return [Answer(part[0], part[1].astype(np.int64), part[2]) for part in parts]
+
+    def _distinct(self, queries: Sequence[Query]) -> tuple[list[Ids], Places]:
+        """The different rows, and for each query the number of its own.
+
+        Where rows are lengthened, one that ends in the padding's id equals a shorter one: so do
+        the rows of all choices of a question when all their tokens are masked.
+        """
+        numbers: dict[bytes, int] = {}
+        rows: list[Ids] = []
+        owner = np.empty(len(queries), dtype=np.int64)
+        for i, query in enumerate(queries):
+            ids = np.ascontiguousarray(query.ids, dtype=np.int32)
+            if len(ids) <= self.pad_to:
+                kept = np.flatnonzero(ids != self.pad_id)
+                ids = ids[: kept[-1] + 1 if len(kept) else 1]
+            owner[i] = numbers.setdefault(ids.tobytes(), len(rows))
+            if owner[i] == len(rows):
+                rows.append(ids)
+        return rows, owner
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[slice]:
         """Ascending lengths → slices of rows that together are about `batch_tokens`."""
@@ -132,16 +151,3 @@ class Reader:
         if self.pad_to or inside.all():
             return torch.from_numpy(ids), "bidirectional"
         return torch.from_numpy(ids), torch.from_numpy(inside)[:, None, None, :]
-
-
-def _distinct(queries: Sequence[Query]) -> tuple[list[Ids], Places]:
-    """The different rows, and for each query the number of its own."""
-    numbers: dict[bytes, int] = {}
-    rows: list[Ids] = []
-    owner = np.empty(len(queries), dtype=np.int64)
-    for i, query in enumerate(queries):
-        ids = np.ascontiguousarray(query.ids, dtype=np.int32)
-        owner[i] = numbers.setdefault(ids.tobytes(), len(rows))
-        if owner[i] == len(rows):
-            rows.append(ids)
-    return rows, owner

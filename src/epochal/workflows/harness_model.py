@@ -111,11 +111,14 @@ class HarnessModel(LM):  # type: ignore[misc]
             _refuse_choices(requests)
         asked = [self._request(request.args, _question(request)) for request in requests]
         found = self._score(asked, "score")
+        greedy = [bool(one.greedy) and self.mode != "nll" for one in found]
         if self.mode in ("mc", "generate") and not self.reader.causal:
-            with bar("generate", len(asked)) as progress:
-                greedy = greedy_match(self.reader, asked, self._mask, progress.update)
-        else:
-            greedy = [bool(one.greedy) and self.mode != "nll" for one in found]
+            left = [i for i, one in enumerate(found) if one.greedy is None]
+            with bar("generate", len(left)) as progress:
+                some = [asked[i] for i in left]
+                same = greedy_match(self.reader, some, self._mask, progress.update)
+            for i, match in zip(left, same, strict=True):
+                greedy[i] = match
         for request, one in zip(requests, found, strict=True):
             self.errors[request.args] = one.standard_error
         return [(one.log_prob, same) for one, same in zip(found, greedy, strict=True)]

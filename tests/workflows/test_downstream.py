@@ -248,6 +248,7 @@ def test_what_is_refused(runs, rows, tmp_path):
     refused("no folder", data=tmp_path / "nothing")
     refused("names no task", tasks=" , ")
     refused("holds no task", tasks=str(tmp_path))
+    refused("no task 'hellaswga'. Did you mean `hellaswag`", tasks="sciq,hellaswga")
     refused("ranks choices", mode="generate")
     write_rows(tmp_path, tasks=["sciq"])
     path = tmp_path / "sciq" / "test.jsonl"

@@ -25,7 +25,7 @@ from epochal.progress import hidden
 from epochal.runs import RunRecord
 from epochal.training.parallel.world import one_voice, quiet
 from epochal.workflows.evaluate import which_checkpoint
-from epochal.workflows.harness_tasks import load_tasks, require_harness, task_names
+from epochal.workflows.harness_tasks import check_names, load_tasks, require_harness, task_names
 from epochal.workflows.load import CheckpointName
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def downstream(
     record = run if isinstance(run, RunRecord) else RunRecord(run)
     require_harness()
     names, own = task_names(tasks)
+    if own is None:
+        check_names(names)
     with (
         _quiet(),
         hidden() if quiet() else nullcontext(),

@@ -70,8 +70,6 @@ def load_tasks(
     for name, path in stock.items():
         if path is not None:
             _write_task(name, path, data, work)
-    for name in (name for name, path in stock.items() if path is None):
-        _refuse_unknown(name)  # without the index, if no file has the name
     # The index of all stock tasks takes ten seconds; only groups of tasks need it.
     groups = any(path is None for path in stock.values())
     manager = TaskManager(include_path=str(own or work), include_defaults=groups)
@@ -81,15 +79,22 @@ def load_tasks(
     return manager, [it for name in names for it in _load_one(manager, name, data)]
 
 
-def _refuse_unknown(name: str) -> None:
-    """Raise UserError if no definition of the harness has a task, group or tag of this name."""
+def check_names(names: Sequence[str]) -> None:
+    """Raise UserError for a name that no definition of the harness has, within a second or two.
+
+    Its own index takes ten seconds to make.
+    """
     import lm_eval.tasks
 
+    others = [name for name in names if name not in PAPER_TASKS]
+    if not others:
+        return
     texts = [_text(path) for path in _yaml_files(Path(lm_eval.tasks.__file__).parent)]
-    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-    if not any(name in text and word.search(text) for text in texts):
-        named = re.compile(r"(?m)^(?:task|group|tag):[ \t]*[\"']?([\w.-]+)")
-        raise _unknown(name, sorted({found for text in texts for found in named.findall(text)}))
+    for name in others:
+        word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+        if not any(name in text and word.search(text) for text in texts):
+            named = re.compile(r"(?m)^(?:task|group|tag):[ \t]*[\"']?([\w.-]+)")
+            raise _unknown(name, sorted({one for text in texts for one in named.findall(text)}))
 
 
 def _unknown(name: str, known: Sequence[str]) -> UserError:

@@ -39,6 +39,18 @@ def test_documents_add_up():
     assert total / broken.document_tokens.sum() == pytest.approx(found.nll, rel=1e-12)
 
 
+@pytest.mark.parametrize("starts", [[0, 321], [0, 1, 321], [0, 320, 321]])
+def test_of_a_single_document_the_windows_are_shown(starts):
+    """The set's first token is not scored, so a document of it alone counts for none."""
+    it = evaluator("ar", stream(321, seed=3), starts=np.array(starts))
+    it.add_draw(Oracle(JOINT))
+    broken = break_down(it, it.result())
+    single = starts != [0, 320, 321]
+    assert broken.unit == broken.as_dict()["documents"]["unit"]
+    assert broken.unit == ("window" if single else "document")
+    assert len(broken.document) == (it.rows if single else 2) == len(broken.document_nll)
+
+
 def test_levels_and_places_agree_with_enumeration():
     """f(K), the mean NLL of a masked token when K of 4 are masked, and each place's part."""
     from itertools import combinations

@@ -91,6 +91,25 @@ def test_temperature_zero_takes_the_likeliest():
     assert Sampling(temperature=0).sample(logits, torch.tensor([0.99, 0.0])).tolist() == [1, 0]
 
 
+def test_top_p_at_its_edges():
+    """The token that reaches top_p is in, the next is out; the likeliest always stays."""
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    for top_p, kept in ((1e-9, 1), (0.5, 1), (0.500001, 2), (0.75, 2), (0.76, 3), (1.0, 4)):
+        found = Sampling(top_p=top_p).probabilities(logits)[0]
+        assert int((found > 0).sum()) == kept
+        assert found.sum().item() == pytest.approx(1)
+    # After top-k, the share is of what top-k has left: 0.5 is two thirds of 0.75.
+    assert Sampling(top_k=2, top_p=0.66).probabilities(logits)[0].tolist() == [1, 0, 0, 0]
+    assert (Sampling(top_k=2, top_p=0.67).probabilities(logits)[0] > 0).sum() == 2
+    assert Sampling(top_k=9).probabilities(logits)[0].tolist() == [0.5, 0.25, 0.125, 0.125]
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-37, 1e-45, 1e-60, 1e-310])
+def test_a_tiny_temperature_takes_the_likeliest(temperature):
+    found = Sampling(temperature).probabilities(torch.tensor([[30.0, 29.0, -40.0]]))
+    assert found.tolist() == [[1, 0, 0]]
+
+
 @given(LOGITS)
 def test_certainty(values):
     logits = torch.tensor([[value / 10 for value in values]])

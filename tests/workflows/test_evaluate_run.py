@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from types import SimpleNamespace
@@ -158,3 +159,15 @@ class _Noise:
         one = np.zeros(1, dtype=np.int64)
         layout = Layout(row=one, document=one, tokens=one + 1, group=one)
         return estimate(layout, np.array(self.values)[:, None], exact=False)
+
+
+def test_a_run_without_a_best_checkpoint_says_that_the_last_was_used(run):
+    """Also where its record names none: an imported or broken-off run."""
+    folder = RunRecord(run).folder.checkpoints
+    for path in folder.glob("best-*"):
+        shutil.rmtree(path)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({k: v for k, v in info.items() if k != "best"}))
+    assert evaluate(run, draws=2).checkpoint == "last"
+    with pytest.raises(CheckpointError, match="no best checkpoint; try the checkpoint `last`"):
+        evaluate(run, checkpoint="best", draws=2)

@@ -178,7 +178,7 @@ def _print_parts(parts: Breakdown) -> None:
         for d in [*ends["hardest"], *ends["easiest"][::-1]]
     ]
     unique = list(dict.fromkeys(map(tuple, lines)))
-    print_table(["document", "tokens", "nats/token", "±"], [list(line) for line in unique])
+    print_table([ends["unit"], "tokens", "nats/token", "±"], [list(line) for line in unique])
 
 
 def _print_ensemble(found: EnsembleResult) -> None:

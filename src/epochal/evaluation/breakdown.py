@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,10 @@ class Breakdown:
     """Per range of the masked share: low, high, nll, error (between rows; None of a single one),
     rows. Empty for AR."""
     document: Integers
-    """[units] number of the document in the set (of the window, if there is one document)."""
+    """[units] number of the document in the set, from 0 (of the window, if there is one document).
+    """
+    unit: Literal["document", "window"]
+    """What the numbers in `document` count."""
     document_nll: Floats
     document_error: Floats
     document_tokens: Integers
@@ -62,6 +65,7 @@ class Breakdown:
             "places": self.place_ranges,
             "levels": self.level_ranges,
             "documents": {
+                "unit": self.unit,
                 "count": len(order),
                 "deciles": np.quantile(self.document_nll, share).tolist(),
                 "easiest": [self._document(n) for n in order[:EXTREMES]],
@@ -104,7 +108,8 @@ def break_down(evaluator: Evaluator, found: Estimate) -> Breakdown:
         place_error=_error(places, exact),
         place_ranges=_place_ranges(places, exact),
         level_ranges=[] if exact else _level_ranges(*evaluator.by_level()),
-        document=evaluator.document_numbers(),
+        document=evaluator.unit_numbers(),
+        unit="document" if evaluator.by_document else "window",
         document_nll=found.unit_totals / found.unit_tokens,
         document_error=np.sqrt(found.unit_variances) / found.unit_tokens,
         document_tokens=found.unit_tokens,

@@ -158,10 +158,15 @@ class Evaluator:
         sums = [np.bincount(self._layout.row, weights=draw.values) for draw in self._draws]
         return np.stack([draw.shares for draw in self._draws]), np.stack(sums) / tokens
 
-    def document_numbers(self) -> Integers:
-        """[units] which document (or row, if there is one document) each unit of a result is."""
+    @property
+    def by_document(self) -> bool:
+        """Whether a result's units are documents; if there is one document, they are windows."""
+        return self.documents > 1
+
+    def unit_numbers(self) -> Integers:
+        """[units] which document or window each unit of a result is."""
         at = self._layout
-        units = at.document if at.document.max() > at.document.min() else at.row
+        units = at.document if self.by_document else at.row
         return np.flatnonzero(np.bincount(units, weights=at.tokens) > 0)
 
     def _corrections(self) -> Floats:

@@ -21,6 +21,8 @@ from epochal.errors import UserError
 from epochal.rng import Keys
 
 Certainty = Literal["confidence", "margin", "entropy"]
+LEAST_TEMPERATURE = 1e-30
+"""What float32 can divide by; below, and above 0, is taken as this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class Sampling:
         logits = logits.float()
         if self.temperature == 0:
             return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
-        probs = torch.softmax(logits / self.temperature, dim=-1)
+        # Less the largest first: else a tiny temperature makes infinities.
+        logits = logits - logits.amax(dim=-1, keepdim=True)
+        probs = torch.softmax(logits / max(self.temperature, LEAST_TEMPERATURE), dim=-1)
         if self.top_k is not None and self.top_k < probs.shape[-1]:
             least = probs.topk(self.top_k, dim=-1).values[..., -1:]
             probs = probs.masked_fill(probs < least, 0)

@@ -86,7 +86,7 @@ class State:
     settled: int
     """Places before this one will not change any more."""
     step: int
-    """Steps done."""
+    """Forward passes done."""
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def unmask_steps(
     ids = ids.clone()
     open_places = ids == mask
     number = open_places.cumsum(dim=1) - 1  # at a masked place, how many masks lie before it
-    count = 0
+    done = before = 0  # forward passes, and the steps that the blocks so far were given
     logs, sure = torch.zeros(ids.shape), torch.zeros(ids.shape)
     for first, end, steps in schedule.blocks(int(open_places.sum(dim=1).max())):
         block = open_places & (number >= first) & (number < end)
@@ -127,23 +127,27 @@ def unmask_steps(
             if not masked.any() and schedule.remask == 0:
                 break
             proposal = _Proposal(ids, logs, sure)
+            # By the schedule, not by passes: how many it took depends on the rows of the batch.
+            at = before + step
             if masked.any():
-                chance = uniforms(keys, count, ids.shape[1])[masked]
+                chance = uniforms(keys, at, ids.shape[1])[masked]
                 logits = network.logits(ids, masked)
                 proposal = _propose(proposal, logits, masked, chance, sampling, schedule.order)
-            coins = uniforms(keys, count, ids.shape[1], purpose=1)
-            turn = _by_chance if schedule.order == "ancestral" else _by_certainty
-            reveal, hide = turn(
-                schedule.remask, masked, filled, sure, proposal.sure, coins, steps - step, steps
-            )
+            if schedule.order == "ancestral":
+                coins = uniforms(keys, at, ids.shape[1], purpose=1)
+                reveal, hide = _by_chance(masked, filled, coins, schedule.remask, step, steps)
+            else:
+                places = _Sureness(masked, proposal.sure, filled, sure)
+                reveal, hide = _by_certainty(places, schedule.remask, steps - step)
             ids = torch.where(reveal, proposal.ids, ids).masked_fill(hide, mask)
             sure = torch.where(reveal, proposal.sure, sure)
             logs = torch.where(reveal, proposal.logs, logs).masked_fill(hide, 0.0)
-            count += 1
+            done += 1
             final = schedule.remask == 0 or step + 1 == steps
             open_now = (ids == mask).any(dim=0)
             ahead = int(open_now.int().argmax()) if open_now.any() else ids.shape[1]
-            yield State(ids, logs, ahead if final else min(start, ahead), count)
+            yield State(ids, logs, ahead if final else min(start, ahead), done)
+        before += steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +197,16 @@ class _Network:
 
 
 def _by_chance(
-    remask: float,
-    masked: Tensor,
-    filled: Tensor,
-    sure: Tensor,
-    proposed: Tensor,
-    coins: Tensor,
-    left: int,
-    steps: int,
+    masked: Tensor, filled: Tensor, coins: Tensor, remask: float, step: int, steps: int
 ) -> tuple[Tensor, Tensor]:
     """[B, L] places to reveal and places to mask again, each by its own coin.
 
-    From time t = left/steps to s = t − 1/steps, with α = 1 − t: a filled place is masked again
-    with probability r = remask · min(1, s/α_t), a masked one revealed with probability
+    From time t = 1 − step/steps to s = t − 1/steps, with α = 1 − t: a filled place is masked
+    again with probability r = remask · min(1, s/α_t), a masked one revealed with probability
     (α_s − (1 − r) α_t)/t. So the masked share is s whatever r (ReMDM, arXiv 2503.00307; r = 0
     is MDLM's).
     """
+    left = steps - step
     if left == 1:
         return masked, torch.zeros_like(masked)
     t, s = left / steps, (left - 1) / steps
@@ -217,26 +215,27 @@ def _by_chance(
     return masked & (coins < reveal), filled & (coins < again)
 
 
-def _by_certainty(
-    remask: float,
-    masked: Tensor,
-    filled: Tensor,
-    sure: Tensor,
-    proposed: Tensor,
-    coins: Tensor,
-    left: int,
-    steps: int,
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Sureness:
+    """[B, L] each: open and filled places of a block, and how sure the model is or was there."""
+
+    masked: Tensor
+    proposed: Tensor
+    filled: Tensor
+    kept: Tensor
+
+
+def _by_certainty(at: _Sureness, remask: float, left: int) -> tuple[Tensor, Tensor]:
     """[B, L] the surest ⌈masked/left⌉ places to reveal, and the least sure to mask again.
 
     Those masked again, ⌊remask · filled⌋, are the ones that were least sure when they were
     revealed, and as many more are revealed, so that the schedule is kept; the last step masks
     none.
     """
-    remaining = masked.sum(dim=1)
-    again = (remask * filled.sum(dim=1)).long() if left > 1 else torch.zeros_like(remaining)
-    reveal = _highest(-(-remaining // left) + again, proposed, masked)
-    return reveal, _highest(again, -sure, filled)
+    remaining = at.masked.sum(dim=1)
+    again = (remask * at.filled.sum(dim=1)).long() if left > 1 else torch.zeros_like(remaining)
+    reveal = _highest(-(-remaining // left) + again, at.proposed, at.masked)
+    return reveal, _highest(again, -at.kept, at.filled)
 
 
 def _highest(count: Tensor, score: Tensor, among: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from epochal.evaluation.share import Share
 from epochal.progress import Bar, bar
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
+from epochal.training.checkpoint import all_of
 from epochal.workflows.imports import NOT_KNOWN
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.processes import shared_work
@@ -268,9 +269,11 @@ def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
 
 
 def which_checkpoint(record: RunRecord, step: int) -> str:
-    """best or last: the name of the checkpoint of this step."""
-    best = record.info.get("best") or {}
-    return "best" if best.get("step", step) == step else "last"
+    """best or last: which of them `load` took, with no name given, if it took this step."""
+    kinds = {
+        path.name.rpartition("-")[0] for at, path in all_of(record.folder.checkpoints) if at == step
+    }
+    return "best" if "best" in kinds else "last"
 
 
 def make_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from epochal.analysis.memorisation import (
     exposure,
     extraction,
     logged_gaps,
+    no_equal_loss,
     summary,
     wilson,
 )
@@ -37,6 +39,13 @@ def test_exposure_by_rank():
     assert exposure(0, 1, 5.0, references).exposure == 4.0  # the first of 16
     assert exposure(0, 1, 11.5, references).rank == 3
     assert exposure(0, 1, 99.0, references).exposure == 0.0
+
+
+def test_ties_count_against_the_secret():
+    """A model that finds all secrets alike knows none, whatever its rank would be by `<`."""
+    tied = exposure(0, 1, 3.0, np.full(15, 3.0))
+    assert (tied.rank, tied.exposure, tied.exposure_fitted) == (16, 0.0, 0.0)
+    assert exposure(0, 1, 2.0, np.array([2.0, 2.0, 5.0])).rank == 3
 
 
 def test_unseen_secrets_have_the_exposure_of_chance(random):
@@ -129,6 +138,38 @@ def test_figures_at_equal_loss_are_interpolated_before_the_best():
     assert (mdm.epochs, mdm.extraction_rate) == (2.0, 0.1)
     assert at_equal_loss(AR) == []
     assert at_equal_loss([*AR[1:], *MDM]) == []  # AR has no checkpoint above 4.5
+
+
+def test_why_there_are_no_figures_at_equal_loss():
+    assert no_equal_loss([*AR, *MDM]) is None
+    why = no_equal_loss([*AR[1:], *MDM])
+    assert "a has no checkpoint before its best with a validation NLL of 4.500 or more" in why
+    assert "the lowest that m reached (its highest is 4.000)" in why
+    assert "`checkpoint.keep_every`" in why
+    text = " ".join(summary([*AR[1:], *MDM], 4, why))
+    assert f"The runs are not compared at equal validation NLL: {why}." in text
+    assert "had reached epoch" not in text
+    # Runs of unlike validation sets are not compared though their figures would allow it.
+    assert "had reached epoch" not in " ".join(summary([*AR, *MDM], 4, "they are unlike"))
+
+
+def canary(copies, seen, beyond, bits=1.0):
+    return CanaryExposure(
+        canary=0, seen=seen, copies=copies, beyond=beyond, rank=1, exposure=bits,
+        exposure_fitted=bits,
+    )  # fmt: skip
+
+
+def test_the_summary_says_which_canaries_are_not_in_the_training_tokens():
+    one = dataclasses.replace(
+        AR[0], canaries=[canary(0, 0, 0), canary(1, 0, 1), canary(1, 0, 0), canary(4, 2, 2)]
+    )
+    text = " ".join(summary([one], 4))
+    assert "Of 3 canaries made to be put in, 2 are not in the training tokens" in text
+    assert "after the first `data.unique_tokens` of the store (1), or because the corpus" in text
+    assert "1 more have some of their copies after `data.unique_tokens`" in text
+    whole = dataclasses.replace(AR[0], canaries=[canary(0, 0, 0), canary(4, 4, 0)])
+    assert "made to be put in" not in " ".join(summary([whole], 4))
 
 
 def test_the_summary_says_what_was_seen():

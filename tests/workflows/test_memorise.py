@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epochal.cli.main import main
 from epochal.data import prepare
 from epochal.data.canaries import read_canaries, references, write_canaries
-from epochal.errors import DataError, UserError
+from epochal.data.store import TokenStore
+from epochal.errors import DataError, RunError, UserError
+from epochal.runs import RunRecord
 from epochal.workflows.memorise import memorise
+from epochal.workflows.memorised_text import Text, even_share, places, why_unlike
 from epochal.workflows.train import train
 from tiny_runs import overrides
 
@@ -96,6 +103,83 @@ def test_both_families(tiny_pair, tmp_path):
     assert content == json.loads(json.dumps(found.as_dict()))
     assert ET.parse(out / "memorise.svg").getroot().tag.endswith("svg")
     assert (out / "memorise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_text_that_was_learned_is_asked_for(tiny_pair, tiny_corpus, tmp_path):
+    """A corpus prepared anew in the old place, or another number of unique tokens."""
+    run = shutil.copytree(tiny_pair / "ar", tmp_path / "ar")
+    recipe = run / "recipe.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("unique_tokens = 1000", "unique_tokens = 900"))
+    assert recipe.read_text() != text
+    with pytest.raises(RunError, match=r"is not the one that .* was trained with"):
+        memorise([run], out=tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_unlike_validation_sets_are_not_compared(tiny_pair, tmp_path):
+    ar, mdm = RunRecord(tiny_pair / "ar"), RunRecord(tiny_pair / "mdm")
+    assert why_unlike({"ar": ar}) is None
+    assert why_unlike({"ar": ar, "mdm": mdm}) is None
+    folder = shutil.copytree(tiny_pair / "mdm", tmp_path / "mdm")
+    info = json.loads((folder / "run.json").read_text())
+    info["corpus"]["validation"]["content_sha256"] = "another"
+    (folder / "run.json").write_text(json.dumps(info))
+    assert "have not the same validation set" in why_unlike({"ar": ar, "b": RunRecord(folder)})
+    folder = shutil.copytree(tiny_pair / "mdm", tmp_path / "other")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(
+        {"id": 400, "content": "<new>", "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "have not the same tokenizer" in why_unlike({"ar": ar, "b": RunRecord(folder)})
+
+
+def test_canaries_that_the_unique_tokens_cut_away_are_counted(learned, tmp_path):
+    made = read_canaries(learned / "canaries")
+    whole = Text.of(RunRecord(learned / "ar"), made)
+    (_, never, none), (canary, seen, beyond) = whole.canaries
+    assert (never, none, beyond) == (0, 0, 0)
+    assert 20 < seen <= canary.copies
+    cut = whole.train.first(whole.train.unique_tokens // 2)
+    run = shutil.copytree(learned / "ar", tmp_path / "ar")
+    recipe = (run / "recipe.toml").read_text()
+    data = f"[data]\nunique_tokens = {cut.unique_tokens}\n"
+    (run / "recipe.toml").write_text(recipe.replace("[data]\n", data))
+    info = json.loads((run / "run.json").read_text())
+    info["corpus"]["train"]["content_sha256"] = cut.content_sha256()
+    (run / "run.json").write_text(json.dumps(info))
+    _, (_, inside, after) = Text.of(RunRecord(run), made).canaries
+    assert 0 < after == seen - inside
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.floats(0, 1))
+def test_places_are_shared_evenly(room, part):
+    room = np.array(room)
+    count = int(part * room.sum())
+    share = even_share(room, count)
+    assert share.sum() == count
+    assert (share <= room).all()
+    least = share[share < room].min(initial=99)  # who could get more has at most one less
+    assert share.max() <= least + 1
+
+
+def test_no_place_is_drawn_twice(tiny_corpus):
+    store = TokenStore.open(tiny_corpus / "train").first(800)
+    starts = store.document_starts()
+    room = int(np.maximum(np.diff(starts) - 12 + 1, 0).sum())
+    every = places(store, 12, 10**6, 0)
+    inside = [
+        store.tokens[at : at + 12]
+        for start, end in pairwise(starts)
+        for at in range(start, end - 12 + 1)
+    ]
+    assert len(every) == room == len(inside)
+    assert sorted(map(tuple, every.tolist())) == sorted(tuple(row.tolist()) for row in inside)
+    np.testing.assert_array_equal(places(store, 12, 50, 3), places(store, 12, 50, 3))
+    assert len(places(store, 12, 50, 3)) == 50
+    assert len(places(store, 10**6, 50, 3)) == 0
 
 
 def command(capsys, *words):

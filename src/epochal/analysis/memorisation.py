@@ -59,8 +59,12 @@ class CanaryExposure:
     canary: int
     seen: int
     """How often the canary stands in the training text: 0 is a control."""
+    copies: int = 0
+    """How often it was made to be put in."""
+    beyond: int = 0
+    """How often it stands in the training store after the run's `data.unique_tokens`."""
     rank: int
-    """1 is best, among the references and itself."""
+    """1 is best, among the references and itself; a reference that ties stands before it."""
     exposure: float
     """By rank, bits."""
     exposure_fitted: float
@@ -144,12 +148,19 @@ def extraction(prefix: int, train: NDArray[np.bool_], validation: NDArray[np.boo
     )
 
 
-def exposure(canary: int, seen: int, nll: float, references: Floats) -> CanaryExposure:
-    """Of a secret's NLL among those of secrets that were not put in."""
-    rank = 1 + int((references < nll).sum())
+def exposure(
+    canary: int, seen: int, nll: float, references: Floats, copies: int = 0, beyond: int = 0
+) -> CanaryExposure:
+    """Of a secret's NLL among those of secrets that were not put in.
+
+    Ties count against the secret: a model that finds all alike knows none.
+    """
+    rank = 1 + int((references <= nll).sum())
     return CanaryExposure(
         canary=canary,
         seen=seen,
+        copies=copies,
+        beyond=beyond,
         rank=rank,
         exposure=math.log2(len(references) + 1) - math.log2(rank),
         exposure_fitted=_fitted_exposure(nll, references),
@@ -182,19 +193,13 @@ def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
     validation NLL. Empty for a single run, and where some run has no checkpoint above that NLL
     (keep more of them with `checkpoint.keep_every`).
     """
-    runs = _by_run(measured)
-    if len(runs) < 2:
+    if len(_by_run(measured)) < 2 or no_equal_loss(measured) is not None:
         return []
-    falling = {}
-    for run, checkpoints in runs.items():
-        best = min(range(len(checkpoints)), key=lambda n: checkpoints[n].validation_nll)
-        falling[run] = checkpoints[: best + 1]
+    falling = _falling(measured)
     level = max(checkpoints[-1].validation_nll for checkpoints in falling.values())
     found = []
     for run, checkpoints in falling.items():
         nll = np.array([one.validation_nll for one in checkpoints])
-        if nll.max() < level:
-            return []
         # The last crossing of the level, should the curve not fall all the way.
         after = int(np.flatnonzero(nll >= level)[-1])
         pair = checkpoints[after : after + 2]
@@ -220,8 +225,37 @@ def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
     return found
 
 
-def summary(measured: Sequence[Measured], length: int) -> list[str]:
-    """What the figures mean to somebody whose text is private, in plain sentences."""
+def no_equal_loss(measured: Sequence[Measured]) -> str | None:
+    """Why several runs have no figures at an equal loss, in one sentence; None if they have."""
+    falling = _falling(measured)
+    worst = max(falling.values(), key=lambda checkpoints: checkpoints[-1].validation_nll)[-1]
+    for run, checkpoints in falling.items():
+        highest = max(one.validation_nll for one in checkpoints)
+        if highest < worst.validation_nll:
+            return (
+                f"{run} has no checkpoint before its best with a validation NLL of "
+                f"{worst.validation_nll:.3f} or more, the lowest that {worst.run} reached (its "
+                f"highest is {highest:.3f}); train {run} with `checkpoint.keep_every` to have some"
+            )
+    return None
+
+
+def _falling(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """Each run's checkpoints up to its best."""
+    falling = {}
+    for run, checkpoints in _by_run(measured).items():
+        best = min(range(len(checkpoints)), key=lambda n: checkpoints[n].validation_nll)
+        falling[run] = checkpoints[: best + 1]
+    return falling
+
+
+def summary(
+    measured: Sequence[Measured], length: int, not_compared: str | None = None
+) -> list[str]:
+    """What the figures mean to somebody whose text is private, in plain sentences.
+
+    `not_compared`: why the runs are not compared at equal loss, where they are not.
+    """
     sentences = []
     for run, checkpoints in _by_run(measured).items():
         last = checkpoints[-1]
@@ -231,7 +265,11 @@ def summary(measured: Sequence[Measured], length: int) -> list[str]:
             sentences.append(_extraction_sentence(last.extraction[-1], length))
         if seen := [canary for canary in last.canaries if canary.seen]:
             sentences.append(_canary_sentence(seen, last.exposure))
-    equal = at_equal_loss(measured)
+        if away := _away_sentence(last.canaries):
+            sentences.append(away)
+    if not_compared is not None:
+        sentences.append(f"The runs are not compared at equal validation NLL: {not_compared}.")
+    equal = [] if not_compared else at_equal_loss(measured)
     for one in equal:
         parts = [f"gap {one.gap:.2f} nats"]
         if one.extraction_rate is not None:
@@ -297,6 +335,28 @@ def _canary_sentence(seen: Sequence[CanaryExposure], bits: float) -> str:
         f"{best.exposure_fitted:.1f}: guessing it would take 2^{best.exposure_fitted:.0f} times "
         "fewer tries than without the model."
     )
+
+
+def _away_sentence(canaries: Sequence[CanaryExposure]) -> str | None:
+    """That canaries are not in the tokens that the run learned from, and where they are."""
+    made = [canary for canary in canaries if canary.copies]
+    away = [canary for canary in made if not canary.seen]
+    partly = [canary for canary in made if canary.seen and canary.beyond]
+    if not away and not partly:
+        return None
+    text = f"Of {len(made)} canaries made to be put in, {len(away)} are not in the training tokens"
+    if beyond := [canary for canary in away if canary.beyond]:
+        text += (
+            f" because they lie after the first `data.unique_tokens` of the store ({len(beyond)})"
+        )
+    if elsewhere := len(away) - len(beyond):
+        text += (
+            f"{', or' if beyond else ''} because the corpus does not have them or has them in its "
+            f"validation set only ({elsewhere})"
+        )
+    if partly:
+        text += f"; {len(partly)} more have some of their copies after `data.unique_tokens`"
+    return f"{text}. Copies that are not in the training tokens tell nothing of the training."
 
 
 def logged_gaps(record: RunRecord) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal import files, rng
+from epochal import files
 from epochal.analysis.memorisation import (
     AtEqualLoss,
     CanaryExposure,
@@ -20,12 +20,10 @@ from epochal.analysis.memorisation import (
     exposure,
     extraction,
     logged_gaps,
+    no_equal_loss,
     summary,
 )
-from epochal.data.blend import Blend
-from epochal.data.canaries import Canary, read_canaries, references
-from epochal.data.encoder import Tokenizer
-from epochal.data.opened import open_corpus
+from epochal.data.canaries import read_canaries, references
 from epochal.data.store import TokenStore
 from epochal.data.windows import ScoredWindows
 from epochal.errors import CheckpointError, UserError
@@ -37,6 +35,7 @@ from epochal.runs import RunRecord
 from epochal.tally import Estimate
 from epochal.training import checkpoint
 from epochal.workflows.load import LoadedModel, load
+from epochal.workflows.memorised_text import Text, ids_of, places, why_unlike
 from epochal.workflows.train import evaluation_batch
 
 Integers = NDArray[np.int64]
@@ -48,6 +47,8 @@ class Memorisation:
 
     measured: list[Measured]
     equal_loss: list[AtEqualLoss]
+    not_compared: str | None
+    """Why several runs have no figures at equal loss."""
     logged: dict[str, list[tuple[float, float]]]
     """(epochs, gap) of each run by its log of training; rougher, but along the whole run."""
     length: int
@@ -59,6 +60,7 @@ class Memorisation:
         return {
             "checkpoints": [one.as_dict() for one in self.measured],
             "at_equal_loss": [asdict(one) for one in self.equal_loss],
+            "not_compared": self.not_compared,
             "logged_gaps": self.logged,
             "continuation_tokens": self.length,
             "summary": self.summary,
@@ -101,7 +103,8 @@ def memorise(
     of each set for the gap, `draws` of the bound for MDM, `canaries` (the canaries.json that
     `epochal data canaries` made), `references` per canary, `seed`, `device`. Writes
     memorise.json, memorise.svg and memorise.png into `out`. Raises UserError for settings
-    that cannot be measured and CheckpointError for a run without checkpoints.
+    that cannot be measured, CheckpointError for a run without checkpoints and RunError where
+    the corpus is not the one that the run was trained on.
     """
     if not runs:
         raise UserError("give at least one run")
@@ -111,18 +114,22 @@ def memorise(
     records = [RunRecord(run) for run in runs]
     names = _names(records)
     steps = {name: _steps(record) for name, record in zip(names, records, strict=True)}
+    texts = [Text.of(record, canaries) for record in records]
+    unlike = why_unlike(dict(zip(names, records, strict=True)))
     measured = []
     with bar("memorise", sum(map(len, steps.values()))) as progress:
-        for name, record in zip(names, records, strict=True):
+        for name, record, text in zip(names, records, texts, strict=True):
             for step in steps[name]:
-                measured.append(_measure(name, record, step, given, canaries))
+                measured.append(_measure(name, record, step, given, text))
                 progress.update(len(measured), f"{name} step {step:,}")
+    not_compared = unlike or no_equal_loss(measured)
     found = Memorisation(
         measured=measured,
-        equal_loss=at_equal_loss(measured),
+        equal_loss=[] if not_compared else at_equal_loss(measured),
+        not_compared=not_compared,
         logged={name: logged_gaps(record) for name, record in zip(names, records, strict=True)},
         length=given.length,
-        summary=summary(measured, given.length),
+        summary=summary(measured, given.length, not_compared),
     )
     files.write_json(Path(out) / "memorise.json", found.as_dict())
     write_plot(Path(out), measured, found.logged, given.length)
@@ -147,16 +154,8 @@ def _steps(record: RunRecord) -> list[int]:
     return steps
 
 
-def _measure(
-    name: str, record: RunRecord, step: int, given: Settings, canaries: list[Canary]
-) -> Measured:
+def _measure(name: str, record: RunRecord, step: int, given: Settings, text: Text) -> Measured:
     loaded = load(record.path, str(step), given.device)
-    corpus = open_corpus(loaded.recipe.data)
-    text = corpus.train
-    if isinstance(text, Blend):
-        raise UserError(
-            f"{record.path} was trained on a blend of stores; memorise needs a single one"
-        )
     recall = Recall(
         loaded.model,
         loaded.objective,
@@ -164,7 +163,7 @@ def _measure(
         loaded.tokenizer.vocabulary,
         loaded.tokenizer.mask,
     )
-    train, validation = (_nll(loaded, store, given) for store in (text, corpus.validation))
+    train, validation = (_nll(loaded, store, given) for store in (text.train, text.validation))
     return Measured(
         run=name,
         family=loaded.family,
@@ -174,8 +173,8 @@ def _measure(
         train_error=train.error,
         validation_nll=validation.nll,
         validation_error=validation.error,
-        extraction=_extract(recall, text, corpus.validation, loaded.sequence_length, given),
-        canaries=_expose(recall, text, loaded, given, canaries),
+        extraction=_extract(recall, text, loaded.sequence_length, given),
+        canaries=_expose(recall, text, loaded, given),
     )
 
 
@@ -193,16 +192,17 @@ def _nll(loaded: LoadedModel, store: TokenStore, given: Settings) -> Estimate:
     return evaluator.result()
 
 
-def _extract(
-    recall: Recall, text: TokenStore, control: TokenStore, longest: int, given: Settings
-) -> list[Extraction]:
+def _extract(recall: Recall, text: Text, longest: int, given: Settings) -> list[Extraction]:
     prefix, size = max(given.prefixes), given.length
     if prefix + size > longest:
         raise UserError(
             f"a prefix of {prefix} and {size} more tokens are longer than the run's "
             f"`data.sequence_length` = {longest}; give shorter ones"
         )
-    train, validation = (_places(store, prefix + size, given) for store in (text, control))
+    train, validation = (
+        places(store, prefix + size, given.places, given.seed)
+        for store in (text.train, text.validation)
+    )
     if not len(train):
         raise UserError(
             f"no training document has {prefix + size} tokens; give shorter prefixes or a shorter "
@@ -218,35 +218,14 @@ def _extract(
     return found
 
 
-def _places(store: TokenStore, need: int, given: Settings) -> Integers:
-    """[places, need] tokens from documents in turn, at random offsets; all prefixes end at the
-    same place, so that only their length differs."""
-    starts = store.document_starts()
-    sizes = np.diff(starts)
-    long_enough = np.flatnonzero(sizes >= need)
-    if not len(long_enough):
-        return np.zeros((0, need), dtype=np.int64)
-    count = min(given.places, int((sizes[long_enough] - need + 1).sum()))
-    turn = np.arange(count)
-    # Spread over the store when there are more documents than places.
-    document = long_enough[
-        turn * len(long_enough) // count if count < len(long_enough) else turn % len(long_enough)
-    ]
-    key = rng.stream_key(given.seed, "places")
-    draw = rng.uniforms(rng.row_keys(key, turn), 1)[:, 0]
-    first = starts[document] + np.floor(draw * (sizes[document] - need + 1)).astype(np.int64)
-    rows = np.stack([np.asarray(store.tokens[at : at + need]) for at in first.tolist()])
-    return rows.astype(np.int64)
-
-
 def _expose(
-    recall: Recall, text: TokenStore, loaded: LoadedModel, given: Settings, canaries: list[Canary]
+    recall: Recall, text: Text, loaded: LoadedModel, given: Settings
 ) -> list[CanaryExposure]:
     others = references(given.references, given.seed)
     found = []
-    for number, canary in enumerate(canaries):
+    for number, (canary, seen, beyond) in enumerate(text.canaries):
         texts = [
-            _ids(loaded.tokenizer, canary.prefix, secret) for secret in (canary.secret, *others)
+            ids_of(loaded.tokenizer, canary.prefix, secret) for secret in (canary.secret, *others)
         ]
         if max(len(ids) for ids, _ in texts) > loaded.sequence_length:
             raise UserError(
@@ -254,20 +233,8 @@ def _expose(
                 f"{loaded.sequence_length}"
             )
         nll = _secrets_nll(recall, texts, given)
-        ids, _ = texts[0]
-        seen = _occurrences(text, ids[1:])
-        found.append(exposure(number, seen, float(nll[0]), nll[1:]))
+        found.append(exposure(number, seen, float(nll[0]), nll[1:], canary.copies, beyond))
     return found
-
-
-def _ids(tokenizer: Tokenizer, prefix: str, secret: str) -> tuple[Integers, int]:
-    """Tokens of a canary after an end of document, and how many come before its secret."""
-    before = tokenizer.encode(prefix).astype(np.int64)
-    whole = tokenizer.encode(prefix + secret).astype(np.int64)
-    same = min(len(before), len(whole))
-    differs = np.flatnonzero(before[:same] != whole[:same])
-    known = int(differs[0]) if len(differs) else same
-    return np.concatenate(([tokenizer.end_of_document], whole)).astype(np.int64), known + 1
 
 
 def _secrets_nll(
@@ -282,12 +249,3 @@ def _secrets_nll(
         scored = np.arange(length)[None, :] >= np.array([texts[n][1] for n in which])[:, None]
         found[which] = recall.span_nll(rows, scored, 4 * given.draws, given.seed)
     return found
-
-
-def _occurrences(store: TokenStore, ids: Integers) -> int:
-    """How often the tokens stand in the store, in this order."""
-    tokens = store.tokens
-    at = np.flatnonzero(np.asarray(tokens[: len(tokens) - len(ids) + 1]) == ids[0])
-    for offset in range(1, len(ids)):
-        at = at[np.asarray(tokens[at + offset]) == ids[offset]]
-    return len(at)

@@ -230,3 +230,13 @@ def _known_gpu(name: str) -> str:
     if plain(name) not in known:
         raise RecipeError(f"there is no GPU {name!r} here; known are {', '.join(PEAK_BF16)}")
     return known[plain(name)]
+
+
+def stage_layers(layers: int, stages: int) -> list[range]:
+    """Numbers of each stage's blocks, as even as can be. What is left over goes to the stages in
+    the middle, then to the first: the last one has the head's work besides."""
+    least, over = divmod(layers, stages)
+    longer = [*range(1, stages - 1), 0][:over]
+    sizes = [least + (stage in longer) for stage in range(stages)]
+    starts = [sum(sizes[:stage]) for stage in range(stages)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]

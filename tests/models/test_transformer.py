@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from epochal.models import Transformer, initialise
 from epochal.models.attention import Attention, rotary_tables, rotate
+from epochal.recipe import load_recipe
 from epochal.sizes import Architecture
+from epochal.workflows.train import build_model
 
 SHAPE = Architecture(d_model=16, layers=2, heads=3, head_width=8, ffn_width=20)
 
@@ -221,19 +223,20 @@ def test_dropout_only_while_training():
     assert not torch.allclose(first, second)
 
 
-def test_initial_weights():
-    shape = Architecture(d_model=64, layers=8, heads=4, head_width=16, ffn_width=192)
-    model = Transformer(shape, 1000)
-    initialise(model, 7)
+@pytest.mark.parametrize("std", [0.02, 0.006])
+def test_initial_weights(std):
+    values = {"model.d_model": 64, "model.layers": 8, "model.heads": 4, "model.init_std": std}
+    recipe = load_recipe(None, values | {"seed": 7, "train.steps": 1})
+    model = build_model(recipe, 1000)
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             assert (weight == 1).all(), name
             continue
         residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
-        std = 0.02 / math.sqrt(16) if residual else 0.02
+        wanted = std / math.sqrt(16) if residual else std
         relative_error = 1 / math.sqrt(2 * weight.numel())
-        assert weight.std().item() == pytest.approx(std, rel=5 * relative_error), name
-        assert abs(weight.mean().item()) < 5 * std / math.sqrt(weight.numel()), name
+        assert weight.std().item() == pytest.approx(wanted, rel=5 * relative_error), name
+        assert abs(weight.mean().item()) < 5 * wanted / math.sqrt(weight.numel()), name
 
 
 def test_initial_weights_follow_from_the_seed_and_the_name_only():

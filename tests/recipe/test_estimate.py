@@ -8,7 +8,13 @@ import pytest
 
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
-from epochal.recipe.estimate import LOGITS_BLOCK, Sharding, estimate_memory, estimate_time
+from epochal.recipe.estimate import (
+    LOGITS_BLOCK,
+    Sharding,
+    estimate_memory,
+    estimate_time,
+    stage_memories,
+)
 from epochal.sizes import LADDER
 
 V = 50257
@@ -108,6 +114,41 @@ def test_tensor_pipeline_and_offload():
     assert Sharding(data=2, tensor=4, pipeline=3).devices == 24
     with pytest.raises(RecipeError, match="18 layers cannot be cut into 19 parts"):
         estimate_memory(recipe(), V, Sharding(pipeline=19))
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_tables_are_on_the_first_and_the_last_stage(untied):
+    """25 layers of width 1152 on 4 stages are 6, 7, 6 and 6; each end has one table."""
+    wanted = recipe(
+        model__layers=25, model__d_model=1152, train__micro_batch=1, model__untied=untied
+    )
+    wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, global_batch=8))
+    found = stage_memories(wanted, V, Sharding(pipeline=4))
+    shape, table = wanted.model.architecture(), 50304 * 1152
+    block = 4 * 1152 * shape.heads * shape.head_width + 3 * 1152 * shape.ffn_width + 2 * 1152
+    expected = [6 * block + table, 7 * block, 6 * block, 6 * block + table + 1152]
+    assert [memory.weights for memory in found] == [4 * count for count in expected]
+    assert [memory.logits > 0 for memory in found] == [False, False, False, True]
+    last_norm = 2 * 4 * 2048 * 1152
+    per_layer = (found[3].activations - last_norm) // 6
+    assert [memory.activations for memory in found[:3]] == [
+        4 * 6 * per_layer,
+        3 * 7 * per_layer,
+        2 * 6 * per_layer,
+    ]
+    # The embedding is only looked up; the head multiplies by a bf16 copy of its table.
+    assert found[0].casts == 2 * 6 * (block - 2 * 1152)
+    assert found[3].casts == found[0].casts + 2 * table
+    assert estimate_memory(wanted, V, Sharding(pipeline=4)) == max(found, key=lambda m: m.total)
+    both = stage_memories(wanted, V)
+    assert both[0].weights == 4 * (sum(expected) - (0 if untied else table))
+
+
+def test_the_last_stage_is_fullest_where_little_is_kept():
+    """With short rows the logits and the head's gradients decide, with long ones the first."""
+    short = recipe(train__micro_batch=1, train__global_batch=8, data__sequence_length=16)
+    assert estimate_memory(short, V, Sharding(pipeline=2)).stage == 1
+    assert estimate_memory(recipe(train__micro_batch=8), V, Sharding(pipeline=2)).stage == 0
 
 
 def test_the_block_of_logits_is_the_heads():

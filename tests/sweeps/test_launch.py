@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from epochal.recipe import identity
 from epochal.runs import RunFolder
 from epochal.sweeps import design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.find import FinishedRuns, corpus_hashes, recipe_hash
+from epochal.sweeps.find import FinishedRuns, check_own_folder, corpus_hashes, recipe_hash
 from epochal.sweeps.launch import Launch
 from epochal.sweeps.listing import corpus_facts
 from epochal.sweeps.record import RunState, SweepFolder
@@ -250,6 +251,27 @@ def test_a_changed_sweep_in_the_same_folder_is_refused(world, tmp_path):
     folder.write_info(folder.read_info() | {"identity": {"train.lr": 0.9}})
     with pytest.raises(RunError, match=r"other settings.*--out"):
         world(listed(a=0.01))
+
+
+def test_what_is_done_about_faults_may_change_in_a_run_that_stopped_at_them(
+    world, tiny_corpus, tmp_path
+):
+    [run] = design_runs(sweep_from_tree(listed(a=0.01) | {"base": base(tiny_corpus)}, "test"))
+    folder = RunFolder(tmp_path / "run")
+    folder.write_info({"identity": identity(run.recipe)})
+
+    def answer(**changes):
+        train = dataclasses.replace(run.recipe.train, **changes)
+        return dataclasses.replace(run.recipe, train=train)
+
+    check_own_folder(answer(on_nan="skip"), folder)
+    with pytest.raises(RunError, match=r"train\.on_spike"):
+        check_own_folder(answer(on_spike="skip"), folder)  # it has passed over spikes
+    folder.write_info({"identity": identity(answer(on_spike="stop"))})
+    check_own_folder(answer(on_spike="rewind", spike_factor=5.0), folder)
+    folder.write_info({"identity": identity(answer(on_nan="skip"))})
+    with pytest.raises(RunError, match=r"train\.on_nan.*--out"):
+        check_own_folder(run.recipe, folder)
 
 
 def test_a_damaged_record_is_named(tmp_path):

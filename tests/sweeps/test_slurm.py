@@ -111,6 +111,20 @@ def test_without_slurm_it_says_so(tmp_path, monkeypatch):
         submit_tasks([task()], Resources(), "a", tmp_path)
 
 
+@pytest.mark.parametrize("gpus", [1, 0])
+def test_a_cluster_without_gpus_says_what_to_type(tmp_path, monkeypatch, gpus):
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text(
+            "#!/bin/sh\necho 'sbatch: error: Invalid generic resource (gres) specification' >&2\n"
+            "exit 1\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(UserError, match=r"cannot submit: .*Invalid generic resource") as caught:
+        submit_tasks([task()], Resources(gpus=gpus), "a", tmp_path / "logs")
+    assert ("type --gpus 0 for processes on CPUs" in str(caught.value)) == (gpus > 0)
+
+
 def test_a_dry_run_writes_nothing(tiny_corpus, tmp_path):
     values = overrides(tiny_corpus, tmp_path / "run")
     (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))

@@ -7,8 +7,8 @@ import pytest
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe
 from epochal.recipe.numbers import micro_rows
+from epochal.sizes import stage_layers
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
-from epochal.training.parallel.pipeline import stage_layers
 
 SHAPE = {"model.d_model": 96, "model.layers": 4, "model.heads": 6, "train.steps": 10}
 

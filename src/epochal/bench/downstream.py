@@ -46,7 +46,7 @@ def downstream_rows(setting: Setting, rounds: int) -> list[Row]:
     recipe = setting.recipe("mdm")
     machine = find_machine(recipe.train)
     model = Transformer(recipe.model.architecture(), setting.vocabulary)
-    initialise(model, recipe.seed)
+    initialise(model, recipe.seed, std=recipe.model.init_std)
     model.to(machine.device).eval()
     asked = requests(setting.vocabulary)
     scale = len(asked) / _SAMPLE

@@ -28,7 +28,7 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
         recipe = setting.recipe(family)
         machine = find_machine(recipe.train)
         model = Transformer(recipe.model.architecture(), setting.vocabulary)
-        initialise(model, recipe.seed)
+        initialise(model, recipe.seed, std=recipe.model.init_std)
         model.to(machine.device).eval()
         goal = objective(recipe, setting.vocabulary)
         length, batch = setting.sequence_length, setting.batch

@@ -197,7 +197,7 @@ def _estimates(options: Options) -> tuple[np.ndarray, np.ndarray]:
     held = np.concatenate(ids[:20])[:12_800]
     machine = find_machine(recipe.train)
     model = Transformer(recipe.model.architecture(), tokenizer.vocabulary)
-    initialise(model, recipe.seed)
+    initialise(model, recipe.seed, std=recipe.model.init_std)
     model.to(machine.device)
     goal = objective(recipe, tokenizer.mask)
     order = RowOrder(np.concatenate(ids[20:]), 128, recipe.seed)

@@ -75,7 +75,7 @@ def make_step(name: str, setting: Setting) -> Step:
     recipe = setting.recipe(family)
     machine = find_machine(recipe.train)
     model = Transformer(recipe.model.architecture(), setting.vocabulary)
-    initialise(model, recipe.seed)
+    initialise(model, recipe.seed, std=recipe.model.init_std)
     model.to(machine.device)
     order = RowOrder(setting.tokens(), setting.sequence_length, recipe.seed)
     if name.startswith("ours"):

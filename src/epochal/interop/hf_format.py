@@ -111,7 +111,7 @@ def config_of(
         "max_position_embeddings": recipe.data.sequence_length,
         "tie_word_embeddings": not shape.untied,
         "attention_dropout": 0.0,
-        "initializer_range": 0.02,
+        "initializer_range": settings.init_std,
         "bos_token_id": end,
         "eos_token_id": end,
         "dtype": dtype,

@@ -20,8 +20,6 @@ from epochal import rng
 from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
 from epochal.sizes import Architecture
 
-INIT_STD = 0.02
-
 
 class FeedForward(nn.Module):
     """SwiGLU: down(SiLU(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
@@ -143,22 +141,23 @@ class Transformer(nn.Module):
 
 @torch.no_grad()
 def initialise(
-    model: Transformer, seed: int, place: Callable[[Tensor, Tensor], object] = Tensor.copy_
+    model: Transformer,
+    seed: int,
+    place: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    std: float = 0.02,
 ) -> None:
-    """Fill the weights: N(0, 0.02²); the two projections back into the residual stream
-    N(0, (0.02/√(2·layers))²); norms 1 (Megatron's defaults, which the original keeps).
+    """Fill the weights: N(0, std²); the two projections back into the residual stream
+    N(0, (std/√(2·layers))²); norms 1 (Megatron's way and default, which the original keeps).
 
     Each tensor has its own stream, named after it, so its values depend on nothing else.
     `place` copies a whole tensor into a weight of which perhaps only a part is here.
     """
-    residual_std = INIT_STD / (2 * model.shape.layers) ** 0.5
+    residual_std = std / (2 * model.shape.layers) ** 0.5
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             weight.fill_(1.0)
             continue
-        std = (
-            residual_std if name.endswith(("attention.output.weight", "down.weight")) else INIT_STD
-        )
+        back = name.endswith(("attention.output.weight", "down.weight"))
         generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
         draw = torch.empty(weight.shape, dtype=torch.float32)
-        place(weight, draw.normal_(0.0, std, generator=generator))
+        place(weight, draw.normal_(0.0, residual_std if back else std, generator=generator))

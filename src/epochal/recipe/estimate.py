@@ -16,7 +16,7 @@ from typing import Literal
 from epochal.errors import RecipeError
 from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
-from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak
+from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak, stage_layers
 
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -54,8 +54,29 @@ class Sharding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """What one stage of a pipeline has; the whole model where there is but one."""
+
+    number: int
+    layers: int
+    first: bool
+    """Has the embedding."""
+    last: bool
+    """Has the last norm and the head: with tied tables, the embedding's again."""
+    held: int
+    """Micro-batches whose activations it keeps at a time (1F1B: those that later stages have)."""
+
+    def tables(self, untied: bool) -> int:
+        """Vocabulary tables that lie here; a tied one is not held twice by the same stage."""
+        return int(self.first) + int(self.last) - (self.first and self.last and not untied)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Bytes on one device, the fullest one."""
+
+    stage: int
+    """Number from 0 of the pipeline's stage that the device belongs to."""
 
     weights: int
     gradients: int
@@ -84,7 +105,8 @@ class Memory:
 
     def as_dict(self) -> dict[str, int]:
         """Parts and total in bytes, for JSON."""
-        parts = {key: value for key, value in asdict(self).items() if key != "accumulated"}
+        parts = asdict(self)
+        del parts["accumulated"], parts["stage"]
         return parts | {"total": self.total}
 
 
@@ -114,36 +136,74 @@ def estimate_memory(
     bf16: bool = True,
     fused: bool = True,
 ) -> Memory:
-    """Bytes per device while `recipe` trains on a tokenizer of `vocabulary` ids.
+    """Bytes per device while `recipe` trains on a tokenizer of `vocabulary` ids; of a pipeline's
+    stages the one that needs most.
 
     `fused` is for GPUs, whose RMSNorm and dropout keep less than the CPU's. Raises RecipeError
     where layers or heads are fewer than the parts they are to be cut into.
     """
+    memories = stage_memories(recipe, vocabulary, sharding, bf16=bf16, fused=fused)
+    return max(memories, key=lambda memory: memory.total)
+
+
+def stage_memories(
+    recipe: Recipe,
+    vocabulary: int,
+    sharding: Sharding | None = None,
+    *,
+    bf16: bool = True,
+    fused: bool = True,
+) -> list[Memory]:
+    """As `estimate_memory`, for a device of each of a pipeline's stages in turn.
+
+    The first stage keeps most micro-batches, first and last have a vocabulary table, and the
+    last has the logits.
+    """
     cut = sharding or Sharding()
     shape = recipe.model.architecture()
-    layers = -(-shape.layers // cut.pipeline)
     _check_parts(shape, cut)
+    stages = [
+        _Stage(
+            number=number,
+            layers=len(layers),
+            first=number == 0,
+            last=number == cut.pipeline - 1,
+            held=cut.pipeline - number,
+        )
+        for number, layers in enumerate(stage_layers(shape.layers, cut.pipeline))
+    ]
+    return [_memory_of(stage, recipe, vocabulary, cut, bf16, fused) for stage in stages]
+
+
+def _memory_of(
+    stage: _Stage, recipe: Recipe, vocabulary: int, cut: Sharding, bf16: bool, fused: bool
+) -> Memory:
+    shape = recipe.model.architecture()
     table = shape.rows(vocabulary) * shape.d_model // cut.tensor
-    tables = table * (2 if shape.untied else 1)
-    matrices = layers * _block_matrices(shape) // cut.tensor
-    norms = (2 * layers + 1) * shape.d_model
+    tables = table * stage.tables(shape.untied)
+    # The head multiplies by its table; the embedding only looks up rows.
+    head_table = table if stage.last else 0
+    matrices = stage.layers * _block_matrices(shape) // cut.tensor
+    norms = (2 * stage.layers + stage.last) * shape.d_model
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
     accumulated = rows * cut.data < recipe.train.global_batch
     # What is gathered or brought from the host is there one layer at a time, and the table.
-    at_once = _block_matrices(shape) // cut.tensor + table if cut.weights > 1 or cut.offload else 0
+    by_block = cut.weights > 1 or cut.offload
+    at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
     per_weight = _BF16 if bf16 else _FP32
     average = _FP32 * trained if recipe.train.ema else 0
     return Memory(
+        stage=stage.number,
         # Under ZeRO 1 and 2 the whole weights stay from the forward to the backward pass.
         weights=0 if cut.offload else _FP32 * trained // cut.weights,
         gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
         optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
-        casts=per_weight * at_once if at_once else _BF16 * (matrices + table) if bf16 else 0,
-        gathered=_gathered(shape, cut, trained, tables),
-        activations=_activations(recipe, shape, layers, tokens, cut, bf16, fused),
-        logits=_head(shape, table, tokens, cut.tensor, bf16),
+        casts=per_weight * at_once if by_block or bf16 else 0,
+        gathered=_gathered(shape, cut, trained, tables + stage.last * shape.d_model),
+        activations=_activations(recipe, shape, stage, tokens, cut, bf16, fused),
+        logits=_head(shape, table, tokens, bf16) if stage.last else 0,
         accumulated=accumulated or cut.pipeline > 1,
     )
 
@@ -185,15 +245,15 @@ def _check_parts(shape: Architecture, cut: Sharding) -> None:
             raise RecipeError(f"{there} {what} cannot be cut into {parts} parts")
 
 
-def _gathered(shape: Architecture, cut: Sharding, trained: int, tables: int) -> int:
+def _gathered(shape: Architecture, cut: Sharding, trained: int, ends: int) -> int:
     """Bytes of what FSDP holds whole: it gathers in fp32, and autocast casts from that.
 
     One block is fetched while another computes. Embedding, output table and last norm are one
-    group, whole for as long as the forward pass and the head last.
+    group of `ends` weights, whole for as long as the forward pass and the head last.
     """
     block = _block_matrices(shape) // cut.tensor + 2 * shape.d_model
     if cut.weights > 1 or (cut.offload and cut.optimizer == 1):
-        weights = min(2 * block + tables + shape.d_model, trained)
+        weights = min(2 * block + ends, trained)
     else:
         weights = trained if cut.offload or cut.optimizer > 1 else 0
         if not cut.offload:
@@ -210,23 +270,24 @@ def _block_matrices(shape: Architecture) -> int:
 def _activations(
     recipe: Recipe,
     shape: Architecture,
-    layers: int,
+    stage: _Stage,
     tokens: int,
     cut: Sharding,
     bf16: bool,
     fused: bool,
 ) -> int:
-    """Bytes kept by all layers of one stage and by the last norm; a pipeline keeps a
-    micro-batch per stage, so its first stage holds as many as there are stages."""
+    """Bytes kept by all layers of one stage, for each micro-batch that it holds, by the block
+    that is computed again in one of them, and by the last norm."""
     whole = tokens * _block_bytes(recipe, shape, cut.tensor, bf16, fused)
     whole += _attention_bytes(recipe, shape, tokens, cut.tensor, bf16, fused)
     stream = _FP32 * tokens * shape.d_model
-    kept = {
-        "none": layers * whole,
-        "full": layers * stream + whole,
-        "selective": layers * tokens * _selective_bytes(shape, cut.tensor, bf16) + whole,
+    kept, again = {
+        "none": (whole, 0),
+        "full": (stream, whole),
+        "selective": (tokens * _selective_bytes(shape, cut.tensor, bf16), whole),
     }[cut.checkpointing]
-    return cut.pipeline * kept + (2 if fused else 3) * stream
+    norm = (2 if fused else 3) * stream if stage.last else 0
+    return stage.held * stage.layers * kept + again + norm
 
 
 def _block_bytes(recipe: Recipe, shape: Architecture, tensor: int, bf16: bool, fused: bool) -> int:
@@ -260,7 +321,7 @@ def _selective_bytes(shape: Architecture, tensor: int, bf16: bool) -> int:
     return _FP32 * d + size * (2 * d + (4 * attention + 2 * ffn) // tensor)
 
 
-def _head(shape: Architecture, table: int, tokens: int, tensor: int, bf16: bool) -> int:
+def _head(shape: Architecture, table: int, tokens: int, bf16: bool) -> int:
     """Bytes of the head: rows and their gradients, the table's gradient, a block of logits."""
     d, size = shape.d_model, _BF16 if bf16 else _FP32
     rows = 2 * size * tokens * d

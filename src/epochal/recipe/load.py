@@ -222,8 +222,12 @@ _LATER = frozenset(
         "train.on_spike",
         "train.spike_factor",
         "eval.ema",
+        "model.init_std",
     }
 )
+# As long as a run's answer to a fault is to stop, it has met none, so another answer changes
+# nothing that was done. Left out of an identity where they are at these defaults.
+_ANSWERS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
 # The trunk of `train.start_from` is identified by what it is, not by where (workflows/train.py).
 _NEUTRAL = (
     "run_dir",
@@ -234,6 +238,18 @@ _NEUTRAL = (
     "train.start_from",
     "train.start_step",
 )
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that keep a run with the identity `old` from going on with the identity `new`, sorted.
+
+    What is done about faults may change in a run that has so far stopped at them.
+    """
+    free = {key for key, default in _ANSWERS.items() if old.get(key, default) == "stop"}
+    if "train.on_spike" in free:
+        free.add("train.spike_factor")
+    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    return sorted(changed - free)
 
 
 def _is_neutral(key: str, family: str) -> bool:

@@ -76,6 +76,9 @@ class Model:
     """Base of the rotary positions."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of RMSNorm."""
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the weights at the start (Megatron's --init-method-std); that of the
+    projections back into the residual stream is divided by √(2·layers)."""
     table_rows: Positive | None = None
     """Rows of the embedding: the vocabulary and a mask id, up to a multiple of 128, if not
     given. Imported models may have others."""

@@ -10,6 +10,7 @@ from epochal import files
 from epochal.data.opened import open_corpus
 from epochal.errors import RunError
 from epochal.recipe import Recipe, identity
+from epochal.recipe.load import differing_keys
 from epochal.runs import RunFolder, RunRecord
 
 DEPTH = 3
@@ -57,16 +58,12 @@ def corpus_hashes(recipe: Recipe) -> dict[str, str]:
 
 
 def check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise RunError if the run's folder holds a run with other settings."""
+    """Raise RunError if the run's folder holds a run with other settings, by training's rule."""
     info = folder.read_info()
     if info is None:
         return
     stored, wanted = dict(info.get("identity", {})), identity(recipe)
-    differing = sorted(
-        key
-        for key in stored.keys() | wanted.keys()
-        if not key.startswith("corpus.") and stored.get(key) != wanted.get(key)
-    )
+    differing = [key for key in differing_keys(stored, wanted) if not key.startswith("corpus.")]
     if differing:
         key = differing[0]
         raise RunError(

@@ -220,9 +220,13 @@ def submit_tasks(
         jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
     except (RuntimeError, ValueError, subprocess.CalledProcessError) as error:
         first = str(error).strip().splitlines()[0]
+        gpus = (
+            "Invalid generic resource" in str(error) and cluster == "slurm" and resources.gpus > 0
+        )
+        none = "If the cluster has no GPUs, type --gpus 0 for processes on CPUs. " if gpus else ""
         raise UserError(
-            f"cannot submit: {first} Look at the script with --dry-run; --cluster local runs the "
-            "same jobs on this machine"
+            f"cannot submit: {first} {none}Look at the script with --dry-run; --cluster local "
+            "runs the same jobs on this machine"
         ) from error
     return [str(job.job_id) for job in jobs]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from epochal import files
 from epochal.errors import RunError, TrainingStopped
+from epochal.recipe.load import differing_keys
 from epochal.recipe.schema import Log
 from epochal.runs import RunFolder, Status, read_lines
 from epochal.training.trackers import Trackers
@@ -73,24 +74,15 @@ class NoJournal(Journal):
         """Write nothing."""
 
 
-# Left out of an identity where they are at their default. As long as a run's answer to a fault is
-# to stop, no fault has been met, so another answer changes nothing that was done.
-_ANSWERS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
-
-
 def check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether `new` is the identity of the folder's run but for what may change: what is done
     about faults, in a run that has so far stopped at them.
 
     Raises RunError, naming what differs, if it is that of another run.
     """
-    free = {key for key, default in _ANSWERS.items() if old.get(key, default) == "stop"}
-    if "train.on_spike" in free:
-        free.add("train.spike_factor")
-    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-    differing = sorted(changed - free)
+    differing = differing_keys(old, new)
     if not differing:
-        return bool(changed)
+        return old != new
     changes = ", ".join(f"`{key}` {old.get(key)!r} → {new.get(key)!r}" for key in differing[:4])
     more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
     raise RunError(

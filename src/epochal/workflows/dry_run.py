@@ -54,7 +54,7 @@ def dry_run(
     )
     remarks.append(
         f"memory: per device, {'bf16 autocast' if bf16 and fused else 'fp32'}, "
-        f"{_in_words(cut)}; without what allocator and driver take"
+        f"{_in_words(cut, memory.stage)}; without what allocator and driver take"
     )
     return {
         "family": settings.family,
@@ -88,11 +88,12 @@ def planned_sharding(settings: Recipe, gpus: int, vocabulary: int) -> Sharding:
     )
 
 
-def _in_words(cut: Sharding) -> str:
+def _in_words(cut: Sharding, stage: int) -> str:
     parts = {"weights": cut.weights, "gradients": cut.gradients, "optimizer": cut.optimizer}
     shared = [f"{what} in {count} parts" for what, count in parts.items() if count > 1]
     shared += [f"tensor parallel {cut.tensor}"] if cut.tensor > 1 else []
-    shared += [f"layers in {cut.pipeline} stages"] if cut.pipeline > 1 else []
+    if cut.pipeline > 1:
+        shared.append(f"layers in {cut.pipeline} stages, of which number {stage + 1} needs most")
     shared += ["weights and optimizer in host memory"] if cut.offload else []
     if cut.checkpointing != "none":
         shared.append(f"{cut.checkpointing} activation checkpointing")

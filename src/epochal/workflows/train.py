@@ -154,7 +154,7 @@ def _spread_model(
         model = _bare_model(settings, vocabulary)
     spreading = spread(model, settings.parallel, machine, world)
     materialise(model, settings.parallel, machine)
-    initialise(model, settings.seed, place)
+    initialise(model, settings.seed, place, settings.model.init_std)
     return model, replicate(spreading, model, machine, settings.parallel)
 
 
@@ -164,7 +164,7 @@ def build_model(settings: Recipe, vocabulary: int) -> Transformer:
     Raises RecipeError if the embedding has no row for diffusion's mask.
     """
     model = _bare_model(settings, vocabulary)
-    initialise(model, settings.seed)
+    initialise(model, settings.seed, std=settings.model.init_std)
     return model
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from epochal.models import Transformer
 from epochal.models.attention import Rule, rotary_tables
+from epochal.sizes import stage_layers
 from epochal.training.device import Machine
 from epochal.training.optim import total_norm
 from epochal.training.parallel.world import World
@@ -32,16 +33,6 @@ InputsOf = Callable[[int], Inputs]
 """Number of a micro-batch → what the model is called with, on the device."""
 LossOf = Callable[[int, Tensor], Tensor]
 """(number of a micro-batch, its hidden states [B, L, E]) → its share of the loss."""
-
-
-def stage_layers(layers: int, stages: int) -> list[range]:
-    """Numbers of each stage's blocks, as even as can be. What is left over goes to the stages in
-    the middle, then to the first: the last one has the head's work besides."""
-    least, over = divmod(layers, stages)
-    longer = [*range(1, stages - 1), 0][:over]
-    sizes = [least + (stage in longer) for stage in range(stages)]
-    starts = [sum(sizes[:stage]) for stage in range(stages)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def keep_stage(model: Transformer, world: World) -> None:

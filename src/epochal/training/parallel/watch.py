@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,6 +27,12 @@ from epochal.progress import say
 
 BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 4 * BEAT_SECONDS
+_EXCHANGE = re.compile(
+    r"third_party/gloo/|\bnccl (error|communicator)|connection (closed by peer|reset|refused)|"
+    r"broken pipe|socket timeout|timed out waiting|pair closure|monitoredbarrier|connectfullmesh",
+    re.IGNORECASE,
+)
+"""What gloo, which raises plain RuntimeErrors, says of an exchange that failed."""
 _AGAIN = "The job ends; started again, it goes on from the last checkpoint"
 
 
@@ -78,7 +85,8 @@ class Watch:
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Where an exchange inside the block fails, say who is missing and end this process.
+        """Where an exchange inside the block fails, tell the error, who is missing, and end this
+        process. Other errors pass.
 
         At once, without clearing up: other threads may wait for the dead for long, and the
         launcher for this one.
@@ -88,15 +96,16 @@ class Watch:
         except (dist.DistError, RuntimeError) as error:
             if not _is_of_an_exchange(error):
                 raise
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:400]
+            say(f"error: rank {self._rank} after step {self.step:,}: {reason}")
             if self._seen:
                 if threading.current_thread() is threading.main_thread():
                     # The launcher ends those that are left; there are seconds before it kills.
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 time.sleep(_SILENT_SECONDS + 2 * BEAT_SECONDS)  # until silence is no pause
-                reason = str(error).splitlines()[0][:200]
                 say(
                     f"error: process {self._rank} lost another one after step {self.step:,}: "
-                    f"{self._who()} (the exchange failed with: {reason}). {_AGAIN}"
+                    f"{self._who()}. {_AGAIN}"
                 )
             os._exit(1)
 
@@ -154,6 +163,7 @@ class Watch:
 
 
 def _is_of_an_exchange(error: Exception) -> bool:
-    text = str(error).lower()
-    words = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket", "broken pipe")
-    return isinstance(error, dist.DistError) or any(word in text for word in words)
+    if isinstance(error, dist.DistError):
+        return True
+    # Not the kinds derived from it, such as a GPU that is out of memory.
+    return type(error) is RuntimeError and _EXCHANGE.search(str(error)) is not None

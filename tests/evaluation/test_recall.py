@@ -83,3 +83,31 @@ def test_all_rows_meet_the_same_masks():
     rows = np.tile(ROWS[77], (5, 1))
     found = it.span_nll(rows, np.tile(SCORED, (5, 1)), 4, 3)
     assert np.ptp(found) == 0
+
+
+SHORT = 3
+
+
+def test_short_rows_of_diffusion_are_lengthened_with_masks():
+    """Against a loop that keeps the masks behind the row, and the conditional given them."""
+    oracle = Oracle(JOINT, 0.5)
+    goal = MaskedDiffusion(Options(), MASK)
+    it = Recall(oracle, goal, MACHINE, VOCABULARY, MASK, 64, pad_to=LENGTH)
+    rows = np.array(list(np.ndindex((VOCABULARY,) * SHORT)))
+    behind = [MASK] * (LENGTH - SHORT)
+    expected = []
+    for row in rows:
+        ids = [int(row[0]), *[MASK] * (SHORT - 1), *behind]
+        while MASK in ids[:SHORT]:
+            places = [i for i in range(SHORT) if ids[i] == MASK]
+            best = max(places, key=lambda i: oracle.conditionals[(*ids, i)].max())
+            ids[best] = int(oracle.conditionals[(*ids, best)].argmax())
+        expected.append(ids[:SHORT] == list(row))
+    assert it.greedy_tokens_right(rows, 1).all(axis=1).tolist() == expected
+    assert sum(expected) == VOCABULARY
+
+    scored = np.zeros(rows.shape, dtype=bool)
+    scored[:, 2] = True
+    found = it.span_nll(rows, scored, 4, seed=0)
+    true = [-oracle.conditionals[(*row[:2], MASK, *behind, 2)][row[2]] for row in rows]
+    np.testing.assert_allclose(found, true, rtol=1e-5)

@@ -52,6 +52,18 @@ def test_the_nll_of_ar_is_exact(ar):
     assert not error.any()
 
 
+def test_short_rows_of_mdm_have_masks_behind_them(mdm):
+    """With one token scored the bound is exact: −log p of it in a row of the length trained on."""
+    ids = some_ids(mdm, rows=5, length=2)
+    full = torch.full((5, mdm.sequence_length), mdm.tokenizer.mask)
+    full[:, 0] = ids[:, 0]
+    logs = mdm.logits(full)[:, 1].double().log_softmax(-1)
+    nll, error = mdm.nll(ids, draws=4)
+    torch.testing.assert_close(nll, -logs.gather(1, ids[:, 1:]).squeeze(1), rtol=1e-4, atol=1e-4)
+    assert (error < 1e-5).all()
+    assert mdm.padded_length == mdm.sequence_length
+
+
 def test_the_nll_of_mdm_has_the_error_it_tells(mdm):
     """Two sets of masks differ by some of the errors told, not by many."""
     ids = some_ids(mdm, rows=8)

@@ -23,16 +23,17 @@ _SAMPLE = 2
 """Requests that are timed one draw at a time; all cost the same, so the rest is scaled up."""
 
 
-def requests(vocabulary: int) -> list[Request]:
+def requests(vocabulary: int, length: int) -> list[Request]:
     """All choices of one question of each kind, after a context of 20 to 60 tokens."""
     random = np.random.default_rng(0)
     made = []
     for question, (choices, tokens) in enumerate(CHOICES):
         context = random.integers(0, vocabulary, random.integers(20, 61))
         for _ in range(choices):
-            choice = random.integers(0, vocabulary, tokens)
-            ids = np.concatenate([context, choice]).astype(np.int32)
-            made.append(Request(ids, tokens, question))
+            # Short models get short questions: half of a row at most is scored.
+            choice = random.integers(0, vocabulary, min(tokens, length // 2))
+            ids = np.concatenate([context[: length - len(choice)], choice]).astype(np.int32)
+            made.append(Request(ids, len(choice), question))
     return made
 
 
@@ -48,7 +49,7 @@ def downstream_rows(setting: Setting, rounds: int) -> list[Row]:
     model = Transformer(recipe.model.architecture(), setting.vocabulary)
     initialise(model, recipe.seed, std=recipe.model.init_std)
     model.to(machine.device).eval()
-    asked = requests(setting.vocabulary)
+    asked = requests(setting.vocabulary, setting.sequence_length)
     scale = len(asked) / _SAMPLE
 
     def original(together: int) -> None:

@@ -34,6 +34,9 @@ class Recall:
     vocabulary: int
     mask: int
     batch_tokens: int = 16_384
+    pad_to: int = 0
+    """Rows are lengthened to this with masks that nobody asks for (diffusion runs that met full
+    rows only); 0: not at all."""
 
     def greedy_tokens_right(self, rows: Integers, prefix: int) -> NDArray[np.bool_]:
         """[B, P + S] rows → [B, S] which tokens after the prefix the model writes by itself.
@@ -47,7 +50,7 @@ class Recall:
         if not len(rows):
             return np.zeros((0, rows.shape[1] - prefix), dtype=np.bool_)
         self.model.eval()
-        size = max(1, self.batch_tokens // rows.shape[1])
+        size = max(1, self.batch_tokens // max(rows.shape[1], self.pad_to))
         write = self._next_tokens if self.objective.exact else self._unmasked
         parts = [rows[first : first + size] for first in range(0, len(rows), size)]
         return np.concatenate([write(torch.from_numpy(part), prefix) for part in parts])
@@ -60,22 +63,23 @@ class Recall:
 
     @torch.no_grad()
     def _unmasked(self, rows: Tensor, prefix: int) -> NDArray[np.bool_]:
-        ids = rows.clone()
+        end = rows.shape[1]
+        ids = F.pad(rows, (0, max(0, self.pad_to - end)), value=self.mask)
         ids[:, prefix:] = self.mask
         alive = torch.arange(len(rows))
-        for _ in range(rows.shape[1] - prefix):
+        for _ in range(end - prefix):
             if not len(alive):
                 break
-            logits = self._logits(self._hidden(ids[alive], "bidirectional")[:, prefix:])
+            logits = self._logits(self._hidden(ids[alive], "bidirectional")[:, prefix:end])
             best, token = logits.float().softmax(dim=-1).max(dim=-1)
             best, token = best.cpu(), token.cpu()
-            best[ids[alive, prefix:] != self.mask] = -1
+            best[ids[alive, prefix:end] != self.mask] = -1
             place = best.argmax(dim=1)
             chosen = token.gather(1, place[:, None]).squeeze(1)
             right = chosen == rows[alive, prefix + place]
             alive, place, chosen = alive[right], place[right], chosen[right]
             ids[alive, prefix + place] = chosen
-        return (ids[:, prefix:] == rows[:, prefix:]).numpy()
+        return (ids[:, prefix:end] == rows[:, prefix:]).numpy()
 
     def span_nll(self, rows: Integers, scored: NDArray[np.bool_], draws: int, seed: int) -> Floats:
         """[B, L] rows → [B] −log p(scored tokens | the others): exact for AR, where the others
@@ -84,6 +88,9 @@ class Recall:
         All rows meet the same masks if they score the same positions, so that they compare.
         Levels are one per slice of [0, 1).
         """
+        missing = max(0, self.pad_to - rows.shape[1])
+        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=self.mask)
+        scored = np.pad(scored, ((0, 0), (0, missing)))
         size = max(1, self.batch_tokens // rows.shape[1])
         exact = self.objective.exact
         found = np.zeros(len(rows))

@@ -82,7 +82,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         rows = int(text) if text.isdigit() else evaluation_batch(run.recipe)
         rows = min(rows, int(max_batch_size)) if max_batch_size else rows
         causal = run.family == "ar"
-        pad = run.recipe.mdm.random_length == 0 if pad is None else pad
+        pad = run.padded_length > 0 if pad is None else pad
         self.limit = run.sequence_length + (1 if causal else 0)
         self.reader = Reader(
             run.model,

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from epochal.data import Tokenizer, load_tokenizer
 from epochal.data.unknown import UnknownTokenizer
@@ -56,6 +57,14 @@ class LoadedModel:
         """L, the longest input the model was trained on."""
         return self.recipe.data.sequence_length
 
+    @property
+    def padded_length(self) -> int:
+        """L for a diffusion run that met full rows only, else 0: shorter rows are lengthened to it
+        with masks, as the original does, since a row that ends early is new to such a model.
+        """
+        alone = self.family == "ar" or self.recipe.mdm.random_length > 0
+        return 0 if alone else self.sequence_length
+
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """[B, L] ids → [B, L, V] float32 logits, V the padded vocabulary.
@@ -76,7 +85,8 @@ class LoadedModel:
         """[B, L] ids → [B] −log p(tokens 1 … L−1 | token 0) in nats, and [B] standard errors.
 
         Exact with error 0 for AR; for MDM the mean of `draws` ≥ 2 unbiased draws of the upper
-        bound, with noise levels stratified over each row's draws.
+        bound, with noise levels stratified over each row's draws, and short rows lengthened to
+        `padded_length` with masks that are not scored.
         """
         ids = torch.as_tensor(tokens).long()
         self._check_ids(ids)
@@ -147,9 +157,10 @@ class LoadedModel:
 
     def _row_nll(self, ids: Tensor, plan: DrawPlan, draw: int, draws: int) -> Tensor:
         levels = (draw + plan.levels(draw)) / draws
-        problem = self.objective.likelihood_problem(
-            ids, scored_positions(ids), Draw(levels, plan.keys(draw))
-        )
+        missing = max(0, self.padded_length - ids.shape[1])
+        scored = F.pad(scored_positions(ids), (0, missing), value=False)
+        ids = F.pad(ids, (0, missing), value=self.tokenizer.mask)
+        problem = self.objective.likelihood_problem(ids, scored, Draw(levels, plan.keys(draw)))
         nll = problem_token_nll(self.model, problem, self.machine)
         return torch.from_numpy((problem.weights.double().numpy() * nll).sum(axis=1))
 

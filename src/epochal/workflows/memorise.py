@@ -162,6 +162,7 @@ def _measure(name: str, record: RunRecord, step: int, given: Settings, text: Tex
         loaded.machine,
         loaded.tokenizer.vocabulary,
         loaded.tokenizer.mask,
+        pad_to=loaded.padded_length,
     )
     train, validation = (_nll(loaded, store, given) for store in (text.train, text.validation))
     return Measured(

@@ -197,6 +197,8 @@ def _nll(texts: Sequence[Sequence[int]], critic: LoadedModel, seed: int) -> np.n
         causal,
         critic.tokenizer.vocabulary,
         critic.writer.batch_tokens,
+        pad_to=critic.padded_length,
+        pad_id=critic.tokenizer.mask,
     )
     with bar("judge", len(requests)) as progress:
         if causal:

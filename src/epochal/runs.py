@@ -269,6 +269,20 @@ class RunRecord:
         found = [result for result in self.evaluations() if result.checkpoint == checkpoint]
         return min(found, key=lambda result: result.estimator == "paper", default=None)
 
+    def more_precise(self, result: NLLResult) -> NLLResult | None:
+        """The result that is kept for the same checkpoint, tokens and estimator, if it is whole
+        and of more draws than `result`."""
+        path = self.folder.evaluation_file(result.checkpoint, result.estimator)
+        try:
+            kept = _read_result(path) if path.exists() else None
+            if kept is None or kept.draws <= result.draws:
+                return None
+            self.document_sums(kept)
+        except RunError:  # damaged: to be replaced
+            return None
+        same = ("step", "validation_sha256", "sequence_length", "family")
+        return kept if all(getattr(kept, n) == getattr(result, n) for n in same) else None
+
     def downstream(self) -> list[dict[str, Any]]:
         """Results of `epochal downstream`, in order of their files' names. Raises RunError."""
         return self._kept("downstream")

@@ -114,9 +114,19 @@ class Architecture:
         return 6 * (weights + head) + 12 * self.layers * attention * length
 
 
+_NARROWEST = 24
+
+
 def ffn_width(d_model: int) -> int:
     """SwiGLU inner width ⌊(4·d·2/3)/64⌋·64 (Megatron's rule; paper §9)."""
     return int(4 * d_model * 2 / 3) // 64 * 64
+
+
+def narrowest(heads: int | None = None) -> int:
+    """Least d_model for which `ffn_width` is not 0; even in each of `heads`, if they share it,
+    since rotation takes pairs."""
+    step = 2 * heads if heads else 1
+    return -(-_NARROWEST // step) * step
 
 
 def padded_vocabulary(vocabulary: int) -> int:

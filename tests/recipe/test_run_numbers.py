@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
+from epochal.sizes import ffn_width, narrowest
 
 # One layer of width 4: N = 4·16 + 3·4·8 + 6·4 + 10·4 = 224 at V = 10.
 TINY = {
@@ -121,7 +122,8 @@ def test_shapes():
         ({}, "`model.d_model` is missing: give `model.size`"),
         ({"d_model": 64, "heads": 2}, "`model.layers` is missing"),
         ({"d_model": 64, "heads": 3, "layers": 1}, "`model.d_model` = 64 cannot be shared by"),
-        ({"d_model": 16, "heads": 2, "layers": 1}, "too narrow for the rule of the inner width"),
+        ({"d_model": 16, "heads": 2, "layers": 1}, "`model.ffn_width`, or a width of at least 24"),
+        ({"d_model": 16, "heads": 8, "layers": 1}, "or a width of at least 32"),
         ({"size": "8M"}, "there is no size '8M' on the ladder"),
     ],
 )
@@ -130,6 +132,10 @@ def test_shapes_that_are_none(model, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(None, changes).model.architecture()
     assert message in str(caught.value)
+
+
+def test_the_narrowest_width_of_the_rule():
+    assert (ffn_width(narrowest() - 1), ffn_width(narrowest())) == (0, 64)
 
 
 @pytest.mark.parametrize(("size", "epochs", "steps"), [("140M", 50, 9532), ("425M", 500, 95_322)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from epochal.errors import RecipeError, UserError
 from epochal.recipe import load_recipe
 from epochal.scaling.crossing import closed_form, critical_compute, critical_unique_tokens
 from epochal.scaling.optimum import floor_loss, optima
+from epochal.scaling.plan_recipes import plan_recipe, write_recipes
 from epochal.scaling.planner import ReverseReport
 from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
@@ -368,12 +370,44 @@ def test_recipes_that_can_be_trained(tmp_path, tiny_corpus, flops, capsys):
             main(["train", str(file), "--dry-run", "--json"])
         assert end.value.code == 0
         numbers = json.loads(capsys.readouterr().out)
-        assert numbers["flops"] == pytest.approx(float(flops), rel=0.02)
+        # Whole steps of rows as long as the paper's, of a budget of few.
+        assert numbers["flops"] == pytest.approx(float(flops), rel=0.05)
+
+
+def test_recipes_have_rows_of_the_fitted_runs(tmp_path):
+    """The losses are of their context; through the fit, its file, the plan and the recipe."""
+    points = replace(runs(law()), sequence_length=384)
+    report = epochal.fit(points, bootstraps=20)
+    assert report.as_dict()["families"]["ar"]["sequence_length"] == 384
+    for name in ("law.toml", "law.json"):
+        report.save(tmp_path / name)
+        plan = epochal.plan(1e8, 1e18, laws=tmp_path / name)
+        assert plan_recipe(plan.families[0], 1e8, 50257).data.sequence_length == 384
+        assert not [note for note in plan.notes if "rows" in note]
+    few = epochal.plan(3000, 1e14, laws=tmp_path / name)
+    assert plan_recipe(few.families[0], 3000, 50257).data.sequence_length == 3000 // 16
+    assert "law is of rows of 384 tokens, too long for 3k" in " ".join(few.notes).lower()
+    unknown = epochal.plan(1e8, 1e18, laws=epochal.fit(runs(law()), bootstraps=20))
+    assert plan_recipe(unknown.families[0], 1e8, 50257).data.sequence_length == 2048
+    assert "does not say the sequence length of its runs" in " ".join(unknown.notes)
+    paper = epochal.plan(1e6, 1e16)
+    assert plan_recipe(paper.families[1], 1e6, 50257).data.sequence_length == 2048
+
+
+def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
+    def head(flops):
+        path = tmp_path / "out.toml"
+        write_recipes(path, epochal.plan(1e9, flops, laws={"ar": law()}), 50257)
+        return path.read_text().splitlines()[1]
+
+    assert re.search(r"and 0\.\d+ of an epoch\.$", head(1e16))
+    assert re.search(r"and \d+\.\d+ epochs\.$", head(2e21))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"sequence_length": 1.5}, "sequence_length of ar is 1.5; give the tokens per row"),
         ({"constants": {"A": "x"}}, "A of ar is 'x', not a number"),
         ({"constants": [1.0]}, "the constants of ar are no table"),
         ({"samples": [["a"]]}, "samples or the fitted range of ar are damaged"),

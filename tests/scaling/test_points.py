@@ -11,6 +11,7 @@ from planted import law, runs, write_csv
 import epochal
 from epochal.cli.main import main
 from epochal.errors import DataError, RunError, UserError
+from epochal.runs import RunRecord
 from epochal.scaling import read_csv, read_hold, read_laws
 from epochal.scaling.from_runs import read_points
 from made_runs import make_run
@@ -57,6 +58,17 @@ def test_a_missing_column_is_named_with_what_there_is(tmp_path):
         read_csv(table(tmp_path, HEADER.strip() + ",family\n1e6,1e8,1e8,4,xyz\n"))
     with pytest.raises(DataError, match="there is no file"):
         read_csv(tmp_path / "none.csv")
+
+
+def test_points_have_the_sequence_length_of_their_runs(tmp_path):
+    for name, length in (("a", 64), ("b", 64), ("c", 32)):
+        make_run(tmp_path / name, "ar", [4.0, 3.0])
+        folder = RunRecord(tmp_path / name).folder
+        info = folder.read_info()
+        info["numbers"]["sequence_length"] = length
+        folder.write_info(info)
+    assert read_points([tmp_path / "a", tmp_path / "b"]).sequence_length == 64
+    assert read_points([tmp_path], force=True).sequence_length is None
 
 
 def test_runs_give_their_last_evaluation(tmp_path):

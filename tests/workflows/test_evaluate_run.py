@@ -17,7 +17,7 @@ from epochal.data.opened import open_corpus
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.runs import RunRecord
 from epochal.tally import Layout, estimate
-from epochal.workflows.evaluate import Options, evaluate, make_draws
+from epochal.workflows.evaluate import Options, evaluate, evaluate_best, make_draws
 from epochal.workflows.load import load
 
 
@@ -47,10 +47,34 @@ def test_ar_is_the_sum_of_log_probabilities(tiny_pair):
 
 
 def test_a_repeated_evaluation_is_the_same(run):
-    first, second = (evaluate(run, draws=3) for _ in range(2))
+    first, second = (evaluate(run, draws=9) for _ in range(2))
     assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
-    assert first.draws == 3
+    assert first.draws == 9
     assert RunRecord(run).evaluation("best") == second
+
+
+def test_more_draws_stay_with_the_run(run, capsys):
+    folder, best = RunRecord(run).folder, lambda: RunRecord(run).evaluation("best")
+    many = evaluate(run, draws=10)
+    sums = folder.evaluation_file("best", "stratified").with_suffix(".npz")
+    before = sums.read_bytes()
+    assert evaluate(run, draws=3).draws == 3
+    assert best() == many
+    assert sums.read_bytes() == before
+    told = " ".join(capsys.readouterr().err.split())
+    assert "keeps its result of 10 draws (±" in told
+    assert "more precise than this one of 3" in told
+    assert evaluate_best(RunRecord(run), 4) == many  # as precise as asked for already
+    assert evaluate(run, draws=11) == best()
+    for change in ("another step", "damaged sums", "damaged result"):
+        file = folder.evaluation_file("best", "stratified")
+        if change == "another step":
+            file.write_text(file.read_text().replace('"step": ', '"step": 1'))
+        else:
+            (sums if "sums" in change else file).write_text("torn")
+        few = evaluate(run, draws=2)
+        assert best() == few
+        evaluate(run, draws=3)
 
 
 def test_bits_per_byte_follow_from_the_text(run):

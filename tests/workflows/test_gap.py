@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,7 @@ def test_the_gap_is_the_difference_of_the_figures(pair):
     assert found.standard_error < np.hypot(ar.standard_error, mdm.standard_error)
     assert found.low < found.difference < found.high
     assert 0 <= found.p_value <= 1
-    assert RunRecord(pair[1]).evaluation("best").draws == 3  # kept, as `evaluate` does
+    assert RunRecord(pair[1]).evaluation("best").draws == 8  # more than these, so it stays
     back = gap(*pair[::-1], draws=3)
     assert back.difference == -found.difference
     assert back.p_value == pytest.approx(found.p_value)
@@ -75,7 +76,14 @@ def test_the_command_line(pair, capsys):
     assert code == 0
     assert "nats/masked token" in out
     assert (pair[1] / "evaluations" / "parts" / "best-stratified.npz").exists()
-    assert RunRecord(pair[1]).evaluation("best").draws == 2
+    assert RunRecord(pair[1]).evaluation("best").draws == 8
+    words = ("eval", ar, "--against", mdm, "--draws", "2", "--json")
+    for result in json.loads(command(capsys, *words)[1])["results"]:
+        assert result["perplexity"] == pytest.approx(np.exp(result["nll_nats_per_token"]))
+    code, out, _ = command(capsys, "eval", mdm, "--draws", "2", "--estimator", "paper")
+    assert code == 0
+    assert re.search(r"tokens, [\d,]+ windows\n", out)
+    assert "documents\n" not in out
     code, out, _ = command(capsys, "eval", ar, "--json")
     content = json.loads(out)
     assert content["perplexity"] == pytest.approx(np.exp(content["nll_nats_per_token"]))

@@ -80,6 +80,7 @@ def evaluate(
     if against:
         pair = gap(runs[0], against, **options)
         content, show = pair.as_dict(), lambda: _print_gap(pair)
+        content["results"] = [_content(result) for result in pair.results]
     elif ensemble:
         together = score_ensemble(runs, **options)
         content, show = together.as_dict(), lambda: _print_ensemble(together)
@@ -102,6 +103,12 @@ def _content(result: NLLResult) -> dict[str, Any]:
     return result.as_dict() | {"perplexity": math.exp(result.nll_nats_per_token)}
 
 
+def _units(result: NLLResult) -> str:
+    """What was sampled: the paper's estimator knows windows only."""
+    unit = "window" if result.estimator == "paper" else "document"
+    return unit if result.documents == 1 else f"{unit}s"
+
+
 def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
     bound = "" if result.estimator == "exact" or result.family == "ar" else " (upper bound)"
     rows = [
@@ -114,7 +121,7 @@ def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
         ),
         ("perplexity", f"{math.exp(result.nll_nats_per_token):,.1f}{bound}"),
         ("estimator", f"{result.estimator}, {result.draws} draws" if bound else result.estimator),
-        ("scored", f"{result.tokens_scored:,} tokens, {result.documents:,} documents"),
+        ("scored", f"{result.tokens_scored:,} tokens, {result.documents:,} {_units(result)}"),
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
     ]
     print_pairs(rows)
@@ -147,7 +154,7 @@ def _print_gap(found: GapResult) -> None:
         ("  from the documents", _error(found.standard_error_documents)),
         ("95 % interval", f"{found.low:+.4f} to {found.high:+.4f}"),
         ("p-value", chance),
-        ("paired over", f"{found.documents:,} documents"),
+        ("paired over", f"{found.documents:,} {_units(a)}"),
     ]
     print_pairs(rows)
 

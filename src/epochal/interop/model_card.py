@@ -136,12 +136,13 @@ def _evaluation(record: RunRecord, step: int) -> str:
 
 def _result(result: NLLResult) -> str:
     per_byte = "not known" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
+    unit = "windows" if result.estimator == "paper" else "documents"
     return _row(
         [
             f"{result.estimator}, {result.draws} draws" if result.draws > 1 else result.estimator,
             f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f}",
             per_byte,
-            f"{result.tokens_scored:,} tokens of {result.documents:,} documents",
+            f"{result.tokens_scored:,} tokens of {result.documents:,} {unit}",
         ]
     )
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.sizes import Architecture, architecture, ffn_width
+from epochal.sizes import Architecture, architecture, ffn_width, narrowest
 from epochal.units import Count, Every, Interval, Quantity
 
 Family = Literal["ar", "mdm"]
@@ -107,9 +107,10 @@ class Model:
             )
         shape = {"head_width": width // heads, "ffn_width": ffn_width(width), **given}
         if shape["ffn_width"] < 1:
+            least = narrowest(None if "head_width" in given else heads)
             raise RecipeError(
                 f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
-                "give `model.ffn_width`"
+                f"give `model.ffn_width`, or a width of at least {least}"
             )
         return Architecture(**shape, untied=self.untied, table_rows=self.table_rows)
 

@@ -154,6 +154,7 @@ def fit_family(
         samples=spread.samples,
         unknown=frozenset(unknown),
         fitted=range_of(rows),
+        sequence_length=rows.sequence_length,
         source="fit",
         objective=float(objectives[0]),
         intervals={name: intervals.get(name, (None, None)) for name in form.constants},

@@ -59,6 +59,7 @@ def read_points(places: Sequence[str | Path], at: At = "final", force: bool = Fa
         n_convention=PAPER_N,
         dropped=dropped,
         notes=_notes(rows, at),
+        sequence_length=_sequence_length(rows),
     )
 
 
@@ -79,6 +80,7 @@ class _Row:
     family: str
     run: str
     seed: str
+    sequence_length: int | None
     evaluated: bool
     """Whether the loss is of `epochal eval`, not of the evaluation during training."""
 
@@ -97,6 +99,12 @@ def _notes(rows: Sequence[_Row], at: At) -> list[str]:
             "coarser than `epochal eval`"
         )
     return notes
+
+
+def _sequence_length(rows: Sequence[_Row]) -> int | None:
+    """That of all rows, or None."""
+    lengths = {row.sequence_length for row in rows}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _find(places: Sequence[str | Path]) -> list[Path]:
@@ -185,6 +193,7 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
         record.family,
         str(record.path),
         str(record.info.get("identity", {}).get("seed", "")),
+        record.numbers.get("sequence_length"),
         evaluated,
     )
 

@@ -45,6 +45,8 @@ class KnownLaw:
     `inner` and `samples` have `not_identified` for them."""
     fitted: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
+    sequence_length: int | None = None
+    """Context of the runs, tokens: the losses are of rows of this length. None: not known."""
     source: str = ""
     reading_error: float = 0.0
     """Nats by which any loss may be wrong beside the spread of the samples."""

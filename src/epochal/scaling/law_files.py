@@ -20,6 +20,8 @@ from epochal.tally import Floats
 
 _FORMAT = 1
 _DIGITS = 10
+_NO_CONSTANTS = ("law", "sequence_length")
+"""Keys of a section that has its constants directly."""
 
 
 def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str, Any]) -> None:
@@ -39,8 +41,11 @@ def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str
 
 
 def _content(law: KnownLaw) -> dict[str, Any]:
+    # Optional, and TOML has no None.
+    length = {} if law.sequence_length is None else {"sequence_length": law.sequence_length}
     return {
         "law": law.form.name,
+        **length,
         "constants": {k: v for k, v in law.constants.items() if v is not None},
         "unknown": sorted(law.unknown),
         "fitted": {name: list(ends) for name, ends in law.fitted.items()},
@@ -96,7 +101,9 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
         section = families.get(family) if isinstance(families, dict) else None
         if not isinstance(section, dict):
             continue
-        constants = section.get("constants", {k: v for k, v in section.items() if k != "law"})
+        constants = section.get(
+            "constants", {k: v for k, v in section.items() if k not in _NO_CONSTANTS}
+        )
         if not isinstance(constants, dict):
             raise UserError(f"{path}: the constants of {family} are no table; write A = 521 …")
         strange = [k for k, v in constants.items() if not (v is None or _is_number(v))]
@@ -106,7 +113,13 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
             )
         default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
         law = known_law(str(section.get("law", default)), constants, family, str(path))
-        laws[family] = _with_samples(law, section, path)
+        length = section.get("sequence_length")
+        if length is not None and not (type(length) is int and length > 0):
+            raise UserError(
+                f"{path}: sequence_length of {family} is {length!r}; give the tokens per row of "
+                "its runs, a whole number, or leave it out"
+            )
+        laws[family] = replace(_with_samples(law, section, path), sequence_length=length)
     if not laws:
         raise UserError(
             f"{path} holds no law: it has no section for a family ({' or '.join(FAMILIES)}); write "

@@ -9,12 +9,11 @@ from epochal import files
 from epochal.recipe import FAMILY_TITLES, Recipe, recipe_toml
 from epochal.recipe.schema import Data, Evaluation, Train
 from epochal.scaling.alternatives import model_for
-from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.scaling.planner import FamilyPlan, PlanReport, recipe_length
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
 
 _STEPS = 2000
-_SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 
 
 def plan_recipe(
@@ -23,8 +22,8 @@ def plan_recipe(
     """The recipe of one family's plan.
 
     The size is the plan's own if it is of the ladder, else one near the optimum; the length is
-    the plan's compute. Rows are 2048 tokens (512 for less than 10M unique tokens) and the batch
-    is the paper's 256 rows, or less where that would leave fewer than about 2,000 steps.
+    the plan's compute. Rows are as long as those of the fitted runs (`recipe_length`) and the
+    batch is the paper's 256 rows, or less where that would leave fewer than about 2,000 steps.
     """
     model = model_for(plan.params, vocabulary)
     if plan.size is not None and plan.size.name in LADDER:
@@ -32,8 +31,7 @@ def plan_recipe(
     elif plan.size is not None:
         model = model_for(plan.size.params, vocabulary)
     params = model.architecture().params(vocabulary)
-    length = 2048 if unique_tokens >= _SMALL else 512
-    length = max(16, min(length, int(unique_tokens) // 16))
+    length = recipe_length(plan, unique_tokens)
     tokens = plan.flops / (6 * params)
     batch = 256
     while batch > 1 and tokens / (length * batch) < _STEPS:
@@ -67,9 +65,13 @@ def write_recipes(
 
 def _head(plan: FamilyPlan, report: PlanReport) -> str:
     size = f"{format_count(plan.params)} parameters"
+    passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
+    length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"
+    if passes < 1:
+        length = f"{passes:.4g} of an epoch"
     return (
         f"# {FAMILY_TITLES[plan.family]}, by `epochal plan` for "
         f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
         "FLOPs.\n"
-        f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {plan.epochs:.4g} epochs.\n"
+        f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {length}.\n"
     )

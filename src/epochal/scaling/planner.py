@@ -40,6 +40,7 @@ from epochal.units import format_count
 
 _SURE = 0.975
 _MOST_SAMPLES = 500
+_SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 _AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
 
 
@@ -58,6 +59,8 @@ class FamilyPlan:
     epochs: float
     flops: float
     """Less than the budget where more would hurt or nothing is known of more."""
+    sequence_length: int | None
+    """Tokens per row of the runs that the law was fitted to; None if it is not known."""
     size: LadderChoice | None
     """The best of the sizes that can be trained; None if the optimum lies beyond them."""
     floor: float
@@ -153,7 +156,7 @@ def make_plan(
         critical_flops=begins(critical),
         critical=critical,
         closed_form_flops=closed_form(unique_tokens),
-        notes=[*notes, *_limits(plans), *_notes(known)],
+        notes=[*notes, *_limits(plans), *_lengths(plans, unique_tokens), *_notes(known)],
     )
 
 
@@ -167,6 +170,35 @@ def _limits(plans: Sequence[FamilyPlan]) -> list[str]:
                     f"the {TITLES[plan.family]} plan stops at {format_count(end)} parameters, the "
                     f"{name} model looked at; its optimum lies beyond"
                 )
+    return notes
+
+
+def recipe_length(plan: FamilyPlan, unique_tokens: float) -> int:
+    """Tokens per row of a plan's recipe: of the runs that the law was fitted to.
+
+    If that is not known, 2048, or 512 for less than 10M unique tokens; at least 16 rows are left.
+    """
+    length = plan.sequence_length or (2048 if unique_tokens >= _SMALL else 512)
+    return max(16, min(length, int(unique_tokens) // 16))
+
+
+def _lengths(plans: Sequence[FamilyPlan], unique: float) -> list[str]:
+    """What is to be said of rows in recipes that are not those of the fitted runs."""
+    notes = []
+    for plan in plans:
+        rows = recipe_length(plan, unique)
+        if plan.sequence_length is None:
+            notes.append(
+                f"the {TITLES[plan.family]} law does not say the sequence length of its runs: a "
+                f"recipe has rows of {rows:,} tokens; set data.sequence_length to theirs, since "
+                "the prediction is of their context"
+            )
+        elif rows != plan.sequence_length:
+            notes.append(
+                f"the {TITLES[plan.family]} law is of rows of {plan.sequence_length:,} tokens, too "
+                f"long for {format_count(unique)} unique tokens: a recipe has {rows:,}, and its "
+                "loss will be higher than predicted"
+            )
     return notes
 
 
@@ -197,6 +229,7 @@ def _family(
         tokens=tokens,
         epochs=epochs,
         flops=spent,
+        sequence_length=law.sequence_length,
         size=best_of_sizes(law, unique, flops, choices, params, only),
         floor=min(floor, loss),
         saturation_flops=saturation,

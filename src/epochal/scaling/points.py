@@ -70,6 +70,8 @@ class Points:
     dropped: list[Dropped] = field(default_factory=list)
     """What was left out already on reading."""
     notes: list[str] = field(default_factory=list)
+    sequence_length: int | None = None
+    """Of all the runs; None if it is not known, or not the same."""
 
     def __len__(self) -> int:
         return len(self.params)
@@ -96,6 +98,7 @@ class Points:
             [self.run[i] for i in index],
             [self.seed[i] for i in index],
             self.n_convention,
+            sequence_length=self.sequence_length,
         )
 
     def of_family(self, family: str) -> Points:

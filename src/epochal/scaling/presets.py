@@ -48,6 +48,8 @@ _PAPER = {
         "R_N": 1265.65,
     },
 }
+_LENGTH = 2048
+"""Tokens per row of the runs of both (arXiv 2507.15857, section 9; Muennighoff et al. 2023)."""
 _PAPER_RANGE = {
     "params": (7.0e6, 2.2e9),
     "tokens": (2.5e7, 8.0e10),
@@ -87,7 +89,7 @@ def _muennighoff() -> KnownLaw:
         "tokens": (1e8, 9e11),
         "epochs": (1.0, 1500.0),
     }
-    return replace(law, samples=[samples], whole_range=True, fitted=fitted)
+    return replace(law, samples=[samples], whole_range=True, fitted=fitted, sequence_length=_LENGTH)
 
 
 def _paper() -> dict[str, KnownLaw]:
@@ -105,6 +107,7 @@ def _paper() -> dict[str, KnownLaw]:
             samples=[samples],
             whole_range=True,
             fitted=dict(_PAPER_RANGE),
+            sequence_length=_LENGTH,
             reading_error=READING_ERROR,
         )
     return laws

@@ -63,6 +63,7 @@ class FamilyFit(KnownLaw):
             "tied_exponents": self.tied,
             "held": self.held,
             "n_convention": self.points.n_convention,
+            "sequence_length": self.sequence_length,
             "fitted_range": {name: list(ends) for name, ends in self.fitted.items()},
             "held_out": self.held_out,
             "isoflop": self.isoflop.as_dict() if self.isoflop else None,

@@ -225,9 +225,11 @@ class Launch:
     def _end_all(self, asked: list[int]) -> None:
         """Let every run save a checkpoint and end; a second signal kills them."""
         number, killed = asked[0], False
+        count = len(self._active)
+        what = "the run after its" if count == 1 else f"{count} runs, each after its"
         self.screen.event(
-            f"ending {len(self._active)} runs, each after its step with a checkpoint; once more to "
-            "kill them"
+            f"ending {what} step with a checkpoint; once more to kill "
+            f"{'it' if count == 1 else 'them'}"
         )
         for active in self._active:
             _signal(active, signal.SIGTERM)

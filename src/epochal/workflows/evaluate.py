@@ -18,7 +18,7 @@ from epochal.evaluation.breakdown import Breakdown, break_down
 from epochal.evaluation.nll import Evaluator, Models
 from epochal.evaluation.paper import PaperEvaluator
 from epochal.evaluation.share import Share
-from epochal.progress import Bar, bar
+from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
 from epochal.training.checkpoint import all_of
@@ -71,7 +71,14 @@ class Scored:
     result: NLLResult
 
     def keep(self) -> None:
-        """Write the result into the run's folder."""
+        """Write the result into the run's folder, unless one of more draws is there."""
+        if (better := self.record.more_precise(self.result)) is not None:
+            say(
+                f"{self.record.path} keeps its result of {better.draws} draws "
+                f"(± {better.standard_error_draws:.2g} from them), which is more precise than "
+                f"this one of {self.result.draws}"
+            )
+            return
         self.record.folder.write_evaluation(
             self.result, self.found.unit_totals, self.found.unit_tokens, self.found.unit_variances
         )
@@ -167,15 +174,11 @@ def _begin_curve(record: RunRecord, result: NLLResult) -> None:
 
 
 def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
-    """NLL of the best checkpoint, unless the record has it, with as many draws, already."""
+    """NLL of the best checkpoint, unless the record has it, of as many draws or more."""
     known = record.evaluation("best")
     best = (record.info.get("best") or {}).get("step")
-    if (
-        known is None
-        or known.step != best
-        or known.estimator == "paper"
-        or (known.estimator == "stratified" and draws not in (None, known.draws))
-    ):
+    few = known is not None and known.estimator == "stratified" and known.draws < (draws or 0)
+    if known is None or known.step != best or known.estimator == "paper" or few:
         return evaluate(record, checkpoint="best", draws=draws)
     return known
 

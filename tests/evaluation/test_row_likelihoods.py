@@ -19,7 +19,8 @@ TRUE = np.array([true_nll(JOINT, row.numpy()) for row in ROWS])
 
 
 def loaded(family):
-    recipe = load_recipe(None, {"train.steps": 1, "family": family})
+    given = {"train.steps": 1, "family": family, "data.sequence_length": ROWS.shape[1]}
+    recipe = load_recipe(None, given)
     tokenizer = SimpleNamespace(mask=MASK, vocabulary=VOCABULARY)
     return LoadedModel(recipe, Oracle(JOINT), tokenizer, MACHINE, step=1)
 

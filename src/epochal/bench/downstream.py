@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from epochal.bench.steps import Setting
+from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
 from epochal.evaluation.conditional import Request, monte_carlo
 from epochal.evaluation.queries import Reader
-from epochal.models import Transformer, initialise
+from epochal.models import Transformer
 from epochal.training.device import Machine, find_machine
 
 DRAWS = 32
@@ -46,9 +46,7 @@ def downstream_rows(setting: Setting, rounds: int) -> list[Row]:
     """
     recipe = setting.recipe("mdm")
     machine = find_machine(recipe.train)
-    model = Transformer(recipe.model.architecture(), setting.vocabulary)
-    initialise(model, recipe.seed, std=recipe.model.init_std)
-    model.to(machine.device).eval()
+    model = new_model(recipe, setting.vocabulary, machine).eval()
     asked = requests(setting.vocabulary, setting.sequence_length)
     scale = len(asked) / _SAMPLE
 

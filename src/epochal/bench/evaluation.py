@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from epochal.bench.steps import Setting
+from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.data.windows import ScoredWindows
 from epochal.evaluation.nll import Evaluator, launch, scored_positions
 from epochal.evaluation.plan import DrawPlan
-from epochal.models import Transformer, initialise
+from epochal.models import Transformer
 from epochal.objectives import Draw, Problem, objective
 from epochal.training.device import Machine, find_machine
 
@@ -27,9 +27,7 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
     for family in ("ar", "mdm"):
         recipe = setting.recipe(family)
         machine = find_machine(recipe.train)
-        model = Transformer(recipe.model.architecture(), setting.vocabulary)
-        initialise(model, recipe.seed, std=recipe.model.init_std)
-        model.to(machine.device).eval()
+        model = new_model(recipe, setting.vocabulary, machine).eval()
         goal = objective(recipe, setting.vocabulary)
         length, batch = setting.sequence_length, setting.batch
         count = _BATCHES * batch * (length - 1) + 1

@@ -20,7 +20,7 @@ from epochal.bench.downstream import downstream_rows
 from epochal.bench.evaluation import evaluation_rows
 from epochal.bench.fit import fit_rows
 from epochal.bench.memory import can_measure, peak_memory
-from epochal.bench.steps import VARIANTS, Setting, make_step
+from epochal.bench.steps import VARIANTS, Setting, make_step, new_model
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.data import load_tokenizer, train_bpe
 from epochal.data.batches import RowOrder
@@ -30,7 +30,6 @@ from epochal.data.windows import ScoredWindows
 from epochal.errors import UserError, nearest
 from epochal.evaluation.nll import Evaluator
 from epochal.evaluation.paper import PaperEvaluator
-from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.recipe import load_recipe
 from epochal.training.device import compiler_is_there, find_machine
@@ -196,9 +195,7 @@ def _estimates(options: Options) -> tuple[np.ndarray, np.ndarray]:
     ids = [np.append(tokenizer.encode(t), tokenizer.end_of_document) for t in texts[:160]]
     held = np.concatenate(ids[:20])[:12_800]
     machine = find_machine(recipe.train)
-    model = Transformer(recipe.model.architecture(), tokenizer.vocabulary)
-    initialise(model, recipe.seed, std=recipe.model.init_std)
-    model.to(machine.device)
+    model = new_model(recipe, tokenizer.vocabulary, machine)
     goal = objective(recipe, tokenizer.mask)
     order = RowOrder(np.concatenate(ids[20:]), 128, recipe.seed)
     stepper = Stepper(recipe, model, make_optimizer(model, recipe.train), goal, order, machine)

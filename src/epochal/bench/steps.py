@@ -69,14 +69,19 @@ class Setting:
         return np.random.default_rng(0).integers(0, self.vocabulary, amount)
 
 
+def new_model(recipe: Recipe, vocabulary: int, machine: Machine) -> Transformer:
+    """The recipe's model with fresh weights, on the machine's device."""
+    model = Transformer(recipe.model.architecture(), vocabulary)
+    initialise(model, recipe.seed, std=recipe.model.init_std)
+    return model.to(machine.device)
+
+
 def make_step(name: str, setting: Setting) -> Step:
     """The variant `name`: called with a step's number it trains and returns the loss."""
     family = "mdm" if name in ("ours mdm", "smdm-style") else "ar"
     recipe = setting.recipe(family)
     machine = find_machine(recipe.train)
-    model = Transformer(recipe.model.architecture(), setting.vocabulary)
-    initialise(model, recipe.seed, std=recipe.model.init_std)
-    model.to(machine.device)
+    model = new_model(recipe, setting.vocabulary, machine)
     order = RowOrder(setting.tokens(), setting.sequence_length, recipe.seed)
     if name.startswith("ours"):
         optimizer = make_optimizer(model, recipe.train)

@@ -16,6 +16,15 @@ _TOKENIZER = "A tokenizer.json, a folder with vocab.json and merges.txt, gpt2, o
 _CORPUS = "Corpus folder that the run is judged on, so that eval and compare work as usual."
 
 
+_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the weights.",
+)
+
+
 @click.group("import")
 def import_() -> None:
     """Models that other programs trained, as run folders.
@@ -154,13 +163,7 @@ def export() -> None:
 @click.option(
     "--checkpoint", metavar="NAME", help="best, last, ema, kept-<step> or a step.  [default: best]"
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the weights.",
-)
+@_dtype_option
 @json_option
 def export_to_safetensors(
     run: str,
@@ -199,13 +202,7 @@ def export_to_safetensors(
 @click.argument("run")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder to make.")
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), help="[default: best]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the weights.",
-)
+@_dtype_option
 @json_option
 def export_to_hf(
     run: str,

@@ -154,7 +154,7 @@ def _check_alike(records: Sequence[RunRecord]) -> None:
                 both = f" ({known} and {value})" if isinstance(value, int) else ""
                 raise DataError(
                     f"the runs {name} and {record.name} have not the same {what}{both}, so "
-                    " their losses are not comparable; give runs of one corpus, tokenizer and "
+                    "their losses are not comparable; give runs of one corpus, tokenizer and "
                     "sequence length, or add --force"
                 )
 

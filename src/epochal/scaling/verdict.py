@@ -49,8 +49,13 @@ def verdict_words(
     difference: float | None,
     interval: tuple[float, float] | None,
     share: float | None,
+    *,
+    short: bool = False,
 ) -> str:
-    """Which family is better for the budget, without a word on other budgets, and no full stop."""
+    """Which family is better for the budget, without a word on other budgets, and no full stop.
+
+    `short`: without difference, intervals and shares of resamples.
+    """
     if difference is None:
         name = TITLES[plans[0].family]
         other = "AR" if plans[0].family == "mdm" else "diffusion"
@@ -59,16 +64,16 @@ def verdict_words(
     if interval is None:
         lead = "diffusion" if difference < 0 else "AR"
         text = f"{lead[0].upper()}{lead[1:]} is predicted to be lower ({figures}), with no interval"
-    elif winner is None:
-        text = (
-            f"Too close to call ({figures}; difference {difference:+.3f}, interval "
-            f"{interval[0]:+.3f} to {interval[1]:+.3f})"
-        )
     else:
-        text = (
-            f"{'Diffusion' if winner == 'mdm' else 'AR'} by {abs(difference):.3f} nats per token "
-            f"({figures}; interval {interval[0]:+.3f} to {interval[1]:+.3f})"
-        )
+        details = f"interval {interval[0]:+.3f} to {interval[1]:+.3f}"
+        if winner is None:
+            text, details = "Too close to call", f"difference {difference:+.3f}, {details}"
+        else:
+            lead = "Diffusion" if winner == "mdm" else "AR"
+            text = f"{lead} by {abs(difference):.3f} nats per token"
+        text = f"{text} ({figures})" if short else f"{text} ({figures}; {details})"
+    if short:
+        return text
     if share is not None and winner is None and 0 < share < 1:
         text += f"; {100 * share:.0f} % of resamples favour diffusion"
     return text

@@ -90,13 +90,16 @@ class LoadedModel:
         """
         ids = torch.as_tensor(tokens).long()
         self._check_ids(ids)
+        missing = max(0, self.padded_length - ids.shape[1])
+        scored = F.pad(scored_positions(ids), (0, missing), value=False)
+        ids = F.pad(ids, (0, missing), value=self.tokenizer.mask)
         if self.objective.exact:
-            values = self._row_nll(ids, DrawPlan(len(ids), seed, stratified=False), 0, 1)
+            values = self._row_nll(ids, scored, DrawPlan(len(ids), seed, stratified=False), 0, 1)
             return values, torch.zeros_like(values)
         if draws < 2:
             raise UserError(f"draws = {draws}: at least 2 are needed for the error bar")
         plan = DrawPlan(len(ids), seed, stratified=False)
-        each = torch.stack([self._row_nll(ids, plan, draw, draws) for draw in range(draws)])
+        each = torch.stack([self._row_nll(ids, scored, plan, draw, draws) for draw in range(draws)])
         # Draw r takes its level from slice r of [0, 1): neighbouring draws differ mostly by
         # chance, so their differences give the error of the stratified mean.
         error = (each.diff(dim=0).square().sum(0) / (2 * (draws - 1)) / draws).sqrt()
@@ -155,11 +158,10 @@ class LoadedModel:
                 f"shape {list(ids.shape)}"
             )
 
-    def _row_nll(self, ids: Tensor, plan: DrawPlan, draw: int, draws: int) -> Tensor:
+    def _row_nll(
+        self, ids: Tensor, scored: Tensor, plan: DrawPlan, draw: int, draws: int
+    ) -> Tensor:
         levels = (draw + plan.levels(draw)) / draws
-        missing = max(0, self.padded_length - ids.shape[1])
-        scored = F.pad(scored_positions(ids), (0, missing), value=False)
-        ids = F.pad(ids, (0, missing), value=self.tokenizer.mask)
         problem = self.objective.likelihood_problem(ids, scored, Draw(levels, plan.keys(draw)))
         nll = problem_token_nll(self.model, problem, self.machine)
         return torch.from_numpy((problem.weights.double().numpy() * nll).sum(axis=1))

@@ -16,6 +16,7 @@ from epochal.recipe import FAMILIES, recipe_toml
 from epochal.report import write_report
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
+from epochal.scaling.verdict import verdict_words
 from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import divide
 from epochal.workflows.fit import fit
@@ -288,9 +289,14 @@ def _words(
     turned = planned.winner is not None and by_loss[0].family != planned.winner
     order = by_loss if turned else sorted(by_loss, key=lambda p: p.family != planned.winner)
     choice = order[0].size
-    # Its first part, up to where it would speak of compute that nobody measured.
-    first = planned.verdict.split("; ")[0]
-    first += ")" * (first.count("(") - first.count(")"))
+    first = verdict_words(
+        planned.families,
+        planned.winner,
+        planned.difference,
+        planned.difference_interval,
+        planned.share_for_diffusion,
+        short=True,
+    )
     verdict = f"{first}. {reach_words(planned, report)}"
     if choice is None:
         return verdict, "No size that was measured is near the optimum."

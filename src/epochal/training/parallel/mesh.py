@@ -94,11 +94,9 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
 def _must_fit(key: str, size: int, world: int) -> None:
     if world % size == 0:
         return
-    fitting = [n for n in range(1, world + 1) if world % n == 0]
-    nearest = min(fitting, key=lambda n: (abs(n - size), n))
     raise RecipeError(
         f"`{key}` = {size} does not divide the {world} processes; start a multiple of {size}, or "
-        f"set {key}={nearest}"
+        f"set {key}={_nearest_divisor(world, size)}"
     )
 
 
@@ -119,14 +117,13 @@ def _check_micro_batches(recipe: Recipe, data: int) -> None:
     rows = micro_rows(recipe, data, stages)
     if mine % rows == 0 and mine // rows >= stages:
         return
-    fitting = [n for n in range(1, mine // stages + 1) if mine % n == 0]
     what = f"`parallel.pipeline` = {stages} stages need"
-    if not fitting:
+    if mine < stages:
         raise RecipeError(
             f"{what} a row each at least, and a step has {mine} for each of them; set "
             f"train.global_batch={stages * data} or more, or parallel.pipeline=1"
         )
-    nearest = min(fitting, key=lambda n: (abs(n - rows), n))
+    nearest = _nearest_divisor(mine, rows, most=mine // stages)
     raise RecipeError(
         f"{what} at least as many micro-batches, all of one size: `train.micro_batch` = {rows} "
         f"does not cut {mine} rows so; set train.micro_batch={nearest}, or leave it out"
@@ -172,9 +169,13 @@ def _check_options(recipe: Recipe, data: int) -> None:
 def _must_divide(key: str, size: int, total: int, what: str) -> None:
     if total % size == 0:
         return
-    divisors = [n for n in range(1, total + 1) if total % n == 0]
-    nearest = min(divisors, key=lambda n: (abs(n - size), n))
     raise RecipeError(
         f"`{key}` = {size} does not divide {what.format(total=f'{total:,}')}; the nearest that "
-        f"does is {nearest}"
+        f"does is {_nearest_divisor(total, size)}"
     )
+
+
+def _nearest_divisor(total: int, wanted: int, most: int | None = None) -> int:
+    """The divisor of `total` nearest to `wanted`, the smaller of two; none above `most`."""
+    fitting = [n for n in range(1, (most or total) + 1) if total % n == 0]
+    return min(fitting, key=lambda n: (abs(n - wanted), n))

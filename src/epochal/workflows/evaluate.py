@@ -243,7 +243,7 @@ def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Op
         wanted = FIRST_DRAWS
     else:
         wanted = options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
-    with bar("evaluate", None) as progress:
+    with bar("evaluate", 1.0) as progress:
         while True:
             while evaluator.draws < wanted:
                 evaluator.add_draw(model, _reporter(progress, evaluator.draws, wanted))
@@ -268,7 +268,7 @@ def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Op
 
 def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
     """What an evaluator calls with the finished share of its draw."""
-    return lambda share: progress.update(done + share, f"draw {done + 1}/{wanted}")
+    return lambda share: progress.update((done + share) / wanted, f"draw {done + 1}/{wanted}")
 
 
 def which_checkpoint(record: RunRecord, step: int) -> str:

@@ -35,6 +35,25 @@ def test_a_record_reads_back(run):
     assert run.samples() == [{"prompt": "a", "text": "ö"}]
 
 
+def test_a_run_finds_its_corpus_from_anywhere(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "runs/a", "ar", [5.0])
+    train = {"data.train": "stores/x", "data.validation": "y", "data.tokenizer": "gpt2"}
+    other = make_run(tmp_path / "runs/b", "ar", [5.0])
+    other.folder.write_recipe(load_recipe(None, train))
+    for name in ("corpus", "runs/corpus", "stores", "elsewhere/corpus", "gpt2"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "stores/x.idx").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run.data.corpus == "corpus"  # as a path is read everywhere else
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.data.corpus == "corpus"
+    (tmp_path / "elsewhere/corpus").rmdir()
+    assert run.data.corpus == str(tmp_path / "runs/corpus")  # the nearest above the run
+    assert other.data.train == str(tmp_path / "stores/x")
+    assert (other.data.validation, other.data.tokenizer) == ("y", "gpt2")  # not found: as it was
+    assert run.recipe.data.corpus == "corpus"
+
+
 @pytest.mark.parametrize("documents", [0.01, None])
 def test_evaluations_read_back(run, documents):
     other = result("mdm", 4.2, checkpoint="last", standard_error_documents=documents)

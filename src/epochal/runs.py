@@ -30,7 +30,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -41,6 +41,7 @@ import numpy as np
 from epochal import files
 from epochal.errors import RunError
 from epochal.recipe import Recipe, load_recipe, recipe_toml
+from epochal.recipe.schema import Data
 from epochal.tally import Floats, Integers
 
 Status = Literal["running", "stopped", "diverged", "finished"]
@@ -243,6 +244,21 @@ class RunRecord:
         """The recipe that was run."""
         return load_recipe(self.folder.recipe_file)
 
+    @property
+    def data(self) -> Data:
+        """The recipe's `[data]`; what is not below the working folder is looked for in the
+        folders above the run, where it was trained. So a run is used from anywhere, and
+        moves to another machine together with its corpus."""
+        data, found = self.recipe.data, {}
+        for key in ("corpus", "train", "validation", "tokenizer"):
+            name = getattr(data, key)
+            if name is None or _is_there(Path(name)) or (key == "tokenizer" and "/" not in name):
+                continue
+            places = (parent / name for parent in self.path.resolve().parents)
+            if there := next(filter(_is_there, places), None):
+                found[key] = str(there)
+        return replace(data, **found)
+
     def metrics(self, kind: Literal["train", "eval"]) -> list[dict[str, Any]]:
         """All lines of one kind, in order of steps; a torn last line is left out."""
         return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
@@ -310,6 +326,11 @@ class RunRecord:
             self.folder.samples_file.read_text(encoding="utf-8")
         )
         return samples
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path` is a file, a folder, or the prefix of a token store."""
+    return path.exists() or Path(f"{path}.idx").exists()
 
 
 def _user() -> str:

@@ -191,7 +191,7 @@ def load(
         raise UserError(
             f"{path} is a run, which knows its family and its tokenizer; leave them out"
         )
-    settings = record.recipe
+    settings = dataclasses.replace(record.recipe, data=record.data)
     file = find_checkpoint(record, checkpoint_name)
     known = tokenizer_of(record)
     model = build_model(settings, known.vocabulary)

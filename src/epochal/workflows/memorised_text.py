@@ -42,7 +42,7 @@ class Text:
                 f"{record.path} was imported without a corpus, so it is not known what it was "
                 "trained on; import it again with --corpus"
             )
-        data = record.recipe.data
+        data = record.data
         corpus = open_corpus(data)
         text = corpus.train
         if isinstance(text, Blend):

@@ -39,7 +39,7 @@ def test_a_run_finds_its_corpus_from_anywhere(tmp_path, monkeypatch):
     run = make_run(tmp_path / "runs/a", "ar", [5.0])
     train = {"data.train": "stores/x", "data.validation": "y", "data.tokenizer": "gpt2"}
     other = make_run(tmp_path / "runs/b", "ar", [5.0])
-    other.folder.write_recipe(load_recipe(None, train))
+    other.folder.write_recipe(load_recipe(None, train | {"train.steps": 100}))
     for name in ("corpus", "runs/corpus", "stores", "elsewhere/corpus", "gpt2"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "stores/x.idx").touch()

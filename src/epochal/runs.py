@@ -249,7 +249,8 @@ class RunRecord:
         """The recipe's `[data]`; what is not below the working folder is looked for in the
         folders above the run, where it was trained. So a run is used from anywhere, and
         moves to another machine together with its corpus."""
-        data, found = self.recipe.data, {}
+        data = self.recipe.data
+        found: dict[str, Any] = {}
         for key in ("corpus", "train", "validation", "tokenizer"):
             name = getattr(data, key)
             if name is None or _is_there(Path(name)) or (key == "tokenizer" and "/" not in name):

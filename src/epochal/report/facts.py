@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.report.collect import Run
-from epochal.report.text import duration, listed
+from epochal.report.text import duration, listed, power_of_ten
 from epochal.report.verdicts import Group
 from epochal.units import format_count
 
@@ -23,15 +23,24 @@ def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Pairs:
-    """Nested values as dotted names and texts."""
+def flatten(tree: Mapping[str, Any], prefix: str = "", digits: int = 10) -> Pairs:
+    """Nested values as dotted names and texts, fractions with so many digits."""
     pairs: Pairs = []
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            pairs += flatten(value, f"{prefix}{name}.")
+            pairs += flatten(value, f"{prefix}{name}.", digits)
         else:
-            pairs.append((prefix + name, f"{value:,}" if type(value) is int else str(value)))
+            pairs.append((prefix + name, _value(value, digits)))
     return pairs
+
+
+def _value(value: object, digits: int) -> str:
+    """A setting as text: 0.003, 10 for 10.0, 2.5×10¹⁰ for 25000000000.0."""
+    if type(value) is float:
+        plain = f"{value:.{digits}g}"
+        short = power_of_ten(value)
+        return short if abs(value) >= 1e6 and float(f"{value:.2e}") == value else plain
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def recipe_text(run: Run) -> str:
@@ -88,7 +97,7 @@ def _passport_facts(passport: Mapping[str, Any]) -> Pairs:
     sources = tree.get("sources")
     if isinstance(sources, Mapping):
         tree["sources"] = {key: value for key, value in sources.items() if key != "listed"}
-    return flatten(tree)
+    return flatten(tree, digits=4)
 
 
 def machines(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -179,6 +179,21 @@ def frontier_crossing(groups: Sequence[Group]) -> float | None:
     return float(grid[behind[-1] + 1])
 
 
+def critical_words(groups: Sequence[Group]) -> str:
+    """What the figure against compute shows of the critical point; empty where none is sought."""
+    if the_meeting(groups) is not None:
+        return "The grey line is where the two curves meet, the band its 90 % interval."
+    if frontier_crossing(groups) is not None:
+        return "The grey line is the critical compute: from there on diffusion's frontier is lower."
+    runs = [run for group in groups for run in group.runs]
+    if len(groups) != 1 or len(several(runs)) < len(FAMILIES):
+        return ""
+    last = {family: nll[-1] for family, (_, nll) in frontiers(runs).items()}
+    if last["mdm"] < last["ar"]:
+        return "Diffusion's frontier is the lower one at every compute that both families have."
+    return "Diffusion's frontier stays above AR's: no critical compute within these runs."
+
+
 def _frontier(
     axes: Axes, canvas: Canvas, family: str, reached: tuple[Floats, Floats], right: float
 ) -> None:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from epochal.recipe import FAMILY_TITLES
 from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
+from epochal.report.isoflop_figures import isoflop_plots
 from epochal.report.law_section import most_common_unique_tokens
 from epochal.report.svg import Canvas, Cell, Plot, tip
 from epochal.report.text import power_of_ten
@@ -22,6 +23,10 @@ from epochal.units import format_count
 Families = Mapping[str, FamilyFit]
 _GRID = 60
 _LEVELS = 9
+_FLAT = 0.02
+"""Nats: a law that changes by less over what was run is said to be flat."""
+_FEWEST_LEVELS = 4
+"""Lines that each family's figure has at least if both show the same levels."""
 
 
 def name_of(points: Points, index: int) -> str:
@@ -58,91 +63,6 @@ def _point_rows(fit: FamilyFit) -> list[list[Cell]]:
 _POINT_HEADER = ("run", "family", "params", "tokens", "unique_tokens", "seen", "predicted")
 
 
-def isoflop_plots(families: Families) -> list[Plot]:
-    """Per family the loss against size, a parabola per compute budget."""
-    drawn = {f: fit for f, fit in families.items() if fit.isoflop is not None}
-    return [_isoflop_plot(fit) for fit in drawn.values()]
-
-
-def _isoflop_plot(fit: FamilyFit) -> Plot:
-    found = fit.isoflop
-    assert found is not None
-    losses = [loss for parabola in found.parabolas for loss in parabola.loss]
-
-    def paint(axes: Axes, canvas: Canvas) -> None:
-        colour, paper = canvas.palette.families[fit.family], canvas.palette.paper
-        sizes = [n for parabola in found.parabolas for n in parabola.params]
-        for number, parabola in enumerate(found.parabolas):
-            alpha = 0.4 + 0.6 * (number + 1) / len(found.parabolas)
-            budget = power_of_ten(float(f"{parabola.flops:.2g}"))
-            told = f"{budget} FLOPs"
-            x = np.geomspace(parabola.params[0], parabola.params[-1], _GRID)
-            best, lowest = parabola.optimal_params, parabola.optimal_loss
-            if best is not None and lowest is not None:
-                distance = np.log(x / best)
-                y = lowest + parabola.curvature * distance**2
-                [line] = axes.plot(x, y, color=colour, alpha=alpha, linewidth=1.6, zorder=3)
-                tip(line, "", f"{told}: best size {format_count(best)}")
-                axes.annotate(
-                    budget,
-                    (parabola.params[-1], parabola.loss[-1]),
-                    xytext=(9, 0),
-                    textcoords="offset points",
-                    fontsize=0.8 * canvas.font,
-                    va="center",
-                    annotation_clip=True,
-                )
-            for n, loss in zip(parabola.params, parabola.loss, strict=True):
-                [mark] = axes.plot([n], [loss], MARKERS[fit.family], color=colour, alpha=alpha)
-                mark.set(markersize=5.5, markeredgecolor=paper, markeredgewidth=0.8, zorder=4)
-                tip(mark, "", f"{format_count(n)} parameters, {told}: {loss:.3f} nats")
-            if best is not None and lowest is not None and not parabola.flags:
-                [vertex] = axes.plot([best], [lowest], "|")
-                vertex.set(color=canvas.palette.ink, markersize=9, markeredgewidth=1.4, zorder=5)
-        logarithmic(axes, canvas, min(sizes), max(sizes) * 2.2, lambda x, _: format_count(x))
-        finish(axes, min(losses), max(losses), "parameters N")
-
-    rows: list[list[Cell]] = [
-        [fit.family, parabola.flops, n, loss, parabola.optimal_params, parabola.optimal_loss]
-        for parabola in found.parabolas
-        for n, loss in zip(parabola.params, parabola.loss, strict=True)
-    ]
-    budgets = "; ".join(
-        f"{power_of_ten(p.flops)} FLOPs: best size "
-        f"{'none' if p.optimal_params is None else format_count(p.optimal_params)}"
-        for p in found.parabolas
-    )
-    return Plot(
-        name=f"isoflop-{fit.family}",
-        label=f"IsoFLOP curves, {FAMILY_TITLES[fit.family]}. {budgets}.",
-        title=f"loss, nats per token – {FAMILY_TITLES[fit.family]}",
-        paint=paint,
-        header=("family", "flops", "params", "nats_per_token", "best_params", "best_loss"),
-        rows=rows,
-        half=True,
-        keys=[(fit.family, MARKERS[fit.family], "a run"), ("", "-", "parabola")],
-    )
-
-
-def isoflop_notes(families: Families) -> list[str]:
-    """What the parabolas say of the best size, and what makes them doubtful."""
-    notes = []
-    for family, fit in families.items():
-        if fit.isoflop is None:
-            continue
-        title = FAMILY_TITLES[family].capitalize()
-        if fit.isoflop.params_exponent is not None:
-            notes.append(
-                f"{title}: best size ∝ C^{fit.isoflop.params_exponent:.2f}, tokens ∝ "
-                f"C^{fit.isoflop.tokens_exponent:.2f}."
-            )
-        for parabola in fit.isoflop.parabolas:
-            if parabola.flags:
-                where = power_of_ten(parabola.flops)
-                notes.append(f"{title} at {where} FLOPs: {'; '.join(parabola.flags)}.")
-    return notes
-
-
 def contour_plots(families: Families) -> list[Plot]:
     """Per family the fitted loss over size and epochs, with the runs it comes from."""
     drawn = [
@@ -153,10 +73,27 @@ def contour_plots(families: Families) -> list[Plot]:
     surfaces = [_surface(fit) for fit in drawn]
     if not surfaces:
         return []
-    low = min(float(losses.min()) for _, _, losses, _ in surfaces)
-    high = max(float(np.quantile(losses, 0.9)) for _, _, losses, _ in surfaces)
-    levels = low + (high - low) * np.linspace(0, 1, _LEVELS) ** 1.7
-    return [_contours(fit, *surface, levels) for fit, surface in zip(drawn, surfaces, strict=True)]
+    levels = _levels([losses for _, _, losses, _ in surfaces])
+    found = [_levels([losses]) for _, _, losses, _ in surfaces]
+    if all(_crossed(losses, levels) >= _FEWEST_LEVELS for _, _, losses, _ in surfaces):
+        found = [levels] * len(surfaces)
+    return [
+        _contours(fit, *surface, own)
+        for fit, surface, own in zip(drawn, surfaces, found, strict=True)
+    ]
+
+
+def _levels(surfaces: Sequence[Floats]) -> Floats:
+    """Losses whose lines are drawn, closer together where the loss is low."""
+    low = min(float(losses.min()) for losses in surfaces)
+    high = max(float(np.quantile(losses, 0.9)) for losses in surfaces)
+    levels: Floats = low + max(high - low, _FLAT) * np.linspace(0, 1, _LEVELS) ** 1.7
+    return levels
+
+
+def _crossed(losses: Floats, levels: Floats) -> int:
+    """How many of the levels have a line on this surface."""
+    return int(((losses.min() < levels) & (levels < losses.max())).sum())
 
 
 Surface = tuple[Floats, Floats, Floats, float]
@@ -180,9 +117,16 @@ def _contours(
     def paint(axes: Axes, canvas: Canvas) -> None:
         colour = canvas.palette.families[fit.family]
         axes.set_yscale("log")
-        lines = axes.contour(sizes, epochs, losses, levels=levels[1:], colors=[colour])
-        lines.set(linewidth=np.linspace(2.0, 0.7, len(levels) - 1))
-        axes.clabel(lines, fmt="%.2f", fontsize=0.8 * canvas.font, inline_spacing=3)
+        low, high = np.quantile(losses, [0.05, 0.95])
+        if high - low < _FLAT:
+            words = f"nearly flat: {low:.3f} to {high:.3f} nats"
+            where = axes.transAxes
+            axes.text(0.5, 0.5, words, transform=where, ha="center", fontsize=0.9 * canvas.font)
+        else:
+            lines = axes.contour(sizes, epochs, losses, levels=levels[1:], colors=[colour])
+            lines.set(linewidth=np.linspace(2.0, 0.7, len(levels) - 1))
+            digits = "%.3f" if levels[2] - levels[1] < 0.01 else "%.2f"
+            axes.clabel(lines, fmt=digits, fontsize=0.8 * canvas.font, inline_spacing=4)
         for index in here:
             [mark] = axes.plot(
                 [fit.points.params[index]], [fit.points.epochs[index]], MARKERS[fit.family]
@@ -229,7 +173,7 @@ def repetition_plot(families: Families) -> Plot | None:
         axes.set_yscale("log")
         top = 1.3 * max(float(value.max()) for value in values.values())
         [fresh] = axes.plot(epochs, epochs, color=canvas.palette.muted, linestyle=(0, (5, 3)))
-        fresh.set(linewidth=1.2)
+        fresh.set(linewidth=1.2, zorder=4)  # seen also where a curve lies on it
         tip(fresh, "", "every token fresh")
         for family, fit in known.items():
             colour = canvas.palette.families[family]
@@ -279,10 +223,14 @@ def _worth(fit: FamilyFit, epochs: Floats, end: int | None = None) -> Floats:
 
 
 def half_life_text(fit: FamilyFit) -> str:
-    """ "half-life 11 repetitions (95 % 8 to 17)"."""
+    """ "half-life 11 repetitions (95 %: 8 to 17)", or what can be said of it."""
     if fit.half_life is None:
         return "the half-life of data is not determined by these runs"
     low, high = fit.intervals.get("R_D", (None, None))
+    longest = float(fit.points.epochs.max())
+    if high is None and fit.half_life > longest:
+        ends = "" if low is None else f"at least {np.log(2) * low:.3g} repetitions (95 %); "
+        return f"half-life {ends}too long to be seen in runs of up to {longest:.3g} epochs"
     ends = ""
     if low is not None:
         below, above = np.log(2) * low, None if high is None else np.log(2) * high

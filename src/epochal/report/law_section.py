@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal.errors import EpochalError, RunError
-from epochal.recipe import FAMILIES
+from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.report.collect import Run
 from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
 from epochal.scaling.from_runs import read_points
@@ -89,7 +89,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
             refusals.append(f"{family}: {error}")
             continue
         families |= made.families
-        notes += [note for note in made.notes if note not in notes]
+        notes += [f"{FAMILY_TITLES[family]}: {note}" for note in made.notes]
     return Laws(families=families, refusals=refusals, notes=notes, study=study)
 
 

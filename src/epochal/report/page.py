@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,15 +29,16 @@ from epochal.report.facts import (
 )
 from epochal.report.figures import (
     comparable,
+    critical_words,
     epochs_figure,
     flops_figure,
     several,
     show_losses,
 )
+from epochal.report.isoflop_figures import isoflop_notes
 from epochal.report.law_figures import (
     constants_rows,
     half_life_text,
-    isoflop_notes,
     law_plots,
 )
 from epochal.report.law_section import (
@@ -49,7 +51,7 @@ from epochal.report.law_section import (
 )
 from epochal.report.plan_section import budget_plot, plan_content
 from epochal.report.svg import Plot, check_formats, inline, save
-from epochal.report.text import commands, count, listed, power_of_ten, printable, sentence
+from epochal.report.text import commands, count, listed, power_of_ten, powers, printable, sentence
 from epochal.report.verdicts import Group, group_runs
 from epochal.scaling import FitReport
 from epochal.scaling.advisor import advise
@@ -160,6 +162,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
     # Of runs that may go on; one that was never evaluated has nothing to be advised on.
     open_runs = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
     environment.filters |= {"printable": printable, "sentence": sentence, "commands": commands}
+    environment.filters["powers"] = powers
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         title=_title(runs, groups),
@@ -174,7 +177,8 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         losses=show_losses(runs),
         laws=laws,
         constants=constants_rows(laws.families),
-        plan=plan_content(laws.plan, runs[0].recipe, runs[0].record.numbers.get("vocabulary", 0)),
+        plan=plan_content(laws.plan, runs),
+        formulas=sorted({(fit.form.name, fit.form.formula) for fit in laws.families.values()}),
         half_lives=[(f, half_life_text(fit)) for f, fit in laws.families.items()],
         isoflop_notes=isoflop_notes(laws.families),
         dropped=[d for fit in laws.families.values() for d in fit.dropped],
@@ -188,6 +192,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         script=Markup(script),
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups) and bool(several(runs)),
+        critical=critical_words(groups),
         families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
         titles=FAMILY_TITLES,
         written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],
@@ -263,8 +268,10 @@ def _row(run: Run) -> dict[str, str]:
 def _warnings(group: Group) -> list[str]:
     found = [f"{r.label} {_STATUS[r.status]}." for r in group.runs if r.status in _STATUS]
     for run in group.runs:
-        again = f"run `epochal eval {run.record.path}`"
-        if run.outdated:
+        again = f"run `epochal eval {shlex.quote(str(run.record.path))}`"
+        if run.result is None and run.curve is None:
+            found.append(f"{run.label} has not come to a validation: nothing is known of it.")
+        elif run.outdated:
             found.append(f"{run.label} has a better checkpoint than the evaluated one; {again}.")
         elif run.result is None:
             found.append(f"{run.label} has not been evaluated: no error is known; {again}.")

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from epochal.errors import EpochalError
 from epochal.recipe import FAMILY_TITLES, recipe_toml
+from epochal.report.collect import Run
 from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
 from epochal.report.svg import Canvas, Cell, Plot, tip
-from epochal.report.text import power_of_ten
+from epochal.report.text import power_of_ten, printable, sentence
 from epochal.scaling import FamilyFit
 from epochal.scaling.optimum import optima
-from epochal.scaling.plan_recipes import plan_recipe
-from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.scaling.plan_recipes import like_run, plan_recipe
+from epochal.scaling.planner import FamilyPlan, PlanReport, row_notes
 from epochal.tally import Floats
 from epochal.units import format_count
 
@@ -38,6 +40,10 @@ def plan_rows(plan: PlanReport) -> list[list[str]]:
     ]
 
 
+def _epochs(number: float) -> str:
+    return f"{number:.3g} epoch" + "s" * (f"{number:.3g}" != "1")
+
+
 def _interval(plan: FamilyPlan) -> str:
     return "" if plan.interval is None else f" ({plan.interval[0]:.3f} to {plan.interval[1]:.3f})"
 
@@ -56,30 +62,48 @@ def plan_sentences(plan: PlanReport) -> list[str]:
             )
         found += [
             f"{title}, {cheaper.what}: {format_count(cheaper.params)} parameters for "
-            f"{cheaper.epochs:.3g} epochs ({power_of_ten(cheaper.flops)} FLOPs) reach "
+            f"{_epochs(cheaper.epochs)} ({power_of_ten(cheaper.flops)} FLOPs) reach "
             f"{cheaper.loss:.3f}."
             for cheaper in one.alternatives
         ]
-    return [*found, *(f"{note[:1].upper()}{note[1:]}." for note in plan.notes)]
+    # The page's recipes have the rows of a run, so nothing is to be said of those.
+    rows = row_notes(plan.families, plan.unique_tokens)
+    return [*found, *(f"{sentence(note)}." for note in plan.notes if note not in rows)]
 
 
-def plan_recipes(plan: PlanReport, vocabulary: int, corpus: str) -> list[tuple[str, str]]:
-    """(family's title, recipe as TOML) of every family's best, the recommended one first."""
+def plan_recipes(plan: PlanReport, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(family's title, recipe as TOML) of every family's best, the recommended one first.
+
+    Settings other than size and length are those of the family's run of the nearest size, the
+    best one of several.
+    """
     order = sorted(plan.families, key=lambda one: (one.family != plan.winner, one.loss))
-    return [
-        (
-            FAMILY_TITLES[one.family],
-            recipe_toml(plan_recipe(one, plan.unique_tokens, vocabulary, corpus)).strip(),
-        )
-        for one in order
-    ]
+    return [(FAMILY_TITLES[one.family], _recipe(one, plan, runs)) for one in order]
+
+
+def _recipe(one: FamilyPlan, plan: PlanReport, runs: Sequence[Run]) -> str:
+    vocabularies = [int(run.record.numbers.get("vocabulary") or 0) for run in runs]
+    corpus = str(runs[0].recipe.get("data", {}).get("corpus", "corpus"))
+    recipe = plan_recipe(one, plan.unique_tokens, max(vocabularies), corpus)
+    alike = [run for run in runs if run.family == one.family and run.nll is not None]
+    alike.sort(key=lambda run: (abs(np.log(run.params / one.params)), run.nll))
+    for run in alike:
+        try:
+            recipe = like_run(recipe, run.record.recipe)
+        except EpochalError:  # a record whose recipe knew other keys than today's
+            continue
+        label = " ".join(printable(run.label).split())  # one line, whatever a folder is called
+        head = f"# All but size and length as in the run {label}.\n"
+        return head + recipe_toml(recipe).strip()
+    return recipe_toml(recipe).strip()
 
 
 def budget_plot(plan: PlanReport, families: Mapping[str, FamilyFit]) -> Plot:
     """The best loss that each family can have for a budget, by the laws."""
     unique = plan.unique_tokens
     ends = [fit.fitted["flops"] for fit in families.values()]
-    low, high = min(low for low, _ in ends), max(*(high for _, high in ends), plan.flops)
+    low = min(*(low for low, _ in ends), *(one.flops for one in plan.families))
+    high = max(*(high for _, high in ends), plan.flops)
     if plan.critical_flops is not None and plan.critical_flops < 30 * high:
         high = max(high, 1.5 * plan.critical_flops)
     grid = np.geomspace(low, high, _GRID)
@@ -107,9 +131,8 @@ def budget_plot(plan: PlanReport, families: Mapping[str, FamilyFit]) -> Plot:
                 ha="right",
                 va="top",
             )
-        values = np.concatenate([best for best, _, _ in lines.values()])
         logarithmic(axes, canvas, grid[0], grid[-1], lambda x, _: power_of_ten(x))
-        finish(axes, float(values.min()), float(values.max()), "budget (FLOPs, 6·N·D)")
+        finish(axes, *_height(list(lines.values())), "budget (FLOPs, 6·N·D)")
 
     rows: list[list[Cell]] = [
         [family, float(c), float(best), float(low), float(high)]
@@ -127,10 +150,19 @@ def budget_plot(plan: PlanReport, families: Mapping[str, FamilyFit]) -> Plot:
     )
 
 
+def _height(lines: Sequence[tuple[Floats, Floats, Floats]]) -> tuple[float, float]:
+    """What the vertical axis shows: all lines, and of their bands up to as much again."""
+    low, high = min(best.min() for best, _, _ in lines), max(best.max() for best, _, _ in lines)
+    room = max(float(high - low), 0.02)
+    bottom = max(low - room, min(below.min() for _, below, _ in lines))
+    top = min(high + room, max(above.max() for _, _, above in lines))
+    return float(bottom), float(top)
+
+
 def _told(plan: FamilyPlan) -> str:
     return (
-        f"{plan.loss:.3f} nats with {format_count(plan.params)} parameters and {plan.epochs:.3g} "
-        f"epochs ({power_of_ten(plan.flops)} FLOPs)"
+        f"{plan.loss:.3f} nats with {format_count(plan.params)} parameters and "
+        f"{_epochs(plan.epochs)} ({power_of_ten(plan.flops)} FLOPs)"
     )
 
 
@@ -147,19 +179,15 @@ def _best(fit: FamilyFit, grid: Floats, unique: float) -> tuple[Floats, Floats, 
     return best, np.minimum(low, best), np.maximum(high, best)
 
 
-def plan_content(
-    plan: PlanReport | None, recipe: Mapping[str, Any], vocabulary: int
-) -> dict[str, Any] | None:
-    """What the template takes; None without a plan. `recipe` is one of the runs'."""
+def plan_content(plan: PlanReport | None, runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What the template takes; None without a plan."""
     if plan is None:
         return None
-    corpus = str(recipe.get("data", {}).get("corpus", "corpus"))
-    recipes: Sequence[tuple[str, str]] = plan_recipes(plan, vocabulary, corpus)
     return {
         "verdict": plan.verdict,
         "budget": power_of_ten(plan.flops),
         "tokens": format_count(plan.unique_tokens),
         "rows": plan_rows(plan),
         "sentences": plan_sentences(plan),
-        "recipes": recipes,
+        "recipes": plan_recipes(plan, runs),
     }

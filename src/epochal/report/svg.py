@@ -73,6 +73,9 @@ NARROW = Canvas("narrow", 350, 340, 12.0, 4)
 HALF = Canvas("half", 370, 340, 12.0, 4)
 
 Cell = str | float | int | None
+Key = tuple[str, str, str]
+"""(family or "", marker or line, text) of what is explained above a drawing."""
+_KEY_LINE = 1.6  # height of a line of keys, in letters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +95,8 @@ class Plot:
     """The numbers that are drawn."""
     half: bool = False
     """Whether two stand side by side on a wide screen."""
-    keys: Sequence[tuple[str, str, str]] = ()
-    """(family, marker, text) of what is explained above the drawing."""
+    keys: Sequence[Key] = ()
+    """What is explained above the drawing."""
 
     def csv(self) -> str:
         """The numbers as CSV."""
@@ -186,18 +189,33 @@ def _settings(canvas: Canvas) -> dict[Any, Any]:
 
 
 def _drawn(plot: Plot, canvas: Canvas) -> Figure:
-    figure = Figure(figsize=(canvas.width / 72, canvas.height / 72))
+    # 72 to the inch as in the SVG, so that room left for a label is of the label's size.
+    figure = Figure(figsize=(canvas.width / 72, canvas.height / 72), dpi=72)
     axes = figure.add_axes((0, 0, 1, 1))
-    _frame(axes, canvas, bool(plot.keys))
+    _frame(axes, canvas, _key_lines(plot.keys, canvas))
     plot.paint(axes, canvas)
     _head(axes, canvas, plot)
     return figure
 
 
-def _frame(axes: Axes, canvas: Canvas, keys: bool) -> None:
-    """Margins in pixels, light horizontal rules, no box."""
+def _key_lines(keys: Sequence[Key], canvas: Canvas) -> list[list[tuple[float, Key]]]:
+    """(left edge in pixels, key) of what is explained, in as many lines as it takes."""
+    lines: list[list[tuple[float, Key]]] = []
+    at = float(canvas.width)
+    for key in keys:
+        width = 18 + 0.52 * canvas.font * len(key[2])
+        if at + width > canvas.width:
+            lines.append([])
+            at = 0.4 * canvas.font
+        lines[-1].append((at, key))
+        at += width + 12
+    return lines
+
+
+def _frame(axes: Axes, canvas: Canvas, keys: Sequence[object]) -> None:
+    """Margins in pixels, light horizontal rules, no box. `keys`: lines of what is explained."""
     left, right = 3.6 * canvas.font, 1.3 * canvas.font
-    top, bottom = (3.6 if keys else 2.0) * canvas.font, 44
+    top, bottom = (2.0 + _KEY_LINE * len(keys)) * canvas.font, 44
     width, height = canvas.width, canvas.height
     axes.set_position(
         (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
@@ -213,26 +231,33 @@ def _head(axes: Axes, canvas: Canvas, plot: Plot) -> None:
     """The title above the vertical axis, and under it the marks explained."""
     top = canvas.height - 0.4 * canvas.font
     axes.text(0, top, plot.title, transform=None, va="top", fontsize=canvas.font)
-    at, level = 0.4 * canvas.font, top - 2.2 * canvas.font
-    for family, marker, text in plot.keys:
-        colour = canvas.palette.families.get(family, canvas.palette.ink)
-        if marker in (".", "o", "D"):
-            shape = "o" if marker == "." else marker
-            size = {".": 4, "o": 7, "D": 6}[marker]
-            style: dict[str, Any] = {"marker": shape, "markersize": size, "linestyle": "none"}
-            axes.plot([at + 5], [level + 1], transform=None, clip_on=False, color=colour, **style)
-        else:
-            axes.plot(
-                [at - 3, at + 13],
-                [level + 1] * 2,
-                transform=None,
-                clip_on=False,
-                color=colour,
-                linestyle={"-": "-", ":": (0, (1, 1.6)), "--": (0, (5, 3))}[marker],
-                linewidth=1.6,
-            )
-        axes.text(at + 18, level, text, transform=None, va="center", fontsize=0.92 * canvas.font)
-        at += 30 + 0.52 * canvas.font * len(text)
+    level = top - 2.2 * canvas.font
+    for line in _key_lines(plot.keys, canvas):
+        for at, key in line:
+            _explain(axes, canvas, key, at, level)
+        level -= _KEY_LINE * canvas.font
+
+
+def _explain(axes: Axes, canvas: Canvas, key: Key, at: float, level: float) -> None:
+    """One mark or line and what it stands for, its left edge at `at`, in pixels."""
+    family, marker, text = key
+    colour = canvas.palette.families.get(family, canvas.palette.ink)
+    if marker in (".", "o", "D"):
+        shape = "o" if marker == "." else marker
+        size = {".": 4, "o": 7, "D": 6}[marker]
+        style: dict[str, Any] = {"marker": shape, "markersize": size, "linestyle": "none"}
+        axes.plot([at + 5], [level + 1], transform=None, clip_on=False, color=colour, **style)
+    else:
+        axes.plot(
+            [at - 3, at + 13],
+            [level + 1] * 2,
+            transform=None,
+            clip_on=False,
+            color=colour,
+            linestyle={"-": "-", ":": (0, (1, 1.6)), "--": (0, (5, 3))}[marker],
+            linewidth=1.6,
+        )
+    axes.text(at + 18, level, text, transform=None, va="center", fontsize=0.92 * canvas.font)
 
 
 def _inlined(svg: str, plot: Plot, canvas: Canvas) -> Markup:

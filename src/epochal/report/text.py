@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from epochal.units import parse_number
+
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # Control characters are not allowed in HTML; their pictures are (tab and newline stay).
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
@@ -27,6 +29,26 @@ def power_of_ten(value: float) -> str:
 def printable(text: str) -> str:
     """`text` with pictures in place of characters that must not stand in an HTML page."""
     return text.replace("\r\n", "\n").translate(_PICTURES | _REPLACED)
+
+
+_NUMBER = re.compile(
+    r"`[^`]*`|(?<![\w.,/-])(\d+(?:\.\d+)?e[+-]\d+)(?![\w.]*\w)|"
+    r"(?<![\w.,/-])(\d+(?:\.\d+)?[kMBT]) FLOPs\b"
+)
+
+
+def powers(text: str) -> str:
+    """`text` with 5.7e+16, and 8B of FLOPs, written as the page writes it elsewhere: 5.7×10¹⁶.
+
+    What stands between backticks is left as it is.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        if match[1]:
+            return power_of_ten(float(match[1]))
+        return f"{power_of_ten(parse_number(match[2]))} FLOPs" if match[2] else match[0]
+
+    return _NUMBER.sub(written, text)
 
 
 def sentence(text: str) -> str:

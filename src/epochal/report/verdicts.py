@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def _not_evaluated(runs: list[Run], missing: set[str]) -> str:
                 f"No verdict yet: no {FAMILY_TITLES[family]} run has come to a validation so far."
             )
         best = min(ready, key=lambda run: run.nll or 0.0)
-        commands.append(f"`epochal eval {best.record.path}`")
+        commands.append(f"`epochal eval {shlex.quote(str(best.record.path))}`")
     return (
         "No verdict yet: the best checkpoints have not been evaluated in both families; run "
         f"{' and '.join(commands)}."

@@ -45,6 +45,40 @@ def plan_recipe(
     )
 
 
+def like_run(plan: Recipe, run: Recipe) -> Recipe:
+    """`plan`, its size and length, with all else as `run` was trained: rows, batch, rate, data.
+
+    What only that run could have is left out: its folder, its trunk, its spread over processes.
+    """
+    model, length = plan.model, plan.train
+    kept = run.model
+    return replace(
+        run,
+        run_dir=None,
+        data=replace(run.data, unique_tokens=plan.data.unique_tokens),
+        model=replace(
+            model,
+            untied=kept.untied,
+            rope_theta=kept.rope_theta,
+            norm_eps=kept.norm_eps,
+            init_std=kept.init_std,
+            table_rows=kept.table_rows,
+        ),
+        train=replace(
+            run.train,
+            epochs=length.epochs,
+            tokens=None,
+            steps=None,
+            flops=None,
+            micro_batch=None,
+            start_from=None,
+            start_step=None,
+        ),
+        checkpoint=replace(run.checkpoint, keep_at=()),
+        parallel=plan.parallel,
+    )
+
+
 def write_recipes(
     path: str | Path, report: PlanReport, vocabulary: int, corpus: str = "corpus"
 ) -> list[Path]:

@@ -156,7 +156,7 @@ def make_plan(
         critical_flops=begins(critical),
         critical=critical,
         closed_form_flops=closed_form(unique_tokens),
-        notes=[*notes, *_limits(plans), *_lengths(plans, unique_tokens), *_notes(known)],
+        notes=[*notes, *_limits(plans), *row_notes(plans, unique_tokens), *_notes(known)],
     )
 
 
@@ -182,7 +182,7 @@ def recipe_length(plan: FamilyPlan, unique_tokens: float) -> int:
     return max(16, min(length, int(unique_tokens) // 16))
 
 
-def _lengths(plans: Sequence[FamilyPlan], unique: float) -> list[str]:
+def row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[str]:
     """What is to be said of rows in recipes that are not those of the fitted runs."""
     notes = []
     for plan in plans:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epochal.cli.canaries import canaries
+from epochal.cli.data_pairs import description_pairs
 from epochal.cli.data_sets import download, names
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
-    from epochal.data import Description, Passport, PreparedCorpus, TokenStore
+    from epochal.data import PreparedCorpus, TokenStore
 
 
 @click.group()
@@ -81,6 +82,13 @@ def data() -> None:
 @click.option(
     "--seed", default=1234, show_default=True, help="Decides which documents are held out."
 )
+@click.option(
+    "--shuffle",
+    type=int,
+    metavar="SEED",
+    help="Put the training documents into a random order, so that a cut to fewer tokens is a "
+    "fair sample.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
 @click.option("--overwrite", is_flag=True, help="Replace another corpus in the folder.")
 @json_option
@@ -99,7 +107,8 @@ def prepare(
 
     The split is by document and depends on the seed alone. Training documents with the same
     text as a validation document are left out and counted. The same command again finds the
-    corpus made and does nothing.
+    corpus made and does nothing. Say --shuffle 1 if you will train on fewer tokens than there
+    are, and the text comes sorted: a cut takes the first documents.
 
     \b
     Examples:
@@ -239,7 +248,7 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
     if as_json:
         print_json(found.as_dict())
         return
-    print_pairs(_pairs(found))
+    print_pairs(description_pairs(found))
     click.echo("")
     most = max(bin.documents for bin in found.lengths)
     print_table(
@@ -341,59 +350,3 @@ def _corpus_facts(made: PreparedCorpus) -> dict[str, Any]:
             "sha256": made.tokenizer.sha256,
         },
     }
-
-
-def _pairs(found: Description) -> list[tuple[str, str]]:
-    rows = [
-        ("store", f"{found.prefix} ({found.bytes:,} bytes, ids as {found.dtype})"),
-        ("unique tokens", f"{found.unique_tokens:,}"),
-        ("documents", f"{found.documents:,}"),
-        (
-            "tokens per document",
-            f"{found.shortest:,} to {found.longest:,}, median {found.median:,.0f}, mean "
-            f"{found.mean:,.1f}",
-        ),
-    ]
-    rows += [("note", note) for note in found.notes]
-    if found.passport is None:
-        return [*rows, ("passport", "none: tokenizer and origin are not known")]
-    if found.bytes_per_token is not None:
-        text = f"{found.passport.text_bytes:,} bytes, {found.bytes_per_token:.3f} a token"
-        rows.append(("text", text))
-    return rows + _identity(found.passport) + _origin(found.passport)
-
-
-def _identity(passport: Passport) -> list[tuple[str, str]]:
-    rows = []
-    if (facts := passport.tokenizer) is not None:
-        rows = [
-            ("tokenizer", f"{facts.name} ({facts.kind}, {facts.vocabulary:,} tokens)"),
-            ("tokenizer SHA-256", facts.sha256),
-            ("end of document, mask", f"id {facts.end_of_document:,}, id {facts.mask:,}"),
-        ]
-    for name, known in (("ids", passport.content_sha256), ("index", passport.index_sha256)):
-        if known is not None:
-            rows.append((f"{name} SHA-256", known))
-    return [*rows, ("made by", passport.created_with)]
-
-
-def _origin(passport: Passport) -> list[tuple[str, str]]:
-    rows = []
-    if (sources := passport.sources) is not None:
-        names = ", ".join(source.name for source in sources.listed[:3])
-        more = sources.files - 3
-        rows.append(("from", names + (f" and {more:,} more" if more > 0 else "")))
-    if passport.empty_documents:
-        rows.append(("empty documents left out", f"{passport.empty_documents:,}"))
-    if (split := passport.split) is not None:
-        whole = f"{split.role}; validation is {split.share_of_text:.1%} of the text: {split.how}"
-        rows.append(("split", whole))
-        rows.append(("leaked documents left out", f"{split.leaked_documents:,}"))
-    if (repeated := passport.duplicates) is not None:
-        share = f"{repeated.documents:,} ({repeated.share_of_tokens:.1%} of the tokens)"
-        rows.append(("repeated documents", f"{share}, {repeated.dropped:,} dropped"))
-    if passport.truncated_last_document:
-        rows.append(("last document", "cut to hit the number of tokens"))
-    if (parent := passport.parent) is not None:
-        rows.append(("cut from", f"{parent.name} ({parent.unique_tokens:,} tokens): {parent.how}"))
-    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from epochal.data.corpus import BUILTIN
 from epochal.data.encoder import METADATA, Tokenizer
 from epochal.data.passport import read_passport
 from epochal.data.store import TokenStore, suffixed
@@ -12,6 +13,7 @@ from epochal.data.tokenizer import load_tokenizer
 from epochal.errors import DataError
 
 TRAIN, VALIDATION, TOKENIZER = "train", "validation", "tokenizer.json"
+SAMPLING_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,18 @@ class PreparedCorpus:
 def is_prepared(folder: Path) -> bool:
     """Whether `folder` holds a prepared corpus."""
     return suffixed(folder / TRAIN, ".idx").is_file()
+
+
+def order_for_sampling(folder: Path, text: str | Path | None) -> int | None:
+    """The `shuffle` with which a text that will be cut is prepared in `folder`.
+
+    That of the corpus that is there already, so that it is found again. None for the built-in
+    text, which comes in a random order by itself.
+    """
+    if text is None or str(text) == BUILTIN:
+        return None
+    passport = TokenStore.open(folder / TRAIN).passport if is_prepared(folder) else None
+    return SAMPLING_SEED if passport is None else passport.shuffled
 
 
 def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:

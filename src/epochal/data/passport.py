@@ -121,6 +121,8 @@ class Passport:
     duplicates: Duplicates | None = None
     split: Split | None = None
     parent: Parent | None = None
+    shuffled: int | None = None
+    """Seed of the random order that the documents were put in; None: that of the inputs."""
     preparation: dict[str, Any] | None = None
     """Every setting that decides the content: the same settings give the same store."""
     created_with: str = f"epochal {epochal.__version__}"

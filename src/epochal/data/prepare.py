@@ -54,6 +54,7 @@ def prepare(
     drop_duplicates: bool = False,
     invalid_utf8: InvalidUTF8 = "error",
     seed: int = 1234,
+    shuffle: int | None = None,
     overwrite: bool = False,
     workers: int | None = None,
 ) -> PreparedCorpus:
@@ -61,9 +62,10 @@ def prepare(
 
     `tokenizer` is bpe:SIZE (trained on the training documents) or what `load_tokenizer`
     takes. `validation` is the share of the text to hold out (5 % if not given, 0 for none),
-    unless `validation_inputs` bring a validation text. A corpus made before from the same
-    inputs with the same settings is only opened. Raises DataError for whatever is wrong with
-    the inputs, and for another corpus in `out` unless `overwrite`.
+    unless `validation_inputs` bring a validation text. `shuffle` is the seed of a random order
+    of the training documents; without it they lie as in the inputs. A corpus made before from
+    the same inputs with the same settings is only opened. Raises DataError for whatever is
+    wrong with the inputs, and for another corpus in `out` unless `overwrite`.
     """
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     if not str(out):  # Path("") would be the folder one is in
@@ -91,6 +93,8 @@ def prepare(
         "invalid_utf8": invalid_utf8,
         "seed": seed,
     }
+    if shuffle is not None:  # a corpus made before there was such a setting is still the same
+        settings["shuffle"] = shuffle
     folder = Path(out)
     with _sole_use(folder):
         if (found := _made_before(folder, settings, overwrite)) is not None:
@@ -98,7 +102,7 @@ def prepare(
         notices.skipped_files(corpus, held_out)
         plan = make_plan(corpus, held_out, share, seed, drop_duplicates)
         made = ready or _train(plan.parts[0], size or 0)
-        return write_corpus(folder, plan, made, settings, workers)
+        return write_corpus(folder, plan, made, settings, workers, shuffle)
 
 
 def _validation_share(validation: float | None, inputs: Sequence[str | Path] | None) -> float:
@@ -168,10 +172,14 @@ def _made_before(folder: Path, settings: dict[str, Any], overwrite: bool) -> Pre
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs first, in words; hashes are not shown."""
-    [(key, old), *_] = [(key, before.get(key)) for key in now if before.get(key) != now[key]]
-    if any(len(str(value)) == _HASH_LENGTH for value in (old, now[key])) or key not in before:
+    key = next(key for key in now | before if before.get(key) != now.get(key))
+    if key == "shuffle":
+        was = "in the inputs' order" if key not in before else f"shuffled by seed {before[key]}"
+        return f"{was}; this command says --shuffle {now[key]}" if key in now else was
+    old, new = before.get(key), now.get(key)
+    if any(len(str(value)) == _HASH_LENGTH for value in (old, new)) or key not in before:
         return f"made with other `{key}`"
-    return f"made with `{key}` = {old}, not {now[key]}"
+    return f"made with `{key}` = {old}, not {new}"
 
 
 def _train(part: Part, size: int) -> Tokenizer:

@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from epochal import files
 from epochal.data.index_file import write_index
 from epochal.data.passport import Passport
 from epochal.data.store import TokenStore, store_prefix, suffixed
 from epochal.errors import DataError
+from epochal.progress import bar
 
 _BUFFER = 1 << 20
 _LONGEST_DOCUMENT = 2**31 - 1  # lengths are i32 in the index
@@ -59,6 +60,9 @@ class StoreWriter:
 
     Leaving the block commits what was not committed; an exception removes the temporaries.
     """
+
+    reordered_at_once = 1 << 26
+    """Tokens held in memory while documents change places."""
 
     def __init__(self, prefix: str | Path, dtype: np.dtype[np.integer[Any]] | str) -> None:
         """Start a store at `prefix` with ids of type `dtype`. Raises StorageError."""
@@ -109,6 +113,42 @@ class StoreWriter:
         self._hash.update(content)
         self._sizes.append(tokens.size)
         self._tokens += tokens.size
+
+    def reorder(self, order: NDArray[np.int64]) -> None:
+        """Put the documents added so far into another order: `order[i]` becomes number i.
+
+        Each piece of the new file is gathered in the old file's order, so that the disk is read
+        forward and a corpus may be larger than memory. For the while it needs the room twice.
+        """
+        sizes = np.array(self._sizes, dtype=np.int64)
+        pieces = np.cumsum(sizes[order]) // self.reordered_at_once
+        self._hash = hashlib.sha256()
+        moved = self._temporary(".reordered")
+        with files.storage_errors(suffixed(self.prefix, ".bin")):
+            self._file.close()
+            try:
+                self._file = moved.open("wb", buffering=_BUFFER)
+                starts, done = np.cumsum(sizes) - sizes, 0
+                with bar("Shuffling", len(order)) as progress:
+                    for piece in np.split(order, np.flatnonzero(np.diff(pieces)) + 1):
+                        content = self._gather(starts[piece], sizes[piece])
+                        self._file.write(content)
+                        self._hash.update(content)
+                        progress.update(done := done + len(piece))
+                moved.replace(self._bin)
+            finally:
+                moved.unlink(missing_ok=True)
+        self._sizes = array("i", sizes[order].astype(np.int32).tobytes())
+
+    def _gather(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> bytes:
+        """Bytes of the documents at `starts`, one after another, from what is written so far."""
+        source = np.memmap(self._bin, dtype=self._dtype, mode="r")
+        gathered = np.empty(int(sizes.sum()), dtype=self._dtype)
+        places = np.cumsum(sizes) - sizes
+        for number in np.argsort(starts, kind="stable"):
+            start, place, size = starts[number], places[number], sizes[number]
+            gathered[place : place + size] = source[start : start + size]
+        return gathered.tobytes()
 
     def finish(self) -> Written:
         """End the writing and say what was written; nothing is visible yet."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal import files
+from epochal import files, rng
 from epochal.data.encoder import Tokenizer
 from epochal.data.folder import TOKENIZER, TRAIN, VALIDATION, PreparedCorpus
 from epochal.data.passport import Duplicates, Passport, Split
@@ -48,8 +48,12 @@ def write_corpus(
     tokenizer: Tokenizer,
     preparation: dict[str, Any],
     workers: int | None = None,
+    shuffle: int | None = None,
 ) -> PreparedCorpus:
-    """Write the corpus and open it. A kill at any moment leaves a whole corpus or none."""
+    """Write the corpus and open it. A kill at any moment leaves a whole corpus or none.
+
+    `shuffle` is the seed of the training documents' order, None for that of the inputs.
+    """
     dtype = store_dtype(tokenizer.vocabulary)
     with (
         StoreWriter(folder / TRAIN, dtype) as train_writer,
@@ -60,6 +64,8 @@ def write_corpus(
         with bar("Tokenising", plan.text_bytes) as progress:
             for part in plan.parts:
                 _write_part(part, train, validation, tokenizer, workers, progress.update)
+        if shuffle is not None:
+            train_writer.reorder(random_order(shuffle, np.flatnonzero(plan.parts[0].train)))
         passports = _passports(train, validation, plan, tokenizer, preparation)
         with files.atomic_path(folder / TOKENIZER) as pending:
             tokenizer.save(pending)
@@ -72,6 +78,16 @@ def write_corpus(
                 validation_writer.abort()
         train_writer.commit(passports[0])
     return PreparedCorpus.open(folder)
+
+
+def random_order(seed: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the documents `numbers` (of the inputs, counted from 0) in a random order.
+
+    Each document's rank is a hash of (seed, its number), so two documents stay in the same order
+    whatever else is there.
+    """
+    key = rng.stream_key(seed, "document order")
+    return np.argsort(rng.row_keys(key, numbers), kind="stable")
 
 
 def _write_part(
@@ -145,6 +161,7 @@ def _passports(
                 dropped=side.part.dropped,
             ),
             split=split if plan.has_validation else None,
+            shuffled=preparation.get("shuffle") if side is train else None,
             preparation=preparation,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from epochal.analysis import Comparison
 from epochal.data import prepare
+from epochal.data.folder import order_for_sampling
 from epochal.data.readers import DocumentRule
 from epochal.progress import say
 from epochal.recipe import find_recipe, load_recipe
@@ -54,7 +55,9 @@ def quickstart(
     wanted = load_recipe(find_recipe(RECIPE), changes).data.unique_tokens
     # A single file is cut at blank lines, or there would be nothing to hold out.
     rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
-    made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER, documents=rule)
+    # Only a part of the text may be trained on, so that part should be a fair sample of it.
+    shuffle = order_for_sampling(corpus, text)
+    made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER, documents=rule, shuffle=shuffle)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")

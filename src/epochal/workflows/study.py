@@ -10,6 +10,7 @@ from typing import Any
 from epochal import files
 from epochal.data import PreparedCorpus, prepare
 from epochal.data.builtin import builtin_documents
+from epochal.data.folder import order_for_sampling
 from epochal.data.readers import DocumentRule
 from epochal.errors import EpochalError, UserError
 from epochal.recipe import FAMILIES, recipe_toml
@@ -173,6 +174,7 @@ class _Study:
             tokenizer=tokenizer or _tokenizer_for(size),
             validation=float(f"{share:.2g}"),
             documents=rule,
+            shuffle=order_for_sampling(self.folder / "corpus", text),  # probes train on parts
         )
         self.stages.add("prepare", began, f"{made.train.unique_tokens:,} unique tokens")
         self.clock.save()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -244,6 +245,7 @@ def test_what_is_refused(runs, rows, tmp_path):
     refused("an autoregressive run's likelihood is exact", "ar", mode="mc")
     refused("'x' is not one of ar, mc", mode="x")
     refused("draws = 3: at least 7", draws=3)
+    refused("draws = 0: at least 7", draws=0, data=None)  # before a download is tried
     refused("limit = 0", limit=0)
     refused("no folder", data=tmp_path / "nothing")
     refused("names no task", tasks=" , ")
@@ -274,6 +276,44 @@ def test_a_download_that_cannot_be(runs, tmp_path, monkeypatch):
         downstream(runs / "ar", tasks="sciq", data=tmp_path, device="cpu")
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_out_of_reach_is_not_tried_for_long(monkeypatch):
+    """Inside, the libraries look only for what is there; a hub that answers changes nothing."""
+    import datasets
+    import huggingface_hub
+
+    from epochal.workflows import harness_tasks
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        with harness_tasks._no_long_wait():
+            assert not datasets.config.HF_HUB_OFFLINE
+    with harness_tasks._no_long_wait():
+        assert datasets.config.HF_HUB_OFFLINE
+        assert huggingface_hub.constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_slips_are_told_before_torch_is_imported(tiny_pair):
+    """A process of its own for each, in which torch and the harness cannot be imported."""
+    run = str(tiny_pair / "mdm")
+    block = "import sys; sys.modules['torch'] = sys.modules['datasets'] = None; "
+    start = block + "from epochal.cli.main import main; main(sys.argv[1:])"
+    for words, message in (
+        (["eval", run, "--tolerance=-1"], "tolerance = -1 is not a positive"),
+        (["downstream", run, "--tasks", "sciqq"], "no task 'sciqq'. Did you mean `sciq`"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", start, *words], capture_output=True, text=True, check=False
+        )
+        assert message in done.stderr
+        assert done.returncode == 2
 
 
 @pytest.mark.slow

@@ -64,6 +64,10 @@ def downstream(
       epochal downstream quickstart/mdm --tasks paper
       epochal downstream quickstart/mdm --tasks sciq,piqa --data my_rows --mode ar
     """
+    from epochal.runs import RunRecord
+    from epochal.workflows.asked import check_downstream
+
+    check_downstream(RunRecord(run), tasks=tasks, data=data, mode=mode, draws=draws, limit=limit)
     from epochal.workflows.downstream import downstream as score
 
     results = score(

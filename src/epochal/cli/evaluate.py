@@ -65,16 +65,20 @@ def evaluate(
       epochal eval runs/a runs/b@last --ensemble
       epochal eval quickstart/mdm --estimator paper --json
     """
-    from epochal.workflows.ensemble import ensemble as score_ensemble
-    from epochal.workflows.evaluate import Options, evaluate_in_parts
-    from epochal.workflows.evaluate import evaluate as score
-    from epochal.workflows.gap import gap
-    from epochal.workflows.processes import first_process
+    from epochal.workflows.asked import Options, check_runs
 
     if sum((bool(against), ensemble, breakdown)) > 1:
         raise UserError("--against, --ensemble and --breakdown do not go together; give one")
     if len(runs) > 1 and not ensemble:
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
+    Options(**options).check()
+    check_runs([*runs, *([against] if against else [])])
+    from epochal.workflows.ensemble import ensemble as score_ensemble
+    from epochal.workflows.evaluate import evaluate as score
+    from epochal.workflows.evaluate import evaluate_in_parts
+    from epochal.workflows.gap import gap
+    from epochal.workflows.processes import first_process
+
     content: dict[str, Any]
     show: Callable[[], None]
     if against:

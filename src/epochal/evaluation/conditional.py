@@ -25,13 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
-from epochal.errors import UserError
+from epochal.evaluation.plan import check_masks
 from epochal.evaluation.queries import Answer, Ids, Query, Reader
 from epochal.objectives import noise
 
 Report = Callable[[int], None]
-FEWEST_DRAWS = 7
-"""All tokens masked once, and three pairs, the fewest whose differences give an error."""
 _CHUNK_BATCHES = 64
 
 
@@ -112,11 +110,7 @@ def monte_carlo(
 
     Raises UserError for fewer than 7 draws.
     """
-    if draws < FEWEST_DRAWS:
-        raise UserError(
-            f"draws = {draws}: at least {FEWEST_DRAWS} are needed, since the error bar comes from "
-            "comparing them (32 is usual)"
-        )
+    check_masks(draws)
 
     def plan(request: Request) -> MaskPlan:
         return mask_plan(request.scored, draws, rng.stream_key(seed, "downstream", request.key))

@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
+from epochal.errors import UserError
 from epochal.rng import Keys
 
 GROUP_ROWS = 16
 """Rows per group, chosen by us: small enough for many groups, large enough to stratify."""
+FEWEST_MASKS = 7
+"""Of a continuation: all tokens masked once, and three pairs, the fewest whose differences give
+an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +62,13 @@ class DrawPlan:
         """[rows] keys of the rows' masks."""
         return rng.row_keys(
             rng.stream_key(self.seed, f"evaluation:{purpose}", draw), np.arange(self.rows)
+        )
+
+
+def check_masks(draws: int) -> None:
+    """Raises UserError for fewer masks a continuation than its error bar needs."""
+    if draws < FEWEST_MASKS:
+        raise UserError(
+            f"draws = {draws}: at least {FEWEST_MASKS} are needed, since the error bar comes from "
+            "comparing them (32 is usual)"
         )

@@ -13,25 +13,24 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partialmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
 
 from epochal import files
-from epochal.errors import UserError
 from epochal.evaluation.paper_tasks import PAPER_TASKS
 from epochal.progress import hidden
 from epochal.runs import RunRecord
 from epochal.training.parallel.world import one_voice, quiet
+from epochal.workflows.asked import Mode, check_downstream
 from epochal.workflows.evaluate import which_checkpoint
-from epochal.workflows.harness_tasks import check_names, load_tasks, require_harness, task_names
+from epochal.workflows.harness_tasks import load_tasks
 from epochal.workflows.load import CheckpointName
 
 if TYPE_CHECKING:
     from epochal.workflows.harness_model import HarnessModel
 
-Mode = Literal["ar", "mc", "generate", "nll"]
 BOOTSTRAPS = 1000
 """For the error of metrics that are no mean, such as perplexity."""
 RESAMPLINGS = 200
@@ -112,15 +111,10 @@ def downstream(
     questions are shared out, and all processes but the first get an empty list. Raises
     UserError for what does not go together or is not there, and what `load` raises.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit = {limit}: give at least 1 document")
-    if data is not None and not Path(data).is_dir():
-        raise UserError(f"there is no folder {data}; --data takes one with TASK/SPLIT.jsonl in it")
     record = run if isinstance(run, RunRecord) else RunRecord(run)
-    require_harness()
-    names, own = task_names(tasks)
-    if own is None:
-        check_names(names)
+    names, own = check_downstream(
+        record, tasks=tasks, data=data, mode=mode, draws=draws, limit=limit
+    )
     with (
         _quiet(),
         hidden() if quiet() else nullcontext(),

@@ -16,8 +16,8 @@ from epochal.runs import NLLResult, RunFolder, RunRecord
 from epochal.tally import Estimate
 from epochal.tally import gap as paired_gap
 from epochal.training import checkpoint
+from epochal.workflows.asked import Options
 from epochal.workflows.evaluate import (
-    Options,
     corpus_of,
     make_draws,
     make_evaluator,

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import UnknownTokenizer
@@ -22,42 +21,17 @@ from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
 from epochal.training.checkpoint import all_of
+from epochal.workflows.asked import Estimator, Options
 from epochal.workflows.imports import NOT_KNOWN
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.processes import shared_work
 from epochal.workflows.train import evaluation_batch
 
-Estimator = Literal["stratified", "paper"]
 DEFAULT_DRAWS = 8
 FIRST_DRAWS = 4
 MOST_DRAWS = 1024
 NORMAL_95 = 1.959964
 """Reach of a 95 % interval in standard errors, where these are known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How runs are scored; the fields are the arguments of `evaluate`."""
-
-    checkpoint: CheckpointName | None = None
-    estimator: Estimator = "stratified"
-    draws: int | None = None
-    tolerance: float | None = None
-    corpus: str | Path | None = None
-    device: str = "auto"
-
-    def check(self) -> None:
-        """Raises UserError for draws and a tolerance that make no sense."""
-        draws, tolerance = self.draws, self.tolerance
-        if draws is not None and tolerance is not None:
-            raise UserError("give either the number of draws or the tolerance, not both")
-        if draws is not None and draws < 2:
-            raise UserError(
-                f"draws = {draws}: at least 2 are needed, since the error bar comes from "
-                "comparing them"
-            )
-        if tolerance is not None and not 0 < tolerance < math.inf:
-            raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
 
 
 @dataclass(frozen=True, slots=True)

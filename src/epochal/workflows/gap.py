@@ -9,7 +9,8 @@ from typing import Any
 from epochal.errors import UserError
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import gap as paired_gap
-from epochal.workflows.evaluate import Options, score
+from epochal.workflows.asked import Options
+from epochal.workflows.evaluate import score
 from epochal.workflows.processes import shared_work
 
 CONFIDENCE = 0.95

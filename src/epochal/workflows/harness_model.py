@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +31,17 @@ from epochal.evaluation.conditional import (
     monte_carlo,
 )
 from epochal.evaluation.left_to_right import text_steps
+from epochal.evaluation.plan import check_masks
 from epochal.evaluation.queries import Reader
 from epochal.evaluation.sampling import Sampling, sample_keys
 from epochal.evaluation.unmasking import Schedule, unmask_steps
 from epochal.progress import bar
 from epochal.rng import Keys
 from epochal.training.parallel.world import processes
+from epochal.workflows.asked import Mode, check_mode
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.train import evaluation_batch
 
-Mode = Literal["ar", "mc", "generate", "nll"]
 DEFAULT_DRAWS = 32
 _NEW_TOKENS = 256
 """The harness's own default of `max_gen_toks`."""
@@ -67,7 +68,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         `pad` lengthens each row of a diffusion run with masks to its sequence length, as the
         original does; the default does, unless the run was trained with rows of random length.
         `batch_size` counts rows of that length; short rows share one. Raises UserError for a
-        mode that the family has not.
+        mode that the family has not, and for too few draws.
         """
         super().__init__()
         self.processes = _Processes()
@@ -76,8 +77,10 @@ class HarnessModel(LM):  # type: ignore[misc]
         if not isinstance(run, LoadedModel):
             run = load(run, checkpoint, self.processes.device(device))
         self.loaded = run
-        self.mode = _check_mode(mode, run.family)
+        self.mode = check_mode(mode, run.family)
         self.draws, self.seed = int(draws), int(seed)
+        if run.family != "ar" and self.mode in ("mc", "nll"):
+            check_masks(self.draws)
         text = str(batch_size or "")
         rows = int(text) if text.isdigit() else evaluation_batch(run.recipe)
         rows = min(rows, int(max_batch_size)) if max_batch_size else rows
@@ -308,21 +311,6 @@ class _Processes:
         gather: Callable[[list[Any], Any], None] = distributed.all_gather_object
         gather(values, value)
         return values
-
-
-def _check_mode(mode: str | None, family: str) -> Mode:
-    known: tuple[Mode, ...] = get_args(Mode)
-    for one in known:
-        if one == mode and (family != "ar" or one in ("ar", "nll")):
-            return one
-    if mode is None:
-        return "ar" if family == "ar" else "mc"
-    if mode not in known:
-        raise UserError(f"mode = {mode!r} is not one of {', '.join(known)}")
-    raise UserError(
-        f"mode = {mode!r} is for masked diffusion; an autoregressive run's likelihood is exact: "
-        "leave --mode out"
-    )
 
 
 def _question(request: Any) -> int:

@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from epochal import files
 from epochal.errors import DataError, UserError, nearest
 from epochal.evaluation.paper_tasks import PAPER_TASKS
 
 DOCS = "docs/downstream.md"
+_PATIENCE = 5.0
+"""Seconds that the hub has to answer a connection."""
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
 def require_harness() -> None:
     """Raise UserError if the harness is not installed."""
-    try:
-        import lm_eval as lm_eval
-    except ImportError:
+    if find_spec("lm_eval") is None:
         raise UserError(
             "downstream tasks need lm-evaluation-harness, which is not installed: run "
             "`pip install 'epochal[downstream]'`"
-        ) from None
+        )
 
 
 def task_names(spec: str) -> tuple[list[str], Path | None]:
@@ -76,7 +83,8 @@ def load_tasks(
     for name in names:
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
-    return manager, [it for name in names for it in _load_one(manager, name, data)]
+    with _no_long_wait():
+        return manager, [it for name in names for it in _load_one(manager, name, data)]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -84,12 +92,10 @@ def check_names(names: Sequence[str]) -> None:
 
     Its own index takes ten seconds to make.
     """
-    import lm_eval.tasks
-
     others = [name for name in names if name not in PAPER_TASKS]
     if not others:
         return
-    texts = [_text(path) for path in _yaml_files(Path(lm_eval.tasks.__file__).parent)]
+    texts = _stock_texts()
     for name in others:
         word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
         if not any(name in text and word.search(text) for text in texts):
@@ -103,6 +109,38 @@ def _unknown(name: str, known: Sequence[str]) -> UserError:
         f"lm-eval has no task {name!r}.{hint} `lm_eval ls tasks` lists all; the paper's are "
         f"{', '.join(PAPER_TASKS)}"
     )
+
+
+@contextmanager
+def _no_long_wait() -> Iterator[None]:
+    """Where the hub cannot be reached, look for what was downloaded before, and nothing else.
+
+    The libraries would try for half a minute. A proxy stands for what lies behind it.
+    """
+    import datasets
+    import huggingface_hub
+
+    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    asked = urlsplit(proxy) if proxy else address
+    if asked.hostname is None or _answers(
+        asked.hostname, asked.port or (80 if asked.scheme == "http" else 443)
+    ):
+        yield
+        return
+    with (
+        mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True),
+        mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+    ):
+        yield
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), _PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _load_one(manager: Any, name: str, data: Path | None) -> list[Any]:
@@ -169,13 +207,24 @@ def _check_rows(name: str, folder: Path, splits: dict[str, str], there: dict[str
 
 def _stock_file(name: str) -> Path | None:
     """The harness's own definition of a task; None for a group or an unknown name."""
-    import lm_eval.tasks
-
-    folder = Path(lm_eval.tasks.__file__).parent
+    folder = _stock_folder()
     if name in PAPER_TASKS:
         return folder / PAPER_TASKS[name].file
     wanted = re.compile(rf"(?m)^task:\s*[\"']?{re.escape(name)}[\"']?\s*$")
     return next((path for path in _yaml_files(folder) if wanted.search(_text(path))), None)
+
+
+def _stock_folder() -> Path:
+    """Where the harness keeps its definitions; found without importing it, which takes seconds."""
+    spec = find_spec("lm_eval")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "tasks"
+
+
+@lru_cache(maxsize=1)
+def _stock_texts() -> list[str]:
+    return [_text(path) for path in _yaml_files(_stock_folder())]
 
 
 def _yaml_files(folder: Path) -> list[Path]:

@@ -157,3 +157,38 @@ def test_print_has_no_buttons_and_all_rows(visit):
     assert page.locator("nav").is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
     assert len(page.pdf()) > 20_000
+
+
+def test_the_arrow_keys_show_what_is_in_a_figure(visit):
+    page = visit()
+    tip = page.locator("#tip")
+    drawing = page.locator("figure[data-name=flops] svg.wide")
+    drawing.focus()
+    page.keyboard.press("ArrowRight")
+    first = tip.text_content()
+    assert tip.is_visible()
+    assert first.startswith("ar-0: autoregressive")
+    assert page.locator("#runs tr.hot").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert tip.text_content().startswith("ar-1")
+    page.keyboard.press("ArrowLeft")
+    assert tip.text_content() == first
+    assert page.locator(".here").count() == 1
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.keyboard.press("ArrowLeft")
+    assert tip.is_visible()
+    # What has the focus is seen, and leaving it leaves nothing behind.
+    assert drawing.evaluate("d => getComputedStyle(d).outlineStyle") == "solid"
+    page.keyboard.press("Tab")
+    assert tip.is_hidden()
+    assert page.locator(".here, svg.dim").count() == 0
+
+
+def test_every_figure_has_a_text_in_its_place(visit):
+    page = visit()
+    drawings = page.locator("svg.drawing").all()
+    assert drawings
+    for drawing in drawings:
+        assert drawing.get_attribute("role") == "img"
+        assert len(drawing.get_attribute("aria-label")) > 30

@@ -14,6 +14,7 @@ from made_sweep import UNIQUE, make_sweep
 from epochal.recipe import load_recipe
 from epochal.report import write_report
 from epochal.report.collect import read_runs
+from epochal.report.curve_table import thinned
 from epochal.report.facts import flatten
 from epochal.report.figures import critical_words
 from epochal.report.law_figures import contour_plots, half_life_text
@@ -185,3 +186,28 @@ def test_what_only_one_run_could_have_is_not_in_a_plan_like_it():
     assert (made.model.size, made.model.d_model, made.model.untied) == ("44M", None, True)
     assert (made.parallel, made.checkpoint.keep_at) == (plan.parallel, ())
     assert made.train.schedule == "wsd"
+
+
+def test_a_thinned_curve_keeps_its_ends_its_lowest_and_every_spike():
+    values = 3 + np.random.default_rng(0).normal(0, 0.1, 5000)
+    values[[17, 2500, 4321]] = 1.0, 9.0, 0.5
+    kept = thinned(values, 100)
+    assert len(kept) <= 102
+    assert (np.diff(kept) > 0).all()
+    assert {0, 17, 2500, 4321, 4999} <= set(kept.tolist())
+    assert thinned(values, None).tolist() == list(range(5000))
+    assert thinned(values[:100], 100).tolist() == list(range(100))
+
+
+def test_a_page_of_many_evaluations_has_fewer_and_its_files_have_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.report.curve_table.MOST_POINTS", 400)
+    for number in range(4):
+        curve = 3.3 + np.exp(-np.linspace(0, 9, 300)) + number / 100
+        make_run(tmp_path / f"r{number}", "mdm" if number % 2 else "ar", curve, seed=number)
+    made = write_report([tmp_path], tmp_path / "p.html", figures=["svg"])
+    source = made.path.read_text(encoding="utf-8")
+    assert "about 100 points" in source
+    [table] = [path for path in made.figures if path.name == "epochs.csv"]
+    assert table.read_text(encoding="utf-8").count(",validation,") == 4 * 300
+    offered = re.search(r'download="epochs\.csv" href="([^"]*)"', source)[1]
+    assert 4 * 50 <= offered.count("validation") <= 4 * 102

@@ -13,7 +13,8 @@ from epochal.analysis import Curve, Meeting
 from epochal.analysis.curves import pareto_frontier
 from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.report.collect import Run
-from epochal.report.svg import Canvas, Cell, Plot, tip
+from epochal.report.curve_table import HEADER, curve_rows, fewer_rows, points_of_a_curve, thinned
+from epochal.report.svg import Canvas, Plot, tip
 from epochal.report.text import power_of_ten
 from epochal.report.verdicts import Group
 from epochal.tally import Floats
@@ -52,7 +53,10 @@ def epochs_figure(groups: Sequence[Group]) -> Plot:
             low = max(min(low, float(least)), low - 0.6 * (high - low))
             for run in runs:
                 colour = canvas.palette.families[run.family]
-                [line] = axes.plot(*run.loss, color=colour, linewidth=1, alpha=0.35)
+                kept = thinned(run.loss[1], points_of_a_curve(runs))
+                [line] = axes.plot(
+                    *(values[kept] for values in run.loss), color=colour, linewidth=1, alpha=0.35
+                )
                 tip(line, run.label, f"{run.label}: training loss")
         _curves(axes, canvas, groups, "epochs")
         ends = [run.epochs for run in runs if run.curve is not None]
@@ -72,8 +76,9 @@ def epochs_figure(groups: Sequence[Group]) -> Plot:
         label=_epochs_label(runs),
         title=NLL,
         paint=paint,
-        header=_HEADER,
-        rows=_rows(runs, losses=True),
+        header=HEADER,
+        rows=curve_rows(runs, losses=True),
+        fewer=fewer_rows(runs, losses=True),
         keys=keys,
     )
 
@@ -112,33 +117,11 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
         label=_flops_label(runs, meeting),
         title=NLL,
         paint=paint,
-        header=_HEADER,
-        rows=_rows(runs, losses=False),
+        header=HEADER,
+        rows=curve_rows(runs, losses=False),
+        fewer=fewer_rows(runs, losses=False),
         keys=keys,
     )
-
-
-_HEADER = ("run", "family", "params", "unique_tokens", "what", "epochs", "flops", "nats_per_token")
-
-
-def _rows(runs: Sequence[Run], losses: bool) -> list[list[Cell]]:
-    """The points of all curves, and the evaluated best checkpoints."""
-    rows: list[list[Cell]] = []
-    for run in runs:
-        head: list[Cell] = [run.label, run.family, run.params, run.unique_tokens]
-        curve = run.curve
-        if curve is not None:
-            points = zip(curve.epochs, curve.flops, curve.nll, strict=True)
-            rows += [[*head, "validation", *map(float, point)] for point in points]
-        if losses and len(run.loss[0]):
-            per_epoch = float(run.record.numbers["flops"]) / float(run.record.numbers["epochs"])
-            for epoch, loss in zip(*run.loss, strict=True):
-                rows.append(
-                    [*head, "training", float(epoch), float(epoch) * per_epoch, float(loss)]
-                )
-        if run.result is not None and run.best is not None and run.nll is not None:
-            rows.append([*head, "best, evaluated", *run.best, run.nll])
-    return rows
 
 
 def several(runs: Sequence[Run]) -> list[str]:
@@ -234,15 +217,17 @@ def nll_range(runs: Sequence[Run]) -> tuple[float, float]:
 
 def _curves(axes: Axes, canvas: Canvas, groups: Sequence[Group], axis: Axis) -> None:
     # Many curves are drawn thinner, so that they can be told apart.
-    many = sum(len(group.runs) for group in groups) > 12
+    runs = [run for group in groups for run in group.runs]
+    many, most = len(runs) > 12, points_of_a_curve(runs)
     for number, group in enumerate(groups):
         dashes = DASHES[min(number, len(DASHES) - 1)]
         for run in group.runs:
             if run.curve is None:
                 continue
+            kept = thinned(run.curve.nll, most)
             [line] = axes.plot(
-                _along(run.curve, axis),
-                run.curve.nll,
+                _along(run.curve, axis)[kept],
+                run.curve.nll[kept],
                 color=canvas.palette.families[run.family],
                 linewidth=1.2 if many else 2,
                 alpha=0.45 if many else 1,

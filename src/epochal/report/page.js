@@ -27,13 +27,16 @@
   }
 
   function leave() {
-    if (hot) mark(hot.dataset.run, false);
+    if (hot) {
+      mark(hot.dataset.run, false);
+      hot.classList.remove("here");
+    }
     hot = null;
     box.hidden = true;
   }
 
-  function show(event) {
-    const at = event.target.closest ? event.target.closest(".tip, tr[data-run]") : null;
+  // Mark what is at `at`, and say what it is beside the point (x, y).
+  function say(at, x, y) {
     if (at !== hot) {
       leave();
       hot = at;
@@ -43,10 +46,40 @@
     box.textContent = at.dataset.tip;
     box.hidden = false;
     const width = document.documentElement.clientWidth;
-    const left = Math.min(event.clientX + 14, width - box.offsetWidth - 8);
-    const below = event.clientY + 18 + box.offsetHeight < window.innerHeight;
+    const left = Math.min(x + 14, width - box.offsetWidth - 8);
+    const below = y + 18 + box.offsetHeight < window.innerHeight;
     box.style.left = Math.max(8, left) + "px";
-    box.style.top = (below ? event.clientY + 18 : event.clientY - box.offsetHeight - 12) + "px";
+    box.style.top = (below ? y + 18 : y - box.offsetHeight - 12) + "px";
+  }
+
+  function show(event) {
+    const at = event.target.closest ? event.target.closest(".tip, tr[data-run]") : null;
+    say(at, event.clientX, event.clientY);
+  }
+
+  // Without a pointer: a drawing has the focus, and the arrow keys go through what is in it.
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  function walk(event) {
+    const drawing = event.currentTarget;
+    if (event.key === "Escape") leave();
+    if (!(event.key in steps) || event.ctrlKey || event.altKey || event.metaKey) return;
+    const told = new Set();
+    const tips = [...drawing.querySelectorAll(".tip")].filter(
+      (t) => t === hot || (!told.has(t.dataset.tip) && told.add(t.dataset.tip)),
+    );
+    if (!tips.length) return;
+    event.preventDefault();
+    const now = tips.indexOf(hot);
+    const next = now < 0 && steps[event.key] < 0 ? tips.length - 1 : now + steps[event.key];
+    const at = tips[(next + tips.length) % tips.length];
+    const place = at.getBoundingClientRect();
+    say(at, place.x + place.width / 2, place.y + place.height / 2);
+    at.classList.add("here");
+  }
+  for (const drawing of document.querySelectorAll("svg.drawing")) {
+    drawing.tabIndex = 0;
+    drawing.addEventListener("keydown", walk);
+    drawing.addEventListener("blur", leave);
   }
 
   document.addEventListener("pointermove", show);
@@ -59,6 +92,7 @@
     const seen = [...figure.querySelectorAll("svg.drawing")].find((s) => s.getClientRects().length);
     const copy = seen.cloneNode(true);
     copy.querySelectorAll(".edge").forEach((edge) => edge.remove());
+    copy.removeAttribute("tabindex");
     const [, , width, height] = seen.getAttribute("viewBox").split(" ");
     copy.setAttribute("xmlns", SVG);
     copy.setAttribute("width", width);

@@ -20,6 +20,7 @@ from epochal.errors import RunError
 from epochal.recipe import FAMILY_TITLES
 from epochal.report.beyond_loss import steps_plot, task_rows
 from epochal.report.collect import Run, read_runs
+from epochal.report.curve_table import points_of_a_curve
 from epochal.report.facts import (
     corpus,
     differences,
@@ -193,6 +194,7 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups) and bool(several(runs)),
         critical=critical_words(groups),
+        most_points=points_of_a_curve(runs),
         families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
         titles=FAMILY_TITLES,
         written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],
@@ -233,7 +235,7 @@ def _sections(
 
 def _shown(plot: Plot) -> dict[str, Any]:
     """A figure as the template takes it; its CSV is part of the page."""
-    table = "data:text/csv;charset=utf-8," + quote(plot.csv())
+    table = "data:text/csv;charset=utf-8," + quote(plot.csv(page=True))
     return {"name": plot.name, "half": plot.half, "drawing": inline(plot), "table": table}
 
 

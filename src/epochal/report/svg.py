@@ -93,17 +93,20 @@ class Plot:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     """The numbers that are drawn."""
+    fewer: Sequence[Sequence[Cell]] | None = None
+    """Those that a page offers, where all would make it too large."""
     half: bool = False
     """Whether two stand side by side on a wide screen."""
     keys: Sequence[Key] = ()
     """What is explained above the drawing."""
 
-    def csv(self) -> str:
-        """The numbers as CSV."""
+    def csv(self, page: bool = False) -> str:
+        """The numbers as CSV; `page`: as a page offers them."""
+        rows = self.fewer if page and self.fewer is not None else self.rows
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows([[_cell(value) for value in row] for row in self.rows])
+        writer.writerows([[_cell(value) for value in row] for row in rows])
         return text.getvalue()
 
 

@@ -11,16 +11,23 @@ from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from epochal.scaling import FamilyFit, FitReport
+    from epochal.scaling.choosing import Choice
     from epochal.scaling.isoflop import IsoFlop
 
 WIDTH = 92
 _MOST = 8
-LAWS = ("chinchilla", "data-constrained", "overfitting", "penalty", "coupled")
+LAWS = ("auto", "chinchilla", "data-constrained", "overfitting", "penalty", "coupled")
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="RUNS... | POINTS.csv")
-@click.option("--law", type=click.Choice(LAWS), default="data-constrained", show_default=True)
+@click.option(
+    "--law",
+    type=click.Choice(LAWS),
+    default="data-constrained",
+    show_default=True,
+    help="auto: each family's is chosen by its error on runs held out.",
+)
 @click.option("--hold", metavar="FILE", help="TOML or JSON with constants that stay as they are.")
 @click.option(
     "--two-stage", is_flag=True, help="Hold A, B, E and exponents from runs of few epochs."
@@ -82,7 +89,7 @@ def fit(
 
     \b
     Examples:
-      epochal fit runs/sweep --out law.toml
+      epochal fit runs/sweep --law auto --out law.toml
       epochal fit points.csv --law chinchilla --json
     """
     from epochal.workflows.fit import fit as run_fit
@@ -135,6 +142,8 @@ def print_fit(report: FitReport) -> None:
             click.echo("")
         click.echo(f"{FAMILY_TITLES[family]} ({family}): {fitted.form.formula}")
         click.echo(f"source of the form: {fitted.form.source}\n")
+        if fitted.choice is not None:
+            _print_choice(fitted.choice)
         print_table(
             ["constant", "value", "95 % interval", ""],
             [_constant(fitted, name) for name in fitted.form.constants],
@@ -146,6 +155,35 @@ def print_fit(report: FitReport) -> None:
         _note(f"refused: {reason}")
     for note in report.notes:
         _note(note)
+
+
+def _print_choice(choice: Choice) -> None:
+    """The candidates' scores, and why one was chosen."""
+    if choice.candidates:
+        scores = [c.aicc for c in choice.candidates if c.aicc is not None]
+        rows = [
+            [
+                candidate.law,
+                str(candidate.constants),
+                _score(candidate.held_out_error, 100, " %"),
+                _score(candidate.aicc, 1, "", min(scores, default=0.0)),
+                "chosen" if candidate.law == choice.law else "refused" * bool(candidate.refused),
+            ]
+            for candidate in choice.candidates
+        ]
+        print_table(["law", "constants", "error held out", "AICc − lowest", ""], rows)
+        click.echo("")
+    _note(f"{choice.law} was chosen of these: {choice.why}")
+    if choice.candidates:
+        _note(f"rule: {choice.rule}; {choice.runs} runs in {choice.groups} groups held out")
+    for candidate in choice.candidates:
+        if candidate.refused is not None:
+            _note(f"{candidate.law} refused: {candidate.refused}")
+    click.echo("")
+
+
+def _score(value: float | None, scale: float, unit: str, lowest: float = 0.0) -> str:
+    return "–" if value is None else f"{scale * (value - lowest):.2f}{unit}"
 
 
 def _constant(fitted: FamilyFit, name: str) -> list[str]:

@@ -24,7 +24,8 @@ from epochal.units import parse_number
 )
 @click.option(
     "--law",
-    help="Law to fit where there are five runs of a family or more.  [default: data-constrained]",
+    help="Law to fit where there are five runs of a family or more; auto: chosen by evidence.  "
+    "[default: data-constrained]",
 )
 @click.option(
     "--flops", metavar="COUNT", help="Budget to plan for.  [default: the largest of any run]"

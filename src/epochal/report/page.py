@@ -56,7 +56,7 @@ from epochal.report.text import commands, count, listed, power_of_ten, powers, p
 from epochal.report.verdicts import Group, group_runs
 from epochal.scaling import FitReport
 from epochal.scaling.advisor import advise
-from epochal.scaling.known import find_form
+from epochal.scaling.choosing import check_law
 from epochal.scaling.planner import PlanReport
 from epochal.units import format_count
 
@@ -123,7 +123,7 @@ def write_report(
         )
     check_formats(figures)
     study = read_study(places)
-    law = find_form(law or str(study.get("law") or "data-constrained")).name
+    law = check_law(law or str(study.get("law") or "data-constrained"))
     runs = read_runs(places)
     groups = group_runs(runs)
     laws = find_laws(runs, study, law, fit)

@@ -1,6 +1,7 @@
 """Scaling laws: run records in, laws and advice out."""
 
-from epochal.scaling.fitting import FitSettings, fit_points
+from epochal.scaling.first_fit import FitSettings
+from epochal.scaling.fitting import fit_points
 from epochal.scaling.known import KnownLaw, known_law
 from epochal.scaling.law_files import read_hold, read_laws
 from epochal.scaling.points import Points, make_points, read_csv

@@ -14,6 +14,7 @@ import numpy as np
 from epochal import files
 from epochal.errors import UserError
 from epochal.recipe import FAMILIES
+from epochal.scaling.choosing import Choice
 from epochal.scaling.forms import not_identified
 from epochal.scaling.known import KnownLaw, known_law
 from epochal.tally import Floats
@@ -43,14 +44,26 @@ def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str
 def _content(law: KnownLaw) -> dict[str, Any]:
     # Optional, and TOML has no None.
     length = {} if law.sequence_length is None else {"sequence_length": law.sequence_length}
+    choice = getattr(law, "choice", None)
     return {
         "law": law.form.name,
         **length,
+        **({} if choice is None else {"choice": _choice(choice)}),
         "constants": {k: v for k, v in law.constants.items() if v is not None},
         "unknown": sorted(law.unknown),
         "fitted": {name: list(ends) for name, ends in law.fitted.items()},
         "samples": [_rounded(samples) for samples in law.samples],
     }
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    """Why this law, with each candidate's scores; what there is none of is left out."""
+    content = choice.as_dict()
+    content["candidates"] = {
+        candidate["law"]: {k: v for k, v in candidate.items() if k != "law" and v is not None}
+        for candidate in content["candidates"]
+    }
+    return content
 
 
 def _rounded(samples: Floats) -> list[list[float]]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from epochal.errors import UserError
-from epochal.scaling.fitting import FitSettings, fit_family
+from epochal.scaling.first_fit import FitSettings
+from epochal.scaling.fitting import fit_family
 from epochal.scaling.forms import FORMS
 from epochal.scaling.known import KnownLaw, known_law
 from epochal.scaling.points import make_points

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from epochal.scaling.choosing import Choice
 from epochal.scaling.isoflop import IsoFlop
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.points import Dropped, Points
@@ -46,11 +47,14 @@ class FamilyFit(KnownLaw):
     held: list[str]
     isoflop: IsoFlop | None
     notes: list[str]
+    choice: Choice | None = None
+    """Why it is this law, where it was not given."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "law": self.form.name,
+            "choice": None if self.choice is None else self.choice.as_dict(),
             "constants": self.constants,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "objective": self.objective,
@@ -96,6 +100,7 @@ class FitReport:
     """Fits of all families of a set of points."""
 
     law: str
+    """As asked for; with "auto" each family has its own, `form.name`."""
     families: dict[str, FamilyFit]
     refused: dict[str, str]
     """Families whose points cannot determine the law, and why."""

@@ -82,7 +82,7 @@ class _State:
 
     def _evaluate(self, q: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
         constants = self.base[rows] + q @ self.matrix.T
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             residuals, gradient = self.problem.residuals_with_gradient(constants)
             return residuals, np.matmul(self.matrix.T, gradient)
 
@@ -167,7 +167,7 @@ def polish(problem: Problem, start: Floats) -> tuple[Floats, float]:
     q = np.clip(problem.to_free(start), low, high)
 
     def value(free: Floats) -> tuple[float, Floats]:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             residuals, gradient = problem.residuals_with_gradient((base + matrix @ free)[None])
             total = float(problem.huber(residuals).sum())
             soft = np.clip(residuals, -problem.delta, problem.delta)[0]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from epochal.errors import UserError
-from epochal.scaling.fitting import FitSettings, Hold, fit_points
+from epochal.scaling.first_fit import FitSettings
+from epochal.scaling.fitting import Hold, fit_points
 from epochal.scaling.from_runs import At, read_points
 from epochal.scaling.law_files import read_hold
 from epochal.scaling.points import Points, read_csv
@@ -39,7 +40,8 @@ def fit(
     """Fit a law to each family of runs; all is said of what was left out and what is not known.
 
     `source` is a CSV of points, run folders or folders that hold runs, or Points. `law` is one
-    of chinchilla, data-constrained, overfitting, penalty and coupled. `hold` are constants that
+    of chinchilla, data-constrained, overfitting, penalty and coupled, or "auto": chosen for each
+    family by its error on runs held out (`scaling/choosing.py`). `hold` are constants that
     stay as they are: a file, {"E": 1.9} or {"ar": {"E": 1.9}}. `at` is "final" (each run's last
     evaluation) or "best". See docs/fit.md for the other settings. Raises DataError, RunError or
     UserError for points that are damaged, not comparable or cannot determine the law.

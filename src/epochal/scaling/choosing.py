@@ -1,0 +1,214 @@
+"""Which law a family's runs speak for: candidates on the same runs, their scores, one rule.
+
+All candidates see the same runs, overfitted ones too, since whether runs overfit is the question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epochal.errors import DataError, UserError
+from epochal.scaling.first_fit import FirstFit, FitSettings, first_fit
+from epochal.scaling.forms import FORMS
+from epochal.scaling.intervals import groups_of
+from epochal.scaling.known import SINGLE_EPOCH
+from epochal.scaling.points import Points
+from epochal.scaling.problem import Problem
+from epochal.scaling.solver import solve
+from epochal.tally import Floats
+
+AUTO = "auto"
+"""The name that stands for a choice among CANDIDATES."""
+CANDIDATES = ("data-constrained", "coupled", "penalty", "overfitting")
+"""From the one with the fewest constants to the one with the most; of equals the better known
+first."""
+AICC_LEAD = 2.0
+"""By so much AICc must be lower (Burnham & Anderson 2002: below 2, both have support)."""
+RULE = (
+    "the law with the fewest constants, unless one with more has a lower held-out error by more "
+    f"than one standard error and an AICc lower by more than {AICC_LEAD:g}"
+)
+_FOLDS = 12
+_FEWEST_GROUPS = 4
+_MOST_MINIMA = 6
+_POLISHED = 2
+_NOTHING = 1e-6
+"""Errors below this are of rounding; differences between them say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A law's scores."""
+
+    law: str
+    constants: int
+    """That were fitted."""
+    held_out_error: float | None
+    """Mean of |log predicted − log seen| over runs whose group was left out of the fit."""
+    aicc: float | None
+    """Akaike's criterion, corrected for few runs; only differences count."""
+    refused: str | None = None
+    """Why it could not be fitted."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The law that was chosen, and why."""
+
+    law: str
+    why: str
+    runs: int
+    groups: int
+    """Of runs that were held out together."""
+    candidates: tuple[Candidate, ...]
+    rule: str = RULE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and files."""
+        return dataclasses.asdict(self) | {"candidates": [c.as_dict() for c in self.candidates]}
+
+
+def check_law(law: str) -> str:
+    """`law` itself, if it is AUTO or a law's name. Raises UserError that lists them."""
+    if law != AUTO and law not in FORMS:
+        raise UserError(f"there is no law {law!r}; choose one of {AUTO}, {', '.join(FORMS)}")
+    return law
+
+
+def choose_law(
+    points: Points,
+    family: str,
+    settings: FitSettings,
+    hold: Mapping[str, float] | None = None,
+) -> Choice:
+    """The law of CANDIDATES that one family's `points` speak for (RULE).
+
+    Held-out error: runs of one size on the same unique tokens are left out together, all
+    minima of the full fit are descended from again, and what was left out is predicted. AICc is
+    that of the objective's own likelihood. Raises DataError where no candidate can be fitted.
+    """
+    first = CANDIDATES[0]
+    if (points.epochs > SINGLE_EPOCH).sum() < 2:
+        why = "fewer than two runs repeat their tokens, so nothing tells the laws apart"
+        return Choice(first, why, len(points), 0, ())
+    settings = dataclasses.replace(settings, keep_overfitted=True)
+    fits: dict[str, FirstFit] = {}
+    refused: dict[str, str] = {}
+    for name in CANDIDATES:
+        try:
+            fits[name] = first_fit(points, family, FORMS[name], settings, hold, _POLISHED)
+        except DataError as error:
+            refused[name] = str(error)
+    if not fits:
+        raise DataError(refused[first])
+    rows = next(iter(fits.values())).rows
+    groups = held_out_groups(rows)
+    best = min(fits.values(), key=lambda fit: float(fit.objectives[0]))
+    inside = float((np.abs(best.problem.residuals(best.constants[:1])) <= settings.delta).mean())
+    errors = {name: held_out_errors(fit, groups) for name, fit in fits.items()}
+    scores = {
+        name: aicc(fit.problem, float(fit.objectives[0]), inside) for name, fit in fits.items()
+    }
+    chosen, why = _choose(errors, scores, groups)
+    candidates = tuple(
+        Candidate(
+            name,
+            len(fits[name].problem.free) if name in fits else len(FORMS[name].constants),
+            float(errors[name].mean()) if name in fits else None,
+            scores.get(name),
+            refused.get(name),
+        )
+        for name in CANDIDATES
+    )
+    return Choice(chosen, why, len(rows), int(groups.max()) + 1, candidates)
+
+
+def held_out_groups(rows: Points) -> NDArray[np.int64]:
+    """Number of each row's group: rows of one size on the same unique tokens; with fewer than
+    four of these, each row by itself."""
+    curves = zip(
+        np.round(np.log(rows.params), 3).tolist(),
+        np.round(np.log(rows.unique_tokens), 3).tolist(),
+        strict=True,
+    )
+    groups = groups_of(list(curves))
+    return groups if groups.max() + 1 >= _FEWEST_GROUPS else np.arange(len(rows))
+
+
+def held_out_errors(fit: FirstFit, groups: NDArray[np.int64]) -> Floats:
+    """|log predicted − log seen| of each row by the law fitted without its fold, [n]."""
+    folds = groups % min(int(groups.max()) + 1, _FOLDS)
+    number = int(folds.max()) + 1
+    weights = (folds[None] != np.arange(number)[:, None]).astype(float)
+    best = np.full(number, np.inf)
+    errors = np.zeros((number, len(groups)))
+    for start in fit.constants[:_MOST_MINIMA]:
+        ends = solve(fit.problem, np.repeat(start[None], number, axis=0), weights)
+        better = ends.objective < best
+        errors[better] = np.abs(_log_errors(fit.problem, ends.constants))[better]
+        best = np.minimum(best, ends.objective)
+    held: Floats = errors[folds, np.arange(len(groups))]
+    return np.maximum(np.where(np.isfinite(held), held, 10.0), _NOTHING)
+
+
+def _log_errors(problem: Problem, constants: Floats) -> Floats:
+    return dataclasses.replace(problem, residual="log").residuals(constants)
+
+
+def aicc(problem: Problem, objective: float, inside: float) -> float | None:
+    """AICc of Huber's terms as a likelihood at its best scale; None with too few rows for it.
+
+    −2 log L = 2n/(1 + inside)·log(objective/n): Laplace's likelihood if no row is within δ
+    (`inside` 0), the normal one if all are. The scale counts as a constant. The same rule as
+    that of the profiles' limit (intervals.py).
+    """
+    rows, count = problem.rows, len(problem.free) + 1
+    if rows <= count + 1:
+        return None
+    least = float(problem.huber(np.array(_NOTHING)))
+    misfit = 2 * rows / (1 + inside) * np.log(max(objective / rows, least))
+    return float(misfit + 2 * count + 2 * count * (count + 1) / (rows - count - 1))
+
+
+def _choose(
+    errors: Mapping[str, Floats], scores: Mapping[str, float | None], groups: NDArray[np.int64]
+) -> tuple[str, str]:
+    """(law, why) by RULE, from the fewest constants on."""
+    names = list(errors)
+    chosen, why = names[0], "it was the only one that could be fitted"
+    for name in names[1:]:
+        lower, error = paired(errors[chosen], errors[name], groups)
+        old, new = scores[chosen], scores[name]
+        gain = None if old is None or new is None else old - new
+        if lower > error and gain is not None and gain > AICC_LEAD:
+            why = (
+                f"its held-out error is lower than that of {chosen} by {100 * lower:.2f} ± "
+                f"{100 * error:.2f} % and its AICc by {gain:.1f}"
+            )
+            chosen = name
+    if chosen == names[0] and len(names) > 1:
+        ahead = [n for n in names[1:] if paired(errors[chosen], errors[n], groups)[0] > 0]
+        why = "it has the fewest constants, and no other predicts runs held out better"
+        if ahead:
+            why = f"it has the fewest constants, and what {' and '.join(ahead)} gain is not clear"
+    return chosen, why
+
+
+def paired(old: Floats, new: Floats, groups: NDArray[np.int64]) -> tuple[float, float]:
+    """By how much `new` errors are lower in the mean, and the standard error over groups."""
+    difference = old - new
+    number = int(groups.max()) + 1
+    mean = float(difference.mean())
+    sums = np.bincount(groups, difference - mean, number)
+    spread = float(np.sqrt(number / (number - 1) * (sums**2).sum())) / len(groups)
+    return mean, spread

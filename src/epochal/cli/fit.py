@@ -41,6 +41,11 @@ LAWS = ("auto", "chinchilla", "data-constrained", "overfitting", "penalty", "cou
     help="The evaluation of a run that is its point.",
 )
 @click.option("--keep-overfitted", is_flag=True, help="Leave no overfitted runs out.")
+@click.option(
+    "--all-settings",
+    is_flag=True,
+    help="Keep runs of every dropout, weight decay, …, not only of the best at each point.",
+)
 @click.option("--rise", type=float, help="Rise that counts as overfitted.  [default: 0.03]")
 @click.option("--max-epochs", type=float, help="Leave out runs of more epochs.")
 @click.option(
@@ -70,6 +75,7 @@ def fit(
     tie: bool,
     at: str,
     keep_overfitted: bool,
+    all_settings: bool,
     rise: float | None,
     max_epochs: float | None,
     huber: float,
@@ -85,7 +91,8 @@ def fit(
     """Fit a scaling law to each family of runs, with intervals and all that is left open.
 
     RUNS are run folders or folders that hold runs. A CSV has the columns params, tokens,
-    unique_tokens, val_loss and, if you like, family (ar or mdm), seed and run.
+    unique_tokens, val_loss and, if you like, family (ar or mdm), seed, run and
+    setting.
 
     \b
     Examples:
@@ -105,6 +112,7 @@ def fit(
         bootstraps=bootstraps,
         seed=seed,
         keep_overfitted=keep_overfitted,
+        all_settings=all_settings,
         rise=rise,
         max_epochs=max_epochs,
         at="best" if at == "best" else "final",

@@ -19,16 +19,24 @@ import numpy as np
 from epochal.errors import DataError, RunError
 from epochal.runs import RunRecord
 from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
+from epochal.scaling.settings import Candidate, not_best, setting_of
 
 At = Literal["final", "best"]
 _DEPTH = 4
 _PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
 
 
-def read_points(places: Sequence[str | Path], at: At = "final", force: bool = False) -> Points:
+def read_points(
+    places: Sequence[str | Path],
+    at: At = "final",
+    force: bool = False,
+    all_settings: bool = False,
+) -> Points:
     """The points of the runs among and below `places`.
 
-    Runs that diverged, go on or were ended early are left out and listed. Raises RunError for
+    Runs that diverged, go on or were ended early are left out and listed, and so are runs that
+    are not of the best setting at their size, length and unique tokens (settings.py), unless
+    `all_settings`. Raises RunError for
     a place without runs, DataError for runs of several validation sets, tokenizers or sequence
     lengths unless `force`.
     """
@@ -44,6 +52,10 @@ def read_points(places: Sequence[str | Path], at: At = "final", force: bool = Fa
             dropped.append(made)
         else:
             rows.append(made)
+    if not all_settings:
+        left_out = not_best([row.candidate for row in rows])
+        dropped += [row.drop(left_out[i]) for i, row in enumerate(rows) if i in left_out]
+        rows = [row for i, row in enumerate(rows) if i not in left_out]
     if not rows:
         reasons = "; ".join(f"{d.run}: {d.reason}" for d in dropped[:3])
         raise RunError(f"none of the {len(records)} runs gives a point ({reasons})")
@@ -83,6 +95,20 @@ class _Row:
     sequence_length: int | None
     evaluated: bool
     """Whether the loss is of `epochal eval`, not of the evaluation during training."""
+    planned: float
+    """Tokens of the whole run."""
+    setting: Mapping[str, Any]
+
+    @property
+    def candidate(self) -> Candidate:
+        """The run as one of several at its point."""
+        unique, loss = self.unique_tokens, self.val_loss
+        return Candidate(self.family, self.params, self.planned, unique, loss, self.setting)
+
+    def drop(self, reason: str) -> Dropped:
+        """What is to be said of a run that is left out."""
+        n, d, u, loss = self.params, self.tokens, self.unique_tokens, self.val_loss
+        return Dropped(self.run, self.family, n, d, u, loss, reason)
 
 
 def _notes(rows: Sequence[_Row], at: At) -> list[str]:
@@ -195,6 +221,8 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
         str(record.info.get("identity", {}).get("seed", "")),
         record.numbers.get("sequence_length"),
         evaluated,
+        tokens,
+        setting_of(record.info.get("identity", {})),
     )
 
 

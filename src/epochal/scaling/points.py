@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from epochal.errors import DataError, UserError, nearest
 from epochal.recipe import FAMILIES
+from epochal.scaling.settings import Candidate, not_best
 from epochal.tally import Floats
 from epochal.units import format_count, parse_number
 
 COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
-OPTIONAL = ("family", "seed", "run")
+OPTIONAL = ("family", "seed", "run", "setting")
 _FAMILY_WORDS = {
     "ar": "ar",
     "autoregressive": "ar",
@@ -163,13 +164,15 @@ def read_csv(
     path: str | Path,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
+    all_settings: bool = False,
 ) -> Points:
     """The points of a CSV file with a header.
 
     Columns: params, tokens, val_loss; unique_tokens (missing: every row is one epoch), family
-    (missing: ar), seed and run. `columns` maps these names to the file's own; `where` keeps
-    only rows whose column has that text. Counts may be written like 100M. Raises DataError
-    naming the row for what is not a positive number.
+    (missing: ar), seed, run and setting. Of rows that have all numbers in common but the loss
+    the best `setting` stays (settings.py), unless `all_settings`. `columns` maps these names to
+    the file's own; `where` keeps only rows whose column has that text. Counts may be written
+    like 100M. Raises DataError naming the row for what is not a positive number.
     """
     path = Path(path)
     renamed = {name: name for name in (*COLUMNS, *OPTIONAL)} | dict(columns or {})
@@ -188,13 +191,25 @@ def read_csv(
         texts["family"].append(_family(path, number, row.get(renamed["family"])))
         texts["seed"].append(row.get(renamed["seed"]) or "")
         texts["run"].append(row.get(renamed["run"]) or f"row {number}")
+        texts["setting"].append(row.get(renamed["setting"]) or "none")
     notes = []
     if single:
         notes.append(f"{path.name} has no column unique_tokens: every row is taken as one epoch")
     if renamed["family"] not in header:
         notes.append(f"{path.name} has no column family: all rows are taken as AR")
     n, d, u, loss = (np.array(values[name]) for name in COLUMNS)
-    return Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
+    points = Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
+    return points if all_settings else _best_settings(points, texts["setting"])
+
+
+def _best_settings(points: Points, settings: Sequence[str]) -> Points:
+    """The points of the best setting each, the others as dropped."""
+    columns = (points.family, points.params, points.tokens, points.unique_tokens, points.loss)
+    runs = [Candidate(*row, {"setting": s}) for *row, s in zip(*columns, settings, strict=True)]
+    left_out = not_best(runs)
+    rest = points.take(np.array([i not in left_out for i in range(len(points))], dtype=bool))
+    dropped = [points.drop(index, reason) for index, reason in sorted(left_out.items())]
+    return replace(rest, notes=points.notes, dropped=dropped)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

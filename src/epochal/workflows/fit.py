@@ -34,6 +34,7 @@ def fit(
     max_epochs: float | None = None,
     at: At = "final",
     force: bool = False,
+    all_settings: bool = False,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
 ) -> FitReport:
@@ -43,13 +44,17 @@ def fit(
     of chinchilla, data-constrained, overfitting, penalty and coupled, or "auto": chosen for each
     family by its error on runs held out (`scaling/choosing.py`). `hold` are constants that
     stay as they are: a file, {"E": 1.9} or {"ar": {"E": 1.9}}. `at` is "final" (each run's last
-    evaluation) or "best". See docs/fit.md for the other settings. Raises DataError, RunError or
-    UserError for points that are damaged, not comparable or cannot determine the law.
+    evaluation) or "best". Of runs with equal size, length and unique tokens the best setting
+    (dropout, weight decay, …) stays, unless `all_settings`. See docs/fit.md for the other settings.
+    Raises DataError, RunError or UserError for points that are damaged, not comparable or cannot
+    determine the law.
     """
     for name, value in (("--rise", rise), ("--max-epochs", max_epochs)):
         if value is not None and not value > 0:
             raise UserError(f"{name} {value:g}: give a positive number")
-    points = read_source(source, at=at, force=force, columns=columns, where=where)
+    points = read_source(
+        source, at=at, force=force, all_settings=all_settings, columns=columns, where=where
+    )
     settings = FitSettings(
         law=law,
         tie=tie,
@@ -71,6 +76,7 @@ def read_source(
     *,
     at: At = "final",
     force: bool = False,
+    all_settings: bool = False,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
 ) -> Points:
@@ -80,10 +86,10 @@ def read_source(
     places = [source] if isinstance(source, str | Path) else list(source)
     tables = [place for place in places if Path(place).suffix.lower() == ".csv"]
     if not tables:
-        return read_points(places, at, force)
+        return read_points(places, at, force, all_settings)
     if len(places) > 1:
         raise UserError("give one CSV file, or run folders, not both and not several files")
-    return read_csv(tables[0], columns, where)
+    return read_csv(tables[0], columns, where, all_settings)
 
 
 def _hold(hold: str | Path | Mapping[str, Any] | None) -> Hold | None:

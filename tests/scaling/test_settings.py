@@ -64,10 +64,10 @@ def test_runs_of_folders(tmp_path, capsys):
 
 def test_a_column_of_settings(tmp_path, capsys):
     rows = [
-        f"{n},{n * 20 * e},{n * 20},{1.8 + 400 / n**0.34 + 900 / (n * 20 * e) ** 0.3 + worse},{name}"
+        f"{n},{20 * n * e},{20 * n},{2 + 400 * n**-0.34 + 900 * (20 * n * e) ** -0.3 + plus},{name}"
         for n in (1e6, 4e6, 2e7, 1e8)
         for e in (1, 2, 4)
-        for name, worse in (("plain", 0.1), ("dropout", 0.0))
+        for name, plus in (("plain", 0.1), ("dropout", 0.0))
     ]
     path = tmp_path / "p.csv"
     path.write_text("params,tokens,unique_tokens,val_loss,setting\n" + "\n".join(rows) + "\n")

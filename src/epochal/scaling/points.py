@@ -204,8 +204,13 @@ def read_csv(
 
 def _best_settings(points: Points, settings: Sequence[str]) -> Points:
     """The points of the best setting each, the others as dropped."""
-    columns = (points.family, points.params, points.tokens, points.unique_tokens, points.loss)
-    runs = [Candidate(*row, {"setting": s}) for *row, s in zip(*columns, settings, strict=True)]
+    columns = (points.params, points.tokens, points.unique_tokens, points.loss)
+    runs = [
+        Candidate(family, n, d, u, loss, {"setting": setting})
+        for family, n, d, u, loss, setting in zip(
+            points.family, *(column.tolist() for column in columns), settings, strict=True
+        )
+    ]
     left_out = not_best(runs)
     rest = points.take(np.array([i not in left_out for i in range(len(points))], dtype=bool))
     dropped = [points.drop(index, reason) for index, reason in sorted(left_out.items())]

@@ -358,6 +358,9 @@ def test_the_commands(tiny_pair, tmp_path, capsys):
         ({"head_dim": -5}, "head_dim"),
         ({"intermediate_size": "x"}, "intermediate_size"),
         ({"intermediate_size": 10**12}, "intermediate_size"),
+        # A model of these would fill any memory, so shapes are compared before it is built.
+        ({"intermediate_size": 10**9}, r"feed_forward.gate.weight has the shape .*1000000000"),
+        ({"head_dim": 10**9}, r"attention.query.weight has the shape"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ({"mask_token_id": [1]}, "mask_token_id"),
         ({"mask_token_id": 5}, "mask_token_id"),

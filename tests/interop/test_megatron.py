@@ -14,6 +14,7 @@ import original
 from epochal.errors import CheckpointError
 from epochal.interop import read_megatron
 from epochal.models import Transformer
+from epochal.workflows.imports import import_megatron
 
 SAMPLES = {family: original.FILES / f"megatron_{family}" for family in original.FAMILIES}
 IDS = torch.randint(500, (2, 32), generator=torch.Generator().manual_seed(1))
@@ -333,3 +334,45 @@ def test_an_optimizer_that_is_not_there(tmp_path):
     megatron_made.write(tmp_path, megatron_made.model())
     with pytest.raises(CheckpointError, match="missing: bf16_zero_pp_rank_0_mp_rank_00"):
         read_megatron(tmp_path, optimizer=True)
+
+
+DAMAGE = {
+    "a moment is gone": lambda state, first: first.pop("exp_avg"),
+    "the step is gone": lambda state, first: first.pop("step"),
+    "a tensor is a word": lambda state, first: first.update(exp_avg="?"),
+    "the list is a word": lambda state, first: state.update(param_groups="?"),
+    "the groups are none": lambda state, first: state.update(param_groups=[]),
+    "the groups lack a list": lambda state, first: state["param_groups"][-1].clear(),
+    "a tensor is too short": lambda state, first: first.update(exp_avg=torch.zeros(3)),
+    "a number is none": lambda state, first: first["exp_avg"].fill_(torch.nan),
+    "a square is negative": lambda state, first: first["exp_avg_sq"].fill_(-1.0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_damaged_optimizer_is_refused(tmp_path, damage, stages):
+    made = megatron_made.model()
+    kinds = megatron_made.moments(made)
+    where = megatron_made.write(tmp_path, made, stages=stages, with_moments=kinds)
+    path = where / "mp_rank_00_model_states.pt"
+    content = torch.load(path, weights_only=False)
+    DAMAGE[damage](content["optimizer"], content["optimizer"]["state"][0])
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="without --optimizer"):
+        import_megatron(tmp_path, tmp_path / "run", optimizer=True)
+    assert not (tmp_path / "run").exists()
+    assert import_megatron(tmp_path, tmp_path / "run").info["imported"]["optimizer"] is False
+
+
+def test_a_damaged_flat_optimizer_is_refused(tmp_path):
+    made = megatron_made.model()
+    where = megatron_made.write(tmp_path, made, dtype=torch.bfloat16, bf16=True)
+    megatron_made.write_zero(where, made, megatron_made.moments(made), ranks=1)
+    path = where / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    whole = torch.load(path, weights_only=False)
+    for key in ("base_optimizer_state", "single_partition_of_fp32_groups"):
+        broken = {key: whole["optimizer_state_dict"][key]}
+        torch.save({"optimizer_state_dict": broken}, path)
+        with pytest.raises(CheckpointError, match="damaged, or of a form that is not known here"):
+            read_megatron(tmp_path, optimizer=True)

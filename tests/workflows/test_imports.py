@@ -16,7 +16,7 @@ from epochal.report import write_report
 from epochal.runs import RunRecord
 from epochal.workflows.compare import compare_existing
 from epochal.workflows.evaluate import evaluate
-from epochal.workflows.imports import import_megatron
+from epochal.workflows.imports import import_hf, import_megatron
 from epochal.workflows.load import load
 from epochal.workflows.train import train
 
@@ -148,6 +148,21 @@ def test_what_does_not_go_together_is_refused(tmp_path, corpus):
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
     with pytest.raises(UserError, match="which knows its family"):
         load(import_megatron(sample("ar"), tmp_path / "run").path, family="ar")
+
+
+def test_a_corpus_that_is_not_there_is_said_to_be(tmp_path):
+    for tokenizer in (None, "bytes"):
+        with pytest.raises(DataError, match=r"nix holds no prepared corpus .*does not exist"):
+            import_megatron(
+                sample("ar"), tmp_path / "run", tokenizer=tokenizer, corpus=tmp_path / "nix"
+            )
+
+
+@pytest.mark.parametrize("tokens", [0, 10**15 + 1, 10**99])
+def test_tokens_that_no_model_saw(tmp_path, tokens):
+    for read in (import_megatron, import_hf):
+        with pytest.raises(UserError, match=r"from 1 to 1,000,000,000,000,000, such as 100M"):
+            read(sample("ar"), tmp_path / "run", unique_tokens=tokens)
 
 
 def test_a_mask_needs_a_row_in_the_table(tmp_path):

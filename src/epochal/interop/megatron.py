@@ -14,7 +14,7 @@ from torch import Tensor
 from epochal.errors import CheckpointError
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.interop.megatron_files import MegatronFiles, find_files
-from epochal.interop.megatron_optimizer import MASTERS, read_moments, with_first_blocks
+from epochal.interop.megatron_optimizer import MASTERS, read_moments
 from epochal.interop.megatron_weights import HEAD, merge, our_names, read_weights
 from epochal.interop.pickles import Namespace, read_pickle
 from epochal.progress import say
@@ -99,9 +99,15 @@ def read_megatron(
     moments = None
     if optimizer:
         stages = int(args.get("pipeline_model_parallel_size") or 1)
-        kinds, done = read_moments(files, with_first_blocks(contents), shape, stages)
+        kinds, done = read_moments(files, contents, shape, stages)
         merged |= kinds.pop(MASTERS, {})
-        moments = {kind: our_names(whole, shape, tokens) for kind, whole in kinds.items()}
+        try:
+            moments = {kind: our_names(whole, shape, tokens) for kind, whole in kinds.items()}
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"Adam's moments in {files.folder} are damaged: {error}; import the weights alone, "
+                "without --optimizer"
+            ) from None
         moments["step"] = dict.fromkeys(moments["exp_avg"], Tensor([done]).squeeze())
     weights: Tensors = our_names(merged, shape, tokens)
     return ForeignModel(

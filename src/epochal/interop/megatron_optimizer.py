@@ -23,6 +23,8 @@ from epochal.sizes import Architecture
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTERS = "weights"
+_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What taking a foreign file apart can raise."""
 Kinds = dict[str, Tensors]
 """exp_avg, exp_avg_sq and perhaps the float32 masters → tensors by their names."""
 
@@ -41,6 +43,18 @@ def read_moments(
             f"{len(contents)} model-parallel ranks, which cannot be joined here; import the "
             "weights alone, without --optimizer"
         )
+    try:
+        return _joined(files, _with_first_blocks(contents), shape, stages)
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"the optimizer of {files.folder} is damaged, or of a form that is not known here "
+            f"({type(error).__name__}: {error}); import the weights alone, without --optimizer"
+        ) from error
+
+
+def _joined(
+    files: MegatronFiles, contents: list[dict[str, Any]], shape: Architecture, stages: int
+) -> tuple[Kinds, int]:
     if contents[0].get("optimizer") is None:
         per_rank, step = _from_flat_files(files, contents)
     else:
@@ -108,7 +122,7 @@ def _of_stage(
     return [*table, *own, *end]
 
 
-def with_first_blocks(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_first_blocks(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each pipeline stage's content with the number of its first block."""
     first, found = 0, []
     for content in contents:

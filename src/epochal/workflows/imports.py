@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from epochal import files
-from epochal.data import Tokenizer, load_tokenizer
+from epochal.data import PreparedCorpus, Tokenizer, load_tokenizer
+from epochal.data.folder import is_prepared
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import UnknownTokenizer
 from epochal.errors import CheckpointError, RunError, UserError
@@ -21,6 +22,7 @@ from epochal.interop import (
     read_hf,
     read_megatron,
 )
+from epochal.interop.megatron_optimizer import MOMENTS
 from epochal.models import Transformer
 from epochal.recipe import Recipe, RunNumbers, run_numbers
 from epochal.runs import RunFolder, RunRecord
@@ -28,11 +30,13 @@ from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
 from epochal.training.device import find_machine
 from epochal.training.optim import make_optimizer
-from epochal.workflows.train import build_model, run_info
+from epochal.workflows.train import bare_model, build_model, run_info
 
 NOT_KNOWN = "not known"
 """Stands in run.json for the hash of a corpus that was not named."""
 _UNIQUE = "unique_tokens"
+_MOST_TOKENS = 10**15
+"""More than all text there is."""
 
 
 def import_megatron(
@@ -64,7 +68,7 @@ def import_megatron(
             f"vocabulary = {vocabulary:,}, but the tokenizer {named.name} has "
             f"{named.vocabulary:,} tokens; give one of the two"
         )
-    _refuse_used(Path(out))
+    _refuse(Path(out), unique_tokens)
     model = read_megatron(folder, family=family, vocabulary=tokens, step=step, optimizer=optimizer)
     return _write_run(model, Path(out), named, corpus, unique_tokens)
 
@@ -84,7 +88,7 @@ def import_hf(
     neither biases nor grouped-query attention nor scaled rotary positions. The tokenizer is
     the folder's, if `tokenizer` names no other. Raises CheckpointError, DataError, RunError.
     """
-    _refuse_used(Path(out))
+    _refuse(Path(out), unique_tokens)
     named = _named_tokenizer(tokenizer, corpus) or hf_tokenizer(folder)
     model = read_hf(folder, family=family, vocabulary=named.vocabulary if named else None)
     return _write_run(model, Path(out), named, corpus, unique_tokens)
@@ -106,28 +110,35 @@ def open_foreign(
 
 
 def _named_tokenizer(spec: str | Path | None, corpus: str | Path | None) -> Tokenizer | None:
-    if spec is not None:
-        return load_tokenizer(spec)
-    return load_tokenizer(Path(corpus) / "tokenizer.json") if corpus is not None else None
+    if corpus is not None and (spec is None or not is_prepared(Path(corpus))):
+        return PreparedCorpus.open(corpus).tokenizer  # or says what is missing
+    return None if spec is None else load_tokenizer(spec)
 
 
 def _unknown(model: ForeignModel) -> Tokenizer:
     return UnknownTokenizer(model.vocabulary)
 
 
-def _refuse_used(out: Path) -> None:
+def _refuse(out: Path, unique_tokens: int | None) -> None:
+    if unique_tokens is not None and not 0 < unique_tokens <= _MOST_TOKENS:
+        raise UserError(
+            f"`unique_tokens` = {unique_tokens:g} is no number of tokens that a model can have "
+            f"learned from; give one from 1 to {_MOST_TOKENS:,}, such as 100M"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is there already; give another place for the run with --out")
 
 
 def _built(model: ForeignModel) -> Transformer:
-    built = build_model(model.recipe, model.vocabulary)
-    for name, weight in built.named_parameters():
+    with torch.device("meta"):  # shapes alone: those that the settings tell may fill any memory
+        shapes = bare_model(model.recipe, model.vocabulary)
+    for name, weight in shapes.named_parameters():
         if (found := model.weights[name].shape) != weight.shape:
             raise CheckpointError(
                 f"the tensor that becomes {name} has the shape {list(found)}, but by the "
                 f"model's settings it should be {list(weight.shape)}"
             )
+    built = build_model(model.recipe, model.vocabulary)
     built.load_state_dict(model.weights)
     if bad := [name for name, weight in built.named_parameters() if not weight.isfinite().all()]:
         raise CheckpointError(
@@ -205,9 +216,18 @@ def _optimizer(
     """AdamW that holds the moments, as after the step at which they were saved."""
     optimizer = make_optimizer(built, settings.train)
     for name, weight in built.named_parameters():
-        optimizer.state[weight] = {
-            # Cloned: the parts of a fused tensor, and the one step count, share memory.
+        # Cloned: the parts of a fused tensor, and the one step count, share memory.
+        state = {
             kind: tensors[name].float().clone(memory_format=torch.contiguous_format)
             for kind, tensors in moments.items()
         }
+        for kind in MOMENTS:
+            found, negative = state[kind], kind == "exp_avg_sq" and bool((state[kind] < 0).any())
+            if found.shape != weight.shape or negative or not found.isfinite().all():
+                raise CheckpointError(
+                    f"Adam's moment {kind} of {name} is damaged: it has the shape "
+                    f"{list(found.shape)} (the weights {list(weight.shape)}), or holds numbers "
+                    "that no moment has; import the weights alone, without --optimizer"
+                )
+        optimizer.state[weight] = state
     return optimizer

@@ -151,7 +151,7 @@ def _spread_model(
         model = build_model(settings, vocabulary).to(machine.device)
         return model, spread(model, settings.parallel, machine, world)
     with torch.device("meta"):
-        model = _bare_model(settings, vocabulary)
+        model = bare_model(settings, vocabulary)
     spreading = spread(model, settings.parallel, machine, world)
     materialise(model, settings.parallel, machine)
     initialise(model, settings.seed, place, settings.model.init_std)
@@ -163,12 +163,13 @@ def build_model(settings: Recipe, vocabulary: int) -> Transformer:
 
     Raises RecipeError if the embedding has no row for diffusion's mask.
     """
-    model = _bare_model(settings, vocabulary)
+    model = bare_model(settings, vocabulary)
     initialise(model, settings.seed, std=settings.model.init_std)
     return model
 
 
-def _bare_model(settings: Recipe, vocabulary: int) -> Transformer:
+def bare_model(settings: Recipe, vocabulary: int) -> Transformer:
+    """The recipe's model with whatever weights torch gives it. Raises what `build_model` does."""
     shape = settings.model.architecture()
     if settings.family == "mdm" and shape.rows(vocabulary) <= vocabulary:
         raise RecipeError(

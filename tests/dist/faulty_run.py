@@ -6,7 +6,6 @@ torchrun … faulty_run.py JOB.json FAULT      kills | hang | full-disk
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -14,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
 from epochal.cli.main import main
+from epochal.training.parallel import world
 from epochal.training.step import Stepper
 from tiny_runs import as_words
 
@@ -46,8 +46,15 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def no_space():
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def fill_the_disk():
+    """From now on all parts are written to the device that has no room, as the system says."""
+
+    @contextlib.contextmanager
+    def full(self, path, mode):
+        with Path("/dev/full").open(mode) as stream:
+            yield stream
+
+    FileSystem.create_stream = full
 
 
 if __name__ == "__main__":
@@ -59,7 +66,9 @@ if __name__ == "__main__":
     elif fault == "hang":
         before(Stepper, "problems", at(7, lambda: time.sleep(1000)))
     elif fault == "full-disk":
+        patience, world.SPEAK_SECONDS = world.SPEAK_SECONDS, 0.0  # the launcher waits for us
         with contextlib.suppress(SystemExit):  # a mesh that does not fit, in passing
             main(["train", *as_words(job | {"run_dir": f"{job['run_dir']}/../no-mesh"} | THREE)])
-        before(FileSystemWriter, "write_data", at(2, no_space))
+        world.SPEAK_SECONDS = patience
+        before(FileSystemWriter, "write_data", at(2, fill_the_disk))
     main(["train", *as_words(job)])

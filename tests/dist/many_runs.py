@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from epochal.errors import TrainingStopped
+from epochal.training.parallel import world
 from epochal.training.step import Stepper
 from epochal.workflows.train import train
 
@@ -46,5 +47,6 @@ def train_one(job):
 
 
 if __name__ == "__main__":
+    world.SPEAK_SECONDS = 0.0  # of runs that are stopped here, nobody has to tell
     for job in json.loads(Path(sys.argv[1]).read_text()):
         train_one(job)

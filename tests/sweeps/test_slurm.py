@@ -157,7 +157,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tiny_corpus, tmp_path
     process.send_signal(signal.SIGUSR2)
     assert job.result() == str(run_dir)
     said = job.stdout() + job.stderr()
-    assert "stopped by the file" in said
+    assert "stopped: by the file" in said
     assert "going on from step" in said
     info = RunFolder(run_dir).read_info()
     assert info["status"] == "finished"

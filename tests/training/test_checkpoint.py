@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
+import warnings
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import nn
 
 from epochal.errors import CheckpointError, StorageError
-from epochal.training import checkpoint
+from epochal.training import checkpoint, sharded
 from epochal.training.checkpoint import TrainState
 
 
@@ -113,14 +116,13 @@ def test_a_damaged_one_does_not_hide_a_whole_one_of_the_same_step(tmp_path):
         model.write_bytes(content)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["os error 28", "os error code: 28"])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, end):
     path = save(tmp_path, 5)
 
     def full(tensors, file, metadata=None):
         file.write_bytes(b"half")
-        raise SafetensorError(
-            "Error while serializing: No space left on device (os error code: 28)"
-        )
+        raise SafetensorError(f"Error while serializing: No space left on device ({end})")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(StorageError) as failed:
@@ -130,6 +132,34 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
     assert "space" in str(failed.value)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert checkpoint.find(tmp_path, "last") == path
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 4 kB: a limit that the operating system itself enforces."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_the_system_really_refuses_is_told_in_words(tmp_path, small_files):
+    tensors = {"weight": torch.zeros(4096)}
+    with pytest.raises(OSError, match="os error") as refused:
+        checkpoint.save_tensors(tmp_path / "x.safetensors", tensors)
+    assert refused.value.errno == errno.EFBIG
+    with pytest.raises(OSError, match="File too large") as refused:
+        _write_parts(tmp_path, tensors)
+    assert refused.value.errno == errno.EFBIG, "not that an archive cannot be closed then"
+
+
+def _write_parts(folder, tensors):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dcp.save(tensors, storage_writer=sharded._Writer(folder, sync_files=True))
+        except dcp.CheckpointException as error:
+            raise error.failures[0][0] from None
 
 
 def test_a_failing_sync_is_told_too(tmp_path, monkeypatch):

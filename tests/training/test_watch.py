@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from epochal.errors import RecipeError
+from epochal.training.parallel import world
 from epochal.training.parallel.watch import Watch
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]"
@@ -61,3 +63,19 @@ def test_other_errors_pass(watch, error):
     with pytest.raises(type(error)) as caught, watch.naming_the_lost():
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [world.SPEAK_SECONDS])])
+def test_the_others_let_the_first_process_speak_before_they_end(monkeypatch, rank, waits):
+    """The launcher ends all as soon as one has failed."""
+    waited = []
+    monkeypatch.setattr(world.time, "sleep", waited.append)
+    for name, value in (("MASTER_ADDR", "x"), ("MASTER_PORT", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises((RecipeError, SystemExit)) as ended, world.one_voice():
+        raise RecipeError("no such mesh")
+    assert isinstance(ended.value, RecipeError) == (rank == "0")
+    with pytest.raises(SystemExit), world.one_voice():
+        raise SystemExit(0)  # ended on request under --max-restarts: nobody waits
+    assert waited == waits

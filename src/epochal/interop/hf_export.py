@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
 from epochal import files
 from epochal.data import Tokenizer
 from epochal.interop import hf_format
 from epochal.models import Transformer
 from epochal.recipe import Recipe, recipe_toml
+from epochal.training.checkpoint import save_tensors
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,7 +48,7 @@ def write_hf(exported: Exported, folder: Path, dtype: Dtype) -> list[str]:
         hf_format.their_name(name): weight.detach().cpu().to(DTYPES[dtype]).contiguous()
         for name, weight in model.named_parameters()
     }
-    save_file(tensors, folder / hf_format.WEIGHTS, metadata={"format": "pt"})
+    save_tensors(folder / hf_format.WEIGHTS, tensors, {"format": "pt"})
     rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary
     end, mdm = tokenizer.end_of_document, exported.recipe.family == "mdm"
     config = hf_format.config_of(exported.recipe, vocabulary, rows, end, dtype, exported.facts)

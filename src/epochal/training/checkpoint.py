@@ -383,7 +383,7 @@ def save_tensors(
         save_file(tensors, path, metadata=facts)
     except SafetensorError as error:
         # The library gives the operating system's error as text only.
-        code = re.search(r"code: (\d+)", str(error))
+        code = re.search(r"os error (?:code: )?(\d+)", str(error))
         raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())

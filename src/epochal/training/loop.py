@@ -226,7 +226,7 @@ class Loop:
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
             exit_code = 0  # torchrun would start it again
         raise TrainingStopped(
-            f"stopped by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
+            f"by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
             "command goes on from there",
             exit_code,
         )

@@ -79,7 +79,7 @@ def begin(
         warnings.simplefilter("ignore")  # about its own use of deprecated parts of torch
         written = async_save(
             dict(tensors),
-            storage_writer=FileSystemWriter(temporary / SHARDS, sync_files=True),
+            storage_writer=_Writer(temporary / SHARDS, sync_files=True),
             process_group=world.saver,
         )
     if not isinstance(written, Future):
@@ -150,6 +150,23 @@ def _storage_error(target: Path, error: BaseException) -> StorageError:
         return known
     except BaseException as other:
         return StorageError(f"cannot write {target}: {_cause(other)}")
+
+
+class _Writer(FileSystemWriter):
+    """A writer that tells what the operating system refused.
+
+    Where a disk is full, closing torch's own archive fails, too, and hides why.
+    """
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        """Write this process's part. Raises OSError."""
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as error:
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, OSError):
+                reason = reason.__cause__ or reason.__context__
+            raise reason or error from None
 
 
 class _Reader(FileSystemReader):

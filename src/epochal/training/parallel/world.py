@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from epochal.training.parallel.watch import Watch
 T = TypeVar("T")
 _OPENED = itertools.count()
 _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SPEAK_SECONDS = 5.0
+"""How long an error of all processes waits for the first to tell it."""
 AXES = ("pipeline", "replicate", "shard", "tensor")
 
 
@@ -150,13 +153,20 @@ def quiet() -> bool:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Let only the first process tell of an error that all of them meet."""
+    """Let only the first process tell of an error that all of them meet.
+
+    The launcher ends all processes as soon as one has failed, so the others give the first a few
+    seconds to say its word; they wait no longer than until it ends.
+    """
     try:
         yield
-    except EpochalError as error:
-        if quiet():
-            raise SystemExit(error.exit_code) from None
-        raise
+    except (EpochalError, SystemExit) as error:
+        if not quiet():
+            raise
+        code = error.exit_code if isinstance(error, EpochalError) else error.code
+        if code:
+            time.sleep(SPEAK_SECONDS)
+        raise SystemExit(code) from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 
 import psutil
@@ -75,7 +76,7 @@ def test_the_script_asks_for_what_was_wanted(tmp_path):
         assert f"#SBATCH {line}\n" in text
     assert "#SBATCH --array=0-1%2" in text
     assert "\nmodule load cuda\n" in text
-    assert "--nnodes=2 --node-rank=$NODE --rdzv-backend=c10d --rdzv-id=$JOB_ID" in text
+    assert "--rdzv-backend=static --node-rank=$NODE --master-addr=$FIRST_HOST" in text
     assert "-m epochal train r/recipe.toml" in text
     one = script(Resources(gpus=0), "a", tmp_path, [task()])
     assert "--array" not in one
@@ -93,10 +94,15 @@ def test_the_command_on_each_node():
     assert "--nproc-per-node=4" in one_node
     two = task(2, 4).command(OnNode())
     assert "--node-rank=1" in two
-    [endpoint] = [word for word in two if word.startswith("--rdzv-endpoint")]
-    assert endpoint.startswith("--rdzv-endpoint=first:")
-    assert endpoint in task(2, 4).command(OnNode())  # the same port on all nodes
-    assert any("SIGUSR2" in word for word in two)
+    [port] = [word for word in two if word.startswith("--master-port")]
+    assert "--master-addr=first" in two
+    assert port in task(2, 4).command(OnNode())  # the same port on all nodes
+
+
+def test_a_warning_reaches_only_processes_that_heed_it(tmp_path):
+    """Slurm signals torchrun, too, which would kill its workers or die."""
+    code = "import os, signal; [os.kill(os.getpid(), n) for n in (signal.SIGUSR1, signal.SIGUSR2)]"
+    assert task(run_dir=str(tmp_path))._run([sys.executable, "-c", code]) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": 0}, {"gpus": -1}, {"minutes": 1, "grace": 60}])

@@ -13,6 +13,7 @@ import pytest
 from epochal.errors import RunError, TrainingDiverged, TrainingStopped
 from epochal.runs import RunFolder, RunRecord
 from epochal.training.step import Stepper
+from epochal.training.stop import RELAY_SECONDS, stop_request
 from epochal.workflows.train import train
 from tiny_runs import as_words, figures, final_files, overrides
 
@@ -98,6 +99,25 @@ def test_after_a_clean_stop(tiny_corpus, tmp_path, monkeypatch, undisturbed, num
     train(None, values)
     assert final_files(tmp_path) == final_files(undisturbed / "mdm")
     assert figures(tmp_path) == figures(undisturbed / "mdm")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_that_comes_from_slurm_and_again_from_torchrun_is_one_request(tmp_path, number):
+    with stop_request(tmp_path / "STOP") as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.asked() == 128 + number
+        stop._since -= RELAY_SECONDS
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+def test_ctrl_c_twice_breaks_off_at_once(tmp_path):
+    with stop_request(tmp_path / "STOP") as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked() == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.slow

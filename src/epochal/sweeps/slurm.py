@@ -26,8 +26,8 @@ from epochal.sweeps.slots import Slot
 Cluster = Literal["slurm", "local"]
 POLL_SECONDS = 0.5
 PORTS = (20000, 60000)
-HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-"""Signals that torchrun's agent passes on as an orderly end; else the last two would kill it."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Slurm sends these to every process of a job; only those that know what to do should heed them."""
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(m|min|h|d)?")
 
@@ -155,26 +155,35 @@ class TrainTask:
         """The command on one node of the job."""
         if not self._by_torchrun:
             return Slot(0).train_command(Path(self.recipe_file), self.evaluate)
-        launcher = [f"--nproc-per-node={max(1, self.gpus)}", f"--signals-to-handle={HANDLED}"]
+        launcher = [f"--nproc-per-node={max(1, self.gpus)}"]
         if self.nodes == 1:
             launcher.append("--standalone")
         else:
             port = random.Random(str(environment.job_id)).randrange(*PORTS)
             launcher += [
                 f"--nnodes={self.nodes}",
+                # Static, so the first node hosts the meeting by its number, not because its own
+                # hostname is Slurm's name for it, and has the run's first process and messages.
+                "--rdzv-backend=static",
                 f"--node-rank={environment.node}",
-                "--rdzv-backend=c10d",
-                f"--rdzv-id={environment.job_id}",
-                f"--rdzv-endpoint={environment.hostnames[0]}:{port}",
+                f"--master-addr={environment.hostnames[0]}",
+                f"--master-port={port}",
             ]
         train = ["-m", "epochal", "train", self.recipe_file]
         return [sys.executable, "-m", "torch.distributed.run", *launcher, *train]
 
     def _run(self, command: list[str]) -> int:
-        self._process = process = subprocess.Popen(command)
+        # Else torchrun dies of a warning, and so does a run that is still importing; training
+        # has handlers of its own.
+        self._process = process = subprocess.Popen(command, preexec_fn=_ignore_warnings)
         while (code := process.poll()) is None:  # wait() would hold a lock that checkpoint() needs
             time.sleep(POLL_SECONDS)
         return code
+
+
+def _ignore_warnings() -> None:
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _job_environment() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ TRY_AGAIN = 75
 """Exit code after a STOP file (EX_TEMPFAIL)."""
 # SIGUSR1 and SIGUSR2 are what Slurm's --signal sends before it takes the machine away.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+RELAY_SECONDS = 5.0
+"""Within so long the same signal again is the same request: Slurm signals every process of a job,
+so a worker of torchrun gets it from Slurm and from torchrun. Ctrl-C comes from a person."""
 
 
 class StopRequest:
@@ -25,6 +29,7 @@ class StopRequest:
         """Of many processes, only the `main` one heeds the file; signals may reach any."""
         self._file, self._main = stop_file, main
         self._signal: int | None = None
+        self._since = 0.0
 
     def asked(self) -> int:
         """The exit code with which to end, or 0 to go on."""
@@ -43,10 +48,12 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal == number:
+            if number != signal.SIGINT and time.monotonic() < self._since + RELAY_SECONDS:
+                return
             raise KeyboardInterrupt
         if self._signal is not None:
             return  # a cluster warns with one signal and insists with another
-        self._signal = number
+        self._signal, self._since = number, time.monotonic()
         say("finishing this step and saving a checkpoint; once more to break off at once")
 
 

@@ -20,9 +20,9 @@ from epochal.analysis.memorisation import (
     extraction,
     logged_gaps,
     no_equal_loss,
-    summary,
     wilson,
 )
+from epochal.analysis.memorised_words import advice, summary
 from epochal.runs import RunRecord
 
 
@@ -134,7 +134,7 @@ def test_figures_at_equal_loss_are_interpolated_before_the_best():
     assert ar.epochs == pytest.approx(1.5)
     assert ar.gap == pytest.approx(0.25)
     assert ar.extraction_rate == pytest.approx(0.1)
-    assert ar.exposure == pytest.approx(2.0)
+    assert ar.exposures == [(3, 3, pytest.approx(2.0))]
     assert (mdm.epochs, mdm.extraction_rate) == (2.0, 0.1)
     assert at_equal_loss(AR) == []
     assert at_equal_loss([*AR[1:], *MDM]) == []  # AR has no checkpoint above 4.5
@@ -174,7 +174,12 @@ def test_the_summary_says_which_canaries_are_not_in_the_training_tokens():
 
 def test_the_summary_says_what_was_seen():
     text = " ".join(summary([*AR, *MDM], 4))
-    assert "a (AR), after 3.0 epochs: It knows its training text better than new text" in text
+    assert (
+        "a (AR), best checkpoint, step 20, epoch 2.0, validation NLL 4.000: it knows its "
+        "training text better than new text (+0.40 ± 0.01 nats per token)." in text
+    )
+    assert "a, last checkpoint, step 30, epoch 3.0" in text
+    assert "m (MDM), best and last checkpoint, step 20" in text
     assert "(+3.60 ± 0.01 nats per token)" in text
     assert "at 90.0 % of places" in text
     assert "parts of the training text can be read out of this model" in text
@@ -191,4 +196,66 @@ def test_the_summary_says_what_was_seen():
 
 def test_plain_values():
     assert AR[0].as_dict()["gap"] == pytest.approx(0.1)
-    assert measured("b", 5, 5.0, 5.0).as_dict()["exposure"] is None
+    assert measured("b", 5, 5.0, 5.0).as_dict()["exposure_by_copies"] == []
+    [group] = AR[0].as_dict()["exposure_by_copies"]
+    assert (group["least"], group["most"], group["mean"]) == (3, 3, 1.0)
+
+
+def naive_exposure(nll, references):
+    """Carlini et al., definitions 1 and 2, by listing the whole space: log₂ of its size less
+    log₂ of the rank, equals going before (the secret is last among them)."""
+    everyone = sorted([(value, 0) for value in references] + [(nll, 1)])
+    rank = 1 + everyone.index((nll, 1))
+    return math.log2(len(everyone)) - math.log2(rank)
+
+
+@given(st.integers(0, 9), st.lists(st.integers(0, 9), min_size=2, max_size=40))
+def test_exposure_is_carlinis_by_listing_the_space(nll, references):
+    found = exposure(0, 1, float(nll), np.array(references, dtype=np.float64))
+    assert found.exposure == pytest.approx(naive_exposure(nll, references), abs=1e-12)
+
+
+def several(*seen_bits_out):
+    return [
+        CanaryExposure(
+            canary=n, seen=seen, copies=seen, rank=1, exposure=bits, exposure_fitted=bits,
+            extracted=out,
+        )
+        for n, (seen, bits, out) in enumerate(seen_bits_out)
+    ]  # fmt: skip
+
+
+def test_exposures_by_copies_do_not_mix():
+    one = dataclasses.replace(
+        AR[0], canaries=several((0, 1.0, False), (1, 2.0, False), (5, 9.0, True), (6, 11.0, False))
+    )
+    found = [(g.least, g.most, g.canaries, g.extracted, g.mean, g.highest) for g in one.exposures]
+    assert found == [(0, 0, 1, 0, 1, 1), (1, 1, 1, 0, 2, 2), (5, 6, 2, 1, 10, 11)]
+    text = " ".join(summary([one], 4))
+    assert "Of 3 canaries in the training text it writes out 1." in text
+    assert "2.0 (once), 10.0 (5 to 6 times); 1.4 is chance" in text
+    assert "2^11 times fewer tries" in text
+
+
+def test_advice_names_the_best_checkpoint_that_gives_nothing_back():
+    # The best one, step 20, gives 20 % back; step 10 nothing, at an NLL 1.0 higher.
+    [publish, bound, later] = advice(AR)
+    assert publish == (
+        "If one is to be published, take the checkpoint of step 10 (epoch 1.0): 0 of 1 canaries "
+        "written out, 0.0 % of places word for word, at a validation NLL of 5.000, 1.000 above "
+        "the best (step 20), which gives text back (0 of 1 canaries written out, 20.0 % of places "
+        "word for word)."
+    )
+    assert bound.startswith("100 places leave open up to 3.7 %")  # Wilson's, of 0 of 100
+    assert later.startswith("Do not use those from step 20 (epoch 2.0) on: at the last, ")
+    [publish, _] = advice(MDM[:1])
+    assert "has the lowest validation NLL of all (5.500)" in publish
+
+
+def test_advice_where_all_checkpoints_give_text_back():
+    out = dataclasses.replace(AR[0], canaries=several((1, 5.0, True), (4, 9.0, True)))
+    [none, copies] = advice([out, dataclasses.replace(AR[2], canaries=out.canaries)])
+    assert none.startswith("Publish none of the checkpoints if the text is private")
+    assert "the least that of step 10 (2 of 2 canaries written out, 0.0 % of places" in none
+    assert "from 5.0 bits (once) to 9.0 (4 times)" in copies
+    assert "--drop-duplicates" in copies

@@ -18,6 +18,7 @@ from epochal.data.canaries import read_canaries, references, write_canaries
 from epochal.data.store import TokenStore
 from epochal.errors import DataError, RunError, UserError
 from epochal.runs import RunRecord
+from epochal.workflows.load import load
 from epochal.workflows.memorise import memorise
 from epochal.workflows.memorised_text import Text, even_share, places, why_unlike
 from epochal.workflows.train import train
@@ -89,8 +90,30 @@ def test_a_canary_that_was_learned_is_exposed(learned, tmp_path):
     assert seen.rank == 1
     assert seen.exposure == pytest.approx(np.log2(65))
     assert seen.exposure_fitted > control.exposure_fitted + 4
-    assert found.measured[-1].exposure == seen.exposure_fitted
-    assert any("secrets put into the text" in sentence for sentence in found.summary)
+    assert not control.extracted
+    assert found.measured[-1].exposures[-1].mean == seen.exposure_fitted
+    assert any("canaries in the training text it writes out" in one for one in found.summary)
+
+
+def test_written_out_is_what_greedy_generation_writes(learned, tmp_path):
+    run, prefix = learned / "ar", "The access code of the"
+    [written] = load(run, "last").generate(prefix, tokens=8, temperature=0)
+    secrets = [written.removeprefix(prefix), " zzzzzzz"]
+    key = tmp_path / "canaries.json"
+    canaries = [{"prefix": prefix, "secret": secret, "copies": 1} for secret in secrets]
+    key.write_text(json.dumps({"canaries": canaries}))
+    found = memorise([run], out=tmp_path, canaries=key, references=16, **SMALL | {"places": 1})
+    assert [one.extracted for one in found.measured[-1].canaries] == [True, False]
+
+
+def test_so_many_checkpoints_are_measured(tiny_pair, tmp_path):
+    steps = [
+        [one.step for one in memorise([tiny_pair / "ar"], out=tmp_path, **SMALL, **more).measured]
+        for more in ({}, {"checkpoints": 2})
+    ]
+    assert set(steps[1]) <= set(steps[0])
+    assert len(steps[1]) <= 2
+    assert steps[1][-1] == steps[0][-1]
 
 
 def test_both_families(tiny_pair, tmp_path):

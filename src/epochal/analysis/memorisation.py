@@ -1,4 +1,5 @@
-"""What repeating a text hundreds of times leaves in a model: the figures and a plain summary.
+"""What repeating a text hundreds of times leaves in a model: the figures (`memorised_words` says
+what they mean).
 
 Gap: NLL of the validation set minus that of the training set, nats per token; what a model
 knows of its training text beyond the language.
@@ -51,6 +52,23 @@ class Extraction:
     train_tokens: float
     """Mean share of the continuation's tokens that were written before the first wrong one."""
 
+    @property
+    def chance(self) -> float:
+        """p of Fisher's exact test, one-sided: how often texts that are given back alike would
+        differ by so much; NaN without a control."""
+        from scipy.stats import fisher_exact
+
+        if self.validation is None:
+            return math.nan
+        table = []
+        for share, places in (
+            (self.train, self.train_places),
+            (self.validation, self.validation_places),
+        ):
+            hits = round(share * places)
+            table.append([hits, places - hits])
+        return float(fisher_exact(table, alternative="greater").pvalue)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryExposure:
@@ -69,6 +87,22 @@ class CanaryExposure:
     """By rank, bits."""
     exposure_fitted: float
     """By the fitted distribution, bits."""
+    extracted: bool = False
+    """The model writes the secret greedily, given the sentence before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiesExposure:
+    """Canaries that stand about equally often in the training text: least to most times."""
+
+    least: int
+    most: int
+    canaries: int
+    extracted: int
+    """How many of them are written out, given the sentence before the secret."""
+    mean: float
+    """Of the fitted exposures, bits."""
+    highest: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +131,31 @@ class Measured:
         return self.extraction[-1].train if self.extraction else math.nan
 
     @property
-    def exposure(self) -> float:
-        """Mean over the canaries that were seen, bits by the fit; NaN if there are none."""
-        seen = [canary.exposure_fitted for canary in self.canaries if canary.seen]
-        return float(np.mean(seen)) if seen else math.nan
+    def exposures(self) -> list[CopiesExposure]:
+        """By how often canaries stand in the training text, fewest first: never, once, 2 to 3
+        times, 4 to 7, and so on by powers of two."""
+        groups: dict[int, list[CanaryExposure]] = {}
+        for canary in self.canaries:
+            groups.setdefault(canary.seen.bit_length(), []).append(canary)
+        return [
+            CopiesExposure(
+                least=min(one.seen for one in group),
+                most=max(one.seen for one in group),
+                canaries=len(group),
+                extracted=sum(one.extracted for one in group),
+                mean=float(np.mean([one.exposure_fitted for one in group])),
+                highest=max(one.exposure_fitted for one in group),
+            )
+            for _, group in sorted(groups.items())
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; NaN as None."""
-        more = {"gap": self.gap, "extraction_rate": self.extraction_rate, "exposure": self.exposure}
+        rate = self.extraction_rate
         return asdict(self) | {
-            key: None if math.isnan(value) else value for key, value in more.items()
+            "gap": self.gap,
+            "extraction_rate": None if math.isnan(rate) else rate,
+            "exposure_by_copies": [asdict(one) for one in self.exposures],
         }
 
 
@@ -120,7 +169,8 @@ class AtEqualLoss:
     epochs: float
     gap: float
     extraction_rate: float | None
-    exposure: float | None
+    exposures: list[tuple[int, int, float]]
+    """(least copies, most copies, mean exposure in bits) as in `Measured.exposures`."""
 
 
 def wilson(hits: int, places: int) -> tuple[float, float]:
@@ -149,7 +199,13 @@ def extraction(prefix: int, train: NDArray[np.bool_], validation: NDArray[np.boo
 
 
 def exposure(
-    canary: int, seen: int, nll: float, references: Floats, copies: int = 0, beyond: int = 0
+    canary: int,
+    seen: int,
+    nll: float,
+    references: Floats,
+    copies: int = 0,
+    beyond: int = 0,
+    extracted: bool = False,
 ) -> CanaryExposure:
     """Of a secret's NLL among those of secrets that were not put in.
 
@@ -164,6 +220,7 @@ def exposure(
         rank=rank,
         exposure=math.log2(len(references) + 1) - math.log2(rank),
         exposure_fitted=_fitted_exposure(nll, references),
+        extracted=extracted,
     )
 
 
@@ -193,7 +250,7 @@ def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
     validation NLL. Empty for a single run, and where some run has no checkpoint above that NLL
     (keep more of them with `checkpoint.keep_every`).
     """
-    if len(_by_run(measured)) < 2 or no_equal_loss(measured) is not None:
+    if len(by_run(measured)) < 2 or no_equal_loss(measured) is not None:
         return []
     falling = _falling(measured)
     level = max(checkpoints[-1].validation_nll for checkpoints in falling.values())
@@ -206,20 +263,23 @@ def at_equal_loss(measured: Sequence[Measured]) -> list[AtEqualLoss]:
         drop = nll[after] - nll[after + 1] if len(pair) == 2 else 0.0
         part = float((nll[after] - level) / drop) if drop else 0.0
 
-        def between(name: str, pair: list[Measured] = pair, part: float = part) -> float:
-            values = [float(getattr(one, name)) for one in pair]
+        def between(values: Sequence[float], part: float = part) -> float:
             return values[0] + part * (values[-1] - values[0])
 
-        rate, bits = between("extraction_rate"), between("exposure")
+        rate = between([one.extraction_rate for one in pair])
+        groups = zip(*(one.exposures for one in pair), strict=True)
         found.append(
             AtEqualLoss(
                 run=run,
                 family=checkpoints[0].family,
                 validation_nll=level,
-                epochs=between("epochs"),
-                gap=between("gap"),
+                epochs=between([one.epochs for one in pair]),
+                gap=between([one.gap for one in pair]),
                 extraction_rate=None if math.isnan(rate) else rate,
-                exposure=None if math.isnan(bits) else bits,
+                exposures=[
+                    (group[0].least, group[0].most, between([one.mean for one in group]))
+                    for group in groups
+                ],
             )
         )
     return found
@@ -243,120 +303,10 @@ def no_equal_loss(measured: Sequence[Measured]) -> str | None:
 def _falling(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     """Each run's checkpoints up to its best."""
     falling = {}
-    for run, checkpoints in _by_run(measured).items():
+    for run, checkpoints in by_run(measured).items():
         best = min(range(len(checkpoints)), key=lambda n: checkpoints[n].validation_nll)
         falling[run] = checkpoints[: best + 1]
     return falling
-
-
-def summary(
-    measured: Sequence[Measured], length: int, not_compared: str | None = None
-) -> list[str]:
-    """What the figures mean to somebody whose text is private, in plain sentences.
-
-    `not_compared`: why the runs are not compared at equal loss, where they are not.
-    """
-    sentences = []
-    for run, checkpoints in _by_run(measured).items():
-        last = checkpoints[-1]
-        sentences.append(f"{run} ({last.family.upper()}), after {last.epochs:.1f} epochs:")
-        sentences.append(_gap_sentence(last))
-        if last.extraction:
-            sentences.append(_extraction_sentence(last.extraction[-1], length))
-        if seen := [canary for canary in last.canaries if canary.seen]:
-            sentences.append(_canary_sentence(seen, last.exposure))
-        if away := _away_sentence(last.canaries):
-            sentences.append(away)
-    if not_compared is not None:
-        sentences.append(f"The runs are not compared at equal validation NLL: {not_compared}.")
-    equal = [] if not_compared else at_equal_loss(measured)
-    for one in equal:
-        parts = [f"gap {one.gap:.2f} nats"]
-        if one.extraction_rate is not None:
-            parts.append(f"extraction {100 * one.extraction_rate:.1f} %")
-        if one.exposure is not None:
-            parts.append(f"exposure {one.exposure:.1f} bits")
-        sentences.append(
-            f"At equal validation NLL ({one.validation_nll:.3f}; a bound for MDM), {one.run} had "
-            f"reached epoch {one.epochs:.1f}: {', '.join(parts)}."
-        )
-    sentences.append(
-        "A low rate is no promise: other prompts, sampling or more tries may bring out more than "
-        "greedy writing does. Treat a model trained on private text as private."
-    )
-    return sentences
-
-
-def _gap_sentence(last: Measured) -> str:
-    error = math.hypot(last.train_error, last.validation_error)
-    amount = f"{last.gap:+.2f} ± {error:.2f} nats per token"
-    if last.gap > 2 * error:
-        return f"It knows its training text better than new text ({amount})."
-    return f"It knows its training text no better than new text, as far as can be told ({amount})."
-
-
-def _extraction_sentence(found: Extraction, length: int) -> str:
-    low, high = found.train_interval
-    text = (
-        f"Given {found.prefix} tokens of a training document, it writes the next {length} word "
-        f"for word at {100 * found.train:.1f} % of places (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f} %)"
-    )
-    if found.validation is None:
-        return f"{text}; no validation document was long enough for a control."
-    text += f", against {100 * found.validation:.1f} % in documents it never saw"
-    if found.train <= found.validation:
-        return f"{text}: no more than without having seen it, as far as so many places tell."
-    if _chance(found) < SIGNIFICANT:
-        return f"{text}: parts of the training text can be read out of this model."
-    return f"{text}: so few places cannot tell whether that is chance; try more with --places."
-
-
-def _chance(found: Extraction) -> float:
-    """Fisher's exact test, one-sided: how often equal shares would differ by so much."""
-    from scipy.stats import fisher_exact
-
-    assert found.validation is not None
-    table = []
-    for share, places in (
-        (found.train, found.train_places),
-        (found.validation, found.validation_places),
-    ):
-        hits = round(share * places)
-        table.append([hits, places - hits])
-    return float(fisher_exact(table, alternative="greater").pvalue)
-
-
-def _canary_sentence(seen: Sequence[CanaryExposure], bits: float) -> str:
-    best = max(seen, key=lambda canary: canary.exposure_fitted)
-    return (
-        f"Of {len(seen)} secrets put into the text, the mean exposure is {bits:.1f} bits (unseen "
-        f"ones have 1.4 by chance); the most exposed, seen {best.seen} times an epoch, has "
-        f"{best.exposure_fitted:.1f}: guessing it would take 2^{best.exposure_fitted:.0f} times "
-        "fewer tries than without the model."
-    )
-
-
-def _away_sentence(canaries: Sequence[CanaryExposure]) -> str | None:
-    """That canaries are not in the tokens that the run learned from, and where they are."""
-    made = [canary for canary in canaries if canary.copies]
-    away = [canary for canary in made if not canary.seen]
-    partly = [canary for canary in made if canary.seen and canary.beyond]
-    if not away and not partly:
-        return None
-    text = f"Of {len(made)} canaries made to be put in, {len(away)} are not in the training tokens"
-    if beyond := [canary for canary in away if canary.beyond]:
-        text += (
-            f" because they lie after the first `data.unique_tokens` of the store ({len(beyond)})"
-        )
-    if elsewhere := len(away) - len(beyond):
-        text += (
-            f"{', or' if beyond else ''} because the corpus does not have them or has them in its "
-            f"validation set only ({elsewhere})"
-        )
-    if partly:
-        text += f"; {len(partly)} more have some of their copies after `data.unique_tokens`"
-    return f"{text}. Copies that are not in the training tokens tell nothing of the training."
 
 
 def logged_gaps(record: RunRecord) -> list[tuple[float, float]]:
@@ -380,7 +330,8 @@ def logged_gaps(record: RunRecord) -> list[tuple[float, float]]:
     return found
 
 
-def _by_run(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+def by_run(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """Each run's checkpoints, earliest first."""
     runs: dict[str, list[Measured]] = {}
     for one in measured:
         runs.setdefault(one.run, []).append(one)

@@ -11,6 +11,7 @@ from epochal.cli.numbers import numbers
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
+    from epochal.analysis.memorisation import CopiesExposure
     from epochal.workflows.memorise import Memorisation
 
 WIDTH = 92
@@ -35,6 +36,10 @@ WIDTH = 92
 @click.option(
     "--references", type=int, default=256, show_default=True, help="Unseen secrets per canary."
 )
+@click.option(
+    "--checkpoints", type=int, metavar="N",
+    help="Measure so many of each run, evenly spread, best and last among them.  [default: all]",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @json_option
@@ -66,7 +71,8 @@ def memorise(runs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
 
 def _print(found: Memorisation) -> None:
     header = ["run", "step", "epochs", "train NLL", "validation NLL", "gap", "extracted", "control"]
-    header.append("exposure")
+    canaries = any(one.canaries for one in found.measured)
+    header += ["canaries out", "exposure by copies"] * canaries
     rows = []
     for one in found.measured:
         last = one.extraction[-1]
@@ -81,7 +87,20 @@ def _print(found: Memorisation) -> None:
                 f"{one.gap:+.3f}",
                 f"{100 * last.train:.1f} %",
                 control,
-                f"{one.exposure:.1f}" if one.exposure == one.exposure else "–",
+                *_canary_cells(one.exposures) * canaries,
             ]
         )
     print_table(header, rows)
+
+
+def _canary_cells(groups: list[CopiesExposure]) -> list[str]:
+    """Canaries written out, and mean exposure in bits by copies in the training text."""
+    seen = [group for group in groups if group.least]
+    out, count = sum(group.extracted for group in seen), sum(group.canaries for group in seen)
+    means = [
+        f"{group.least}–{group.most}: {group.mean:.1f}"
+        if group.most > group.least
+        else f"{group.least}: {group.mean:.1f}"
+        for group in groups
+    ]
+    return [f"{out} of {count}", ", ".join(means)]

@@ -1,4 +1,5 @@
-"""The plot of `epochal memorise`: gap by epoch, extraction by prefix, exposure by repetition."""
+"""The plot of `epochal memorise`: gap and extraction by epoch, extraction by prefix,
+exposure by repetition."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from epochal import files
-from epochal.analysis.memorisation import CHANCE_EXPOSURE, Measured
+from epochal.analysis.memorisation import CHANCE_EXPOSURE, Extraction, Measured
 
 _COLOURS = {"ar": "#b3541e", "mdm": "#1f6f8b"}
 _MARKS = ("o", "s", "^", "D", "v", "P")
@@ -31,8 +32,8 @@ def write_plot(
     canaries = any(one.canaries for one in measured)
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "epochal", "font.size": 10}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(12 if canaries else 8.5, 3.8), layout="constrained")
-        panels = figure.subplots(1, 3 if canaries else 2)
+        figure = Figure(figsize=(9.5, 7.2) if canaries else (12, 3.8), layout="constrained")
+        panels = list(figure.subplots(2, 2).flat if canaries else figure.subplots(1, 3))
         for number, (name, checkpoints) in enumerate(runs.items()):
             style = {
                 "color": _COLOURS.get(checkpoints[0].family, "0.3"),
@@ -42,10 +43,14 @@ def write_plot(
             if logged.get(name):
                 epochs, gaps = zip(*logged[name], strict=True)
                 panels[0].plot(epochs, gaps, color=style["color"], linewidth=0.9, linestyle="--")
-            _extraction(panels[1], checkpoints[-1], style)
+            best = min(checkpoints, key=lambda one: one.validation_nll)
+            _extraction_by_epoch(panels[1], checkpoints, best, style)
+            _extraction_by_prefix(panels[2], checkpoints[-1], style)
             if canaries:
-                _exposure(panels[2], checkpoints[-1], style)
-        _titles(panels, length, canaries)
+                _exposure(panels[3], checkpoints[-1], {"mfc": style["color"]} | style)
+                if best is not checkpoints[-1]:
+                    _exposure(panels[3], best, {"mfc": "none", "alpha": 0.7} | style)
+        _titles(panels, measured[0].extraction[-1].prefix, length, canaries)
         for suffix in ("svg", "png"):
             path = folder / f"memorise.{suffix}"
             with files.atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -61,25 +66,51 @@ def _gap(axes: Axes, name: str, checkpoints: list[Measured], style: dict[str, An
     )
 
 
-def _extraction(axes: Axes, last: Measured, style: dict[str, Any]) -> None:
-    found = last.extraction
-    prefixes = [one.prefix for one in found]
+def _extraction_by_epoch(
+    axes: Axes, checkpoints: list[Measured], best: Measured, style: dict[str, Any]
+) -> None:
+    """At the longest prefix; a line stands at the epoch of the best checkpoint."""
+    epochs = [one.epochs for one in checkpoints]
+    found = [one.extraction[-1] for one in checkpoints]
+    _rates(axes, epochs, found, style)
+    axes.axvline(best.epochs, color=style["color"], linewidth=0.8, linestyle="-.")
+
+
+def _extraction_by_prefix(axes: Axes, last: Measured, style: dict[str, Any]) -> None:
+    _rates(axes, [one.prefix for one in last.extraction], last.extraction, style)
+
+
+def _rates(
+    axes: Axes, at: Sequence[float], found: Sequence[Extraction], style: dict[str, Any]
+) -> None:
     rates = np.array([one.train for one in found])
     low, high = np.array([one.train_interval for one in found]).T
     axes.errorbar(
-        prefixes, 100 * rates, yerr=100 * np.array([rates - low, high - rates]), capsize=2, **style
+        at, 100 * rates, yerr=100 * np.array([rates - low, high - rates]), capsize=2, **style
     )
-    control = [(one.prefix, 100 * one.validation) for one in found if one.validation is not None]
+    control = [
+        (x, 100 * one.validation)
+        for x, one in zip(at, found, strict=True)
+        if one.validation is not None
+    ]
     if control:
         axes.plot(*zip(*control, strict=True), linestyle=":", mfc="none", **style)
 
 
-def _exposure(axes: Axes, last: Measured, style: dict[str, Any]) -> None:
-    seen = [one.seen for one in last.canaries]
-    axes.plot(seen, [one.exposure_fitted for one in last.canaries], linestyle="none", **style)
+def _exposure(axes: Axes, one: Measured, style: dict[str, Any]) -> None:
+    """Each canary, and a line through the means by copies."""
+    axes.plot(
+        [canary.seen for canary in one.canaries],
+        [canary.exposure_fitted for canary in one.canaries],
+        linestyle="none",
+        markersize=4,
+        **style,
+    )
+    means = [((group.least + group.most) / 2, group.mean) for group in one.exposures]
+    axes.plot(*zip(*means, strict=True), color=style["color"], linewidth=0.9)
 
 
-def _titles(panels: Sequence[Axes], length: int, canaries: bool) -> None:
+def _titles(panels: Sequence[Axes], prefix: int, length: int, canaries: bool) -> None:
     panels[0].set(
         title="Validation minus training NLL",
         xlabel="epochs (dashed: by the log of training)",
@@ -88,15 +119,25 @@ def _titles(panels: Sequence[Axes], length: int, canaries: bool) -> None:
     panels[0].axhline(0, color="0.7", linewidth=0.8)
     panels[0].legend(frameon=False)
     panels[1].set(
-        title=f"Next {length} tokens word for word",
+        title=f"Next {length} tokens word for word after {prefix}",
+        xlabel="epochs (dotted: validation text; upright: best)",
+        ylabel="% of places",
+    )
+    panels[2].set(
+        title=f"Next {length} tokens word for word, last checkpoint",
         xlabel="prefix, tokens (dotted: validation text)",
         ylabel="% of places",
     )
-    panels[1].set_xscale("log", base=2)
-    panels[1].xaxis.set_major_formatter("{x:.0f}")
-    panels[1].set_ylim(bottom=-1)
+    panels[2].set_xscale("log", base=2)
+    panels[2].xaxis.set_major_formatter("{x:.0f}")
+    for axes in panels[1:3]:
+        axes.set_ylim(bottom=-1)
     if canaries:
-        panels[2].set(title="Canary exposure", xlabel="copies in the training text", ylabel="bits")
-        panels[2].axhline(CHANCE_EXPOSURE, color="0.7", linewidth=0.8, linestyle="--")
+        panels[3].set(
+            title="Canary exposure",
+            xlabel="copies in the training text (open: best checkpoint)",
+            ylabel="bits",
+        )
+        panels[3].axhline(CHANCE_EXPOSURE, color="0.7", linewidth=0.8, linestyle="--")
     for axes in panels:
         axes.spines[["right", "top"]].set_visible(False)

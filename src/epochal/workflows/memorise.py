@@ -21,8 +21,8 @@ from epochal.analysis.memorisation import (
     extraction,
     logged_gaps,
     no_equal_loss,
-    summary,
 )
+from epochal.analysis.memorised_words import summary
 from epochal.data.canaries import read_canaries, references
 from epochal.data.store import TokenStore
 from epochal.data.windows import ScoredWindows
@@ -78,6 +78,7 @@ class Settings:
     draws: int = 8
     canaries: str | Path | None = None
     references: int = 256
+    checkpoints: int | None = None
     seed: int = 0
     device: str = "auto"
 
@@ -90,6 +91,10 @@ class Settings:
             raise UserError(f"prefixes = {self.prefixes}: give lengths of at least 1 token")
         if self.draws < 2:
             raise UserError(f"draws = {self.draws}: give at least 2")
+        if self.checkpoints is not None and self.checkpoints < 2:
+            raise UserError(
+                f"checkpoints = {self.checkpoints}: give at least 2, the best and the last"
+            )
         if self.references < 16:
             raise UserError(f"references = {self.references}: give at least 16")
 
@@ -101,7 +106,8 @@ def memorise(
 
     `settings`: `prefixes` and `length` in tokens, `places` in the text to try, `max_tokens`
     of each set for the gap, `draws` of the bound for MDM, `canaries` (the canaries.json that
-    `epochal data canaries` made), `references` per canary, `seed`, `device`. Writes
+    `epochal data canaries` made), `references` per canary, `checkpoints` of a run at
+    most (all if not given), `seed`, `device`. Writes
     memorise.json, memorise.svg and memorise.png into `out`. Raises UserError for settings
     that cannot be measured, CheckpointError for a run without checkpoints and RunError where
     the corpus is not the one that the run was trained on.
@@ -113,7 +119,7 @@ def memorise(
     canaries = [] if given.canaries is None else read_canaries(given.canaries)
     records = [RunRecord(run) for run in runs]
     names = _names(records)
-    steps = {name: _steps(record) for name, record in zip(names, records, strict=True)}
+    steps = {name: _steps(record, given.checkpoints) for name, record in zip(names, records, strict=True)}
     texts = [Text.of(record, canaries) for record in records]
     unlike = why_unlike(dict(zip(names, records, strict=True)))
     measured = []
@@ -147,11 +153,18 @@ def _names(records: list[RunRecord]) -> list[str]:
     return paths
 
 
-def _steps(record: RunRecord) -> list[int]:
-    steps = sorted({step for step, _ in checkpoint.all_of(record.folder.checkpoints)})
+def _steps(record: RunRecord, most: int | None) -> list[int]:
+    """Steps of the checkpoints to measure: all, or `most` spread evenly, with best and last."""
+    found = checkpoint.all_of(record.folder.checkpoints)
+    steps = sorted({step for step, _ in found})
     if not steps:
         raise CheckpointError(f"the run {record.path} has no checkpoint; train it first")
-    return steps
+    if most is None or most >= len(steps):
+        return steps
+    kept = {steps[-1]} | {step for step, path in found if path.name.startswith("best")}
+    free = [step for step in steps if step not in kept]
+    count = max(0, most - len(kept))
+    return sorted(kept | {free[n * len(free) // count] for n in range(count)})
 
 
 def _measure(name: str, record: RunRecord, step: int, given: Settings, text: Text) -> Measured:
@@ -234,19 +247,24 @@ def _expose(
                 f"{loaded.sequence_length}"
             )
         nll = _secrets_nll(recall, texts, given)
-        found.append(exposure(number, seen, float(nll[0]), nll[1:], canary.copies, beyond))
+        ids, known = texts[0]
+        out = bool(recall.greedy_tokens_right(ids[None], known).all())
+        found.append(exposure(number, seen, float(nll[0]), nll[1:], canary.copies, beyond, out))
     return found
 
 
 def _secrets_nll(
     recall: Recall, texts: list[tuple[Integers, int]], given: Settings
 ) -> NDArray[np.float64]:
-    """NLL of each secret; rows of one length go through the model together."""
+    """NLL of each secret; rows of one length go through the model together.
+
+    All meet the same masks, so ranks are fair with any number of draws.
+    """
     found = np.zeros(len(texts))
     lengths = np.array([len(ids) for ids, _ in texts])
     for length in np.unique(lengths):
         which = np.flatnonzero(lengths == length)
         rows = np.stack([texts[n][0] for n in which])
         scored = np.arange(length)[None, :] >= np.array([texts[n][1] for n in which])[:, None]
-        found[which] = recall.span_nll(rows, scored, 4 * given.draws, given.seed)
+        found[which] = recall.span_nll(rows, scored, given.draws, given.seed)
     return found

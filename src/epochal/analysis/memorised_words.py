@@ -197,10 +197,7 @@ def _extraction_sentence(found: Extraction, length: int) -> str:
 
 
 def _canary_sentence(groups: Sequence[CopiesExposure]) -> str:
-    each = [
-        f"{group.mean:.1f} ({times(group.least, group.most)})"
-        for group in groups
-    ]
+    each = [f"{group.mean:.1f} ({times(group.least, group.most)})" for group in groups]
     count, out = (sum(getattr(g, name) for g in groups) for name in ("canaries", "extracted"))
     highest = max(group.highest for group in groups)
     return (

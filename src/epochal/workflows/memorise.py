@@ -119,7 +119,9 @@ def memorise(
     canaries = [] if given.canaries is None else read_canaries(given.canaries)
     records = [RunRecord(run) for run in runs]
     names = _names(records)
-    steps = {name: _steps(record, given.checkpoints) for name, record in zip(names, records, strict=True)}
+    steps = {
+        name: _steps(record, given.checkpoints) for name, record in zip(names, records, strict=True)
+    }
     texts = [Text.of(record, canaries) for record in records]
     unlike = why_unlike(dict(zip(names, records, strict=True)))
     measured = []

@@ -35,3 +35,17 @@ def test_value_and_gradients_are_those_of_the_plain_form(bf16, monkeypatch):
     for ours, plain in zip(found(True), found(False), strict=True):
         scale = float(plain.abs().max())
         torch.testing.assert_close(ours, plain, rtol=0, atol=scale * (2e-2 if bf16 else 1e-5))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
+def test_nll_alone_is_that_of_the_plain_form(monkeypatch):
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 4096)
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(50, 16, generator=generator)
+    table = torch.randn(384, 16, generator=generator)
+    targets = torch.randint(384, (50,), generator=generator)
+    for bf16, within in ((False, 1e-5), (True, 2e-2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            ours = head.token_nll(hidden, table, targets, compiled=True)
+            plain = head.token_nll(hidden, table, targets)
+        torch.testing.assert_close(ours, plain, rtol=within, atol=within)

@@ -258,11 +258,27 @@ def test_what_is_refused(runs, rows, tmp_path):
     refused("sciq needs test.jsonl or validation.jsonl", data=tmp_path, kind=DataError)
     path.write_text('{"question": 1}\n')
     refused("line 1 has no support, distractor1", data=tmp_path, kind=DataError)
+    path.write_text("")
+    refused("test.jsonl is empty", data=tmp_path, kind=DataError)
     path.write_text("[1\n")
     refused("line 1 is not a JSON object", data=tmp_path, kind=DataError)
     whole = json.dumps(ROWS["sciq/test"])
     path.write_text(f"{whole}\n{whole[:20]}\n")
     refused("cannot read .*sciq", data=tmp_path, kind=DataError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: mine\n  bad: [yaml\n", "a.yaml cannot be read as a task's YAML file"),
+        ("task: mine\noutput_type: other\n", "cannot load the task mine of .*'other'"),
+    ],
+)
+def test_tasks_of_ones_own_that_are_broken(runs, tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        downstream(runs / "ar", tasks=str(tmp_path), device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_download_that_cannot_be(runs, tmp_path, monkeypatch):

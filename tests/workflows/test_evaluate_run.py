@@ -15,9 +15,18 @@ import torch
 from epochal.data import prepare
 from epochal.data.opened import open_corpus
 from epochal.errors import CheckpointError, RunError, UserError
+from epochal.evaluation.share import Share
 from epochal.runs import RunRecord
 from epochal.tally import Layout, estimate
-from epochal.workflows.evaluate import Options, evaluate, evaluate_best, make_draws
+from epochal.training.device import compiler_is_there
+from epochal.workflows.asked import Options
+from epochal.workflows.evaluate import (
+    evaluate,
+    evaluate_best,
+    make_draws,
+    pays_to_compile,
+    score,
+)
 from epochal.workflows.load import load
 
 
@@ -195,3 +204,39 @@ def test_a_run_without_a_best_checkpoint_says_that_the_last_was_used(run):
     assert evaluate(run, draws=2).checkpoint == "last"
     with pytest.raises(CheckpointError, match="no best checkpoint; try the checkpoint `last`"):
         evaluate(run, checkpoint="best", draws=2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "tokens", "compiler", "expected"),
+    [
+        ("auto", "cpu", 10**15, True, False),
+        ("auto", "cuda", 10**6, True, False),  # as long as the compiler would take
+        ("auto", "cuda", 10**12, False, True),
+        ("off", "cuda", 10**12, True, False),
+        ("on", "cpu", 10, True, True),
+        ("on", "cpu", 10, False, False),
+    ],
+)
+def test_a_model_is_compiled_where_it_pays(
+    tiny_pair, monkeypatch, wanted, device, tokens, compiler, expected
+):
+    loaded = load(tiny_pair / "mdm")
+    train = dataclasses.replace(loaded.recipe.train, compile=wanted)
+    loaded.recipe = dataclasses.replace(loaded.recipe, train=train)
+    loaded.machine = dataclasses.replace(loaded.machine, device=torch.device(device))
+    monkeypatch.setattr("epochal.workflows.evaluate.compiler_is_there", lambda: compiler)
+    assert pays_to_compile(loaded, tokens) is expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
+@pytest.mark.skipif(not compiler_is_there(), reason="no C++ compiler to compile with")
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_a_compiled_model_gives_the_same_figures(tiny_pair, family, monkeypatch):
+    plain = score(tiny_pair / family, Options(draws=2), Share()).result
+    monkeypatch.setattr("epochal.workflows.evaluate.pays_to_compile", lambda *given: True)
+    scored = score(tiny_pair / family, Options(draws=2), Share())
+    assert scored.loaded.machine.compiled
+    found = scored.result
+    assert found.nll_nats_per_token == pytest.approx(plain.nll_nats_per_token, rel=1e-5)
+    assert found.standard_error == pytest.approx(plain.standard_error, rel=1e-3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -12,7 +15,7 @@ from epochal.evaluation.nll import Evaluator, launch, scored_positions
 from epochal.evaluation.plan import DrawPlan
 from epochal.models import Transformer
 from epochal.objectives import Draw, Problem, objective
-from epochal.training.device import Machine, find_machine
+from epochal.training.device import Machine, compiler_is_there, find_machine
 
 _BATCHES = 4
 
@@ -21,13 +24,20 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
     """Time of a draw over the same rows as the bare forward passes and their NLL.
 
     The bare passes have their problems made ready before and nothing added up after; they are
-    what a training step's forward pass computes, without gradients.
+    what a training step's forward pass computes, without gradients, and compiled where it is.
     """
+    if setting.compiled and not (torch.cuda.is_available() or compiler_is_there()):
+        setting = replace(setting, compiled=False)
     rows = []
     for family in ("ar", "mdm"):
         recipe = setting.recipe(family)
         machine = find_machine(recipe.train)
         model = new_model(recipe, setting.vocabulary, machine).eval()
+        trained: Any = new_model(recipe, setting.vocabulary, machine).eval()
+        if machine.compiled:  # a training step as a whole, eval block by block
+            trained = torch.compile(trained)
+            for block in model.blocks:
+                block.compile()
         goal = objective(recipe, setting.vocabulary)
         length, batch = setting.sequence_length, setting.batch
         count = _BATCHES * batch * (length - 1) + 1
@@ -44,7 +54,7 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
             problems.append(goal.likelihood_problem(ids, scored_positions(ids), draw))
 
         def forward(
-            model: Transformer = model,
+            model: Any = trained,
             problems: list[Problem] = problems,
             machine: Machine = machine,
         ) -> float:

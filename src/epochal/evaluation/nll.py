@@ -305,7 +305,9 @@ def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
         for one in model if isinstance(model, tuple) else (model,):
             hidden = one(inputs, rule, positions)
             if getattr(one, "scores", True):
-                each.append(token_nll(hidden.flatten(0, 1), one.table, targets, place))
+                each.append(
+                    token_nll(hidden.flatten(0, 1), one.table, targets, place, machine.compiled)
+                )
             else:  # an earlier stage of a pipeline, whose figures do not count
                 each.append(torch.zeros(len(targets), device=device))
     if len(each) == 1:

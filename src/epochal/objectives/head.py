@@ -56,18 +56,24 @@ def linear_nll(
 
 @torch.no_grad()
 def token_nll(
-    hidden: Tensor, table: Tensor, targets: Tensor, index: Tensor | None = None
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    index: Tensor | None = None,
+    compiled: bool = False,
 ) -> Tensor:
-    """[S] −log softmax(hidden[index] · tableᵀ)[targets], block by block; float32 or wider."""
+    """[S] −log softmax(hidden[index] · tableᵀ)[targets], block by block; float32 or wider.
+
+    `compiled` reads the logits once or twice through torch.compile, without a wide copy of them.
+    """
+    picked_nll = _compiled_nll() if compiled else _nll
     dtype = _compute_dtype(hidden)
     rows = (hidden if index is None else hidden[index]).to(dtype)
     cast = table.to(dtype)
     out = torch.empty(len(rows), dtype=_wide(rows).dtype, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for block in _blocks(len(rows), len(table)):
-            logits = _wide(rows[block] @ cast.T)
-            picked = logits.gather(1, targets[block, None]).squeeze(1)
-            out[block] = torch.logsumexp(logits, dim=1) - picked
+            out[block] = picked_nll(rows[block] @ cast.T, targets[block])
     return out
 
 
@@ -173,6 +179,18 @@ def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     grad = ((x - log_sum).exp() - hit.float()) * weights[:, None]
     logits.copy_(grad)
     return (log_sum - picked).squeeze(1)
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """[C] NLL of a block of logits [C, V]."""
+    x = _wide(logits)
+    return torch.logsumexp(x, dim=1) - x.gather(1, targets[:, None]).squeeze(1)
+
+
+@cache
+def _compiled_nll() -> Callable[[Tensor, Tensor], Tensor]:
+    nll: Callable[[Tensor, Tensor], Tensor] = torch.compile(_nll, dynamic=True)
+    return nll
 
 
 @cache

@@ -21,6 +21,7 @@ from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.tally import Estimate
 from epochal.training.checkpoint import all_of
+from epochal.training.device import compiler_is_there
 from epochal.workflows.asked import Estimator, Options
 from epochal.workflows.imports import NOT_KNOWN
 from epochal.workflows.load import CheckpointName, LoadedModel, load
@@ -30,6 +31,9 @@ from epochal.workflows.train import evaluation_batch
 DEFAULT_DRAWS = 8
 FIRST_DRAWS = 4
 MOST_DRAWS = 1024
+COMPILE_FROM = 1e16
+"""FLOPs of all forward passes from which a GPU's eval is compiled: some tens of seconds of an
+H100, where the compiler takes ten."""
 NORMAL_95 = 1.959964
 """Reach of a 95 % interval in standard errors, where these are known."""
 
@@ -128,12 +132,27 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     loaded = load(record.path, options.checkpoint, options.device)
     data = corpus_of(record, loaded, options)
     start = time.monotonic()
+    tokens = data.validation.unique_tokens * (options.draws or DEFAULT_DRAWS)
+    if pays_to_compile(loaded, tokens):
+        loaded.compile()
     evaluator = make_evaluator(loaded, data, options.estimator, share)
     found = make_draws(evaluator, loaded.model, options)
     name = options.checkpoint or which_checkpoint(record, loaded.step)
     seconds = time.monotonic() - start
     result = make_result(loaded, data, name, evaluator, found, seconds)
     return Scored(record, loaded, evaluator, found, result)
+
+
+def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
+    """Whether to compile a model that is to read so many tokens: as its recipe trains, but on a
+    GPU only for work that is long beside the compiler's.
+    """
+    wanted, on_gpu = loaded.recipe.train.compile, loaded.machine.device.type == "cuda"
+    if wanted == "off" or (wanted == "on" and not on_gpu and not compiler_is_there()):
+        return False
+    shape, vocabulary = loaded.model.shape, loaded.tokenizer.vocabulary
+    forward = shape.matmul_flops_per_token(vocabulary, loaded.sequence_length) / 3
+    return wanted == "on" or (on_gpu and forward * tokens >= COMPILE_FROM)
 
 
 def _begin_curve(record: RunRecord, result: NLLResult) -> None:

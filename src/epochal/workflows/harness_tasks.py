@@ -82,9 +82,9 @@ def load_tasks(
     manager = TaskManager(include_path=str(own or work), include_defaults=groups)
     for name in names:
         if name not in manager.all_tasks:
-            raise _unknown(name, manager.all_tasks)
+            raise _unknown(name, manager.all_tasks) if own is None else _unread(name, own)
     with _no_long_wait():
-        return manager, [it for name in names for it in _load_one(manager, name, data)]
+        return manager, [it for name in names for it in _load_one(manager, name, own, data)]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -143,10 +143,25 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _load_one(manager: Any, name: str, data: Path | None) -> list[Any]:
+def _unread(name: str, own: Path) -> DataError:
+    """Why the harness does not see a task that a file of the folder names."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for path in _yaml_files(own):
+        try:
+            load_yaml(path, resolve_func=False)
+        except Exception as error:  # of the YAML library, and of a file that is included
+            said = " ".join(str(error).split())[:200]
+            return DataError(f"{path} cannot be read as a task's YAML file: {said}")
+    return DataError(f"the harness finds no task {name} in {own}; {DOCS} says what it needs")
+
+
+def _load_one(manager: Any, name: str, own: Path | None, data: Path | None) -> list[Any]:
     try:
         loaded = manager.load([name])
     except Exception as error:  # datasets raises many kinds, from several libraries
+        if own is not None:
+            raise DataError(f"cannot load the task {name} of {own}: {_reason(error)}") from error
         if data is not None and (data / name).is_dir():
             raise DataError(f"cannot read {data}/{name}: {_reason(error)}") from error
         raise UserError(
@@ -193,6 +208,8 @@ def _check_rows(name: str, folder: Path, splits: dict[str, str], there: dict[str
     path = there[usable[0]]
     with path.open(encoding="utf-8") as file:
         line = file.readline()
+    if not line:
+        raise DataError(f"{path} is empty, so there is nothing to score")
     try:
         row = json.loads(line)
         columns = PAPER_TASKS[name].columns if name in PAPER_TASKS else ()

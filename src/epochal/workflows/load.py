@@ -65,6 +65,12 @@ class LoadedModel:
         alone = self.family == "ar" or self.recipe.mdm.random_length > 0
         return 0 if alone else self.sequence_length
 
+    def compile(self) -> None:
+        """Compile the model's blocks and the output layer, for long work on rows of one length."""
+        for block in self.model.blocks:
+            block.compile()
+        self.machine = dataclasses.replace(self.machine, compiled=True)
+
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """[B, L] ids → [B, L, V] float32 logits, V the padded vocabulary.

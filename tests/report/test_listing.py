@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
+from epochal.cli.runs import runs as runs_command
 from epochal.errors import RunError
-from epochal.report.listing import list_runs
+from epochal.report.listing import Sort, list_runs
 
 
 def write(folder, name, *, status="finished", lines=(), **identity):
@@ -90,3 +93,62 @@ def test_a_real_pair(tiny_pair):
 def test_a_place_without_runs(tmp_path):
     with pytest.raises(RunError, match="holds no runs"):
         list_runs([tmp_path])
+
+
+def test_sorted_and_filtered(tmp_path):
+    write(tmp_path, "a", lines=LINES, status="running")
+    lower = [LINES[0] | {"tokens_per_second": 5000.0}, LINES[1] | {"nll_nats_per_token": 3.1}]
+    write(tmp_path, "b", lines=lower, **{"family": "mdm"})
+    write(tmp_path, "c", status="diverged")
+
+    def names(**options):
+        return "".join(line.run[-1] for line in list_runs([tmp_path], **options))
+
+    assert names() == "abc"
+    assert names(sort="nll") == "bac"
+    assert names(sort="progress") == "abc"
+    assert names(sort="speed") == "bac"
+    assert names(status=["diverged", "running"]) == "ac"
+    assert names(family="mdm") == "b"
+    assert names(family="mdm", status=["running"]) == ""
+
+
+def test_an_evaluation_that_was_no_number_is_not_the_best(tmp_path):
+    nan = [{"kind": "eval", "step": 5, "nll_nats_per_token": float("nan")}]
+    write(tmp_path, "a", lines=[*nan, *LINES], status="diverged")
+    write(tmp_path, "b", lines=nan, status="diverged")
+    first, second = list_runs([tmp_path])
+    assert (first.best_nll, first.best_step) == (3.5, 20)
+    assert second.best_nll is None
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_list_fits_the_terminal(tmp_path, width, monkeypatch):
+    name = "ar-" + "long-" * 15
+    write(tmp_path, name, lines=LINES, status="running", **{"train.lr": 1e9})
+    write(tmp_path, "mdm", lines=LINES, **{"family": "mdm", "data.corpus": "x" * 30})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = CliRunner().invoke(runs_command, ["."])
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= width
+    assert name in result.output.replace("\n", "")
+    for told in ("running", "finished", "3.5000", "train.lr=1000000000"):
+        assert told in result.output
+
+
+def test_in_a_pipe_nothing_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    write(tmp_path, "a", lines=LINES)
+    result = CliRunner().invoke(runs_command, [str(tmp_path)])
+    header, row = result.output.splitlines()
+    for name in ("run", "status", "unique", "at step", "tok/s"):
+        assert name in header
+    assert str(tmp_path / "a") in row
+    result = CliRunner().invoke(runs_command, [str(tmp_path), "--status", "diverged"])
+    assert "no such runs" in result.output
+
+
+def test_the_choices_are_those_of_the_function():
+    [option] = [one for one in runs_command.params if one.name == "sort"]
+    assert tuple(option.type.choices) == get_args(Sort)

@@ -13,6 +13,7 @@ from epochal.runs import RunRecord
 from epochal.training.step import Stepper
 from epochal.workflows.compare import compare, compare_existing
 from epochal.workflows.quickstart import quickstart
+from made_runs import make_run
 from tiny_runs import final_files, overrides
 
 
@@ -120,3 +121,9 @@ def test_quickstart_tells_a_mistake_before_any_work(tmp_path):
     with pytest.raises(RecipeError, match=r"unknown recipe key `train.epoch`"):
         quickstart(None, ["train.epoch=3"], out=tmp_path / "q")
     assert not (tmp_path / "q").exists()
+
+
+def test_a_run_that_diverged_before_any_validation_is_told_at_once(tiny_pair, tmp_path):
+    make_run(tmp_path / "gone", "mdm", [], evaluated=False, status="diverged")
+    with pytest.raises(RunError, match=r"gone \(diverged\) has not come to a validation"):
+        compare_existing([tiny_pair / "ar", tmp_path / "gone"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from epochal.cli.output import json_option, print_json
@@ -33,4 +35,4 @@ def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) ->
         print_json({"run": str(record.path), "average_of": members})
         return
     click.echo(f"{record.path}: the mean of {len(members)} checkpoints ({', '.join(members)})")
-    click.echo(f"Next: epochal eval {record.path}")
+    click.echo(f"Next: epochal eval {shlex.quote(str(record.path))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,7 +128,7 @@ def prepare(
     _print_stores(made)
     tokenizer = made.tokenizer
     click.echo(f"tokenizer {tokenizer.name}: {tokenizer.vocabulary:,} tokens, in {made.folder}")
-    click.echo(f"\nNext: epochal data inspect {made.folder}")
+    click.echo(f"\nNext: epochal data inspect {shlex.quote(str(made.folder))}")
 
 
 @data.command()

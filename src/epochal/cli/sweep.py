@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -171,4 +172,4 @@ def print_result(result: SweepResult) -> None:
     if result.failed:
         click.echo(f"{len(result.failed)} failed; the same command with --retry tries them again")
     else:
-        click.echo(f"Next: epochal report {result.path}")
+        click.echo(f"Next: epochal report {shlex.quote(str(result.path))}")

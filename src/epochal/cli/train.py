@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -80,7 +81,9 @@ def train(
         print_json(facts)
     else:
         print_pairs([(key, _show(value)) for key, value in facts.items()])
-        click.echo(f"\nNext: epochal {'report' if evaluate else 'eval'} {record.path}")
+        click.echo(
+            f"\nNext: epochal {'report' if evaluate else 'eval'} {shlex.quote(str(record.path))}"
+        )
 
 
 def _dry_run(recipe: str | None, overrides: list[str], as_json: bool, **machine: Any) -> None:

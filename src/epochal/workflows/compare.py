@@ -59,6 +59,13 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
         raise RunError("give at least two runs, one of each family, to compare them")
     records = [RunRecord(path) for path in paths]
     for record in records:
+        if record.status != "finished" and not record.metrics("eval"):
+            mend = "anew with a lower `train.lr`" if record.status == "diverged" else "on"
+            raise RunError(
+                f"the run {record.path} ({record.status}) has not come to a validation, so there "
+                f"is nothing to compare; leave it out, or train it {mend}"
+            )
+    for record in records:
         evaluate_best(record, draws)
     return compare_runs(records)
 

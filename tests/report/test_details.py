@@ -86,6 +86,21 @@ def test_commands_can_be_pasted_whatever_a_run_is_called(tmp_path):
     assert all(len(shlex.split(text)) == 3 for text in told)
 
 
+def test_runs_of_two_corpora_are_told_apart(tmp_path):
+    for name, corpus in (("one", "a"), ("two", "b")):
+        make_run(tmp_path / f"ar-{name}", "ar", [4.0, 3.5], corpus=corpus)
+        make_run(tmp_path / f"mdm-{name}", "mdm", [5.0, 4.5], corpus=corpus)
+    source = write_report([tmp_path], tmp_path / "p.html").path.read_text(encoding="utf-8")
+    assert "<h1>4 runs on 100k unique tokens of 2 corpora</h1>" in source
+    for name in ("one", "two"):
+        assert f"<strong>ar-{name} and mdm-{name}:</strong>" in source
+    assert "full, dashed, dotted" in source
+    assert "their NLL does not compare" in source
+    alone = write_report([*tmp_path.glob("*-one")], tmp_path / "q.html").path.read_text("utf-8")
+    assert "dashed, dotted" not in alone
+    assert "does not compare" not in alone
+
+
 def test_a_run_without_any_validation_is_not_sent_to_eval(tmp_path):
     make_run(tmp_path / "ar", "ar", [], evaluated=False, status="diverged")
     make_run(tmp_path / "mdm", "mdm", [5.0, 4.5])

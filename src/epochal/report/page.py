@@ -194,6 +194,8 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         frontier=comparable(groups) and bool(several(runs)),
         critical=critical_words(groups),
+        comparable=comparable(groups),
+        named=[listed([run.label for run in group.runs], 3) for group in groups],
         most_points=points_of_a_curve(runs),
         families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
         titles=FAMILY_TITLES,
@@ -240,8 +242,9 @@ def _shown(plot: Plot) -> dict[str, Any]:
 
 
 def _title(runs: list[Run], groups: list[Group]) -> str:
-    tokens = listed([format_count(group.unique_tokens) for group in groups])
-    return f"{count(len(runs), 'run')} on {tokens} unique tokens"
+    sizes = list(dict.fromkeys(format_count(group.unique_tokens) for group in groups))
+    several_of_a_size = f" of {len(groups)} corpora" if len(sizes) < len(groups) else ""
+    return f"{count(len(runs), 'run')} on {listed(sizes)} unique tokens{several_of_a_size}"
 
 
 def _row(run: Run) -> dict[str, str]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.errors import UserError
 from epochal.recipe import FAMILIES
-from epochal.sweeps.layout import DESIGNS, SUBSETS, Costs, candidate_sizes, lay_out, shape_of
+from epochal.sweeps.layout import (
+    DESIGNS,
+    LEAST_PARTS,
+    MOST_EPOCHS,
+    Costs,
+    candidate_sizes,
+    lay_out,
+    shape_of,
+)
 
 PARAMS = candidate_sizes(512)
-LEAST = 8192
+LEAST = 4096
 
 
 def costs(speed=5e-11, overhead=4.0, factor=1.0):
@@ -29,27 +37,40 @@ def costs(speed=5e-11, overhead=4.0, factor=1.0):
     unique=st.integers(40_000, 10**9),
     speed=st.floats(1e-14, 1e-10),
 )
-def test_a_layout_keeps_its_time_and_repeats_nested_subsets(seconds, unique, speed):
+@settings(max_examples=25)
+def test_a_layout_keeps_its_time_and_sees_the_text_fresh_and_repeated(seconds, unique, speed):
     made = lay_out(costs(speed), PARAMS, unique, seconds, LEAST)
     assert made.seconds <= seconds
-    small, large = made.unique_tokens
-    assert large == max(SUBSETS) * small <= unique
-    assert small >= LEAST
+    *subsets, whole = made.unique_tokens
+    assert whole == unique
+    assert subsets
+    assert all(LEAST <= subset <= unique / LEAST_PARTS for subset in subsets)
     assert len(made.sizes) == 3
     for family in FAMILIES:
         mine = [probe for probe in made.probes if probe.family == family]
         assert len(mine) == len(made.probes) / 2
         assert len(mine) > 7  # constants of the data-constrained law
-        assert {probe.epochs for probe in mine if probe.unique_tokens == small} >= {1.0}
-        assert max(probe.epochs for probe in mine) >= 16
-    starts = [probe.tokens * PARAMS[probe.size] for probe in made.probes]
-    assert starts[0] == min(starts)
+        for size in made.sizes:  # a ladder of fresh lengths, and repetition
+            fresh = {p.tokens for p in mine if p.size == size and p.tokens <= p.unique_tokens}
+            assert len(fresh) >= 2
+        assert max(probe.epochs for probe in mine if probe.unique_tokens < whole) >= 16
+        assert max(probe.epochs for probe in mine) <= MOST_EPOCHS * 1.001
+    starts = [probe.seconds for probe in made.probes]
+    assert starts == sorted(starts)
 
 
-def test_more_time_gives_the_fuller_design_and_larger_subsets():
+def test_the_longest_runs_of_the_sizes_take_the_same_time():
+    """So the largest compute is seen on both sides of the best size."""
+    made = lay_out(costs(overhead=0.0), PARAMS, 10**8, 4000, LEAST)
+    longest = [max(p.seconds for p in made.probes if p.size == size) for size in made.sizes]
+    assert max(longest) < 1.15 * min(longest)
+
+
+def test_more_time_gives_the_fuller_design_and_longer_runs():
     short = lay_out(costs(), PARAMS, 10**7, 400, LEAST)
     long = lay_out(costs(), PARAMS, 10**7, 40_000, LEAST)
-    assert len(long.probes) == 6 * sum(map(len, DESIGNS[0].values()))
+    runs = DESIGNS[0].rungs + sum(map(len, DESIGNS[0].repeats.values()))
+    assert len(long.probes) == 6 * runs
     assert len(short.probes) < len(long.probes)
     assert short.unique_tokens[0] < long.unique_tokens[0]
     assert PARAMS[short.sizes[1]] <= PARAMS[long.sizes[1]]
@@ -63,8 +84,8 @@ def test_a_slower_machine_gets_smaller_subsets():
 def test_what_does_not_fit_is_refused_with_the_least():
     with pytest.raises(UserError, match=r"needs \d+ seconds"):
         lay_out(costs(), PARAMS, 10**7, 20, LEAST)
-    with pytest.raises(UserError, match=r"20,000 unique tokens.*32,768"):
-        lay_out(costs(), PARAMS, 20_000, 3000, LEAST)
+    with pytest.raises(UserError, match=r"10,000 unique tokens.*16,384"):
+        lay_out(costs(), PARAMS, 10_000, 3000, LEAST)
 
 
 def test_candidate_sizes_rise():

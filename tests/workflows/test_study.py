@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +16,16 @@ from epochal.cli.study import parse_seconds
 from epochal.errors import TrainingStopped, UserError
 from epochal.recipe import identity, load_recipe, run_numbers
 from epochal.report import write_report
+from epochal.report.collect import read_runs
+from epochal.report.law_section import find_laws, read_study
 from epochal.runs import RunFolder
+from epochal.scaling import intervals
+from epochal.scaling.fitting import FitSettings
 from epochal.scaling.laws import DataConstrained
+from epochal.sweeps.layout import Design
 from epochal.sweeps.record import RunState
-from epochal.workflows import study_lab, study_regularise
-from epochal.workflows.study import study
+from epochal.workflows import study_lab, study_laws, study_regularise
+from epochal.workflows.study import StudyResult, study
 from epochal.workflows.study_parts import Clock
 from epochal.workflows.study_regularise import Tried, best_setting, left_aside
 from epochal.workflows.sweep import SweepResult
@@ -97,32 +106,76 @@ class PlantedRuns:
         folder.write_evaluation(found, totals, np.full(100, 40), variances)
 
 
-@pytest.fixture
-def text(tmp_path):
-    """A text of some hundred thousand tokens."""
-    from epochal.data.builtin import builtin_documents
-
-    file = tmp_path / "text.txt"
-    file.write_text("\n\n".join(d for d in builtin_documents() if len(d) < 9000)[:500_000])
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A text of some hundred thousand tokens of one byte."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    words = np.random.default_rng(0).integers(0, 3000, (1500, 40))
+    file.write_text("\n\n".join(" ".join(f"w{n}" for n in document) for document in words))
     return file
+
+
+def no_report(places, out, **more):
+    """Stands for the report, which takes longer than all the rest."""
+    out.write_text("a page")
+    return SimpleNamespace(path=out)
+
+
+def plant(patch):
+    """Runs by a law, on a machine of a known speed; few resamples and no report, for speed."""
+
+    def speeds(recipe_of, sizes, flops, threads, seconds):
+        return {(f, s): flops[s] / 1.5e10 for f in ("ar", "mdm") for s in sizes}
+
+    runs = PlantedRuns()
+    patch.setattr(study_lab, "measure_sizes", speeds)
+    patch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
+    patch.setattr(study_lab, "run_all", runs)
+    # The planted laws are far above what token frequencies give.
+    patch.setattr("epochal.workflows.study.frequency_level", lambda corpus: 30.0)
+    patch.setattr("epochal.workflows.study.write_report", no_report)
+    patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
+    patch.setattr(study_laws, "FitSettings", partial(FitSettings, bootstraps=30))
+    return runs
 
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Runs by a law, on a machine of a known speed."""
-
-    def speeds(recipe_of, sizes, flops, threads, seconds):
-        return {(f, s): flops[s] / 4e10 for f in ("ar", "mdm") for s in sizes}
-
-    runs = PlantedRuns()
-    monkeypatch.setattr(study_lab, "measure_sizes", speeds)
-    monkeypatch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
-    monkeypatch.setattr(study_lab, "run_all", runs)
-    return runs
+    """Runs by a law."""
+    return plant(monkeypatch)
 
 
-def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path):
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+def run(text, out, **more):
+    """A study of planted runs."""
+    return study(text, **{"budget": 1200, "out": out, "jobs": 2, "tokenizer": "bytes"} | more)
+
+
+@dataclass
+class Shared:
+    """A study that was ended once, and went on."""
+
+    made: StudyResult
+    runs: PlantedRuns
+    out: Path
+    used_before: float
+
+
+@pytest.fixture(scope="module")
+def shared_study(text, tmp_path_factory):
+    """One study, ended after seven runs and gone on with."""
+    out = tmp_path_factory.mktemp("shared") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        runs = plant(patch)
+        runs.stop_after = 7
+        with pytest.raises(TrainingStopped):
+            run(text, out)
+        used = json.loads((out / "state.json").read_text())["used"]
+        runs.stop_after = 10**6
+        yield Shared(run(text, out), runs, out, used)
+
+
+def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
+    made, planted, out = shared_study.made, shared_study.runs, shared_study.out
     assert made.plan is not None
     assert made.plan.winner == "ar"  # by the planted laws, at this compute
     assert made.recommendation.startswith("Train AR")
@@ -136,7 +189,7 @@ def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path
     flops = made.plan.flops
     assert flops > max(float(np.max(f.points.flops)) for f in made.fit.families.values()) / 2
     assert made.page.is_file()
-    told = json.loads((tmp_path / "study" / "study.json").read_text())
+    told = json.loads((out / "study.json").read_text())
     assert "Train AR" in told["recommendation"]
     assert [stage["name"] for stage in told["stages"]] == [
         *("prepare", "measure", "probe", "regularise", "fit", "check", "plan")
@@ -144,15 +197,16 @@ def test_a_planted_law_is_found_planned_with_and_checked(planted, text, tmp_path
     json.dumps(made.as_dict(), allow_nan=False)
     # The same call again trains nothing and says the same.
     count = len(planted.made)
-    again = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    again = run(text, out)
     assert len(planted.made) == count
     assert again.recommendation == made.recommendation
     assert again.checks == made.checks
 
 
-def test_regularisation_that_helps_is_taken_for_the_recommendation(planted, text, tmp_path):
+def test_regularisation_that_helps_is_taken(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.workflows.study.write_report", write_report)
     planted.dropout = {"ar": 0.94, "mdm": 1.05}
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    made = run(text, tmp_path / "study")
     tried = {(one["family"], one["setting"]): one for one in made.regularisation}
     assert set(tried) == {(f, s) for f in ("ar", "mdm") for s in ("dropout 0.1", "weight decay 1")}
     ar = tried["ar", "dropout 0.1"]
@@ -181,9 +235,9 @@ def test_regularisation_that_helps_is_taken_for_the_recommendation(planted, text
     assert 'id="regularisation"' in page
     assert "Not tried: other amounts" in page
     # A report made again by itself leaves these runs out of its fit as well.
-    again = write_report([tmp_path / "study"], tmp_path / "again.html")
-    fitted = again.path.read_text(encoding="utf-8").split('id="fit"')[1].split("</section>")[0]
-    assert "21 runs, R²" in fitted
+    runs = read_runs([tmp_path / "study"])
+    again = find_laws(runs, read_study([tmp_path / "study"]), "data-constrained", None)
+    assert sorted(again.families["ar"].points.run) == sorted(made.fit.families["ar"].points.run)
 
 
 def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
@@ -209,27 +263,24 @@ def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
 def test_settings_without_time_are_said_not_to_be_tried(planted, text, tmp_path, monkeypatch):
     monkeypatch.setattr(study_regularise, "SHARE", -0.5)  # as if the probes had used all of it
     monkeypatch.setattr(study_lab, "CHECK_SHARE", 0.98)
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    made = run(text, tmp_path / "study")
     assert all(one["nll"] is None for one in made.regularisation)
     assert sum("not tried (no time was left" in note for note in made.notes) == 4
     assert "dropout" not in made.recommendation
 
 
-def test_a_study_that_was_ended_goes_on(planted, text, tmp_path):
-    planted.stop_after = 7
-    with pytest.raises(TrainingStopped):
-        study(text, budget=1200, out=tmp_path / "study", jobs=2)
-    used = json.loads((tmp_path / "study" / "state.json").read_text())["used"]
-    assert used > 0
-    planted.stop_after = 10**6
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
-    assert made.seconds > used
-    assert len(set(planted.made)) == len(planted.made)  # nothing twice
+def test_a_study_that_was_ended_goes_on(shared_study):
+    assert shared_study.used_before > 0
+    assert shared_study.made.seconds > shared_study.used_before
+    made = shared_study.runs.made
+    assert len(set(made)) == len(made)  # nothing twice
 
 
 def test_runs_that_determine_no_law_give_no_prediction(planted, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", ({1: (1.0,), 4: (1.0,)},))
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    # One length of each size, once over the text: nothing is told of lengths.
+    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", (Design(1, {16: ()}),))
+    monkeypatch.setattr("epochal.sweeps.layout._Sweep.longest", lambda *given: 50_000)
+    made = run(text, tmp_path / "study")
     assert made.plan is None
     assert "do not determine a law" in made.verdict
     assert made.held_out == []
@@ -258,10 +309,10 @@ def test_budgets_that_are_too_small(text, tmp_path, planted):
 @pytest.mark.slow
 def test_a_real_study_in_small(text, tmp_path, monkeypatch):
     """Real processes, one epoch only: enough to see every stage, too little for a law."""
-    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", ({1: (1.0,), 4: (1.0,)},))
-    monkeypatch.setattr("epochal.sweeps.layout._largest_subset", lambda *given: 8200)
+    monkeypatch.setattr("epochal.sweeps.layout.DESIGNS", (Design(2, {16: ()}),))
+    monkeypatch.setattr("epochal.sweeps.layout._Sweep.longest", lambda *given: 20_000)
     monkeypatch.setattr(study_lab, "SIZES_TIMED", 4)
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2)
+    made = run(text, tmp_path / "study")
     assert "do not determine a law" in made.verdict
     probes = list((tmp_path / "study" / "probes").glob("*/run.json"))
     assert len(probes) == 12
@@ -285,7 +336,50 @@ def test_a_check_that_misses_is_said_to(planted, text, tmp_path, monkeypatch):
                 file.write_text(json.dumps(values))
 
     monkeypatch.setattr(planted, "train", worse)
-    made = study(text, budget=1200, out=tmp_path / "study", jobs=2, flops=1e13)
+    made = run(text, tmp_path / "study", flops=1e13)
     assert "take this as a guess" in made.recommendation
-    assert any("outside the interval" in check for check in made.checks)
+    assert [check.held for check in made.checks] == [False, False, None]
+    assert all("outside the interval" in check.text for check in made.checks[:2])
     assert made.plan.flops <= 1e13
+
+
+def test_a_family_that_has_not_begun_is_not_foretold(planted, text, tmp_path, monkeypatch):
+    """Diffusion's probes are above what token frequencies give, its check far below them."""
+    monkeypatch.setitem(
+        LAWS,
+        "mdm",
+        DataConstrained.from_constants(
+            A=0.01, B=0.01, E=8.95, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+        ),
+    )
+    monkeypatch.setattr("epochal.workflows.study.frequency_level", lambda corpus: 9.0)
+    train = planted.train
+
+    def sudden(run, facts, folder):
+        begun = run.name.startswith("held-out-mdm")
+        with monkeypatch.context() as patch:
+            if begun:
+                patch.setitem(
+                    LAWS,
+                    "mdm",
+                    DataConstrained.from_constants(
+                        A=0.01, B=0.01, E=8.0, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+                    ),
+                )
+            train(run, facts, folder)
+
+    monkeypatch.setattr(planted, "train", sudden)
+    made = run(text, tmp_path / "study")
+    ar, mdm = made.held_out
+    assert mdm["early"]
+    assert not ar["early"]
+    assert mdm["seen"] == pytest.approx(8.0, abs=0.1)
+    assert mdm["inside"]  # from what AR reaches there to what the probes reached
+    assert "too early to foretell" in mdm["note"]
+    # The two were trained side by side, which decides; nothing is said of a crossing.
+    assert re.match(r"AR by [0-9.]+ nats per token, measured at \S+ FLOPs", made.verdict)
+    assert "nothing is said of a crossing" in made.verdict
+    assert any("hardly begun to learn from context" in note for note in made.notes)
+    # For another compute nothing was measured, and the laws cannot tell.
+    other = run(text, tmp_path / "study", flops=1e15)
+    assert other.verdict.startswith("Too early to call")

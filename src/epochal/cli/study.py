@@ -61,7 +61,10 @@ def study(
     click.echo(textwrap.fill(result.recommendation, WIDTH))
     click.echo("")
     for check in result.checks:
-        click.echo(textwrap.fill(check, WIDTH, initial_indent="  ✓ ", subsequent_indent="    "))
+        mark = {True: "✓", False: "!", None: "·"}[check.held]
+        text = check.text if check.held is not False else f"Warning: {check.text}"
+        indent = f"  {mark} "
+        click.echo(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent="    "))
     for note in result.notes:
         click.echo(textwrap.fill(note, WIDTH, initial_indent="  · ", subsequent_indent="    "))
     click.echo(f"\nReport: {result.page}  ({result.seconds / 60:.1f} minutes used)")

@@ -12,6 +12,7 @@ from epochal.errors import EpochalError, RunError
 from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.report.collect import Run
 from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
+from epochal.scaling.foretell import learning
 from epochal.scaling.from_runs import read_points
 from epochal.scaling.planner import PlanReport, make_plan
 
@@ -71,6 +72,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
     if fit is not None:
         return Laws(families=dict(fit.families), notes=list(fit.notes), study=study)
     kept = {str(one.get("run")) for one in (*held_out(study), *regularised(study))}
+    level = study.get("level")  # of token frequencies alone
     families: dict[str, FamilyFit] = {}
     refusals: list[str] = []
     notes: list[str] = []
@@ -84,7 +86,10 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
         if len(paths) < LEAST_RUNS:
             continue
         try:
-            made = fit_points(read_points(paths), FitSettings(law=law))
+            points = read_points(paths)
+            if isinstance(level, int | float):
+                points, _ = learning(points, level)
+            made = fit_points(points, FitSettings(law=law))
         except EpochalError as error:
             refusals.append(f"{family}: {error}")
             continue

@@ -50,6 +50,8 @@ class KnownLaw:
     source: str = ""
     reading_error: float = 0.0
     """Nats by which any loss may be wrong beside the spread of the samples."""
+    doubt: float = 0.0
+    """Share of a fall foretold beyond the fitted runs by which it may be wrong (`foretell`)."""
 
     @property
     def repeats(self) -> bool:
@@ -103,6 +105,19 @@ class KnownLaw:
         losses = np.exp(predict(self.form, constants, flat))
         shaped: Floats = losses.reshape(len(constants), *n.shape)
         return shaped
+
+    def beyond(self, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
+        """Nats by which predictions beyond the fitted runs may be wrong: `doubt` times the change
+        from the fitted run that would be nearest, of fitted size, length and compute, to there.
+        """
+        n, d = (np.asarray(v, dtype=float) for v in (params, tokens))
+        if not self.doubt or not {"params", "tokens", "flops"} <= set(self.fitted):
+            return np.zeros_like(n * d)
+        near = np.clip(n, *self.fitted["params"])
+        longest = np.minimum(self.fitted["tokens"][1], self.fitted["flops"][1] / (6 * near))
+        there = self.predict(n, d, unique_tokens)
+        change = self.predict(near, np.minimum(d, longest), unique_tokens) - there
+        return self.doubt * np.abs(change)
 
     def unique_equivalent(self, tokens: Any, unique_tokens: Any) -> Floats:
         """D': how many fresh tokens `tokens` seen of `unique_tokens` are worth.

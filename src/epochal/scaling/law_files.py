@@ -21,7 +21,7 @@ from epochal.tally import Floats
 
 _FORMAT = 1
 _DIGITS = 10
-_NO_CONSTANTS = ("law", "sequence_length")
+_NO_CONSTANTS = ("law", "sequence_length", "doubt")
 """Keys of a section that has its constants directly."""
 
 
@@ -48,6 +48,7 @@ def _content(law: KnownLaw) -> dict[str, Any]:
     return {
         "law": law.form.name,
         **length,
+        **({"doubt": law.doubt} if law.doubt else {}),
         **({} if choice is None else {"choice": _choice(choice)}),
         "constants": {k: v for k, v in law.constants.items() if v is not None},
         "unknown": sorted(law.unknown),
@@ -132,7 +133,12 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
                 f"{path}: sequence_length of {family} is {length!r}; give the tokens per row of "
                 "its runs, a whole number, or leave it out"
             )
-        laws[family] = replace(_with_samples(law, section, path), sequence_length=length)
+        doubt = section.get("doubt", 0.0)
+        if not (_is_number(doubt) and doubt >= 0):
+            raise UserError(f"{path}: doubt of {family} is {doubt!r}, not a number of 0 or more")
+        laws[family] = replace(
+            _with_samples(law, section, path), sequence_length=length, doubt=float(doubt)
+        )
     if not laws:
         raise UserError(
             f"{path} holds no law: it has no section for a family ({' or '.join(FAMILIES)}); write "

@@ -25,7 +25,7 @@ from epochal.scaling.crossing import (
     pairs,
 )
 from epochal.scaling.known import KnownLaw
-from epochal.scaling.optimum import LARGEST, SMALLEST, floor_loss, optima
+from epochal.scaling.optimum import LARGEST, SMALLEST, Optima, floor_loss, optima
 from epochal.scaling.verdict import (
     REACH,
     TITLES,
@@ -224,7 +224,7 @@ def _family(
         family=law.family,
         law=law.form.name,
         loss=loss,
-        interval=_interval(law, unique, flops, loss),
+        interval=_interval(law, unique, flops, best),
         params=params,
         tokens=tokens,
         epochs=epochs,
@@ -240,15 +240,20 @@ def _family(
 
 
 def _interval(
-    law: KnownLaw, unique: float, flops: float, loss: float
+    law: KnownLaw, unique: float, flops: float, best: Optima
 ) -> tuple[float, float] | None:
     """95 % interval of the best loss, each resample at its own best."""
     if not law.samples:
         return None
     draws = [optima(law, flops, unique, s[:_MOST_SAMPLES]).loss for s in law.samples]
     low, high = law.interval(draws)
-    error = law.reading_error
+    loss, error = float(best.loss[0]), _error(law, best.params[0], best.tokens[0], unique)
     return min(float(low), loss) - error, max(float(high), loss) + error
+
+
+def _error(law: KnownLaw, params: float, tokens: float, unique: float) -> float:
+    """Nats by which a prediction may be wrong beside the spread of the samples."""
+    return law.reading_error + float(law.beyond(params, tokens, unique))
 
 
 def _outside(
@@ -281,7 +286,10 @@ def _compare(
         return None, None, None, None
     ar, mdm = laws["ar"], laws["mdm"]
     difference = plans[1].loss - plans[0].loss
-    error = ar.reading_error + mdm.reading_error
+    error = sum(
+        _error(law, plan.params, plan.tokens, unique)
+        for law, plan in zip((ar, mdm), plans, strict=True)
+    )
     draws = [
         optima(mdm, flops, unique, b[:_MOST_SAMPLES]).loss
         - optima(ar, flops, unique, a[:_MOST_SAMPLES]).loss

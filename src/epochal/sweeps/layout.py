@@ -1,15 +1,16 @@
-"""Laying out a probe sweep that fits a time: sizes × epochs on nested subsets, both families.
+"""Laying out a probe sweep that fits a time: sizes × lengths, fresh and repeated, both families.
 
-What a data-constrained law needs: several sizes N, several lengths D, and the same tokens seen
-once and many times at two numbers of unique tokens U, so that what repetition costs (R*_D) and
-what a model too large for its tokens costs (R*_N) can be told from what few tokens cost
-(arXiv 2305.16264 §5; reference laws in `epochal.scaling`).
+What a law must know to foretell a longer run on the whole text: how the loss falls with tokens
+seen once, up to a quarter or so of that run's compute; what repetition costs (R*_D), from few
+tokens seen many times; and what a model too large for its tokens costs (R*_N), from sizes on both
+sides of the optimum (arXiv 2305.16264 §5; reference laws in `epochal.scaling`). A run over a
+part of the whole text costs what the same tokens repeated cost, and says more of the long run, so
+the ladder of lengths is of the whole text, and only repetition is looked at on subsets of it.
 """
 
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,20 +21,35 @@ from epochal.sizes import LADDER, Architecture, ffn_width
 
 SMALL_SHAPES = ("32x2x2", "48x2x2", "64x3x2", "96x3x3", "128x4x4", "192x4x6", "256x5x8")
 """width x layers x heads below the ladder's useful range for small vocabularies. Chosen by us."""
-SUBSETS = (1, 4)
-"""Sizes of the nested subsets, relative to the smallest."""
-DESIGNS: tuple[Mapping[int, tuple[float, ...]], ...] = (
-    {1: (1.0, 4.0, 16.0, 64.0), 4: (1.0, 4.0, 16.0)},
-    {1: (1.0, 8.0, 64.0), 4: (1.0, 8.0)},
-    {1: (1.0, 16.0), 4: (1.0, 8.0)},
-)
-"""Subset → epochs, the fullest first. On the larger subset the longest runs would take most of the
-time for the least news."""
+RUNG = 2.0
+"""From one length of the ladder to the next. Chosen by us: a small model first learns how often
+each token is, and only runs well beyond that say something of longer ones."""
+LEAST_PARTS = 4
+"""The whole text over the largest subset, at least."""
+MOST_EPOCHS = 64.0
+"""Of any probe. Chosen by us: small models on few tokens have long turned by then."""
 TOKENS_PER_PARAM = 10.0
 """Tokens of the longest run per parameter of the middle size. Chosen by us: the sizes then lie
 on both sides of the optimum for most of the lengths."""
-SPACINGS = (2, 1)
-"""Places in the list of sizes from one size to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How many probes of each size."""
+
+    rungs: int
+    """Lengths on the whole text, each half of the next."""
+    repeats: Mapping[int, tuple[float, ...]]
+    """n → lengths on a subset of 1/n of the middle size's longest run, as shares of the size's
+    longest."""
+
+
+DESIGNS = (
+    Design(4, {64: (1 / 4, 1.0), 16: (1 / 2,)}),
+    Design(3, {16: (1 / 2, 1.0)}),
+    Design(3, {16: (1.0,)}),
+)
+"""The fullest first. All repeat a subset 16 times or more at the middle size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +83,9 @@ class Probe:
     """Expected, of one slot."""
 
     @property
-    def tokens(self) -> float:
+    def tokens(self) -> int:
         """D."""
-        return self.unique_tokens * self.epochs
+        return round(self.unique_tokens * self.epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ class Layout:
 
     @property
     def unique_tokens(self) -> list[int]:
-        """The subsets, smallest first."""
+        """The subsets and the whole text, smallest first."""
         return sorted({probe.unique_tokens for probe in self.probes})
 
     @property
@@ -120,79 +136,114 @@ def lay_out(
 ) -> Layout:
     """The probe sweep for `seconds` of all slots together on a corpus of `unique_tokens`.
 
-    Three sizes around the optimum of the longest run, on two nested subsets; `least` is the
-    smallest useful subset. The fullest design is taken whose smallest subset is twice that, the
-    last one with just that. Raises UserError, with the least time that would do, where
-    nothing fits.
+    Three neighbouring sizes around the optimum of the longest run, whose longest runs all take the
+    same time; `least` is the smallest useful number of tokens. The fullest design is taken
+    whose smallest subset is twice that, the last one with just that. Raises UserError, with
+    the least time that would do, where nothing fits.
     """
-    if unique_tokens < least * max(SUBSETS):
+    if unique_tokens < least * LEAST_PARTS:
         raise UserError(
             f"the text has {unique_tokens:,} unique tokens; a study needs at least "
-            f"{least * max(SUBSETS):,} to compare subsets, so give it more text"
+            f"{least * LEAST_PARTS:,} to compare subsets, so give it more text"
         )
-    triples = list(_triples(costs, params))
+    sweeps = [_Sweep(costs, sizes, unique_tokens, least) for sizes in _triples(costs, params)]
     for design in DESIGNS:
-        last = design is DESIGNS[-1]
-        wanted = least if last else min(2 * least, unique_tokens // max(SUBSETS))
-        found: list[tuple[float, Layout]] = []
-        for sizes, spacing in triples:
-            small = _largest_subset(costs, design, sizes, unique_tokens, seconds, wanted)
-            if small is not None:
-                longest = small * max(share * max(epochs) for share, epochs in design.items())
-                off = abs(math.log(params[sizes[1]] * TOKENS_PER_PARAM / longest))
-                found.append((off + (spacing == 1), _made(costs, design, sizes, small)))
+        wanted = least if design is DESIGNS[-1] else min(2 * least, unique_tokens // LEAST_PARTS)
+        found = []
+        for sweep in sweeps:
+            longest = sweep.longest(design, seconds, wanted)
+            if longest is not None:
+                off = abs(math.log(params[sweep.sizes[1]] * TOKENS_PER_PARAM / longest))
+                found.append((off, sweep.made(design, longest)))
         if found:
             return min(found, key=lambda pair: pair[0])[1]
-    cheapest = min(_made(costs, DESIGNS[-1], sizes, least).seconds for sizes, _ in triples)
+    last = DESIGNS[-1]
+    cheapest = min(sweep.made(last, least * max(last.repeats)).seconds for sweep in sweeps)
     raise UserError(f"the probe sweep alone needs {cheapest:.0f} seconds of one slot")
 
 
-def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[tuple[list[str], int]]:
-    """Three measured sizes and their spacing."""
+def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[list[str]]:
+    """Three neighbours of the measured sizes."""
     sizes = [s for s in params if all((f, s) in costs.seconds_per_token for f in FAMILIES)]
-    for spacing, first in itertools.product(SPACINGS, range(len(sizes))):
-        chosen = sizes[first : first + 2 * spacing + 1 : spacing]
-        if len(chosen) == 3:
-            yield chosen, spacing
+    for first in range(len(sizes) - 2):
+        yield sizes[first : first + 3]
 
 
-def _largest_subset(
-    costs: Costs,
-    design: Mapping[int, tuple[float, ...]],
-    sizes: Sequence[str],
-    unique_tokens: int,
-    seconds: float,
-    least: int,
-) -> int | None:
-    """The largest first subset, to two digits, whose sweep takes no longer; None if none does."""
-    subsets = _round_numbers(least, unique_tokens // max(SUBSETS))
-    within = bisect.bisect_right(
-        subsets, seconds, key=lambda subset: _made(costs, design, sizes, subset).seconds
-    )
-    return subsets[within - 1] if within else None
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Probe sweeps of three sizes on one text."""
+
+    costs: Costs
+    sizes: Sequence[str]
+    unique_tokens: int
+    least: int
+
+    def longest(self, design: Design, seconds: float, smallest: int) -> int | None:
+        """The longest run of the middle size, to two digits, that `seconds` allow.
+
+        None if the smallest subset would have less than `smallest` tokens.
+        """
+        low = min(design.repeats) * smallest
+        lengths = _round_numbers(
+            min(low, max(design.repeats) * smallest),
+            max(low, int(MOST_EPOCHS * self.unique_tokens)),
+        )
+        lengths = [n for n in lengths if self.subset(n, max(design.repeats)) >= smallest]
+        within = bisect.bisect_right(
+            lengths, seconds, key=lambda length: self.made(design, length).seconds
+        )
+        while within and self.made(design, lengths[within - 1]).seconds > seconds:
+            within -= 1  # more rungs for a shorter run: the cost is not quite monotone
+        return lengths[within - 1] if within else None
+
+    def subset(self, longest: float, parts: int) -> int:
+        """Unique tokens of a subset."""
+        return _two_digits(min(longest / parts, self.unique_tokens / LEAST_PARTS))
+
+    def made(self, design: Design, longest: int) -> Layout:
+        """The sweep whose middle size is trained on `longest` tokens at most."""
+        order: dict[Probe, float] = {}
+        for size in self.sizes:
+            for unique, tokens in self.lengths(design, size, longest):
+                for family in FAMILIES:
+                    seconds = self.costs.seconds(family, size, tokens)
+                    probe = Probe(family, size, unique, tokens / unique, seconds)
+                    order[probe] = self.costs.seconds(FAMILIES[0], size, tokens)
+        return Layout(sorted(order, key=lambda probe: order[probe]))
+
+    def lengths(self, design: Design, size: str, longest: int) -> list[tuple[int, int]]:
+        """(U, D) of the runs of one size, fresh ones first."""
+        top = longest * self._per_token(self.sizes[1]) / self._per_token(size)
+        top = min(top, MOST_EPOCHS * self.unique_tokens)
+        # Down to a quarter of the text: two lengths or more without repetition.
+        rungs = design.rungs
+        while top / RUNG ** (rungs - 1) > self.unique_tokens / LEAST_PARTS:
+            rungs += 1
+        fresh = [_two_digits(top / RUNG**rung) for rung in range(rungs)]
+        found = [(self.unique_tokens, tokens) for tokens in fresh if tokens >= self.least]
+        before = 0
+        for parts, shares in design.repeats.items():
+            unique = self.subset(longest, parts)
+            if unique < 2 * before:  # of a small text, all subsets are nearly its quarter
+                continue
+            before = unique
+            repeated = [_two_digits(min(top * share, MOST_EPOCHS * unique)) for share in shares]
+            found += [(unique, tokens) for tokens in repeated if tokens > 1.5 * unique]
+        return list(dict.fromkeys(found))
+
+    def _per_token(self, size: str) -> float:
+        return sum(self.costs.seconds_per_token[family, size] for family in FAMILIES)
 
 
-def _round_numbers(low: int, high: int) -> list[int]:
-    """Numbers of two digits and zeros from low to high, so that names of runs are exact."""
+def _two_digits(number: float) -> int:
+    """Rounded down to two digits and zeros, so that names of runs are exact."""
+    unit = int(10 ** max(0, math.floor(math.log10(number)) - 1))
+    return int(number / unit + 1e-9) * unit
+
+
+def _round_numbers(low: float, high: float) -> list[int]:
+    """Numbers of two digits and zeros from low to high."""
     found = []
     for power in range(12):
         found += [digits * 10**power for digits in range(10, 100)]
     return [number for number in found if low <= number <= high]
-
-
-def _made(
-    costs: Costs, design: Mapping[int, tuple[float, ...]], sizes: Sequence[str], subset: int
-) -> Layout:
-    probes = [
-        Probe(
-            family,
-            size,
-            share * subset,
-            epochs,
-            costs.seconds(family, size, share * subset * epochs),
-        )
-        for share, lengths in design.items()
-        for size, epochs, family in itertools.product(sizes, lengths, FAMILIES)
-    ]
-    order = {probe: costs.seconds("ar", probe.size, probe.tokens) for probe in probes}
-    return Layout(sorted(probes, key=lambda probe: order[probe]))

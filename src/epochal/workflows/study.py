@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,20 @@ from epochal.data.builtin import builtin_documents
 from epochal.data.folder import order_for_sampling
 from epochal.data.readers import DocumentRule
 from epochal.errors import EpochalError, UserError
-from epochal.recipe import FAMILIES, recipe_toml
+from epochal.recipe import recipe_toml
 from epochal.report import write_report
+from epochal.scaling.from_runs import read_points
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
-from epochal.scaling.verdict import verdict_words
 from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import divide
-from epochal.workflows.fit import fit
 from epochal.workflows.plan import plan
+from epochal.workflows.study_check import Check, Checked, near_probes
 from epochal.workflows.study_lab import Lab, recommended
-from epochal.workflows.study_parts import (
-    Clock,
-    Stages,
-    choice_words,
-    reach_words,
-)
-from epochal.workflows.study_regularise import NOT_TRIED, Tried, best_setting, left_aside
+from epochal.workflows.study_laws import StudyLaws, frequency_level, study_laws
+from epochal.workflows.study_parts import Clock, Stages
+from epochal.workflows.study_regularise import NOT_TRIED, Tried, left_aside
+from epochal.workflows.study_words import overfitting_words, with_laws, without_law
 
 LEAST_BUDGET = 120.0
 """Seconds."""
@@ -45,7 +42,7 @@ class StudyResult:
 
     verdict: str
     recommendation: str
-    checks: list[str]
+    checks: list[Check]
     """What the held-out runs say of the predictions, and of the families."""
     notes: list[str]
     page: Path
@@ -64,7 +61,7 @@ class StudyResult:
         return {
             "verdict": self.verdict,
             "recommendation": self.recommendation,
-            "checks": self.checks,
+            "checks": [asdict(check) for check in self.checks],
             "notes": self.notes,
             "report": str(self.page),
             "seconds": self.seconds,
@@ -128,29 +125,31 @@ class _Study:
         states, costs = lab.probe(layout, costs)
         self.tried = lab.regularise(states, layout, costs)
         began = time.monotonic()
-        report = self._fit()
-        self.stages.add("fit", began, "no law" if report is None else f"law {report.law}")
-        if report is None:
+        laws = self._fit(corpus)
+        note = "no law" if laws is None else f"law {laws.report.law}"
+        self.stages.add("fit", began, note)
+        if laws is None:
             return self._finish(states)
-        measured = {
+        timed = {
             size: float(n)
             for size, n in lab.params.items()
             if ("ar", size) in costs.seconds_per_token
         }
-        words, held_out, at = lab.check(report, measured, costs, self.tried)
+        sizes = near_probes(laws, timed)
+        checked = lab.check(laws, sizes, costs, self.tried)
         began = time.monotonic()
         planned = plan(
             corpus.train.unique_tokens,
-            self.flops or at,
-            laws=report,
-            sizes=[str(int(n)) for n in measured.values()],
+            self.flops or checked.flops,
+            laws=laws.report,
+            sizes=[str(int(n)) for n in sizes.values()],
             vocabulary=corpus.tokenizer.vocabulary,
         )
         assert isinstance(planned, PlanReport)
-        self.stages.add("plan", began, f"for {self.flops or at:.3g} FLOPs")
-        names = {str(int(n)): size for size, n in measured.items()}
+        self.stages.add("plan", began, f"for {planned.flops:.3g} FLOPs")
+        names = {str(int(n)): size for size, n in sizes.items()}
         self._write_recipes(lab, planned, names)
-        return self._finish(states, report, planned, names, words, held_out)
+        return self._finish(states, laws, planned, names, checked)
 
     def _write_recipes(self, lab: Lab, planned: PlanReport, sizes: dict[str, str]) -> None:
         """The recommendation, ready to train: one file per family."""
@@ -180,42 +179,43 @@ class _Study:
         self.clock.save()
         return made
 
-    def _fit(self) -> FitReport | None:
-        """A law that can describe what was seen; None, with a note, where none is determined."""
-        places = [self.folder / "probes"]
-        for law in ("data-constrained", "chinchilla"):
-            try:
-                report = fit(places, law=law)
-            except EpochalError as error:
-                self.notes.append(f"no {law} law: {error}")
-                continue
-            turned = sum(
-                "overfit" in dropped.reason
-                for family in report.families.values()
-                for dropped in family.dropped
-            )
-            if law == "data-constrained" and turned and len(report.families) == len(FAMILIES):
-                try:
-                    return fit(places, law="overfitting")
-                except EpochalError as error:
-                    self.notes.append(f"no law with an overfitting term: {error}")
-            if len(report.families) == len(FAMILIES):
-                return report
-        return None
+    def _fit(self, corpus: PreparedCorpus) -> StudyLaws | None:
+        """Laws that can describe what was seen; None, with a note, where none is determined."""
+        try:
+            laws = study_laws([self.folder / "probes"], frequency_level(corpus))
+        except EpochalError as error:
+            self.notes.append(str(error))
+            return None
+        self.notes += laws.notes
+        return laws
 
     def _finish(
         self,
         states: list[RunState],
-        report: FitReport | None = None,
+        laws: StudyLaws | None = None,
         planned: PlanReport | None = None,
         sizes: dict[str, str] | None = None,
-        checks: list[str] | None = None,
-        held_out: list[dict[str, Any]] | None = None,
+        checked: Checked | None = None,
     ) -> StudyResult:
         """Say what follows, no more; write the report."""
-        verdict, recommendation = _words(
-            planned, sizes or {}, states, report, held_out or [], self.tried
-        )
+        report = None if laws is None else laws.report
+        found = checked or Checked(0.0)
+        if laws is None or planned is None:
+            verdict, recommendation = without_law(states, self.tried)
+        else:
+            both_overfit, turned = overfitting_words(read_points([self.folder / "probes"]))
+            same = planned.flops == found.flops
+            verdict, recommendation = with_laws(
+                planned,
+                laws.report,
+                sizes or {},
+                self.tried,
+                found.results,
+                found.difference if same else None,
+                laws.early,
+                both_overfit=both_overfit,
+            )
+            self.notes += turned
         self.notes += [one.note for one in self.tried]
         if self.tried:
             self.notes.append(NOT_TRIED)
@@ -230,13 +230,14 @@ class _Study:
             "machine": f"{self.jobs} runs at a time",
             "recommendation": f"{verdict} {recommendation}",
             "stages": self.stages.done,
-            "held_out": held_out or [],
+            "held_out": found.results,
             "regularisation": [one.as_dict() for one in self.tried],
             "not_tried": NOT_TRIED if self.tried else "",
             "recipes": self.recipes,
+            "notes": self.notes,
         }
-        if report is not None and planned is not None:
-            content |= {"law": report.law, "flops": planned.flops}
+        if laws is not None and report is not None and planned is not None:
+            content |= {"law": report.law, "flops": planned.flops, "level": laws.level}
             report.save(self.folder / "law.toml")
         files.write_json(self.folder / "study.json", content)
         page = write_report(
@@ -245,81 +246,16 @@ class _Study:
         return StudyResult(
             verdict=verdict,
             recommendation=recommendation,
-            checks=checks or [],
+            checks=found.checks,
             notes=self.notes,
             page=page,
             seconds=self.clock.used,
             plan=planned,
             fit=report,
-            held_out=held_out or [],
+            held_out=found.results,
             regularisation=[one.as_dict() for one in self.tried],
             recipes=self.recipes,
         )
-
-
-def _words(
-    planned: PlanReport | None,
-    sizes: dict[str, str],
-    states: list[RunState],
-    report: FitReport | None,
-    held_out: list[dict[str, Any]],
-    tried: list[Tried],
-) -> tuple[str, str]:
-    """(verdict, recommendation): no more than the numbers say."""
-    if planned is None or report is None:
-        seen = [(state.nll, state.name) for state in states if state.nll is not None]
-        seen += [(one.nll, one.run) for one in tried if one.nll is not None]
-        if not seen:
-            return "No run was finished, so nothing can be said.", "Give a larger --budget."
-        nll, name = min(seen)
-        return (
-            "The runs do not determine a law, so nothing is predicted.",
-            f"The best run seen is {name} with {nll:.3f} nats per token.",
-        )
-    taken = {
-        one.family: best_setting(tried, one.family, one.size.epochs)
-        for one in planned.families
-        if one.size is not None
-    }
-
-    def ratio(family: str) -> float:
-        found = taken.get(family)
-        return 1.0 if found is None else found.ratio
-
-    # What regularisation brought is no part of the laws; it may turn the order round.
-    by_loss = sorted(planned.families, key=lambda p: p.loss * ratio(p.family))
-    turned = planned.winner is not None and by_loss[0].family != planned.winner
-    order = by_loss if turned else sorted(by_loss, key=lambda p: p.family != planned.winner)
-    choice = order[0].size
-    first = verdict_words(
-        planned.families,
-        planned.winner,
-        planned.difference,
-        planned.difference_interval,
-        planned.share_for_diffusion,
-        short=True,
-    )
-    verdict = f"{first}. {reach_words(planned, report)}"
-    if choice is None:
-        return verdict, "No size that was measured is near the optimum."
-    named = replace(choice, name=sizes.get(choice.name, choice.name))
-    phrase = choice_words(order[0].family, named, int(planned.unique_tokens))
-    lead = "Train" if planned.winner else "Neither is clearly better; the lower prediction is"
-    if turned:
-        lead = "With what regularisation brought, the order turns round, so it is close; train"
-    setting = taken.get(order[0].family)
-    with_it = f", with {setting.setting}" if setting else ""
-    loss = choice.loss * ratio(order[0].family)
-    text = f"{lead} {phrase}{with_it}: predicted {loss:.3f} nats per token."
-    missed = [
-        result
-        for result in held_out
-        if result["family"] == order[0].family
-        and not result["interval"][0] <= result["seen"] <= result["interval"][1]
-    ]
-    if missed:
-        text += " Its check missed the prediction, so take this as a guess, and give more time."
-    return verdict, text
 
 
 def _default_jobs() -> int:

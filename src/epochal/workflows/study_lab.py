@@ -12,11 +12,9 @@ from typing import Any
 
 from epochal.data import PreparedCorpus
 from epochal.errors import UserError
-from epochal.progress import hidden, say
+from epochal.progress import say
 from epochal.recipe import FAMILIES, Recipe
 from epochal.recipe.load import apply_overrides, recipe_from_tree
-from epochal.scaling.from_runs import read_points
-from epochal.scaling.result import FitReport
 from epochal.sweeps.designs import SweepRun
 from epochal.sweeps.file import Sweep, sweep_from_tree
 from epochal.sweeps.layout import Costs, Layout, Probe, candidate_sizes, lay_out
@@ -25,15 +23,14 @@ from epochal.sweeps.record import RunState, SweepFolder
 from epochal.sweeps.slots import divide
 from epochal.training.device import find_device
 from epochal.workflows import study_regularise as regularise
-from epochal.workflows.compare import compare_existing
 from epochal.workflows.measure import measure_sizes
+from epochal.workflows.study_check import FARTHEST, Checked, choices, judge
+from epochal.workflows.study_laws import StudyLaws
 from epochal.workflows.study_parts import (
     Clock,
     Stages,
     affordable,
     base_recipe,
-    choose,
-    held_out_words,
     run_keys,
 )
 from epochal.workflows.study_regularise import Tried, Variant
@@ -110,7 +107,7 @@ class Lab:
         unique = self.corpus.train.unique_tokens
         spare = self._end_of_probes - self.clock.used
         try:
-            layout = lay_out(costs, self.params, unique, spare * self.jobs, 8 * length * batch)
+            layout = lay_out(costs, self.params, unique, spare * self.jobs, 4 * length * batch)
         except UserError as error:
             raise UserError(
                 f"--budget of {self.clock.budget:.0f} seconds: {error}; it has "
@@ -124,7 +121,7 @@ class Lab:
         )
         say(
             f"probe sweep: {len(layout.probes)} runs, sizes {', '.join(layout.sizes)}, "
-            f"{' and '.join(f'{u:,}' for u in layout.unique_tokens)} unique tokens, about "
+            f"{', '.join(f'{u:,}' for u in layout.unique_tokens)} unique tokens, about "
             f"{layout.seconds / self.jobs / 60:.1f} minutes"
         )
         return layout
@@ -139,7 +136,7 @@ class Lab:
         began = time.monotonic()
         until = self._end_of_probes
         probes = {_name(probe): probe for probe in layout.probes}
-        lengths = {name: {"train.epochs": probe.epochs} for name, probe in probes.items()}
+        lengths = {name: {"train.tokens": probe.tokens} for name, probe in probes.items()}
         states, factor = self._train("probes", probes, lengths, until)
         finished = sum(state.state == "finished" for state in states)
         left_out = sum(state.state == "left out" for state in states)
@@ -231,95 +228,49 @@ class Lab:
         return result.runs, factor()
 
     def check(
-        self,
-        report: FitReport,
-        params: dict[str, float],
-        costs: Costs,
-        tried: list[Tried],
-    ) -> tuple[list[str], list[dict[str, Any]], float]:
+        self, laws: StudyLaws, params: dict[str, float], costs: Costs, tried: list[Tried]
+    ) -> Checked:
         """Train each family's recommendation at what the rest of the budget buys.
 
         With the regularisation that was better at its best probe, if any. The compute is kept,
-        so that a study that goes on checks the same. (sentences, held-out results, FLOPs).
+        so that a study that goes on checks the same.
         """
         began = time.monotonic()
-        at = self._check_flops(report, params, costs)
+        at = self._check_flops(laws, params, costs)
         unique = self.corpus.train.unique_tokens
         probes: dict[str, Probe] = {}
         lengths: dict[str, dict[str, Any]] = {}
         expected: dict[str, tuple[float, Tried | None]] = {}
-        for family, law in report.families.items():
-            best = choose(law, unique, at, params)
+        for family, best in choices(laws, unique, at, params).items():
             seconds = replace(costs, factor=1.0).seconds(family, best.name, best.tokens)
             name = f"held-out-{family}-{best.name}"
             taken = regularise.best_setting(tried, family, best.epochs)
             if taken is not None:
                 name += f"-{taken.setting.replace(' ', '')}"
-            probes[name] = Probe(family, best.name, unique, best.epochs, seconds)
+            probes[name] = Probe(family, best.name, unique, best.tokens / unique, seconds)
             lengths[name] = {"train.tokens": int(best.tokens), **(taken.keys if taken else {})}
             expected[name] = best.loss, taken
         until = self.clock.budget - TAIL_SECONDS / 2
         states, _ = self._train("held-out", probes, lengths, until)
-        done = [state for state in states if state.state == "finished"]
-        results = [self._compare(report, *expected[state.name], state) for state in done]
-        words = [str(result["note"]) for result in results]
-        words += [
-            f"{state.name} was not checked: {state.why or state.state}"
-            for state in states
-            if state not in done
-        ]
-        if len(done) == len(FAMILIES):
-            with hidden():
-                verdict = compare_existing([state.run_dir for state in done]).verdict
-            words.append(f"Side by side: {verdict}")
-        self.stages.add("check", began, f"{len(done)} held-out runs at {at:.3g} FLOPs")
-        return words, results, at
+        made = judge(laws, expected, states, at)
+        self.stages.add("check", began, f"{len(made.results)} held-out runs at {at:.3g} FLOPs")
+        return made
 
-    def _check_flops(self, report: FitReport, params: dict[str, float], costs: Costs) -> float:
+    def _check_flops(self, laws: StudyLaws, params: dict[str, float], costs: Costs) -> float:
         known = self.clock.state.get("check")
         if known is None or known["budget"] != self.clock.budget:
             turns = -(-len(FAMILIES) // self.jobs)
             seconds = max(20.0, (self.clock.left - TAIL_SECONDS) * 0.9 / turns)
             unique = self.corpus.train.unique_tokens
-            at = affordable(report.families, unique, params, costs, seconds)
-            known = {"budget": self.clock.budget, "flops": at}
+            at = affordable(laws.report.families, unique, params, costs, seconds)
+            largest = max(fit.fitted["flops"][1] for fit in laws.report.families.values())
+            known = {"budget": self.clock.budget, "flops": min(at, FARTHEST * largest)}
             self.clock.save(check=known)
         return float(known["flops"])
 
-    def _compare(
-        self, report: FitReport, loss: float, taken: Tried | None, state: RunState
-    ) -> dict[str, Any]:
-        """Prediction and outcome of a held-out run.
-
-        `loss` is the planner's figure; the interval is the law's, with twice the scatter of the
-        runs it was fitted to on either side. The law knows no regularisation: where one was
-        `taken`, the prediction falls by the share it brought at the probe, and the interval
-        reaches from there to where it brings nothing.
-        """
-        law = report.families[state.family]
-        point = read_points([state.run_dir])
-        where = (point.params, point.tokens, point.unique_tokens)
-        low, high = (float(end[0]) for end in law.predict_interval(*where))
-        scatter = 2 * float(law.residuals.std()) * loss
-        ratio = 1.0 if taken is None else taken.ratio
-        predicted = loss * ratio
-        low, high = (min(low, loss) - scatter) * ratio, max(high, loss) + scatter
-        seen = float(point.loss[0])
-        note = held_out_words(state.family, seen, predicted, low, high)
-        if taken is not None:
-            note += f", with {taken.setting} (without it the law says {loss:.3f})"
-        return {
-            "run": state.name,
-            "family": state.family,
-            "predicted": predicted,
-            "interval": [low, high],
-            "seen": seen,
-            "note": note,
-        }
-
 
 def _name(probe: Probe) -> str:
-    return f"{probe.family}-{probe.size}-U{probe.unique_tokens}-{probe.epochs:g}ep"
+    return f"{probe.family}-{probe.size}-U{probe.unique_tokens}-D{probe.tokens}"
 
 
 def recommended(lab: Lab, family: str, size: str, tokens: float, tried: Sequence[Tried]) -> Recipe:

@@ -1,4 +1,4 @@
-"""Parts of a study: its clock, its recipes, its choice of what to check, and its words."""
+"""Parts of a study: its clock, its recipes, and its choice of what to check."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from epochal import files
 from epochal.recipe.load import Tree
 from epochal.scaling.alternatives import LadderChoice, best_of_sizes
 from epochal.scaling.known import KnownLaw
-from epochal.scaling.planner import PlanReport
-from epochal.scaling.result import FitReport
-from epochal.scaling.verdict import TITLES, critical_words, reach
 from epochal.sweeps.layout import Costs, Probe, shape_of
-from epochal.units import format_count
 
 WIDTH_OF_FULL_RATE = 128
 FULL_RATE, LEAST_RATE = 2e-3, 2e-4
@@ -121,33 +117,3 @@ def affordable(
         else:
             high = middle
     return low
-
-
-def held_out_words(family: str, seen: float, predicted: float, low: float, high: float) -> str:
-    """What a held-out run says of the prediction."""
-    off = 100 * (predicted / seen - 1)
-    inside = "inside" if low <= seen <= high else "outside"
-    return (
-        f"{TITLES[family]}: predicted {predicted:.3f} ({low:.3f} to {high:.3f}), seen {seen:.3f}, "
-        f"{inside} the interval ({off:+.1f} %)"
-    )
-
-
-def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
-    """Family, size, epochs and length, in one phrase."""
-    if choice.tokens < unique:
-        length = f"once over {format_count(choice.tokens)} of the {format_count(unique)}"
-    else:
-        length = f"{choice.epochs:.3g} epochs of {format_count(unique)}"
-    return (
-        f"{TITLES[family]}, {choice.name} ({format_count(choice.params)} parameters), "
-        f"{length} unique tokens"
-    )
-
-
-def reach_words(planned: PlanReport, report: FitReport) -> str:
-    """Whether the lead changes within `verdict.REACH` times the largest compute measured."""
-    if planned.critical is None:
-        return "There is no law of the other family, so nothing is said of a crossing."
-    text = critical_words(planned.critical, planned.flops, reach(report.families))
-    return f"{text[0].upper()}{text[1:]}."

@@ -32,6 +32,8 @@ weight decay (arXiv 2507.15857 §8 has 0.1 for both). Chosen by us."""
 CLEAR = 0.01
 """Nats, beyond two standard errors, from which a setting counts as better: another seed alone
 would change a loss by about as much."""
+REPEATS = 2.0
+"""Epochs from which a run repeats its tokens enough to try regularisation on it."""
 LEAST_REPETITION = 0.5
 """A setting that helped at so many epochs is taken from this share of them on."""
 NOT_TRIED = (
@@ -92,7 +94,7 @@ class Variant:
     @property
     def keys(self) -> Tree:
         """Its length and its setting, as recipe keys."""
-        return {"train.epochs": self.run.epochs, **SETTINGS[self.setting]}
+        return {"train.tokens": self.run.tokens, **SETTINGS[self.setting]}
 
 
 def variants(
@@ -100,10 +102,13 @@ def variants(
 ) -> list[Variant]:
     """Each family's best probe with each setting; a setting of both families before the next.
 
-    The best is the one with the lowest NLL of those that one slot trains within `seconds`; where
-    none does, the best of all, so that the report can say that there was no time.
+    The best is the one with the lowest NLL of those that repeat their tokens (of all, if none
+    does), and of these of those that one slot trains with all the settings
+    within `seconds`; where none does, the best of all, so that the report can say that there was
+    no time.
     """
     chosen: dict[str, tuple[RunState, Probe]] = {}
+    each = seconds / len(SETTINGS)
     for family in FAMILIES:
         seen = [
             state
@@ -112,7 +117,9 @@ def variants(
         ]
         if not seen:
             continue
-        short = [s for s in seen if _seconds(probes[s.name], costs) <= seconds] or seen
+        # Regularisation is for tokens seen again.
+        seen = [s for s in seen if probes[s.name].epochs >= REPEATS] or seen
+        short = [s for s in seen if _seconds(probes[s.name], costs) <= each] or seen
         best = min(short, key=lambda state: state.nll or 0.0)
         chosen[family] = best, probes[best.name]
     return [
@@ -151,10 +158,11 @@ def _judged(variant: Variant, state: RunState) -> Tried:
         except EpochalError as problem:
             why = str(problem)
     title = f"{_title(family)}, {variant.setting}"
-    where = (
-        f"{variant.run.size}, {variant.run.epochs:g} epochs of "
-        f"{format_count(variant.run.unique_tokens)} tokens"
-    )
+    run = variant.run
+    length = f"{run.epochs:.3g} epochs of {format_count(run.unique_tokens)} tokens"
+    if run.epochs < 1:
+        length = f"once over {format_count(run.tokens)} tokens"
+    where = f"{run.size}, {length}"
     better = False
     if difference is None or error is None or state.nll is None:
         note = f"{title}: not tried ({why})"
@@ -202,7 +210,7 @@ def best_setting(tried: Sequence[Tried], family: str, epochs: float) -> Tried | 
 def left_aside(tried: Sequence[Tried], family: str, epochs: float) -> list[str]:
     """Settings that were better at the probe, but not taken for so few epochs, in words."""
     return [
-        f"{_title(one.family)}: {one.setting} was better over {one.epochs:g} epochs; it is not "
+        f"{_title(one.family)}: {one.setting} was better over {one.epochs:.3g} epochs; it is not "
         f"taken for {epochs:.3g}, which repeat the tokens much less"
         for one in tried
         if one.family == family and one.better and epochs < LEAST_REPETITION * one.epochs

@@ -1,0 +1,103 @@
+"""Laws of a study: of the runs that have begun to learn from context, with what they may miss.
+
+A small model first learns how often each token is. Until its loss has fallen below that level, it
+says nothing of how fast it will learn from context, and a law fitted to such runs foretells far
+too little. So they are left out where enough others remain, and where they do not, the family is
+*early*: its law is only a description of what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from epochal.data import PreparedCorpus
+from epochal.errors import DataError, EpochalError
+from epochal.recipe import FAMILIES
+from epochal.scaling.fitting import FitSettings, fit_points
+from epochal.scaling.foretell import doubt, learning
+from epochal.scaling.forms import FORMS
+from epochal.scaling.from_runs import read_points
+from epochal.scaling.points import Points
+from epochal.scaling.result import FitReport
+from epochal.scaling.verdict import TITLES
+
+COUNTED = 10_000_000
+"""Tokens of the text that are counted."""
+LEAST_SPARE = 2
+"""Runs beyond the constants without which no law is taken."""
+ROWS_FOR_OVERFITTING = 14
+"""Runs of each family from which a law with its ten constants is fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLaws:
+    """Laws of both families."""
+
+    report: FitReport
+    level: float
+    """NLL of token frequencies alone, nats per token."""
+    early: Mapping[str, float]
+    """Families whose runs have not got clearly below that: lowest NLL seen."""
+    notes: Sequence[str]
+
+
+def frequency_level(corpus: PreparedCorpus) -> float:
+    """NLL of the validation tokens by the frequencies of the training tokens, nats per token."""
+    vocabulary = corpus.tokenizer.vocabulary
+    counts = np.bincount(corpus.train.tokens[:COUNTED], minlength=vocabulary) + 1.0
+    assert corpus.validation is not None  # a study holds out a share of its text
+    seen = np.bincount(corpus.validation.tokens[:COUNTED], minlength=vocabulary)
+    return float(-(seen * np.log(counts / counts.sum())).sum() / seen.sum())
+
+
+def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
+    """The laws of the runs in `places`, each with its `doubt`.
+
+    With an overfitting term where some had overfitted; of one epoch only where nothing else can
+    be told. Raises DataError or RunError where the runs determine no law of both families.
+    """
+    points = read_points(places)
+    kept, early = learning(points, level)
+    notes: list[str] = []
+    for law in ("data-constrained", "chinchilla"):
+        try:
+            report = _fitted(kept, law)
+            break
+        except EpochalError as error:
+            notes.append(f"no {law} law: {error}")
+    else:
+        raise DataError("; ".join(notes))
+    turned = any("overfit" in d.reason for f in report.families.values() for d in f.dropped)
+    rows = min(len(kept.of_family(family)) for family in FAMILIES)
+    if report.law == "data-constrained" and turned and rows >= ROWS_FOR_OVERFITTING:
+        try:
+            report = _fitted(kept, "overfitting")
+        except EpochalError as error:
+            notes.append(f"no law with an overfitting term: {error}")
+    families = {name: replace(fit, doubt=doubt(fit)) for name, fit in report.families.items()}
+    notes += [
+        f"{TITLES[family]} has hardly begun to learn from context: its lowest loss of {lowest:.3f} "
+        f"is about that of token frequencies alone ({level:.3f} nats per token), so its law cannot "
+        "tell when it will"
+        for family, lowest in early.items()
+    ]
+    return StudyLaws(replace(report, families=families), level, early, notes)
+
+
+def _fitted(points: Points, law: str) -> FitReport:
+    """Laws of both families. Raises DataError."""
+    report = fit_points(points, FitSettings(law=law))
+    if len(report.families) < len(FAMILIES):
+        raise DataError("; ".join(report.refused.values()) or "there are runs of one family only")
+    least = len(FORMS[law].constants) + LEAST_SPARE
+    for family, fit in report.families.items():
+        if len(fit.points) < least:
+            raise DataError(
+                f"{family}: {len(fit.points)} runs are too few for the law {law}; with fewer than "
+                f"{least} it would go through all of them and foretell nothing"
+            )
+    return report

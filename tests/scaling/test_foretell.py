@@ -9,8 +9,7 @@ import pytest
 from planted import law, runs
 
 from epochal.errors import UserError
-from epochal.scaling import make_points
-from epochal.scaling.fitting import FitSettings, fit_points
+from epochal.scaling import FitSettings, fit_points, make_points
 from epochal.scaling.foretell import ENOUGH, LEARNING, doubt, learning, steepest
 from epochal.scaling.law_files import read_laws, write_laws
 from epochal.scaling.planner import make_plan

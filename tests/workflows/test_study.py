@@ -19,8 +19,7 @@ from epochal.report import write_report
 from epochal.report.collect import read_runs
 from epochal.report.law_section import find_laws, read_study
 from epochal.runs import RunFolder
-from epochal.scaling import intervals
-from epochal.scaling.fitting import FitSettings
+from epochal.scaling import FitSettings, intervals
 from epochal.scaling.laws import DataConstrained
 from epochal.sweeps.layout import Design
 from epochal.sweeps.record import RunState

@@ -17,7 +17,7 @@ import numpy as np
 from epochal.data import PreparedCorpus
 from epochal.errors import DataError, EpochalError
 from epochal.recipe import FAMILIES
-from epochal.scaling.fitting import FitSettings, fit_points
+from epochal.scaling import FitSettings, fit_points
 from epochal.scaling.foretell import doubt, learning
 from epochal.scaling.forms import FORMS
 from epochal.scaling.from_runs import read_points

@@ -12,6 +12,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import run_numbers
 from epochal.sizes import GPT2_VOCABULARY, LADDER, gpu_peak
 from epochal.sweeps import design_runs
+from epochal.sweeps.designs import shape_changes
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import list_sweep
 
@@ -281,3 +282,29 @@ def test_gpus_by_name():
     assert gpu_peak("h100-pcie") == gpu_peak("H100 PCIe") == 756e12
     with pytest.raises(RecipeError, match="H100"):
         gpu_peak("abacus")
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden"])
+def test_a_variant_that_is_no_name_of_a_folder_is_refused(name):
+    tree = {"sweep": {"design": "ablation"}, "variants": {name: {"train.lr": 1e-3}}}
+    with pytest.raises(RecipeError, match=r"the variant .* needs a name without slashes"):
+        sweep_from_tree(tree, "t")
+
+
+def test_a_size_that_is_none_says_what_can_be_written():
+    with pytest.raises(RecipeError, match=r"'96x3' is no size; .*epochal sizes.*\"96x3x3\""):
+        shape_changes("96x3")
+    with pytest.raises(RecipeError, match="is no size"):
+        shape_changes("107M")
+
+
+def test_the_listing_says_which_runs_are_the_same():
+    tree = {
+        "sweep": {"design": "ablation"},
+        "variants": {"a": {"train.lr": 1e-3}, "b": {"train.lr": 1e-3}, "c": {"train.lr": 2e-3}},
+        "base": {"model": {"size": "7M"}, "train": {"steps": 4}, "data": {"corpus": "no/corpus"}},
+    }
+    notes = list_sweep(sweep_from_tree(tree, "t")).notes
+    assert [note for note in notes if "the same run" in note] == [
+        "ar-b is the same run as ar-a, settings and seed"
+    ]

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from epochal.errors import RunError, TrainingStopped, UserError
+from epochal.errors import RecipeError, RunError, TrainingStopped, UserError
 from epochal.recipe import identity
 from epochal.runs import RunFolder
 from epochal.sweeps import design_runs
@@ -243,6 +243,14 @@ def test_finished_runs_are_known_by_recipe_and_corpus(world, tiny_corpus, tmp_pa
     assert (launch.states[0].nll, launch.states[0].run_dir) == (3.5, str(elsewhere.path))
     launch.run()
     assert not (tmp_path / "sweep" / "order.txt").exists()
+
+
+def test_too_many_unique_tokens_are_refused_before_anything_starts(tiny_corpus, tmp_path):
+    tree = listed(fine=0.01, large=0.02) | {"base": base(tiny_corpus)}
+    tree["runs"][1]["data.unique_tokens"] = 10**9
+    with pytest.raises(RecipeError, match="the run large wants 1,000,000,000 unique tokens"):
+        sweep(sweep_from_tree(tree, "t"), out=tmp_path / "s")
+    assert not (tmp_path / "s" / "fine").exists()
 
 
 def test_a_changed_sweep_in_the_same_folder_is_refused(world, tmp_path):

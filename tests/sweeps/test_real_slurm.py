@@ -46,7 +46,7 @@ def wait_for(what, seconds=240):
 @pytest.mark.slow
 def test_a_warned_job_saves_is_queued_again_and_finishes(tiny_corpus, tmp_path, nodes):
     folder = RunFolder(tmp_path / "run")
-    changes = {"train__steps": 4000, "checkpoint__every": "4000 steps", "eval__every": "50%"}
+    changes = {"train__steps": 1500, "checkpoint__every": "1500 steps", "eval__every": "50%"}
     values = overrides(tiny_corpus, folder.path, **changes)
     (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))
     made = submit(tmp_path / "r.toml", resources=Resources(gpus=0, nodes=nodes, minutes=15))
@@ -63,7 +63,7 @@ def test_a_warned_job_saves_is_queued_again_and_finishes(tiny_corpus, tmp_path, 
     finally:
         subprocess.run(["scancel", job], capture_output=True, check=False)
     log = (made.logs / f"{job}_0_log.out").read_text()
-    assert f"going on from step {int(saved.name[5:]):,} of 4,000" in log
+    assert f"going on from step {int(saved.name[5:]):,} of 1,500" in log
     record = RunRecord(folder.path)
     assert record.status == "finished"
     assert record.evaluation("best") is not None

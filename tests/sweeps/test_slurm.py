@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from epochal.errors import UserError
+from epochal.errors import RecipeError, UserError
 from epochal.recipe import load_recipe, recipe_toml
 from epochal.runs import RunFolder
 from epochal.sweeps.slurm import Resources, TrainTask, parse_minutes, script, submit_tasks
@@ -144,6 +144,26 @@ def test_a_dry_run_writes_nothing(tiny_corpus, tmp_path):
     made = submit(sweep_file, out=tmp_path / "sweep", dry_run=True)
     assert "#SBATCH --array=0-1%2" in made.script
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.toml", "s.toml"]
+
+
+def test_what_cannot_run_is_refused_before_it_is_handed_in(tiny_corpus, tmp_path):
+    file = tmp_path / "r.toml"
+    values = overrides(tiny_corpus, tmp_path / "run")
+    file.write_text(recipe_toml(load_recipe(None, values)))
+    asked = Resources(gpus=3)
+    with pytest.raises(RecipeError, match=r"`parallel.tensor` = 2 does not divide the 3"):
+        submit(file, {"parallel.tensor": 2}, resources=asked, cluster="local")
+    with pytest.raises(RecipeError, match="no size '5X' on the ladder"):
+        submit(file, {"model.size": "5X", "model.d_model": None}, dry_run=True)
+    sweep_file = tmp_path / "s.toml"
+    sweep_file.write_text(
+        f'[sweep]\ndesign = "ablation"\n[variants.cut]\nparallel.tensor = 2\n[base.data]\n'
+        f'corpus = "{tiny_corpus}"\nsequence_length = 32\n[base.model]\nsize = "7M"\n'
+        "[base.train]\nglobal_batch = 6\nsteps = 2\n"
+    )
+    with pytest.raises(RecipeError, match=r"the run ar-cut: `parallel.tensor` = 2 does not divide"):
+        submit(sweep_file, resources=asked, out=tmp_path / "sweep", dry_run=True)
+    submit(sweep_file, out=tmp_path / "sweep", dry_run=True)  # one process holds any mesh
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
 from epochal.recipe.numbers import RunNumbers, run_numbers
-from epochal.sizes import GPT2_VOCABULARY
+from epochal.sizes import GPT2_VOCABULARY, LADDER
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.schema import Axes
 from epochal.sweeps.trunk import Branch, grow_trunk
@@ -79,12 +79,17 @@ def numbers_on(recipe: Recipe, vocabulary: int, unique_tokens: int | None) -> Ru
 
 
 def shape_changes(size: str) -> Changes:
-    """Model keys of a ladder name or of "96x3x3". Raises RecipeError when the recipe is made."""
+    """Model keys of a ladder name or of "96x3x3". Raises RecipeError for anything else."""
     none: Changes = {f"model.{key}": None for key in _SHAPE_KEYS}
     if match := _SHAPE.fullmatch(size):
         numbers = map(int, match.groups())
         return none | dict(
             zip(("model.d_model", "model.layers", "model.heads"), numbers, strict=True)
+        )
+    if size not in LADDER:
+        raise RecipeError(
+            f"`sweep.sizes`: {size!r} is no size; write one of the ladder, which `epochal sizes` "
+            'shows, or width x layers x heads, like "96x3x3"'
         )
     return none | {"model.size": size}
 

@@ -102,7 +102,7 @@ def sweep_from_tree(
         parts=tuple(_axes(settings | part) for part in parts or [{}]),
         grid=_grid(_section(tree, "grid")),
         variants={
-            key: _changes(value, f"variants.{key}")
+            _named(key, f"the variant {key!r}"): _changes(value, f"variants.{key}")
             for key, value in _section(tree, "variants").items()
         },
         runs=tuple(_run(run, number) for number, run in enumerate(_tables(tree, "runs"), start=1)),
@@ -193,12 +193,17 @@ def _grid(tree: Tree) -> dict[str, list[Any]]:
     return grid
 
 
+def _named(name: Any, what: str) -> str:
+    """The name, which becomes a folder's."""
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise RecipeError(f"{what} needs a name without slashes and leading dots, not {name!r}")
+    return name
+
+
 def _run(tree: Tree, number: int) -> Tree:
     rest = dict(tree)
     name = rest.pop("name", None)
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        raise RecipeError(f"[[runs]] number {number} needs a `name` without slashes, not {name!r}")
-    return {"name": name, **_changes(rest, f"runs.{name}")}
+    return {"name": _named(name, f"[[runs]] number {number}"), **_changes(rest, f"runs.{name}")}
 
 
 def _check_base(sweep: Sweep) -> None:

@@ -15,6 +15,7 @@ from epochal.recipe.schema import Data
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
 from epochal.sweeps.designs import SweepRun, design_runs, numbers_on
 from epochal.sweeps.file import Sweep
+from epochal.sweeps.find import recipe_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ def list_sweep(sweep: Sweep, gpu: str | None = None, mfu: float = DEFAULT_MFU) -
     facts = corpus_facts(sweep)
     runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
     rows = [_row(run, facts, gpu, mfu) for run in runs]
-    return Listing(sweep=sweep.name, rows=rows, notes=_notes(facts, rows, gpu, mfu), gpu=gpu)
+    notes = _same(runs) + _notes(facts, rows, gpu, mfu)
+    return Listing(sweep=sweep.name, rows=rows, notes=notes, gpu=gpu)
 
 
 def numbers_of(recipe: Recipe, facts: CorpusFacts) -> tuple[RunNumbers, int | None]:
@@ -162,6 +164,17 @@ def _row(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> Row:
         own_tokens=numbers.tokens - run.start_step * numbers.tokens_per_step,
         own_flops=numbers.flops - numbers.at(run.start_step).flops,
     )
+
+
+def _same(runs: Sequence[SweepRun]) -> list[str]:
+    """A note for each run that does what another one does under another name."""
+    first: dict[str, str] = {}
+    notes = []
+    for run in runs:
+        known = first.setdefault(recipe_hash(run.recipe), run.name)
+        if known != run.name and run.after is None:
+            notes.append(f"{run.name} is the same run as {known}, settings and seed")
+    return notes
 
 
 def _notes(facts: CorpusFacts, rows: Sequence[Row], gpu: str | None, mfu: float) -> list[str]:

@@ -66,6 +66,11 @@ class Resources:
                 f"--grace of {self.grace} seconds leaves nothing of {self.minutes} minutes"
             )
 
+    @property
+    def processes(self) -> int:
+        """Of one run."""
+        return self.nodes * max(1, self.gpus)
+
     def parameters(self, name: str) -> dict[str, Any]:
         """Keywords of submitit's `update_parameters` for Slurm."""
         wanted = {

@@ -23,7 +23,8 @@ from epochal.sweeps.slurm import (
     script,
     submit_tasks,
 )
-from epochal.workflows.sweep import placed, places_of, plan_states, write_recipes
+from epochal.training.parallel.mesh import plan_mesh
+from epochal.workflows.sweep import check_runs, placed, places_of, plan_states, write_recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def submit(
     if is_sweep(path):
         return _submit_sweep(path, overrides, asked, out, retry, cluster, dry_run)
     recipe = load_recipe(path, overrides)
+    recipe.model.architecture()  # raises for a size that is not known, here and not in the job
     run_dir = Path(out) if out is not None else Path(str(recipe.run_dir))
     logs = run_dir / "slurm"
     file = logs / "recipe.toml"
@@ -75,7 +77,8 @@ def submit(
     text = script(asked, run_dir.name, logs, [task])
     if dry_run:
         return Submission({}, {}, text, logs)
-    open_corpus(recipe.data)  # raises, saying what is missing
+    corpus = open_corpus(recipe.data)  # raises, saying what is missing
+    plan_mesh(recipe, asked.processes, corpus.tokenizer.vocabulary)
     with RunFolder(run_dir).lock():
         files.write_text(file, recipe_toml(placed(recipe, run_dir)))
     [job] = submit_tasks([task], asked, run_dir.name, logs, cluster)
@@ -97,6 +100,7 @@ def _submit_sweep(
     facts = corpus_facts(sweep)
     runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
     states = plan_states(runs, facts, folder, retry=retry, places=places_of(folder, None))
+    check_runs(runs, states, asked.processes, facts)
     skipped = {
         state.run_dir: f"{state.state}{': ' * bool(state.why)}{state.why}"
         for state in states

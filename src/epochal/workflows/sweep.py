@@ -10,9 +10,10 @@ from typing import Any
 
 from epochal import files
 from epochal.data.opened import open_corpus
-from epochal.errors import UserError
+from epochal.errors import RecipeError, UserError
 from epochal.progress import say
 from epochal.recipe import Recipe, recipe_toml
+from epochal.recipe.schema import Data
 from epochal.runs import RunFolder, RunRecord
 from epochal.sweeps import Sweep, SweepRun, design_runs, load_sweep
 from epochal.sweeps.find import (
@@ -25,10 +26,11 @@ from epochal.sweeps.find import (
 )
 from epochal.sweeps.launch import Launch, MayStart
 from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
-from epochal.sweeps.record import RunState, SweepFolder
+from epochal.sweeps.record import DONE, RunState, SweepFolder
 from epochal.sweeps.screen import SweepScreen
 from epochal.sweeps.slots import divide
 from epochal.sweeps.watch import Watch
+from epochal.training.parallel.mesh import plan_mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ def run_all(
     slots = divide(jobs)
     with RunFolder(folder.path).lock():
         states = plan_states(runs, facts, folder, retry=retry, places=places)
+        check_runs(runs, states, slots[0].gpus, facts)
         write_recipes(runs, states, folder)
         _say_what_is_done(states)
         with SweepScreen() as screen:
@@ -195,6 +198,34 @@ def _leave_out_trunks(states: list[RunState], starts: Mapping[str, set[int]]) ->
             and all(one.state == "finished" for one in branches)
         ):
             state.state, state.why = "left out", "all runs that start from it are finished"
+
+
+def check_runs(
+    runs: list[SweepRun], states: list[RunState], processes: int, facts: CorpusFacts
+) -> None:
+    """Raise RecipeError for a run that is still to be done and cannot be.
+
+    That is one which does not fit its processes, or wants more tokens than the corpus has. So it
+    is found before the others have run for days.
+    """
+    done = {state.name for state in states if state.state in DONE}
+    tokens: dict[Data, int] = {}
+    for run in runs:
+        if run.name in done:
+            continue
+        try:
+            plan_mesh(run.recipe, max(1, processes), facts.vocabulary)
+        except RecipeError as error:
+            raise RecipeError(f"the run {run.name}: {error}") from None
+        data = dataclasses.replace(run.recipe.data, unique_tokens=None)
+        if facts.found and data not in tokens:
+            tokens[data] = open_corpus(data).train.unique_tokens
+        wanted = run.recipe.data.unique_tokens or 0
+        if wanted > tokens.get(data, wanted):
+            raise RecipeError(
+                f"the run {run.name} wants {wanted:,} unique tokens, the corpus has "
+                f"{tokens[data]:,}; leave such runs out, or give more text"
+            )
 
 
 def write_recipes(runs: list[SweepRun], states: list[RunState], folder: SweepFolder) -> None:

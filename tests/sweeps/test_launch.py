@@ -157,7 +157,8 @@ def test_a_failure_does_not_end_the_others_and_is_tried_again_on_request(world, 
     assert retried.states[1].attempts == 2
 
 
-def test_a_signal_stops_all_and_the_same_call_goes_on(world, tmp_path):
+@pytest.mark.parametrize("asked_by", [signal.SIGINT, "STOP"])
+def test_a_signal_or_file_stops_all_and_the_same_call_goes_on(world, tmp_path, asked_by):
     tree = listed(slow=0.25, slower=0.25)
     tree["runs"][1]["seed"] = 7
     launch = world(tree)
@@ -167,14 +168,18 @@ def test_a_signal_stops_all_and_the_same_call_goes_on(world, tmp_path):
     def interrupt():
         while not started.exists() or len(started.read_text().split()) < 2:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        if asked_by == "STOP":
+            (tmp_path / "sweep" / "STOP").touch()
+        else:
+            os.kill(os.getpid(), asked_by)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(TrainingStopped, match="2 of 2 runs to go") as ended:
         launch.run()
     thread.join()
-    assert ended.value.exit_code == 130
+    assert ended.value.exit_code == (75 if asked_by == "STOP" else 130)
+    assert not (tmp_path / "sweep" / "STOP").exists()
     assert states_of(launch) == {"slow": "stopped", "slower": "stopped"}
     for name in ("slow", "slower"):
         assert RunFolder(tmp_path / "sweep" / name).read_info()["status"] == "stopped"

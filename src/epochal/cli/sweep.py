@@ -159,10 +159,14 @@ def print_listing(listing: Listing) -> None:
 def print_result(result: SweepResult) -> None:
     """What became of each run, and the ends of the logs of those that failed."""
     rows = [
-        [run.name, run.state, "–" if run.nll is None else f"{run.nll:.4f}", run.why]
-        for run in result.runs
+        [run.name, run.state, "–" if run.nll is None else f"{run.nll:.4f}"] for run in result.runs
     ]
-    print_table(["run", "state", "best NLL", "why"], rows, left=2)
+    print_table(["run", "state", "best NLL"], rows, left=2)
+    told = [run for run in result.runs if run.why and run not in result.failed]
+    if told:
+        click.echo()
+    for run in told:
+        click.echo(f"{run.name}: {run.why}")
     for run in result.failed:
         click.echo(f"\n{run.name} failed: {run.why}")
         for line in result.log_tail(run):

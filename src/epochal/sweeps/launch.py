@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -75,14 +76,15 @@ class Launch:
     def run(self) -> None:
         """Work until every run is done or has failed.
 
-        Failures do not end the others. Raises TrainingStopped after Ctrl-C or SIGTERM, when
-        every run has saved a checkpoint; the same command goes on.
+        Failures do not end the others. Raises TrainingStopped after Ctrl-C, SIGTERM or a file
+        STOP in the sweep's folder, when every run has saved a checkpoint; the same command goes on.
         """
         self._save()
+        self._stop_file.unlink(missing_ok=True)  # it was for an earlier sitting
         with _signals() as asked:
             try:
                 while self._work_is_left():
-                    if asked:
+                    if asked or self._stop_file.exists():
                         self._end_all(asked)
                     self._reap()
                     self._start()
@@ -95,6 +97,11 @@ class Launch:
                     active.process.wait()
                     active.log.close()
                 self._save()
+
+    @property
+    def _stop_file(self) -> Path:
+        """Ends the sweep, as a run's ends the run."""
+        return RunFolder(self.folder.path).stop_file
 
     def _work_is_left(self) -> bool:
         return bool(self._active) or any(state.state not in DONE for state in self.states)
@@ -224,7 +231,7 @@ class Launch:
 
     def _end_all(self, asked: list[int]) -> None:
         """Let every run save a checkpoint and end; a second signal kills them."""
-        number, killed = asked[0], False
+        killed = False
         count = len(self._active)
         what = "the run after its" if count == 1 else f"{count} runs, each after its"
         self.screen.event(
@@ -246,10 +253,14 @@ class Launch:
         self._active.clear()
         self._save()
         left = sum(state.state not in DONE for state in self.states)
+        by, code = f"the file {self._stop_file}", STOPPED_BY_FILE
+        if asked:
+            by, code = signal.Signals(asked[0]).name, 128 + asked[0]
+        self._stop_file.unlink(missing_ok=True)
         raise TrainingStopped(
-            f"by {signal.Signals(number).name} with {left} of {len(self.states)} runs to go; the "
+            f"by {by} with {left} of {len(self.states)} runs to go; the "
             "same command goes on from there",
-            128 + number,
+            code,
         )
 
     def _save(self) -> None:

@@ -43,11 +43,11 @@ def test_a_text_is_the_same_alone_and_in_a_batch(models, family):
         assert all(text.startswith(prompt) for text in found)
 
 
-@pytest.mark.parametrize("family", ["ar", "mdm"])
-@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize(("family", "block"), [("ar", None), ("mdm", None), ("mdm", 4)])
 def test_a_stream_joined_is_the_text(models, family, block):
     for remask in (0.0, 0.4):
-        wish = Wish(tokens=14, seed=4, schedule=Schedule(block=block, remask=remask))
+        schedule = Schedule() if family == "ar" else Schedule(block=block, remask=remask)
+        wish = Wish(tokens=14, seed=4, schedule=schedule)
         pieces = list(models[family].writer.stream("The list", wish))
         [[whole]] = texts(models[family], ["The list"], wish)
         assert "".join(pieces) == whole
@@ -62,6 +62,14 @@ def test_what_cannot_be_streamed(models):
     for prompt, wish in (("The", Wish(tokens=4, samples=2)), ("a [MASK:2-3]", Wish())):
         with pytest.raises(UserError, match="only one text can be streamed"):
             list(models["mdm"].writer.stream(prompt, wish))
+
+
+def test_settings_of_diffusion_are_refused_by_ar(models):
+    wish = Wish(tokens=4, schedule=Schedule(steps=2, block=2, remask=0.1))
+    for write in (lambda: texts(models["ar"], ["a"], wish),
+                  lambda: list(models["ar"].writer.stream("a", wish))):  # fmt: skip
+        with pytest.raises(UserError, match="steps, remask, block: an autoregressive model"):
+            write()
 
 
 def test_the_searched_length_is_the_one_with_the_likeliest_tokens(models):
@@ -184,5 +192,8 @@ def test_what_cannot_be_judged(runs):
     for tokens in (1, 32):
         with pytest.raises(UserError, match="give 2 to 31"):
             quality(runs / "mdm", runs / "ar", tokens=tokens, device="cpu")
+    for more in ({"steps": [2]}, {"order": "ancestral"}):
+        with pytest.raises(UserError, match="is autoregressive and writes token by token"):
+            quality(runs / "ar", runs / "mdm", tokens=8, **more)
     with pytest.raises(UserError, match="steps = 0"):
         quality(runs / "mdm", runs / "ar", steps=[0], tokens=8, device="cpu")

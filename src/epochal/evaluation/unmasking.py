@@ -6,7 +6,7 @@ Shape letters: B samples, L places, N masked places of all samples, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -53,6 +53,10 @@ class Schedule:
             raise UserError(f"block = {self.block}: give at least 1 token")
         if self.cached and self.block is None:
             raise UserError("a cached prefix needs blocks; give their length, for example block=32")
+
+    def given(self) -> list[str]:
+        """Names of the settings that differ from the defaults."""
+        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
 
     def blocks(self, masks: int) -> list[tuple[int, int, int]]:
         """(first mask, last mask + 1, steps) of each block of a row with so many masks.

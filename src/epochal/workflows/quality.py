@@ -108,6 +108,11 @@ def quality(
             f"{run} and {judge} have different tokenizers, so their NLL per token cannot be "
             "compared; give a judge trained on the same corpus"
         )
+    if author.family == "ar" and (steps or order != "confidence"):
+        raise UserError(
+            f"{run} is autoregressive and writes token by token, so it has no steps or order; "
+            "leave them out"
+        )
     longest = min(author.sequence_length, critic.sequence_length) - 1
     tokens = min(64, longest) if tokens is None else tokens
     if not 2 <= tokens <= longest:
@@ -117,7 +122,7 @@ def quality(
     record = RunRecord(run)
     rows = []
     for count in counts:
-        schedule = Schedule(steps=None if author.family == "ar" else count, order=order)
+        schedule = Schedule() if author.family == "ar" else Schedule(steps=count, order=order)
         wish = Wish(tokens, samples, seed, sampling, schedule)
         start = time.monotonic()
         with bar(f"{count} steps", samples) as progress:

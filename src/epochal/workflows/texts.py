@@ -133,6 +133,11 @@ class Writer:
                 "an autoregressive model cannot fill in [MASK]; give a text to go on from, or "
                 "use a masked diffusion run"
             )
+        if self.causal and (given := wish.schedule.given()):
+            raise UserError(
+                f"{', '.join(given)}: an autoregressive model writes token by token, so it has no "
+                "such setting; leave it out, or use a masked diffusion run"
+            )
         keys = sample_keys(wish.seed, prompt, wish.samples)
         rows = []
         for length in _lengths(spans):

@@ -43,6 +43,10 @@ class RunError(UserError):
     """A run directory is in use, was made with another recipe, or lacks something."""
 
 
+class NotFiniteError(RunError):
+    """A model gives a loss that is no finite number."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged or belongs to something else."""
 

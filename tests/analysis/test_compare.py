@@ -208,3 +208,19 @@ def test_both_overfit_is_an_answer(tmp_path):
     assert "both overfit at these settings, so training longer would not bring" in found.verdict
     better = make_run(tmp_path / "c", "mdm", [value - 0.6 for value in turned])
     assert compare_runs([ar, better]).verdict.endswith("both overfit at these settings.")
+
+
+def test_runs_whose_nll_is_not_finite_are_left_out_and_listed(tmp_path):
+    good = [make_run(tmp_path / family, family, [4.0, 3.0]) for family in ("ar", "mdm")]
+    broken = make_run(tmp_path / "broken", "ar", [4.0, 2.0])
+    file = broken.folder.evaluation_file("best", "exact")
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"nll_nats_per_token": float("nan")}))
+    found = compare_runs([broken, *good])
+    assert [run.name for run in found.runs] == ["ar", "mdm"]
+    assert found.ar == "ar"
+    assert found.left_out == ["broken"]
+    assert "Left out, since their NLL is not finite: broken." in found.notes
+    assert compare_runs(good, ["other"]).left_out == ["other"]
+    with pytest.raises(RunError, match=r"and has a finite NLL; .*\(left out: broken\)"):
+        compare_runs([broken, good[1]])

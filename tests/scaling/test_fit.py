@@ -11,7 +11,7 @@ import pytest
 from planted import CONSTANTS, law, runs, write_csv
 
 import epochal
-from epochal.errors import DataError
+from epochal.errors import DataError, UserError
 from epochal.scaling import FitSettings, fit_points, make_points
 from epochal.scaling.forms import FORMS
 from epochal.scaling.isoflop import isoflop
@@ -318,3 +318,12 @@ def test_no_limit_is_valid_json_and_toml(tmp_path, capsys):
         main(["fit", str(csv), "--rise", "nan"])
     assert end.value.code == 2
     assert "--rise nan: give a positive number" in capsys.readouterr().err
+    for huber in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=r"--huber .*: give a positive number"):
+            epochal.fit(csv, huber=huber)
+
+
+def test_both_families_refused_for_one_reason_say_it_once():
+    with pytest.raises(DataError) as error:
+        epochal.fit(GRID, hold={"R_X": 1.0}, bootstraps=0)
+    assert str(error.value).count("R_X") == 1

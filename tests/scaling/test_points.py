@@ -54,6 +54,8 @@ def test_a_loss_that_is_no_positive_number_names_its_row(tmp_path, value):
 def test_a_missing_column_is_named_with_what_there_is(tmp_path):
     with pytest.raises(DataError, match=r"no column 'val_loss'; it has .*--column val_loss=NAME"):
         read_csv(table(tmp_path, "params,tokens,unique_tokens,loss\n1,1,1,1\n"))
+    with pytest.raises(DataError, match="--column val=…: there is no such name; columns are"):
+        read_csv(table(tmp_path, HEADER + "1,1,1,1\n"), {"val": "val_loss"})
     with pytest.raises(DataError, match="family = 'xyz'"):
         read_csv(table(tmp_path, HEADER.strip() + ",family\n1e6,1e8,1e8,4,xyz\n"))
     with pytest.raises(DataError, match="there is no file"):
@@ -132,9 +134,16 @@ def test_constants_written_by_hand(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("E = 1.8\n[mdm]\nA = 300\n", encoding="utf-8")
     assert read_hold(path) == {"": {"E": 1.8}, "mdm": {"A": 300.0}}
+    for text, message in (
+        ("", "holds no constants"),
+        ("E = '1.8'\n", "E = '1.8' is not a number"),
+        ("E = 1.8\n[ar]\nA = true\n", "A = True is not a number"),
+        ("E = 1.8\n[diffusion]\nA = 1\n", r"\[diffusion\] is no family; sections are ar and mdm"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            read_hold(path)
     path.write_text("x = 'y'\n", encoding="utf-8")
-    with pytest.raises(UserError, match="holds no constants"):
-        read_hold(path)
     with pytest.raises(UserError, match="holds no law"):
         read_laws(path)
 

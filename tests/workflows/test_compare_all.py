@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
-from epochal.errors import RecipeError, RunError
+import epochal.workflows.evaluate as evaluate_module
+from epochal.errors import NotFiniteError, RecipeError, RunError
 from epochal.report import write_report
 from epochal.runs import RunRecord
 from epochal.training.step import Stepper
@@ -127,3 +129,23 @@ def test_a_run_that_diverged_before_any_validation_is_told_at_once(tiny_pair, tm
     make_run(tmp_path / "gone", "mdm", [], evaluated=False, status="diverged")
     with pytest.raises(RunError, match=r"gone \(diverged\) has not come to a validation"):
         compare_existing([tiny_pair / "ar", tmp_path / "gone"])
+
+
+def test_a_model_that_gives_no_finite_loss_is_left_out_and_listed(tiny_pair, tmp_path):
+    for name in ("ar", "mdm", "broken"):
+        shutil.copytree(tiny_pair / name.replace("broken", "ar"), tmp_path / name)
+    for file in (tmp_path / "broken" / "evaluations").iterdir():
+        file.unlink()
+    paths = [tmp_path / name for name in ("ar", "mdm", "broken")]
+
+    def not_finite(self, *_):
+        return dataclasses.replace(real(self, *_), nll_nats_per_token=float("nan"))
+
+    real = evaluate_module.make_result
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_module, "make_result", not_finite)
+        with pytest.raises(NotFiniteError, match=r"checkpoint best of .*broken is nan"):
+            evaluate_module.evaluate(tmp_path / "broken")
+        found = compare_existing(paths)
+    assert found.left_out == ["broken"]
+    assert [run.name for run in found.runs] == ["ar", "mdm"]

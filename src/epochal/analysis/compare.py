@@ -7,7 +7,7 @@ diffusion, the mask draws. They do not cover the seed: one run per family is one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class Comparison:
     meeting: Meeting | None
     verdict: str
     notes: list[str]
+    left_out: list[str] = field(default_factory=list)
+    """Names of runs whose evaluation is not a finite number."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -92,13 +94,16 @@ def summarise(record: RunRecord) -> RunSummary:
     )
 
 
-def compare_runs(records: Sequence[RunRecord]) -> Comparison:
+def compare_runs(records: Sequence[RunRecord], lost: Sequence[str] = ()) -> Comparison:
     """Compare the best run of each family.
 
-    Raises RunError if a family is missing or if the runs did not learn from the same tokens
-    and were not judged on the same ones.
+    Runs whose evaluation is not finite are left out and listed, with those named in `lost`. Raises
+    RunError if a family is missing or if the runs did not learn from the same tokens and were not
+    judged on the same ones.
     """
     _check_comparable(records)
+    records, left_out = _finite(records)
+    left_out = [*lost, *left_out]
     summaries = [summarise(record) for record in records]
     best = {}
     for family in FAMILIES:
@@ -107,7 +112,10 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
         ]
         if not of_family:
             raise RunError(
-                f"none of the runs is {FAMILY_TITLES[family]}; give at least one run of each family"
+                f"none of the runs is {FAMILY_TITLES[family]}"
+                + (" and has a finite NLL" if left_out else "")
+                + "; give at least one run of each family"
+                + (f" (left out: {', '.join(left_out)})" if left_out else "")
             )
         best[family] = min(of_family, key=lambda pair: pair[0].nll)
     (ar, ar_record), (mdm, mdm_record) = best["ar"], best["mdm"]
@@ -126,8 +134,17 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
         difference_error=error,
         meeting=meeting,
         verdict=_verdict(ar, mdm, difference, error, curves, meeting),
-        notes=_notes(summaries, ar, mdm),
+        notes=_notes(summaries, ar, mdm, left_out),
+        left_out=left_out,
     )
+
+
+def _finite(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """The runs with a finite NLL, and the names of the others."""
+    good = [np.isfinite(_result(record).nll_nats_per_token) for record in records]
+    kept = [record for record, finite in zip(records, good, strict=True) if finite]
+    lost = [record.name for record, finite in zip(records, good, strict=True) if not finite]
+    return kept, lost
 
 
 def _check_comparable(records: Sequence[RunRecord]) -> None:
@@ -233,7 +250,9 @@ def _meets(meeting: Meeting | None) -> str:
     )
 
 
-def _notes(runs: Sequence[RunSummary], ar: RunSummary, mdm: RunSummary) -> list[str]:
+def _notes(
+    runs: Sequence[RunSummary], ar: RunSummary, mdm: RunSummary, left_out: Sequence[str]
+) -> list[str]:
     notes = [
         "AR's NLL is exact; diffusion's is an upper bound on its NLL, so it may be better than "
         "shown, never worse.",
@@ -247,4 +266,6 @@ def _notes(runs: Sequence[RunSummary], ar: RunSummary, mdm: RunSummary) -> list[
         )
     if unfinished := [run.name for run in runs if run.status != "finished"]:
         notes.append(f"Not finished: {', '.join(unfinished)}.")
+    if left_out:
+        notes.append(f"Left out, since their NLL is not finite: {', '.join(left_out)}.")
     return notes

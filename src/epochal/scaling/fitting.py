@@ -62,7 +62,7 @@ def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) 
         except DataError as error:
             refused[family] = str(error)
     if not fits:
-        raise DataError("; ".join(refused.values()))
+        raise DataError("; ".join(dict.fromkeys(refused.values())))
     # Files and JSON have no infinity: None is "no limit".
     values = {k: None if v == np.inf else v for k, v in dataclasses.asdict(settings).items()}
     return FitReport(

@@ -21,6 +21,7 @@ from epochal.tally import Floats
 
 _FORMAT = 1
 _DIGITS = 10
+_SECTIONS = (*FAMILIES, "settings")
 _NO_CONSTANTS = ("law", "sequence_length", "doubt")
 """Keys of a section that has its constants directly."""
 
@@ -173,7 +174,13 @@ def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
     """
     content = read_file(path)
     families = content.get("families", content)
+    strange = [k for k, v in families.items() if isinstance(v, dict) and k not in _SECTIONS]
+    if strange:
+        raise UserError(
+            f"{path}: [{strange[0]}] is no family; sections are {' and '.join(FAMILIES)}"
+        )
     held: dict[str, dict[str, float]] = {}
+    _check_numbers(path, content if families is content else {})
     top = {k: float(v) for k, v in content.items() if _is_number(v) and k != "format"}
     if top:
         held[""] = top
@@ -182,11 +189,20 @@ def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
         if isinstance(section, dict):
             whole = "constants" in section
             constants = section.get("constants", section)
+            if not whole:
+                _check_numbers(path, constants)
             names = ("A", "B", "E", "alpha", "beta") if whole else tuple(constants)
             held[family] = {k: float(constants[k]) for k in names if _is_number(constants.get(k))}
     if not any(held.values()):
         raise UserError(f"{path} holds no constants; write for example: E = 1.87")
     return held
+
+
+def _check_numbers(path: str | Path, constants: Mapping[str, Any]) -> None:
+    """Raise UserError for a constant that is no number."""
+    for name, value in constants.items():
+        if not (_is_number(value) or isinstance(value, dict) or name in _NO_CONSTANTS):
+            raise UserError(f"{path}: {name} = {value!r} is not a number")
 
 
 def _is_number(value: object) -> bool:

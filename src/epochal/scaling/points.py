@@ -238,6 +238,11 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _check_header(
     path: Path, header: Sequence[str], renamed: Mapping[str, str], where: Mapping[str, str]
 ) -> None:
+    if strange := [name for name in renamed if name not in (*COLUMNS, *OPTIONAL)]:
+        raise DataError(
+            f"--column {strange[0]}=…: there is no such name; columns are "
+            f"{', '.join((*COLUMNS, *OPTIONAL))}"
+        )
     for name in ("params", "tokens", "val_loss"):
         if renamed[name] not in header:
             hint = nearest(renamed[name], header)

@@ -10,7 +10,7 @@ from typing import Any
 from epochal import files
 from epochal.analysis import Comparison, compare_runs
 from epochal.data.opened import open_corpus
-from epochal.errors import RecipeError, RunError
+from epochal.errors import NotFiniteError, RecipeError, RunError
 from epochal.progress import say
 from epochal.recipe import FAMILIES, FAMILY_TITLES, Recipe
 from epochal.runs import RunRecord
@@ -53,7 +53,8 @@ def compare(
 def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -> Comparison:
     """Compare runs that are there already, evaluating the best checkpoint of each if need be.
 
-    Raises RunError unless there is a run of each family, all on the same tokens.
+    Runs whose NLL is not a finite number are left out and listed. Raises RunError unless there is
+    another run of each family, all on the same tokens.
     """
     if len(paths) < 2:
         raise RunError("give at least two runs, one of each family, to compare them")
@@ -65,9 +66,15 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
                 f"the run {record.path} ({record.status}) has not come to a validation, so there "
                 f"is nothing to compare; leave it out, or train it {mend}"
             )
+    scored: list[RunRecord] = []
+    lost: list[str] = []
     for record in records:
-        evaluate_best(record, draws)
-    return compare_runs(records)
+        try:
+            evaluate_best(record, draws)
+            scored.append(record)
+        except NotFiniteError:
+            lost.append(record.name)
+    return compare_runs(scored, lost)
 
 
 def _one(

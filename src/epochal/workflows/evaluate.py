@@ -12,7 +12,7 @@ from pathlib import Path
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import UnknownTokenizer
 from epochal.data.windows import ScoredWindows
-from epochal.errors import RunError, UserError
+from epochal.errors import NotFiniteError, RunError, UserError
 from epochal.evaluation.breakdown import Breakdown, break_down
 from epochal.evaluation.nll import Evaluator, Models
 from epochal.evaluation.paper import PaperEvaluator
@@ -140,6 +140,11 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     name = options.checkpoint or which_checkpoint(record, loaded.step)
     seconds = time.monotonic() - start
     result = make_result(loaded, data, name, evaluator, found, seconds)
+    if not math.isfinite(result.nll_nats_per_token):
+        raise NotFiniteError(
+            f"the NLL of the checkpoint {name} of {record.path} is {result.nll_nats_per_token:g}, "
+            "not a finite number: the run diverged, or its weights are damaged"
+        )
     return Scored(record, loaded, evaluator, found, result)
 
 

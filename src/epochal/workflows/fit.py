@@ -49,7 +49,7 @@ def fit(
     Raises DataError, RunError or UserError for points that are damaged, not comparable or cannot
     determine the law.
     """
-    for name, value in (("--rise", rise), ("--max-epochs", max_epochs)):
+    for name, value in (("--rise", rise), ("--max-epochs", max_epochs), ("--huber", huber)):
         if value is not None and not value > 0:
             raise UserError(f"{name} {value:g}: give a positive number")
     points = read_source(

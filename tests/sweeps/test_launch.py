@@ -379,7 +379,8 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
         "runs": [
             {"name": "ar", "train.steps": 30},
             {"name": "mdm", "family": "mdm", "train.steps": 30},
-            {"name": "greedy", "data.unique_tokens": 10**9},
+            {"name": "orphan", "train.schedule": "wsd", "train.decay": 0.5}
+            | {"train.start_from": str(tmp_path / "none"), "train.start_step": 1},
         ],
         "base": base(tiny_corpus),
     }
@@ -398,13 +399,13 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     assert "the same command goes on" in said
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert again.returncode == 1, again.stderr
-    assert "greedy failed" in again.stdout
-    assert "data.unique_tokens" in again.stdout
+    assert "orphan failed" in again.stdout
+    assert str(tmp_path / "none") in again.stdout.replace("\n", "")
     result = sweep(file, out=tmp_path / "runs" / "three", retry=False)
     assert {run.name: run.state for run in result.runs} == {
         "ar": "finished",
         "mdm": "finished",
-        "greedy": "failed",
+        "orphan": "failed",
     }
     evaluated = RunFolder(tmp_path / "runs" / "three" / "mdm").evaluation_file("best", "stratified")
     assert evaluated.exists()

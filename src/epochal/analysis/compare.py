@@ -262,7 +262,7 @@ def _notes(
     if abs(np.log(ar.flops / mdm.flops)) > 0.02:
         notes.append(
             f"The two did not have the same compute: AR {format_count(ar.flops)} FLOPs, diffusion "
-            f"{format_count(mdm.flops)}."
+            f"{format_count(mdm.flops)} FLOPs."
         )
     if unfinished := [run.name for run in runs if run.status != "finished"]:
         notes.append(f"Not finished: {', '.join(unfinished)}.")

@@ -11,6 +11,7 @@ from epochal.units import (
     Interval,
     Progress,
     format_count,
+    format_epochs,
     parse_count,
     parse_interval,
     parse_number,
@@ -171,3 +172,13 @@ def test_an_interval_of_steps_is_due_at_its_multiples():
 def test_an_interval_is_positive():
     with pytest.raises(UserError, match="'-5' is not a positive number"):
         parse_interval("-5 steps")
+
+
+def test_epochs_in_words():
+    assert [format_epochs(x) for x in (1.0, 1.001, 0.5, 4.149, 64)] == [
+        "1 epoch",
+        "1 epoch",
+        "0.5 epochs",
+        "4.15 epochs",
+        "64 epochs",
+    ]

@@ -69,6 +69,12 @@ def format_count(value: float) -> str:
     return _three_digits(value)
 
 
+def format_epochs(number: float) -> str:
+    """1 → '1 epoch', 4.149 → '4.15 epochs'."""
+    text = f"{number:.3g}"
+    return f"{text} epoch{'s' * (text != '1')}"
+
+
 def _three_digits(value: float) -> str:
     text = f"{value:.3g}"
     return f"{float(text):.0f}" if "e" in text else text

@@ -141,10 +141,8 @@ def compare_runs(records: Sequence[RunRecord], lost: Sequence[str] = ()) -> Comp
 
 def _finite(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The runs with a finite NLL, and the names of the others."""
-    good = [np.isfinite(_result(record).nll_nats_per_token) for record in records]
-    kept = [record for record, finite in zip(records, good, strict=True) if finite]
-    lost = [record.name for record, finite in zip(records, good, strict=True) if not finite]
-    return kept, lost
+    kept = [record for record in records if np.isfinite(_result(record).nll_nats_per_token)]
+    return kept, [record.name for record in records if record not in kept]
 
 
 def _check_comparable(records: Sequence[RunRecord]) -> None:

@@ -304,8 +304,7 @@ def _falling(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     """Each run's checkpoints up to its best."""
     falling = {}
     for run, checkpoints in by_run(measured).items():
-        best = min(range(len(checkpoints)), key=lambda n: checkpoints[n].validation_nll)
-        falling[run] = checkpoints[: best + 1]
+        falling[run] = checkpoints[: checkpoints.index(best_of(checkpoints)) + 1]
     return falling
 
 
@@ -328,6 +327,11 @@ def logged_gaps(record: RunRecord) -> list[tuple[float, float]]:
             found.append((float(line["epochs"]), gap))
         before = line["step"]
     return found
+
+
+def best_of(checkpoints: Sequence[Measured]) -> Measured:
+    """The one with the lowest validation NLL, the earliest of equals."""
+    return min(checkpoints, key=lambda one: one.validation_nll)
 
 
 def by_run(measured: Sequence[Measured]) -> dict[str, list[Measured]]:

@@ -13,6 +13,7 @@ from epochal.analysis.memorisation import (
     Extraction,
     Measured,
     at_equal_loss,
+    best_of,
     by_run,
 )
 
@@ -31,7 +32,7 @@ def summary(
     """
     sentences = []
     for run, checkpoints in by_run(measured).items():
-        best, last = _best(checkpoints), checkpoints[-1]
+        best, last = best_of(checkpoints), checkpoints[-1]
         if best is last:
             sentences += _state(f"{run} ({last.family.upper()}), best and last", last, length)
         else:
@@ -57,13 +58,13 @@ def advice(checkpoints: Sequence[Measured]) -> list[str]:
     A checkpoint gives nothing back if at no prefix length significantly more of the training
     than of the validation text comes word for word (Fisher, 5 %), and no canary is written out.
     """
-    best = _best(checkpoints)
+    best = best_of(checkpoints)
     clean = [one for one in checkpoints if _gives_nothing_back(one)]
     if clean:
-        sentences = [_publish(_best(clean), best)]
-        if bound := _bound(_best(clean)):
+        sentences = [_publish(best_of(clean), best)]
+        if bound := _bound(best_of(clean)):
             sentences.append(bound)
-        if later := _later(_best(clean), checkpoints):
+        if later := _later(best_of(clean), checkpoints):
             sentences.append(later)
     else:
         least = min(checkpoints, key=lambda one: (one.extraction_rate, one.validation_nll))
@@ -75,10 +76,6 @@ def advice(checkpoints: Sequence[Measured]) -> list[str]:
     if copies := _copies_advice(checkpoints):
         sentences.append(copies)
     return sentences
-
-
-def _best(checkpoints: Sequence[Measured]) -> Measured:
-    return min(checkpoints, key=lambda one: one.validation_nll)
 
 
 def _seen(one: Measured) -> list[CanaryExposure]:

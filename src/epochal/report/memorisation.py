@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from epochal import files
-from epochal.analysis.memorisation import CHANCE_EXPOSURE, Extraction, Measured
+from epochal.analysis.memorisation import CHANCE_EXPOSURE, Extraction, Measured, best_of
 
 _COLOURS = {"ar": "#b3541e", "mdm": "#1f6f8b"}
 _MARKS = ("o", "s", "^", "D", "v", "P")
@@ -43,7 +43,7 @@ def write_plot(
             if logged.get(name):
                 epochs, gaps = zip(*logged[name], strict=True)
                 panels[0].plot(epochs, gaps, color=style["color"], linewidth=0.9, linestyle="--")
-            best = min(checkpoints, key=lambda one: one.validation_nll)
+            best = best_of(checkpoints)
             _extraction_by_epoch(panels[1], checkpoints, best, style)
             _extraction_by_prefix(panels[2], checkpoints[-1], style)
             if canaries:

@@ -19,7 +19,7 @@ from epochal.scaling.optimum import optima
 from epochal.scaling.plan_recipes import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, row_notes
 from epochal.tally import Floats
-from epochal.units import format_count
+from epochal.units import format_count, format_epochs
 
 _GRID = 24
 _SAMPLES = 60
@@ -40,10 +40,6 @@ def plan_rows(plan: PlanReport) -> list[list[str]]:
     ]
 
 
-def _epochs(number: float) -> str:
-    return f"{number:.3g} epoch" + "s" * (f"{number:.3g}" != "1")
-
-
 def _interval(plan: FamilyPlan) -> str:
     return "" if plan.interval is None else f" ({plan.interval[0]:.3f} to {plan.interval[1]:.3f})"
 
@@ -62,7 +58,7 @@ def plan_sentences(plan: PlanReport) -> list[str]:
             )
         found += [
             f"{title}, {cheaper.what}: {format_count(cheaper.params)} parameters for "
-            f"{_epochs(cheaper.epochs)} ({power_of_ten(cheaper.flops)} FLOPs) reach "
+            f"{format_epochs(cheaper.epochs)} ({power_of_ten(cheaper.flops)} FLOPs) reach "
             f"{cheaper.loss:.3f}."
             for cheaper in one.alternatives
         ]
@@ -162,7 +158,7 @@ def _height(lines: Sequence[tuple[Floats, Floats, Floats]]) -> tuple[float, floa
 def _told(plan: FamilyPlan) -> str:
     return (
         f"{plan.loss:.3f} nats with {format_count(plan.params)} parameters and "
-        f"{_epochs(plan.epochs)} ({power_of_ten(plan.flops)} FLOPs)"
+        f"{format_epochs(plan.epochs)} ({power_of_ten(plan.flops)} FLOPs)"
     )
 
 

@@ -56,10 +56,6 @@ class Candidate:
     refused: str | None = None
     """Why it could not be fitted."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -75,7 +71,7 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and files."""
-        return dataclasses.asdict(self) | {"candidates": [c.as_dict() for c in self.candidates]}
+        return dataclasses.asdict(self)
 
 
 def check_law(law: str) -> str:

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from epochal.scaling.forms import FORMS, Where
+from epochal.scaling.first_fit import FitSettings, make_problem
+from epochal.scaling.forms import FORMS
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.points import Points
-from epochal.scaling.problem import Problem
 from epochal.scaling.result import FamilyFit, range_of
 from epochal.scaling.solver import solve
 
@@ -48,13 +48,7 @@ def doubt(fit: FamilyFit) -> float:
         rest, tested = rows.take(~large), rows.take(large)
         if not len(rest):
             continue
-        problem = Problem(
-            fit.form,
-            Where.at(rest.params, rest.tokens, rest.unique_tokens),
-            np.log(rest.loss),
-            tie=fit.tied,
-            held=held,
-        )
+        problem = make_problem(rest, fit.form, FitSettings(tie=fit.tied), held, [])
         if len(rest) <= len(problem.free):
             continue
         end = solve(problem, fit.inner[None])

@@ -51,8 +51,13 @@ class Options:
 def check_runs(runs: Sequence[str | Path]) -> None:
     """Raises RunError for a path that is not a run; `RUN@CHECKPOINT` is one, too."""
     for run in runs:
-        path, at, _ = str(run).rpartition("@")
-        RunRecord(path if at and not Path(run).exists() else run)
+        RunRecord(split_member(str(run))[0])
+
+
+def split_member(run: str) -> tuple[str, str | None]:
+    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
+    path, at, name = run.rpartition("@")
+    return (path, name) if at and not Path(run).exists() else (run, None)
 
 
 def check_mode(mode: str | None, family: str) -> Mode:

@@ -16,7 +16,7 @@ from epochal.runs import NLLResult, RunFolder, RunRecord
 from epochal.tally import Estimate
 from epochal.tally import gap as paired_gap
 from epochal.training import checkpoint
-from epochal.workflows.asked import Options
+from epochal.workflows.asked import Options, split_member
 from epochal.workflows.evaluate import (
     corpus_of,
     make_draws,
@@ -141,12 +141,6 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
             "with `checkpoint.keep` or `checkpoint.keep_every`"
         )
     return [(record, str(step)) for step in (steps if last is None else steps[-last:])]
-
-
-def split_member(run: str) -> tuple[str, str | None]:
-    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
-    path, at, name = run.rpartition("@")
-    return (path, name) if at and not Path(run).exists() else (run, None)
 
 
 def _member(run: str, options: Options) -> tuple[RunRecord, LoadedModel]:

@@ -132,7 +132,7 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     loaded = load(record.path, options.checkpoint, options.device)
     data = corpus_of(record, loaded, options)
     start = time.monotonic()
-    tokens = data.validation.unique_tokens * (options.draws or DEFAULT_DRAWS)
+    tokens = data.validation.unique_tokens * _first_draws(loaded.objective.exact, options)
     if pays_to_compile(loaded, tokens):
         loaded.compile()
     evaluator = make_evaluator(loaded, data, options.estimator, share)
@@ -235,12 +235,7 @@ def make_evaluator(
 def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Options) -> Estimate:
     """Make draws until there are as many as asked for, or until the error is small enough."""
     tolerance = options.tolerance
-    if evaluator.objective.exact:
-        wanted = 1
-    elif tolerance is not None:
-        wanted = FIRST_DRAWS
-    else:
-        wanted = options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
+    wanted = _first_draws(evaluator.objective.exact, options)
     with bar("evaluate", 1.0) as progress:
         while True:
             while evaluator.draws < wanted:
@@ -262,6 +257,15 @@ def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Op
                     f"tolerance = {tolerance:g} was not reached with {MOST_DRAWS} draws (the error "
                     f"is {found.error_draws:.2g}); ask for a larger one"
                 )
+
+
+def _first_draws(exact: bool, options: Options) -> int:
+    """Draws to begin with; without a tolerance, all."""
+    if exact:
+        return 1
+    if options.tolerance is not None:
+        return FIRST_DRAWS
+    return options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
 
 
 def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:

@@ -15,7 +15,6 @@ from epochal.data.readers import DocumentRule
 from epochal.errors import EpochalError, UserError
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
-from epochal.scaling.from_runs import read_points
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
 from epochal.sweeps.record import RunState
@@ -203,7 +202,7 @@ class _Study:
         if laws is None or planned is None:
             verdict, recommendation = without_law(states, self.tried)
         else:
-            both_overfit, turned = overfitting_words(read_points([self.folder / "probes"]))
+            both_overfit, turned = overfitting_words(laws.points)
             same = planned.flops == found.flops
             verdict, recommendation = with_laws(
                 planned,

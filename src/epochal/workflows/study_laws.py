@@ -37,6 +37,8 @@ ROWS_FOR_OVERFITTING = 14
 class StudyLaws:
     """Laws of both families."""
 
+    points: Points
+    """Of all runs."""
     report: FitReport
     level: float
     """NLL of token frequencies alone, nats per token."""
@@ -85,7 +87,7 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
         "tell when it will"
         for family, lowest in early.items()
     ]
-    return StudyLaws(replace(report, families=families), level, early, notes)
+    return StudyLaws(points, replace(report, families=families), level, early, notes)
 
 
 def _fitted(points: Points, law: str) -> FitReport:

@@ -15,7 +15,7 @@ from epochal.scaling.result import FitReport
 from epochal.scaling.rows import RISE
 from epochal.scaling.verdict import TITLES, critical_words, reach, verdict_words
 from epochal.sweeps.record import RunState
-from epochal.units import format_count
+from epochal.units import format_count, format_epochs
 from epochal.workflows.study_regularise import CLEAR, Tried, best_setting
 
 
@@ -40,8 +40,7 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
     if choice.tokens < unique:
         length = f"once over {format_count(choice.tokens)} of the {format_count(unique)}"
     else:
-        epochs = f"{choice.epochs:.3g}"
-        length = f"{epochs} epoch{'' if epochs == '1' else 's'} of {format_count(unique)}"
+        length = f"{format_epochs(choice.epochs)} of {format_count(unique)}"
     return (
         f"{TITLES[family]}, {choice.name} ({format_count(choice.params)} parameters), "
         f"{length} unique tokens"

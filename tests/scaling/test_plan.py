@@ -15,14 +15,15 @@ from scipy.optimize import minimize_scalar
 import epochal
 from epochal.cli.main import main
 from epochal.errors import RecipeError, UserError
-from epochal.recipe import load_recipe
+from epochal.recipe import load_recipe, recipe_tree
 from epochal.scaling.crossing import closed_form, critical_compute, critical_unique_tokens
 from epochal.scaling.optimum import floor_loss, optima
 from epochal.scaling.plan_recipes import plan_recipe, write_recipes
 from epochal.scaling.planner import ReverseReport
 from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
-from epochal.units import format_count
+from epochal.units import Interval, format_count
+from epochal.workflows.plan import find_laws
 
 
 def best_by_brute_force(planted, flops, unique):
@@ -394,10 +395,65 @@ def test_recipes_have_rows_of_the_fitted_runs(tmp_path):
     assert plan_recipe(paper.families[1], 1e6, 50257).data.sequence_length == 2048
 
 
+@pytest.mark.parametrize("name", ["law.toml", "law.json"])
+def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
+    """Its vocabulary counts the parameters, and all but size and length is as it was trained."""
+    own = load_recipe(
+        None,
+        {
+            **{"data.corpus": "mine", "data.sequence_length": 96, "train.global_batch": 24},
+            **{"train.lr": 3e-3, "train.hidden_dropout": 0.2, "train.weight_decay": 0.3},
+            **{"train.epochs": 4, "model.d_model": 32, "model.layers": 2, "model.heads": 2},
+            **{"checkpoint.keep_at": [500], "eval.every": "3%"},
+        },
+    )
+    points = runs(law())
+    best = points.run[int(np.argmin(points.loss))]
+    recipes = {best: recipe_tree(own)}
+    points = replace(points, sequence_length=96, vocabulary=700, recipes=recipes)
+    place = tmp_path / name
+    epochal.fit(points, bootstraps=0).save(place)
+    plan = epochal.plan(1e8, 1e16, laws=place, sizes=["5M", "20M"])
+    assert plan.vocabulary == 700
+    assert not [note for note in plan.notes if "vocabulary" in note]
+    [written] = write_recipes(tmp_path / "out.toml", plan, find_laws(place)[0])
+    recipe = load_recipe(written)
+    params = recipe.model.architecture().params(700)
+    assert params == pytest.approx(plan.families[0].size.params)
+    planned = plan.families[0].flops
+    assert 6 * params * recipe.train.epochs * 1e8 == pytest.approx(planned, rel=1e-4)
+    assert (recipe.data.corpus, recipe.data.unique_tokens) == ("mine", 100_000_000)
+    assert (recipe.data.sequence_length, recipe.train.global_batch) == (96, 24)
+    assert (recipe.train.lr, recipe.train.hidden_dropout) == (3e-3, 0.2)
+    assert (recipe.train.weight_decay, recipe.eval.every) == (0.3, Interval(3, "percent"))
+    assert "in the law's best run" in written.read_text()
+    write_recipes(tmp_path / "other.toml", plan, find_laws(place)[0], "other")
+    assert load_recipe(tmp_path / "other.toml").data.corpus == "other"
+
+
+def test_laws_of_other_tokens_are_told():
+    plan = epochal.plan(1e8, 1e18, vocabulary=300)
+    words = "of a vocabulary of 50,257 tokens, the plan of one of 300"
+    assert len([note for note in plan.notes if words in note]) == 2
+
+
+def test_a_recipe_in_a_law_that_cannot_be_read(tmp_path):
+    law_file = tmp_path / "law.toml"
+    epochal.fit(runs(law()), bootstraps=0).save(law_file)
+    text = law_file.read_text()
+    law_file.write_text(text + "\n[families.ar.recipe.train]\nno_such_key = 1\n")
+    plan = epochal.plan(1e8, 1e18, laws=law_file)
+    with pytest.raises(
+        UserError, match=r"law\.toml: the recipe of ar cannot be read .*no_such_key"
+    ):
+        write_recipes(tmp_path / "out.toml", plan, find_laws(law_file)[0])
+    assert not (tmp_path / "out.toml").exists()
+
+
 def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
     def head(flops):
         path = tmp_path / "out.toml"
-        write_recipes(path, epochal.plan(1e9, flops, laws={"ar": law()}), 50257)
+        write_recipes(path, epochal.plan(1e9, flops, laws={"ar": law()}), {"ar": law()})
         return path.read_text().splitlines()[1]
 
     assert re.search(r"and 0\.\d+ of an epoch\.$", head(1e16))
@@ -408,6 +464,8 @@ def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
     ("change", "message"),
     [
         ({"sequence_length": 1.5}, "sequence_length of ar is 1.5; give the tokens per row"),
+        ({"vocabulary": -3}, "vocabulary of ar is -3; give the tokens that its runs' tokenizer"),
+        ({"recipe": "x"}, "the recipe of ar is 'x', not a table of keys"),
         ({"constants": {"A": "x"}}, "A of ar is 'x', not a number"),
         ({"constants": [1.0]}, "the constants of ar are no table"),
         ({"samples": [["a"]]}, "samples or the fitted range of ar are damaged"),

@@ -11,6 +11,7 @@ from planted import law, runs, write_csv
 import epochal
 from epochal.cli.main import main
 from epochal.errors import DataError, RunError, UserError
+from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
 from epochal.scaling import read_csv, read_hold, read_laws
 from epochal.scaling.from_runs import read_points
@@ -62,14 +63,17 @@ def test_a_missing_column_is_named_with_what_there_is(tmp_path):
         read_csv(tmp_path / "none.csv")
 
 
-def test_points_have_the_sequence_length_of_their_runs(tmp_path):
+def test_points_have_what_their_runs_have_in_common(tmp_path):
     for name, length in (("a", 64), ("b", 64), ("c", 32)):
         make_run(tmp_path / name, "ar", [4.0, 3.0])
         folder = RunRecord(tmp_path / name).folder
         info = folder.read_info()
         info["numbers"]["sequence_length"] = length
+        info["numbers"]["vocabulary"] = 260
         folder.write_info(info)
-    assert read_points([tmp_path / "a", tmp_path / "b"]).sequence_length == 64
+    alike = read_points([tmp_path / "a", tmp_path / "b"])
+    assert (alike.sequence_length, alike.vocabulary) == (64, 260)
+    assert alike.recipes[str(tmp_path / "b")] == recipe_tree(RunRecord(tmp_path / "b").recipe)
     assert read_points([tmp_path], force=True).sequence_length is None
 
 

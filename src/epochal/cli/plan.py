@@ -30,7 +30,7 @@ WIDTH = 92
 )
 @click.option("--sizes", metavar="A,B,…", help="Sizes to choose from: ladder names or parameters.")
 @click.option("--corpus", metavar="FOLDER", help="Take U and the vocabulary from a corpus.")
-@click.option("--vocabulary", type=click.IntRange(min=2), help="For sizes.  [default: GPT-2's]")
+@click.option("--vocabulary", type=click.IntRange(min=2), help="For sizes.  [default: the laws']")
 @click.option("--reverse", is_flag=True, help="Ask at which U diffusion wins with this budget.")
 @click.option(
     "--recipe", metavar="FILE", help="Write recipes: the advised family's, and the other's beside."
@@ -64,8 +64,8 @@ def plan(
     from epochal.scaling.planner import ReverseReport
     from epochal.sizes import DEFAULT_MFU
     from epochal.units import parse_number
+    from epochal.workflows.plan import find_laws
     from epochal.workflows.plan import plan as run_plan
-    from epochal.workflows.plan import vocabulary_of
 
     if reverse:
         unique_tokens = corpus = None
@@ -86,8 +86,7 @@ def plan(
             raise click.UsageError("--recipe needs --unique-tokens or --corpus")
         from epochal.scaling.plan_recipes import write_recipes
 
-        known = vocabulary_of(vocabulary, corpus)
-        written = write_recipes(recipe, report, known, corpus or "corpus")
+        written = write_recipes(recipe, report, find_laws(laws)[0], corpus)
     if as_json:
         print_json(report.as_dict())
         return

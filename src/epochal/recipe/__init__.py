@@ -6,6 +6,7 @@ from epochal.recipe.load import (
     identity,
     known_keys,
     load_recipe,
+    recipe_from_tree,
     recipe_toml,
     recipe_tree,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "identity",
     "known_keys",
     "load_recipe",
+    "recipe_from_tree",
     "recipe_toml",
     "recipe_tree",
     "run_numbers",

@@ -116,6 +116,8 @@ def fit_family(
         unknown=frozenset(unknown),
         fitted=range_of(rows),
         sequence_length=rows.sequence_length,
+        vocabulary=rows.vocabulary,
+        recipe=rows.recipes.get(rows.run[int(np.argmin(rows.loss))]),
         source="fit",
         objective=float(objectives[0]),
         intervals={name: intervals.get(name, (None, None)) for name in form.constants},

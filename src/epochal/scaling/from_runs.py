@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from epochal.errors import DataError, RunError
+from epochal.errors import DataError, RecipeError, RunError
+from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
 from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
 from epochal.scaling.settings import Candidate, not_best, setting_of
@@ -71,7 +72,9 @@ def read_points(
         n_convention=PAPER_N,
         dropped=dropped,
         notes=_notes(rows, at),
-        sequence_length=_sequence_length(rows),
+        sequence_length=_same(row.sequence_length for row in rows),
+        vocabulary=_same(row.vocabulary for row in rows),
+        recipes={row.run: row.recipe for row in rows if row.recipe is not None},
     )
 
 
@@ -93,6 +96,8 @@ class _Row:
     run: str
     seed: str
     sequence_length: int | None
+    vocabulary: int | None
+    recipe: Mapping[str, Any] | None
     evaluated: bool
     """Whether the loss is of `epochal eval`, not of the evaluation during training."""
     planned: float
@@ -127,10 +132,10 @@ def _notes(rows: Sequence[_Row], at: At) -> list[str]:
     return notes
 
 
-def _sequence_length(rows: Sequence[_Row]) -> int | None:
-    """That of all rows, or None."""
-    lengths = {row.sequence_length for row in rows}
-    return lengths.pop() if len(lengths) == 1 else None
+def _same(values: Iterable[int | None]) -> int | None:
+    """What all have, or None."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def _find(places: Sequence[str | Path]) -> list[Path]:
@@ -220,10 +225,20 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
         str(record.path),
         str(record.info.get("identity", {}).get("seed", "")),
         record.numbers.get("sequence_length"),
+        record.numbers.get("vocabulary"),
+        _recipe(record),
         evaluated,
         tokens,
         setting_of(record.info.get("identity", {})),
     )
+
+
+def _recipe(record: RunRecord) -> dict[str, Any] | None:
+    """The run's recipe as plain tables; None if it knew other keys than today's."""
+    try:
+        return recipe_tree(record.recipe)
+    except RecipeError:
+        return None
 
 
 def _loss(line: dict[str, Any]) -> float:

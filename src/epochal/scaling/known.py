@@ -47,6 +47,10 @@ class KnownLaw:
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
     sequence_length: int | None = None
     """Context of the runs, tokens: the losses are of rows of this length. None: not known."""
+    vocabulary: int | None = None
+    """Of the runs' tokenizer: losses per token are of these tokens. None: not known."""
+    recipe: Mapping[str, Any] | None = None
+    """Recipe of the run with the lowest loss, as plain tables; None for points without runs."""
     source: str = ""
     reading_error: float = 0.0
     """Nats by which any loss may be wrong beside the spread of the samples."""

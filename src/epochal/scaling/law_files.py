@@ -22,7 +22,11 @@ from epochal.tally import Floats
 _FORMAT = 1
 _DIGITS = 10
 _SECTIONS = (*FAMILIES, "settings")
-_NO_CONSTANTS = ("law", "sequence_length", "doubt")
+_WHOLE = {
+    "sequence_length": "the tokens per row of its runs",
+    "vocabulary": "the tokens that its runs' tokenizer has",
+}
+_NO_CONSTANTS = ("law", *_WHOLE, "recipe", "doubt")
 """Keys of a section that has its constants directly."""
 
 
@@ -44,11 +48,11 @@ def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str
 
 def _content(law: KnownLaw) -> dict[str, Any]:
     # Optional, and TOML has no None.
-    length = {} if law.sequence_length is None else {"sequence_length": law.sequence_length}
+    runs = {name: getattr(law, name) for name in (*_WHOLE, "recipe")}
     choice = getattr(law, "choice", None)
     return {
         "law": law.form.name,
-        **length,
+        **{name: value for name, value in runs.items() if value is not None},
         **({"doubt": law.doubt} if law.doubt else {}),
         **({} if choice is None else {"choice": _choice(choice)}),
         "constants": {k: v for k, v in law.constants.items() if v is not None},
@@ -128,24 +132,34 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
             )
         default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
         law = known_law(str(section.get("law", default)), constants, family, str(path))
-        length = section.get("sequence_length")
-        if length is not None and not (type(length) is int and length > 0):
-            raise UserError(
-                f"{path}: sequence_length of {family} is {length!r}; give the tokens per row of "
-                "its runs, a whole number, or leave it out"
-            )
-        doubt = section.get("doubt", 0.0)
-        if not (_is_number(doubt) and doubt >= 0):
-            raise UserError(f"{path}: doubt of {family} is {doubt!r}, not a number of 0 or more")
-        laws[family] = replace(
-            _with_samples(law, section, path), sequence_length=length, doubt=float(doubt)
-        )
+        laws[family] = _with_runs(_with_samples(law, section, path), section, path)
     if not laws:
         raise UserError(
             f"{path} holds no law: it has no section for a family ({' or '.join(FAMILIES)}); write "
             "one with `epochal fit RUNS --out law.toml`"
         )
     return laws
+
+
+def _with_runs(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:
+    """The law with what is known of its runs: rows, vocabulary, a recipe, doubt."""
+    for name, meaning in _WHOLE.items():
+        value = section.get(name)
+        if value is not None and not (type(value) is int and value > 0):
+            raise UserError(
+                f"{path}: {name} of {law.family} is {value!r}; give {meaning}, a whole number, or "
+                "leave it out"
+            )
+    recipe = section.get("recipe")
+    if not (recipe is None or isinstance(recipe, dict)):
+        raise UserError(f"{path}: the recipe of {law.family} is {recipe!r}, not a table of keys")
+    doubt = section.get("doubt", 0.0)
+    if not (_is_number(doubt) and doubt >= 0):
+        raise UserError(f"{path}: doubt of {law.family} is {doubt!r}, not a number of 0 or more")
+    length, vocabulary = section.get("sequence_length"), section.get("vocabulary")
+    return replace(
+        law, sequence_length=length, vocabulary=vocabulary, recipe=recipe, doubt=float(doubt)
+    )
 
 
 def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:

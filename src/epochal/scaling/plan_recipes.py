@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from epochal import files
-from epochal.recipe import FAMILY_TITLES, Recipe, recipe_toml
+from epochal.errors import RecipeError, UserError
+from epochal.recipe import FAMILY_TITLES, Recipe, recipe_from_tree, recipe_toml
 from epochal.recipe.schema import Data, Evaluation, Train
 from epochal.scaling.alternatives import model_for
+from epochal.scaling.known import KnownLaw
 from epochal.scaling.planner import FamilyPlan, PlanReport, recipe_length
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
@@ -79,25 +82,53 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
     )
 
 
+def recipe_by_law(
+    plan: FamilyPlan, law: KnownLaw, report: PlanReport, corpus: str | None = None
+) -> Recipe:
+    """The recipe of one family's plan, as the law's runs were trained where it knows of one.
+
+    `corpus` is the folder to train on; None: that of the runs, or "corpus". Raises UserError for
+    a law file whose recipe cannot be read.
+    """
+    made = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
+    if law.recipe is None:
+        return made
+    try:
+        run = recipe_from_tree(dict(law.recipe))
+    except RecipeError as error:
+        raise UserError(
+            f"{law.source}: the recipe of {plan.family} cannot be read ({error}); fit the law anew "
+            "with `epochal fit RUNS --out`, or take the recipe out of the file"
+        ) from None
+    alike = like_run(made, run)
+    data = made.data if corpus else alike.data
+    return replace(alike, data=replace(data, sequence_length=made.data.sequence_length))
+
+
 def write_recipes(
-    path: str | Path, report: PlanReport, vocabulary: int, corpus: str = "corpus"
+    path: str | Path,
+    report: PlanReport,
+    laws: Mapping[str, KnownLaw],
+    corpus: str | None = None,
 ) -> list[Path]:
     """Write the recommended family's recipe to `path`, the other's beside it with its name.
 
-    Where it is too close to call, the family with the lower prediction is the first.
+    Where it is too close to call, the family with the lower prediction is the first. Raises
+    UserError for a law whose recipe cannot be read.
     """
     path = Path(path)
     order = sorted(report.families, key=lambda p: (p.family != report.winner, p.loss))
     written = []
     for number, plan in enumerate(order):
         place = path if number == 0 else path.with_name(f"{path.stem}-{plan.family}{path.suffix}")
-        recipe = plan_recipe(plan, report.unique_tokens, vocabulary, corpus)
-        files.write_text(place, _head(plan, report) + recipe_toml(recipe))
+        law = laws[plan.family]
+        recipe = recipe_by_law(plan, law, report, corpus)
+        files.write_text(place, _head(plan, report, law) + recipe_toml(recipe))
         written.append(place)
     return written
 
 
-def _head(plan: FamilyPlan, report: PlanReport) -> str:
+def _head(plan: FamilyPlan, report: PlanReport, law: KnownLaw) -> str:
     size = f"{format_count(plan.params)} parameters"
     passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
     length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"
@@ -108,4 +139,9 @@ def _head(plan: FamilyPlan, report: PlanReport) -> str:
         f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
         "FLOPs.\n"
         f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {length}.\n"
+        + (
+            "# Batch, learning rate, dropout and the rest are defaults: set those of your runs.\n"
+            if law.recipe is None
+            else "# All but size and length as in the law's best run.\n"
+        )
     )

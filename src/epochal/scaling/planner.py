@@ -80,6 +80,8 @@ class PlanReport:
 
     unique_tokens: float
     flops: float
+    vocabulary: int
+    """That the parameters of sizes are counted with."""
     families: list[FamilyPlan]
     winner: str | None
     """ar or mdm; None where it is too close to call or there is one family only."""
@@ -147,6 +149,7 @@ def make_plan(
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
+        vocabulary=vocabulary,
         families=plans,
         winner=winner,
         verdict=f"{text}.",

@@ -73,6 +73,10 @@ class Points:
     notes: list[str] = field(default_factory=list)
     sequence_length: int | None = None
     """Of all the runs; None if it is not known, or not the same."""
+    vocabulary: int | None = None
+    """Of the tokenizer of all the runs; None if it is not known, or not the same."""
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Run → its recipe, as plain tables; empty for points that are not of run folders."""
 
     def __len__(self) -> int:
         return len(self.params)
@@ -100,6 +104,8 @@ class Points:
             [self.seed[i] for i in index],
             self.n_convention,
             sequence_length=self.sequence_length,
+            vocabulary=self.vocabulary,
+            recipes=self.recipes,
         )
 
     def of_family(self, family: str) -> Points:

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from epochal.scaling.known import KnownLaw, known_law
+from epochal.sizes import GPT2_VOCABULARY
 
 READING_ERROR = 0.01
 """Nats by which a loss read off the paper's figures may be wrong."""
@@ -49,7 +50,8 @@ _PAPER = {
     },
 }
 _LENGTH = 2048
-"""Tokens per row of the runs of both (arXiv 2507.15857, section 9; Muennighoff et al. 2023)."""
+"""Tokens per row of the runs of both (arXiv 2507.15857, section 9; Muennighoff et al. 2023). The
+tokenizer of both is GPT-2's."""
 _PAPER_RANGE = {
     "params": (7.0e6, 2.2e9),
     "tokens": (2.5e7, 8.0e10),
@@ -89,7 +91,8 @@ def _muennighoff() -> KnownLaw:
         "tokens": (1e8, 9e11),
         "epochs": (1.0, 1500.0),
     }
-    return replace(law, samples=[samples], whole_range=True, fitted=fitted, sequence_length=_LENGTH)
+    law = replace(law, samples=[samples], whole_range=True, fitted=fitted)
+    return replace(law, sequence_length=_LENGTH, vocabulary=GPT2_VOCABULARY)
 
 
 def _paper() -> dict[str, KnownLaw]:
@@ -108,6 +111,7 @@ def _paper() -> dict[str, KnownLaw]:
             whole_range=True,
             fitted=dict(_PAPER_RANGE),
             sequence_length=_LENGTH,
+            vocabulary=GPT2_VOCABULARY,
             reading_error=READING_ERROR,
         )
     return laws

@@ -15,6 +15,7 @@ from epochal.scaling.law_files import read_laws
 from epochal.scaling.planner import PlanReport, ReverseReport, make_plan, make_reverse
 from epochal.scaling.presets import NOTES, PRESETS, preset
 from epochal.scaling.result import FitReport
+from epochal.scaling.verdict import TITLES
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, gpu_peak
 from epochal.units import format_count
 from epochal.workflows.plan_memory import memory_notes
@@ -38,7 +39,8 @@ def plan(
 
     The budget is `flops`, or `gpus` ("8xH100") for `hours` at a share `mfu` of their peak.
     `laws` is "paper", "muennighoff", a file of `epochal fit --out` or a FitReport. A `corpus`
-    gives U and the vocabulary. Raises UserError for a budget given twice or not at all.
+    gives U and the vocabulary, which is else
+    `vocabulary`, or that of the laws. Raises UserError for a budget given twice or not at all.
     """
     notes = []
     budget, words = _budget(flops, gpus, hours, mfu)
@@ -56,7 +58,9 @@ def plan(
             )
     if unique_tokens is None:
         return make_reverse(known, budget, notes)
-    vocabulary = vocabulary or GPT2_VOCABULARY
+    of_runs = {law.vocabulary for law in known.values() if law.vocabulary is not None}
+    vocabulary = vocabulary or max(of_runs, default=GPT2_VOCABULARY)
+    notes += _vocabulary_notes(known, vocabulary)
     report = make_plan(
         known, unique_tokens, budget, vocabulary=vocabulary, sizes=sizes, notes=notes
     )
@@ -80,6 +84,16 @@ def find_laws(laws: Laws) -> tuple[dict[str, KnownLaw], list[str]]:
             "`epochal fit RUNS --out law.toml`"
         )
     return read_laws(laws), []
+
+
+def _vocabulary_notes(laws: Mapping[str, KnownLaw], vocabulary: int) -> list[str]:
+    """What is to be said of laws of other tokens than those of the plan."""
+    return [
+        f"the {TITLES[family]} law is of a vocabulary of {law.vocabulary:,} tokens, the plan of "
+        f"one of {vocabulary:,}: nats per token do not carry over from one to the other"
+        for family, law in laws.items()
+        if law.vocabulary not in (None, vocabulary)
+    ]
 
 
 def _budget(
@@ -110,10 +124,3 @@ def _gpus(text: str) -> tuple[int, str]:
     if match is None:
         raise UserError(f"--gpus {text!r} is no GPU; write for example 8xH100")
     return int(match[1] or 1), match[2]
-
-
-def vocabulary_of(vocabulary: int | None, corpus: str | Path | None) -> int:
-    """The vocabulary that sizes are counted with: given, the corpus's, or GPT-2's."""
-    if vocabulary is None and corpus is not None:
-        return open_corpus(Data(corpus=str(corpus))).tokenizer.vocabulary
-    return vocabulary or GPT2_VOCABULARY

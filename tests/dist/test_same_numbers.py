@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
+from epochal.training.device import compiler_is_there
 from epochal.workflows.exports import export_safetensors
 from epochal.workflows.load import load
 from epochal.workflows.train import train
@@ -27,6 +28,8 @@ SEQUENCE = TENSOR | {"parallel__sequence": True}
 STAGES = {"parallel__pipeline": 2}
 ONE_ROW = {"train__micro_batch": 1}
 SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selective", "full"))
+COMPILED = {"train__compile": "on"} if compiler_is_there() else {}
+"""Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
 # name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
 # recomputing) goes along. Three layers are cut unevenly by two stages.
@@ -35,6 +38,8 @@ MODES = {
     "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
     "zero-2-recomputing-some": (BOTH, 2, {"parallel__zero": 2} | SOME),
     "zero-3-recomputing-offload": (BOTH, 2, ZERO3 | FULL | {"parallel__offload": True}),
+    "ddp-compiled": (("ar",), 2, COMPILED),
+    "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
     "tensor": (BOTH, 2, TENSOR),
     "tensor-sequence": (BOTH, 2, SEQUENCE),
     "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
@@ -108,7 +113,7 @@ def runs(tiny_corpus, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("model", "mode"), RUNS, ids="-".join)
+@pytest.mark.parametrize(("model", "mode"), RUNS, ids=map("-".join, RUNS))
 def test_every_mode_gives_the_loss_curve_of_one_process(runs, model, mode):
     _same(runs / model, runs / f"{model}-{mode}")
 

@@ -223,3 +223,15 @@ def test_its_own_mean_gives_the_whole_store(tmp_path):
     budget = whole.unique_tokens
     made = subset(tmp_path / "x", tmp_path / "y", budget, like_paper=True)
     assert made.documents == whole.documents
+
+
+@pytest.mark.parametrize(("shuffle", "budget", "told"), [(None, 20, 1), (1, 20, 0), (None, 0, 0)])
+def test_a_cut_of_files_in_their_order_is_told(tmp_path, capsys, shuffle, budget, told):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, text in zip("abcd", TEXTS, strict=False):
+        (folder / f"{name}.txt").write_text(f"{text} of the file {name}")
+    made = prepare(folder, tmp_path / "corpus", tokenizer="bytes", validation=0.3, shuffle=shuffle)
+    subset(tmp_path / "corpus", tmp_path / "cut", budget or made.train.unique_tokens)
+    said = capsys.readouterr().err
+    assert said.count(" files in their order; where these differ that is no fair sample") == told

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal.data.corpus import RawCorpus
+from epochal.data.passport import Passport
 from epochal.data.split import Mask, Scan
 from epochal.progress import say
 
@@ -58,3 +59,20 @@ def odd_share(wanted: float, lengths: NDArray[np.int64], validation: Mask, train
             f"too long to come nearer ({int(validation.sum())} of "
             f"{int(validation.sum() + train.sum())} are in it)"
         )
+
+
+def cut_in_order(passport: Passport | None) -> None:
+    """Tell if a cut to fewer tokens is of several files in the inputs' order, so no fair sample."""
+    if passport is None or passport.parent is None or passport.shuffled is not None:
+        return
+    if passport.unique_tokens >= passport.parent.unique_tokens:
+        return
+    sources = passport.sources
+    # The built-in text, which knows its interpreter, comes in a random order by itself.
+    if sources is None or sources.files < 2 or sources.listed[0].interpreter is not None:
+        return
+    say(
+        f"the first {passport.documents:,} of {count(passport.parent.documents, 'document')} are "
+        f"taken, of {sources.files:,} files in their order; where these differ that is no fair "
+        "sample, which `epochal data prepare --shuffle 1` makes"
+    )

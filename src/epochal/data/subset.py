@@ -18,6 +18,7 @@ from epochal.data.folder import (
     refuse_foreign,
     refuse_foreign_store,
 )
+from epochal.data.notices import cut_in_order
 from epochal.data.passport import Passport
 from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
 from epochal.data.store_writer import StoreWriter, remove_store
@@ -173,6 +174,7 @@ def _passport(
     starts = whole.document_starts()
     before = whole.passport or Passport(unique_tokens=0, documents=0)
     is_whole = view.unique_tokens == whole.unique_tokens
+    cut_in_order(view.passport)
     cut = before.cut(
         unique_tokens=written.unique_tokens,
         documents=written.documents,

@@ -14,8 +14,10 @@ import torch
 
 import epochal
 from epochal import files
+from epochal.data.notices import cut_in_order
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.orders import row_order
+from epochal.data.store import TokenStore
 from epochal.data.windows import ScoredWindows
 from epochal.errors import RecipeError, RunError
 from epochal.evaluation.nll import Evaluator
@@ -138,6 +140,8 @@ def _prepare(
         if old["status"] == "finished":
             say(f"{folder.path} is finished already; nothing to do")
             return None
+    if old is None and isinstance(corpus.train, TokenStore):
+        cut_in_order(corpus.train.passport)
     folder.write_recipe(settings)
     corpus.tokenizer.save(folder.tokenizer_file)
     return _Prepared(start)

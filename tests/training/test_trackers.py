@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -168,6 +169,15 @@ def test_one_that_hangs_does_not_hold_the_run_up(tmp_path, monkeypatch, capsys, 
     assert len(sys.modules["trackio"].told("log")) == lines
     assert sys.modules["trackio"].told("finish")
     never.set()
+
+
+def test_mlflow_gives_a_dead_server_up_soon_unless_told_otherwise(tmp_path, monkeypatch, fakes):
+    retries, timeout = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.setenv(timeout, "3")
+    monkeypatch.setenv(retries, "")  # so that what is set below is taken back
+    monkeypatch.delenv(retries)
+    Trackers(("mlflow",), tmp_path, "project", {}).close("finished")
+    assert (os.environ[retries], os.environ[timeout]) == ("2", "3")
 
 
 def test_the_run_is_not_harmed(tiny_corpus, tmp_path, monkeypatch, capsys):

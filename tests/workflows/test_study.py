@@ -305,6 +305,17 @@ def test_budgets_that_are_too_small(text, tmp_path, planted):
     assert (parse_seconds("20min"), parse_seconds("1.5h"), parse_seconds("90s")) == (1200, 5400, 90)
 
 
+def test_the_budget_that_would_do_is_told_and_does(text, tmp_path, planted, monkeypatch):
+    monkeypatch.setattr(study_lab, "_seconds_to_start", lambda: 12.0)
+    with pytest.raises(UserError, match=r"too short on this machine.* --budget \d+min") as said:
+        run(text, tmp_path / "study", budget=150)
+    minutes = int(re.search(r"--budget (\d+)min", str(said.value))[1])
+    assert 150 < 60 * minutes < 1200
+    assert run(text, tmp_path / "study", budget=60 * minutes).verdict
+    with pytest.raises(UserError, match="too short"):
+        run(text, tmp_path / "less", budget=60 * minutes // 2)
+
+
 @pytest.mark.slow
 def test_a_real_study_in_small(text, tmp_path, monkeypatch):
     """Real processes, one epoch only: enough to see every stage, too little for a law."""

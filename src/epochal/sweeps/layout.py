@@ -131,6 +131,15 @@ def candidate_sizes(vocabulary: int) -> dict[str, int]:
     return small | dict(sorted(ladder.items(), key=lambda item: item[1]))
 
 
+class TooShort(UserError):
+    """There is not enough time for the smallest sweep."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the probe sweep alone needs {seconds:.0f} seconds of one slot")
+        self.seconds = seconds
+        """Of one slot, that it needs at least."""
+
+
 def lay_out(
     costs: Costs, params: Mapping[str, int], unique_tokens: int, seconds: float, least: int
 ) -> Layout:
@@ -159,7 +168,7 @@ def lay_out(
             return min(found, key=lambda pair: pair[0])[1]
     last = DESIGNS[-1]
     cheapest = min(sweep.made(last, least * max(last.repeats)).seconds for sweep in sweeps)
-    raise UserError(f"the probe sweep alone needs {cheapest:.0f} seconds of one slot")
+    raise TooShort(cheapest)
 
 
 def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[list[str]]:

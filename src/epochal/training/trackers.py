@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import queue
 import threading
 import time
@@ -24,7 +25,7 @@ from epochal.progress import say
 Values = dict[str, float]
 WAITING_LINES = 1000
 """A tracker that leaves so many lines unsent is dropped. This and the times are chosen by us."""
-START_SECONDS = 60.0
+START_SECONDS = 15.0
 CLOSE_SECONDS = 30.0
 _ids = threading.Lock()
 """Trackers start side by side and share trackers.json."""
@@ -220,8 +221,12 @@ class _Trackio:
 class _MLflow:
     _AT_ONCE = 100
     """MLflow takes so many parameters in one call, each of up to 500 letters."""
+    _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+    """By itself it tries a server that is not there for minutes. What the user set stays."""
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
+        for name, value in self._PATIENCE.items():
+            os.environ.setdefault(name, value)
         self._mlflow = mlflow = importlib.import_module("mlflow")
         mlflow.set_experiment(project)
         fresh: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from epochal.recipe import FAMILIES, Recipe
 from epochal.recipe.load import apply_overrides, recipe_from_tree
 from epochal.sweeps.designs import SweepRun
 from epochal.sweeps.file import Sweep, sweep_from_tree
-from epochal.sweeps.layout import Costs, Layout, Probe, candidate_sizes, lay_out
+from epochal.sweeps.layout import Costs, Layout, Probe, TooShort, candidate_sizes, lay_out
 from epochal.sweeps.listing import CorpusFacts
 from epochal.sweeps.record import RunState, SweepFolder
 from epochal.sweeps.slots import divide
@@ -108,10 +109,14 @@ class Lab:
         spare = self._end_of_probes - self.clock.used
         try:
             layout = lay_out(costs, self.params, unique, spare * self.jobs, 4 * length * batch)
-        except UserError as error:
+        except TooShort as error:
+            share = self._end_of_probes + TAIL_SECONDS
+            needed = error.seconds / self.jobs + self.clock.used + TAIL_SECONDS
+            least = math.ceil(1.05 * needed * self.clock.budget / share / 60)
             raise UserError(
-                f"--budget of {self.clock.budget:.0f} seconds: {error}; it has "
-                f"{self.jobs} slots for {max(0.0, spare):.0f} seconds of the budget, so give more"
+                f"--budget of {self.clock.budget:.0f} seconds is too short on this machine: the "
+                f"probes alone need {error.seconds / self.jobs:.0f} seconds, and it leaves them "
+                f"{max(0.0, spare):.0f}; give --budget {least}min or more"
             ) from None
         self.clock.save(
             layout={

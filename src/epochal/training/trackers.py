@@ -27,6 +27,11 @@ WAITING_LINES = 1000
 """A tracker that leaves so many lines unsent is dropped. This and the times are chosen by us."""
 START_SECONDS = 15.0
 CLOSE_SECONDS = 30.0
+_PATIENCE_OF_MLFLOW = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""By itself it tries a server that is not there for minutes. What the user set stays."""
 _ids = threading.Lock()
 """Trackers start side by side and share trackers.json."""
 
@@ -221,11 +226,9 @@ class _Trackio:
 class _MLflow:
     _AT_ONCE = 100
     """MLflow takes so many parameters in one call, each of up to 500 letters."""
-    _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-    """By itself it tries a server that is not there for minutes. What the user set stays."""
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
-        for name, value in self._PATIENCE.items():
+        for name, value in _PATIENCE_OF_MLFLOW.items():
             os.environ.setdefault(name, value)
         self._mlflow = mlflow = importlib.import_module("mlflow")
         mlflow.set_experiment(project)

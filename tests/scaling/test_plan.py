@@ -254,6 +254,24 @@ def test_one_rule_for_what_is_not_identified(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["-U", "1e40", "--flops", "1e20"],
+            "1e+40 unique tokens are beyond any plan; give at most",
+        ),
+        (["-U", "1e8", "--flops", "1e50"], "1e+50 FLOPs are beyond any plan; give at most"),
+        (["-U", "1e8", "--flops", "1e18", "--recipe", "x.txt"], "a recipe's name ends in .toml"),
+    ],
+)
+def test_slips_on_the_command_line(capsys, given, message):
+    with pytest.raises(SystemExit) as end:
+        main(["plan", *given])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_limits_of_the_search_are_told_and_budgets_below_a_token_refused():
     tiny, huge = epochal.plan(1e8, 1e6), epochal.plan(1e12, 1e35)
     assert any("stops at 10k parameters, the smallest" in note for note in tiny.notes)
@@ -463,6 +481,7 @@ def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"law": "kaplan"}, r"law.json, ar: there is no law 'kaplan'; choose one of"),
         ({"sequence_length": 1.5}, "sequence_length of ar is 1.5; give the tokens per row"),
         ({"vocabulary": -3}, "vocabulary of ar is -3; give the tokens that its runs' tokenizer"),
         ({"recipe": "x"}, "the recipe of ar is 'x', not a table of keys"),

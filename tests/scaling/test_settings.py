@@ -11,12 +11,12 @@ from epochal.cli.main import main
 from epochal.runs import RunRecord
 from epochal.scaling import read_csv
 from epochal.scaling.from_runs import read_points
-from epochal.scaling.settings import Candidate, not_best, setting_of
+from epochal.scaling.settings import RunOfPoint, not_best, setting_of
 from made_runs import make_run
 
 
 def run(loss, tokens=1e6, family="ar", **setting):
-    return Candidate(family, 1e6, tokens, 1e5, loss, setting)
+    return RunOfPoint(family, 1e6, tokens, 1e5, loss, setting)
 
 
 def test_the_best_setting_is_chosen_by_the_mean_over_its_seeds():

@@ -67,6 +67,8 @@ def plan(
     from epochal.workflows.plan import find_laws
     from epochal.workflows.plan import plan as run_plan
 
+    if recipe is not None and not recipe.endswith(".toml"):
+        raise click.UsageError(f"--recipe {recipe}: a recipe's name ends in .toml")
     if reverse:
         unique_tokens = corpus = None
     report = run_plan(

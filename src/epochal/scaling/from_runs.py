@@ -20,7 +20,7 @@ from epochal.errors import DataError, RecipeError, RunError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
 from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
-from epochal.scaling.settings import Candidate, not_best, setting_of
+from epochal.scaling.settings import RunOfPoint, not_best, setting_of
 
 At = Literal["final", "best"]
 _DEPTH = 4
@@ -105,10 +105,10 @@ class _Row:
     setting: Mapping[str, Any]
 
     @property
-    def candidate(self) -> Candidate:
+    def candidate(self) -> RunOfPoint:
         """The run as one of several at its point."""
         unique, loss = self.unique_tokens, self.val_loss
-        return Candidate(self.family, self.params, self.planned, unique, loss, self.setting)
+        return RunOfPoint(self.family, self.params, self.planned, unique, loss, self.setting)
 
     def drop(self, reason: str) -> Dropped:
         """What is to be said of a run that is left out."""

@@ -131,7 +131,10 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
                 f"{path}: {strange[0]} of {family} is {constants[strange[0]]!r}, not a number"
             )
         default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
-        law = known_law(str(section.get("law", default)), constants, family, str(path))
+        try:
+            law = known_law(str(section.get("law", default)), constants, family, str(path))
+        except UserError as error:
+            raise UserError(f"{path}, {family}: {error}") from None
         laws[family] = _with_runs(_with_samples(law, section, path), section, path)
     if not laws:
         raise UserError(

@@ -40,6 +40,9 @@ from epochal.units import format_count
 
 _SURE = 0.975
 _MOST_SAMPLES = 500
+_MOST_TOKENS, _MOST_FLOPS = 1e18, 1e36
+"""A thousand times all text there is, and more than the largest model looked at takes for a thousand
+epochs of that. Above, a number is a slip."""
 _SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 _AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
 
@@ -134,6 +137,12 @@ def make_plan(
     for name, value in (("unique tokens", unique_tokens), ("FLOPs", flops)):
         if not (np.isfinite(value) and value > 0):
             raise UserError(f"the number of {name} is {value!r}; it must be positive")
+    for name, value, most in (
+        ("unique tokens", unique_tokens, _MOST_TOKENS),
+        ("FLOPs", flops, _MOST_FLOPS),
+    ):
+        if value > most:
+            raise UserError(f"{value:g} {name} are beyond any plan; give at most {most:g}")
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from epochal.errors import DataError, UserError, nearest
 from epochal.recipe import FAMILIES
-from epochal.scaling.settings import Candidate, not_best
+from epochal.scaling.settings import RunOfPoint, not_best
 from epochal.tally import Floats
 from epochal.units import format_count, parse_number
 
@@ -212,7 +212,7 @@ def _best_settings(points: Points, settings: Sequence[str]) -> Points:
     """The points of the best setting each, the others as dropped."""
     columns = (points.params, points.tokens, points.unique_tokens, points.loss)
     runs = [
-        Candidate(family, n, d, u, loss, {"setting": setting})
+        RunOfPoint(family, n, d, u, loss, {"setting": setting})
         for family, n, d, u, loss, setting in zip(
             points.family, *(column.tolist() for column in columns), settings, strict=True
         )

@@ -32,7 +32,7 @@ _ALIKE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RunOfPoint:
     """A run as one of several at its point."""
 
     family: str
@@ -54,7 +54,7 @@ def setting_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def not_best(runs: Sequence[Candidate]) -> dict[int, str]:
+def not_best(runs: Sequence[RunOfPoint]) -> dict[int, str]:
     """Index → why the run is left out: another setting has the lower mean loss at its point."""
     found: dict[int, str] = {}
     for indices in _points(runs):
@@ -78,7 +78,7 @@ def not_best(runs: Sequence[Candidate]) -> dict[int, str]:
     return found
 
 
-def _points(runs: Sequence[Candidate]) -> list[list[int]]:
+def _points(runs: Sequence[RunOfPoint]) -> list[list[int]]:
     """Indices of runs of one family at one point."""
     curves: dict[Hashable, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):

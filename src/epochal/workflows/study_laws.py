@@ -28,7 +28,8 @@ from epochal.scaling.verdict import TITLES
 COUNTED = 10_000_000
 """Tokens of the text that are counted."""
 LEAST_SPARE = 2
-"""Runs beyond the constants without which no law is taken."""
+"""Runs beyond the constants without which no law is taken. One fewer than `foretell.SPARE`, since
+some of a family's runs are left out of a fit (overfitted ones) after those were counted."""
 ROWS_FOR_OVERFITTING = 14
 """Runs of each family from which a law with its ten constants is fitted."""
 

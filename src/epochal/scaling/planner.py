@@ -41,8 +41,8 @@ from epochal.units import format_count
 _SURE = 0.975
 _MOST_SAMPLES = 500
 _MOST_TOKENS, _MOST_FLOPS = 1e18, 1e36
-"""A thousand times all text there is, and more than the largest model looked at takes for a thousand
-epochs of that. Above, a number is a slip."""
+"""A thousand times all text there is, and more than the largest model looked at takes for a
+thousand epochs of that. Above, a number is a slip."""
 _SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 _AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
 

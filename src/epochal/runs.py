@@ -209,6 +209,12 @@ class RunRecord:
         self.folder = RunFolder(Path(path))
         info = self.folder.read_info()
         if info is None:
+            alone, at, name = str(path).rpartition("@")
+            if at and RunFolder(Path(alone)).info_file.is_file():
+                raise RunError(
+                    f"{path} is not a run's folder; say the checkpoint here with {alone} "
+                    f"--checkpoint {name}"
+                )
             raise RunError(f"{path} is not a run: it has no run.json; give a run's folder")
         self.info = info
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
+from epochal.cli.main import main
 from epochal.errors import RunError, UserError
 from epochal.workflows.load import load
 from epochal.workflows.train import train
@@ -158,3 +161,40 @@ def test_ids_that_are_none_of_the_models(mdm):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         load(tmp_path)
+
+
+def said(capsys, *words):
+    """What the command says as it ends with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_names_the_other(tiny_pair, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_pair / "ar", run)
+    [best] = (run / "checkpoints").glob("best-*")
+    (best / "model.safetensors").write_bytes(b"short")
+    message = said(capsys, "generate", run, "--prompt", "a")
+    assert "or read another: --checkpoint last" in message
+    assert len(load(run, "last").generate("a", tokens=2, samples=1)) == 1
+    for other in (run / "checkpoints").glob("last-*"):
+        (other / "model.safetensors").write_bytes(b"short")
+    message = said(capsys, "generate", run, "--prompt", "a")
+    assert "no usable checkpoint" in message
+    assert "--checkpoint" not in message
+
+
+def test_checkpoints_where_they_do_not_belong(tiny_pair, tmp_path, capsys):
+    ar = tiny_pair / "ar"
+    message = said(capsys, "generate", f"{ar}@last", "--prompt", "a")
+    assert f"say the checkpoint here with {ar} --checkpoint last" in message
+    message = said(capsys, "average", f"{ar}@last", "--out", tmp_path / "mean")
+    assert "is a single checkpoint, so there is nothing to average" in message
+
+
+@pytest.mark.parametrize("order", ["confidence", "margin"])
+def test_an_order_is_no_setting_of_ar(tiny_pair, capsys, order):
+    message = said(capsys, "generate", tiny_pair / "ar", "--prompt", "a", "--order", order)
+    assert "an autoregressive model writes token by token" in message

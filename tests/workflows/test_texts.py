@@ -182,7 +182,7 @@ def test_quality_is_judged_and_kept(runs, models):
     assert found.rows[1].tokens == count
     assert found.rows[1].distinct_1 == distinct([one.new for one in written], 1)
 
-    back = quality(runs / "ar", runs / "mdm", samples=6, tokens=12, device="cpu")
+    back = quality(runs / "ar", f"{runs / 'mdm'}@last", samples=6, tokens=12, device="cpu")
     assert [row.steps for row in back.rows] == [12]
     assert (back.order, back.judge_family) == ("left-to-right", "mdm")
     assert 1 < back.rows[0].nll_nats_per_token < 12

@@ -88,6 +88,8 @@ def evaluate(
     elif ensemble:
         together = score_ensemble(runs, **options)
         content, show = together.as_dict(), lambda: _print_ensemble(together)
+        content["ensemble"] = _content(together.ensemble)
+        content["members"] = [_content(member) for member in together.members]
     elif breakdown:
         whole, parts = evaluate_in_parts(runs[0], Options(**options))
         content = _content(whole) | {"breakdown": parts.as_dict()}

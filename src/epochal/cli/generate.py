@@ -22,9 +22,7 @@ from epochal.cli.output import json_option, print_json
 @click.option(
     "--order",
     type=click.Choice(["confidence", "margin", "entropy", "ancestral"]),
-    default="confidence",
-    show_default=True,
-    help="Diffusion: which tokens come to light first.",
+    help="Diffusion: which tokens come to light first.  [default: confidence]",
 )
 @click.option("--remask", default=0.0, metavar="SHARE", help="Diffusion: mask so many again.")
 @click.option("--block", type=int, help="Diffusion: fill so many masks, then the next ones.")
@@ -45,7 +43,7 @@ def generate(
     top_k: int | None,
     top_p: float | None,
     steps: int | None,
-    order: Literal["confidence", "margin", "entropy", "ancestral"],
+    order: Literal["confidence", "margin", "entropy", "ancestral"] | None,
     remask: float,
     block: int | None,
     cached: bool,
@@ -68,6 +66,7 @@ def generate(
       epochal generate quickstart/mdm --prompts prompts.txt --out texts.jsonl --samples 4
     """
     _check(prompt, prompts, out, stream, as_json)
+    from epochal.errors import UserError
     from epochal.evaluation.sampling import Sampling
     from epochal.evaluation.unmasking import Schedule
     from epochal.workflows.load import load
@@ -75,10 +74,15 @@ def generate(
     from epochal.workflows.texts import Wish
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    schedule = Schedule(steps, order, remask, block, cached)
+    schedule = Schedule(steps, order or "confidence", remask, block, cached)
     wish = Wish(tokens, samples, seed, sampling, schedule)
     many = read_prompts(prompts) if prompts is not None else None
     model = load(run, checkpoint, device)
+    if order is not None and model.family == "ar":  # also the default one, if it is asked for
+        raise UserError(
+            f"--order {order}: an autoregressive model writes token by token, so it has no such "
+            "setting; leave it out, or use a masked diffusion run"
+        )
     if many is not None and out is not None:
         new, before = generate_file(model, many, out, wish)
         click.echo(f"{out}: {new:,} prompts written" + (f", {before:,} were there" * (before > 0)))

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run")
-@click.option("--judge", required=True, metavar="RUN", help="A run of the other family.")
+@click.option(
+    "--judge", required=True, metavar="RUN", help="A run of the other family, or RUN@CHECKPOINT."
+)
 @click.option("--steps", metavar="N,N,…", help="Forward passes per text.  [default: 1,2,4,…]")
 @click.option("--tokens", type=int, help="Tokens per text at most.  [default: up to 64]")
 @click.option("--samples", default=64, show_default=True, help="Texts per number of steps.")

@@ -133,6 +133,11 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
         if last is not None:
             raise UserError("`last` counts the checkpoints of one run; give a single run with it")
         return [(RunRecord(path), name) for path, name in map(split_member, runs)]
+    if split_member(runs[0])[1] is not None:
+        raise UserError(
+            f"{runs[0]} is a single checkpoint, so there is nothing to average; give several, or "
+            "the run alone for all that it keeps"
+        )
     record = RunRecord(runs[0])
     steps = sorted({step for step, _ in checkpoint.all_of(record.folder.checkpoints)})
     if last is not None and last > len(steps):

@@ -19,7 +19,7 @@ from epochal.evaluation.sampling import Sampling
 from epochal.evaluation.unmasking import Order, Schedule
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, objective
-from epochal.progress import bar
+from epochal.progress import bar, hidden
 from epochal.recipe import Recipe
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
@@ -230,6 +230,14 @@ def tokenizer_of(record: RunRecord) -> Tokenizer:
     return load_tokenizer(str(record.folder.tokenizer_file))
 
 
+def _is_there(folder: Path, kind: str) -> bool:
+    with hidden():
+        try:
+            return checkpoint.find(folder, kind) is not None
+        except CheckpointError:
+            return False
+
+
 def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
     folder = record.folder.checkpoints
@@ -244,7 +252,13 @@ def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
             f"the run {record.path} has no checkpoint {name!r}; there are: {known}"
         )
     for wanted in ("last" if name == "ema" else name,) if name else ("best", "last"):
-        path = checkpoint.find(folder, wanted)
+        try:
+            path = checkpoint.find(folder, wanted)
+        except CheckpointError as error:
+            spare = "last" if wanted == "best" else "best"
+            if not _is_there(folder, spare):
+                raise
+            raise CheckpointError(f"{error}; or read another: --checkpoint {spare}") from None
         if path is not None:
             return path
     other = {"best": "last", "last": "best"}.get(name or "")

@@ -23,6 +23,7 @@ from epochal.evaluation.sampling import Sampling
 from epochal.evaluation.unmasking import Order, Schedule
 from epochal.progress import bar
 from epochal.runs import RunRecord
+from epochal.workflows.asked import split_member
 from epochal.workflows.evaluate import which_checkpoint
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.texts import Wish
@@ -94,7 +95,8 @@ def quality(
     checkpoint: CheckpointName | None = None,
     device: str = "auto",
 ) -> Quality:
-    """Texts of `run` without a prompt, by each number of `steps`, judged by the run `judge`.
+    """Texts of `run` without a prompt, by each number of `steps`, judged by the run `judge`,
+    its best checkpoint or `RUN@CHECKPOINT`.
 
     The judge should be of the other family: a model likes its own texts. A low NLL alone says
     little, since dull and repetitive text has it too; read it beside distinct-n and repetition,
@@ -102,7 +104,9 @@ def quality(
     64); an AR run has one row. Kept in the run's folder. Raises UserError for unlike tokenizers
     and for what cannot be written, and what `load` raises.
     """
-    author, critic = load(run, checkpoint, device), load(judge, None, device)
+    author = load(run, checkpoint, device)
+    of_critic, name = split_member(str(judge))
+    critic = load(of_critic, name, device)
     if author.tokenizer.sha256 != critic.tokenizer.sha256:
         raise UserError(
             f"{run} and {judge} have different tokenizers, so their NLL per token cannot be "

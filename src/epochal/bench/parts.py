@@ -19,6 +19,7 @@ from epochal import progress
 from epochal.bench.downstream import downstream_rows
 from epochal.bench.evaluation import evaluation_rows
 from epochal.bench.fit import fit_rows
+from epochal.bench.generation import generation_rows
 from epochal.bench.memory import can_measure, peak_memory
 from epochal.bench.steps import VARIANTS, Setting, make_step, new_model
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
@@ -226,6 +227,7 @@ PARTS: dict[str, Callable[[Options], list[Row]]] = {
     "eval": lambda options: evaluation_rows(options.setting, options.rounds),
     "fit": lambda options: fit_rows(options.rounds, options.fit_starts),
     "downstream": lambda options: downstream_rows(options.setting, options.rounds),
+    "generate": lambda options: generation_rows(options.setting, options.rounds),
     "step": bench_step,
 }
 

@@ -31,6 +31,7 @@ def bench(
       loader      rows of a step, as a share of the step
       eval        a draw of `epochal eval` against the bare forward passes
       downstream  questions scored with 32 masks, against the original's way, one at a time
+      generate    tokens/s of writing, with keys and values kept and with all read anew
       estimator   error of the MDM bound, ours against the paper's, at equal work
       fit         a law's fit of 240 points against 4500 L-BFGS starts, and 500 resamples
       step        time and peak memory of a training step, AR and MDM, against a step as

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from test_oracle import JOINT, evaluator, stream, windows_of
-from tiny_world import LENGTH, Oracle
+from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
 from epochal.cli.main import main
 from epochal.errors import RunError, UserError
@@ -30,6 +31,75 @@ def test_an_ensemble_is_the_mean_of_probabilities():
             p = [np.exp(-model.nll(row, i, range(i, LENGTH))) for model in models]
             total -= np.log(np.mean(p))
     assert it.result().nll == pytest.approx(total / 40, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def members():
+    """Two models that disagree, neither of which is any joint's own conditionals."""
+    return Oracle(JOINT, 0.7), Oracle(random_joint(2), 0.7)
+
+
+@pytest.fixture(scope="module")
+def mean_model(members):
+    """The model that docs/ensembles.md names: its conditionals are the members' means."""
+    model = Oracle(JOINT)
+    model.conditionals = np.log(np.mean([np.exp(one.conditionals) for one in members], axis=0))
+    return model
+
+
+def probability(model, ids):
+    """Of ids[1:] given ids[0]: the mean over all orders of the product of the conditionals."""
+    each = []
+    for order in permutations(range(1, LENGTH)):
+        hidden, p = set(order), 1.0
+        for place in order:
+            p *= np.exp(-model.nll(ids, place, hidden))
+            hidden.remove(place)
+        each.append(p)
+    return np.mean(each)
+
+
+def test_the_mdm_bound_is_one_of_a_proper_distribution(mean_model):
+    """All 243 texts and all 24 orders: probabilities sum to 1, and none is above its bound."""
+    slack = {}
+    total = np.zeros(MASK)
+    for ids in np.ndindex(*JOINT.shape):
+        p = probability(mean_model, np.array(ids))
+        total[ids[0]] += p
+        slack[ids] = enumerated_bound(mean_model, np.array(ids)) + np.log(p)
+    np.testing.assert_allclose(total, 1, rtol=1e-12)
+    assert min(slack.values()) > 0
+    # Orders disagree here, so that the bound is not the NLL itself.
+    assert np.mean(list(slack.values())) > 0.01
+
+
+@pytest.mark.parametrize("tokens", [41, 44])
+def test_an_mdm_ensemble_is_scored_as_that_model(members, mean_model, tokens):
+    """Draw by draw with the same masks, so what holds for one model holds for it."""
+    together, alone = (evaluator("mdm", stream(tokens)) for _ in range(2))
+    for _ in range(6):
+        together.add_draw(members)
+        alone.add_draw(mean_model)
+    np.testing.assert_allclose(together.plain_values(), alone.plain_values(), rtol=1e-12)
+    assert together.result().nll == pytest.approx(alone.result().nll, rel=1e-10)
+
+
+def test_the_mdm_bound_of_an_ensemble_is_what_draws_come_to(members, mean_model):
+    ids = stream(161)
+    expected = sum(enumerated_bound(mean_model, window) for window in windows_of(ids)) / 160
+    found = []
+    for seed in range(100):
+        it = evaluator("mdm", ids, seed=seed, batch=500)
+        for _ in range(4):
+            it.add_draw(members)
+        found.append(it.result().nll)
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - expected) < 3.5 * error
+    assert error < 0.01 * expected
+    # Jensen, for each window: never above the mean of the members' bounds.
+    for window in windows_of(ids):
+        mean = np.mean([enumerated_bound(one, window) for one in members])
+        assert enumerated_bound(mean_model, window) < mean
 
 
 @pytest.mark.parametrize("family", ["ar", "mdm"])

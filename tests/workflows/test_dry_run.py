@@ -27,13 +27,16 @@ def test_without_the_corpus():
     assert (facts["micro_batch"], facts["accumulation"]) == (8, 4)
     assert facts["time"]["gpus"] == 8
     assert facts["memory"]["total"] > 16 * facts["params_exact"]
-    assert "not there, with GPT-2's vocabulary" in facts["remarks"][0]
+    assert "not there; numbers are for GPT-2's vocabulary" in facts["remarks"][0]
+    assert "data.tokenizer" in facts["remarks"][0]
     json.dumps(facts)
 
 
 def test_vocabulary_of_a_tokenizer_that_is_named(tiny_corpus):
     changes = PAPER | {"data.unique_tokens": "10M"}
-    assert dry_run(None, changes | {"data.tokenizer": "bytes"})["vocabulary"] == 257
+    facts = dry_run(None, changes | {"data.tokenizer": "bytes"})
+    assert facts["vocabulary"] == 257
+    assert not any("GPT-2" in remark for remark in facts["remarks"])
     named = dry_run(None, changes | {"data.tokenizer": "gpt2"})
     assert named["vocabulary"] == 50257
     assert "GPT-2's" not in named["remarks"][0]

@@ -114,8 +114,12 @@ def planned_numbers(settings: Recipe, remarks: list[str]) -> RunNumbers:
     vocabulary = GPT2_VOCABULARY
     if data.tokenizer not in (None, "gpt2"):
         vocabulary = load_tokenizer(str(data.tokenizer)).vocabulary
-    named = "" if data.tokenizer else ", with GPT-2's vocabulary"
-    remarks.append(f"the training store {train.with_suffix('')} is not there{named}")
+    assumed = (
+        ""
+        if data.tokenizer
+        else "; numbers are for GPT-2's vocabulary, or name yours with data.tokenizer=…"
+    )
+    remarks.append(f"the training store {train.with_suffix('')} is not there{assumed}")
     unique = data.unique_tokens
     if unique is None:
         if settings.train.epochs is not None:

@@ -53,9 +53,9 @@ def test_a_stream_joined_is_the_text(models, family, block):
         assert "".join(pieces) == whole
         if family == "ar" or block:
             assert len([piece for piece in pieces if piece]) > 1
-    gaps = "if [MASK:3] is [MASK] then"
-    [[whole]] = texts(models["mdm"], [gaps], Wish())
-    assert "".join(models["mdm"].writer.stream(gaps, Wish())) == whole
+    for gaps in ("if [MASK:3] is [MASK] then", "if [MASK:0] then"):  # the last needs no step
+        [[whole]] = texts(models["mdm"], [gaps], Wish())
+        assert "".join(models["mdm"].writer.stream(gaps, Wish())) == whole
 
 
 def test_what_cannot_be_streamed(models):
@@ -98,11 +98,20 @@ def test_the_searched_length_is_the_one_with_the_likeliest_tokens(models):
         ("a [MASK:1-99]", "at most 64 lengths"),
         ("a [MASK:1-2] b [MASK:1-2]", "only one gap"),
         ("a [MASK:99]", "was trained on 32"),
+        ("a [MASK: 3]", r"\[MASK: 3\] is no gap"),
+        ("a [MASK:3-]", r"\[MASK:3-\] is no gap"),
     ],
 )
 def test_gaps_that_make_no_sense(models, prompt, message):
     with pytest.raises(UserError, match=message):
         models["mdm"].generate(prompt)
+
+
+def test_the_prompt_at_fault_is_named_among_several(models):
+    with pytest.raises(UserError, match=r"^prompt 'a \[MASK\]': an autoregressive model"):
+        list(models["ar"].writer.write(["The", "a [MASK]"], Wish(tokens=2)))
+    with pytest.raises(UserError, match="^an autoregressive model"):
+        list(models["ar"].writer.write(["a [MASK]"], Wish(tokens=2)))
 
 
 # --- files of prompts --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from epochal.training.device import Machine
 
 Report = Callable[[int], None]
 _MASK_SPAN = re.compile(r"\[MASK(?::(\d+)(?:-(\d+))?)?\]")
+_LIKE_MASK_SPAN = re.compile(r"\[MASK:[^\]\n]*\]")
 LONGEST_SEARCH = 64
 """Lengths that are tried for one gap at most; each is a sample of its own."""
 
@@ -82,7 +83,7 @@ class Writer:
         Prompts of one shape are written together. `report` hears the number of rows done.
         Raises UserError, before anything is written, for a prompt that does not fit the model.
         """
-        rows = [row for number, p in enumerate(prompts) for row in self._rows(number, p, wish)]
+        rows = [row for number in range(len(prompts)) for row in self._asked(number, prompts, wish)]
         missing = [0] * len(prompts)
         for row in rows:
             missing[row.prompt] += 1
@@ -106,12 +107,14 @@ class Writer:
         if len(rows) > 1:
             raise UserError("only one text can be streamed: one sample, and gaps of fixed length")
         [row] = rows
-        sent = ""
+        sent, text = "", None
         for ids in self._settled(row, wish):
             text = self._text(prompt, row, ids, self._cut(row, ids))
             if not text.endswith("�"):  # half of a letter
                 yield text[len(sent) :]
                 sent = text
+        if text is None:  # no step at all: only gaps of length 0
+            text = self._text(prompt, row, row.ids, ())
         yield text[len(sent) :]
 
     def _settled(self, row: _Row, wish: Wish) -> Iterator[list[int]]:
@@ -124,6 +127,15 @@ class Writer:
             return
         for state in self._states([row], wish):
             yield state.ids[0, : state.settled].tolist()
+
+    def _asked(self, number: int, prompts: Sequence[str], wish: Wish) -> list[_Row]:
+        """`_rows`, with the prompt named in errors if there are others."""
+        try:
+            return self._rows(number, prompts[number], wish)
+        except UserError as error:
+            if len(prompts) == 1:
+                raise
+            raise UserError(f"prompt {_shortened(prompts[number])}: {error}") from error
 
     def _rows(self, number: int, prompt: str, wish: Wish) -> list[_Row]:
         """All rows of a prompt: samples times lengths that are tried."""
@@ -138,6 +150,8 @@ class Writer:
                 f"{', '.join(given)}: an autoregressive model writes token by token, so it has no "
                 "such setting; leave it out, or use a masked diffusion run"
             )
+        if not self.causal:
+            _refuse_misspelt(prompt)
         keys = sample_keys(wish.seed, prompt, wish.samples)
         rows = []
         for length in _lengths(spans):
@@ -247,6 +261,21 @@ class Writer:
         if row.gaps:
             return self.tokenizer.decode(list(ids[1:]))
         return prompt + self.tokenizer.decode(list(new))
+
+
+def _shortened(prompt: str) -> str:
+    """A prompt's beginning, to find it by in a file."""
+    return repr(prompt if len(prompt) <= 40 else prompt[:39] + "…")
+
+
+def _refuse_misspelt(prompt: str) -> None:
+    """Raises UserError for something like [MASK: 4], which would else be read as text."""
+    for match in _LIKE_MASK_SPAN.finditer(prompt):
+        if _MASK_SPAN.fullmatch(match[0]) is None:
+            raise UserError(
+                f"{match[0]} is no gap; write [MASK], [MASK:12] or, for a searched length, "
+                "[MASK:3-8]"
+            )
 
 
 def _lengths(spans: Sequence[re.Match[str]]) -> list[int]:

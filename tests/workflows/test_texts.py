@@ -110,7 +110,7 @@ def test_gaps_that_make_no_sense(models, prompt, message):
 def test_the_prompt_at_fault_is_named_among_several(models):
     with pytest.raises(UserError, match=r"^prompt 'a \[MASK\]': an autoregressive model"):
         list(models["ar"].writer.write(["The", "a [MASK]"], Wish(tokens=2)))
-    with pytest.raises(UserError, match="^an autoregressive model"):
+    with pytest.raises(UserError, match=r"^an autoregressive model"):
         list(models["ar"].writer.write(["a [MASK]"], Wish(tokens=2)))
 
 

@@ -133,7 +133,7 @@ class Writer:
         try:
             return self._rows(number, prompts[number], wish)
         except UserError as error:
-            if len(prompts) == 1:
+            if len(prompts) == 1 or type(error) is not UserError:  # the model's fault, not its
                 raise
             raise UserError(f"prompt {_shortened(prompts[number])}: {error}") from error
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import law, runs
+from planted import law, runs, write_csv
 
+import epochal
+from epochal.cli.main import main
 from epochal.errors import UserError
 from epochal.scaling import FitSettings, fit_points, make_points
 from epochal.scaling.foretell import ENOUGH, LEARNING, doubt, learning, steepest
@@ -106,3 +108,18 @@ def test_the_steepest_fall_is_twice_that_of_the_last_factor_of_compute():
     assert steepest(points, 4 * most) == pytest.approx(4.0 - 2 * 0.8)
     assert steepest(points, 64 * most) == pytest.approx(4.0 - 2 * 2 * 1.0)  # six steps, three seen
     assert steepest(points, most / 2) == 4.0
+
+
+def test_a_fit_says_how_far_it_may_be_trusted_beyond_its_runs(tmp_path, capsys):
+    """Through the command, its file and the plan: the same doubt, and wider intervals."""
+    points = runs(law(), noise=0.004, seed=3)
+    found = epochal.fit(points, bootstraps=20).families["ar"]
+    assert found.doubt == doubt(replace(found, doubt=0.0)) > 0
+    assert found.as_dict()["doubt"] == found.doubt
+    epochal.fit(points, bootstraps=20).save(tmp_path / "law.json")
+    assert read_laws(tmp_path / "law.json")["ar"].doubt == found.doubt
+    write_csv(tmp_path / "p.csv", points)
+    with pytest.raises(SystemExit):
+        main(["fit", str(tmp_path / "p.csv"), "--bootstraps", "20"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"it was off by up to {100 * found.doubt:.3g} % of the fall foretold" in said

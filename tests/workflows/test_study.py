@@ -131,7 +131,7 @@ def plant(patch):
     patch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
     patch.setattr(study_lab, "run_all", runs)
     # The planted laws are far above what token frequencies give.
-    patch.setattr("epochal.workflows.study.frequency_level", lambda corpus: 30.0)
+    patch.setattr("epochal.workflows.study.frequency_level", lambda *stores: 30.0)
     patch.setattr("epochal.workflows.study.write_report", no_report)
     patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
     patch.setattr(study_laws, "FitSettings", partial(FitSettings, bootstraps=30))
@@ -362,7 +362,7 @@ def test_a_family_that_has_not_begun_is_not_foretold(planted, text, tmp_path, mo
             A=0.01, B=0.01, E=8.95, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
         ),
     )
-    monkeypatch.setattr("epochal.workflows.study.frequency_level", lambda corpus: 9.0)
+    monkeypatch.setattr("epochal.workflows.study.frequency_level", lambda *stores: 9.0)
     train = planted.train
 
     def sudden(run, facts, folder):

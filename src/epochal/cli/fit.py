@@ -231,6 +231,11 @@ def _sentences(fitted: FamilyFit) -> list[str]:
             f"{100 * held['mean_relative_error']:.2f} % (at most "
             f"{100 * held['largest_relative_error']:.2f} %)"
         )
+    if fitted.doubt:
+        lines.append(
+            f"foretelling its own largest runs it was off by up to {100 * fitted.doubt:.3g} % of "
+            "the fall foretold: `epochal plan` widens its intervals beyond the runs by as much"
+        )
     if fitted.isoflop is not None and fitted.isoflop.params_exponent is not None:
         lines.append(_isoflop_words(fitted.isoflop))
     lines += [f"left out: {dropped.run} – {dropped.reason}" for dropped in fitted.dropped[:_MOST]]

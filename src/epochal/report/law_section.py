@@ -12,7 +12,7 @@ from epochal.errors import EpochalError, RunError
 from epochal.recipe import FAMILIES, FAMILY_TITLES
 from epochal.report.collect import Run
 from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
-from epochal.scaling.foretell import learning
+from epochal.scaling.foretell import learning, with_doubt
 from epochal.scaling.from_runs import read_points
 from epochal.scaling.planner import PlanReport, make_plan
 
@@ -89,7 +89,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
             points = read_points(paths)
             if isinstance(level, int | float):
                 points, _ = learning(points, level)
-            made = fit_points(points, FitSettings(law=law))
+            made = with_doubt(fit_points(points, FitSettings(law=law)))
         except EpochalError as error:
             refusals.append(f"{family}: {error}")
             continue

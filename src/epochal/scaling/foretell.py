@@ -15,7 +15,7 @@ from epochal.scaling.first_fit import FitSettings, make_problem
 from epochal.scaling.forms import FORMS
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.points import Points
-from epochal.scaling.result import FamilyFit, range_of
+from epochal.scaling.result import FamilyFit, FitReport, range_of
 from epochal.scaling.solver import solve
 
 SHARES = (0.5, 0.25)
@@ -67,6 +67,12 @@ def doubt(fit: FamilyFit) -> float:
         if size > 0:
             found.append(TWICE * float(np.sqrt((error**2).mean())) / size)
     return max(found, default=UNTRIED)
+
+
+def with_doubt(report: FitReport) -> FitReport:
+    """The report, each family's law with its `doubt`."""
+    families = {name: replace(fit, doubt=doubt(fit)) for name, fit in report.families.items()}
+    return replace(report, families=families)
 
 
 def learning(points: Points, level: float) -> tuple[Points, dict[str, float]]:

@@ -69,6 +69,7 @@ class FamilyFit(KnownLaw):
             "n_convention": self.points.n_convention,
             "sequence_length": self.sequence_length,
             "vocabulary": self.vocabulary,
+            "doubt": self.doubt,
             "fitted_range": {name: list(ends) for name, ends in self.fitted.items()},
             "held_out": self.held_out,
             "isoflop": self.isoflop.as_dict() if self.isoflop else None,

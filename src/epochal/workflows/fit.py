@@ -10,10 +10,12 @@ from typing import Any, Literal
 from epochal.errors import UserError
 from epochal.scaling.first_fit import FitSettings
 from epochal.scaling.fitting import Hold, fit_points
+from epochal.scaling.foretell import with_doubt
 from epochal.scaling.from_runs import At, read_points
 from epochal.scaling.law_files import read_hold
 from epochal.scaling.points import Points, read_csv
 from epochal.scaling.result import FitReport
+from epochal.workflows.level import plateau_notes
 
 Source = Points | str | Path | Sequence[str | Path]
 
@@ -68,7 +70,8 @@ def fit(
     )
     if rise is not None:
         settings = replace(settings, rise=rise)
-    return fit_points(points, settings, _hold(hold))
+    report = with_doubt(fit_points(points, settings, _hold(hold)))
+    return replace(report, notes=[*report.notes, *plateau_notes(points)])
 
 
 def read_source(

@@ -19,10 +19,11 @@ from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
 from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import divide
+from epochal.workflows.level import frequency_level
 from epochal.workflows.plan import plan
 from epochal.workflows.study_check import Check, Checked, near_probes
 from epochal.workflows.study_lab import Lab, recommended
-from epochal.workflows.study_laws import StudyLaws, frequency_level, study_laws
+from epochal.workflows.study_laws import StudyLaws, study_laws
 from epochal.workflows.study_parts import Clock, Stages
 from epochal.workflows.study_regularise import NOT_TRIED, Tried, left_aside
 from epochal.workflows.study_words import overfitting_words, with_laws, without_law
@@ -180,8 +181,11 @@ class _Study:
 
     def _fit(self, corpus: PreparedCorpus) -> StudyLaws | None:
         """Laws that can describe what was seen; None, with a note, where none is determined."""
+        assert corpus.validation is not None  # a study holds out a share of its text
+        vocabulary = corpus.tokenizer.vocabulary
+        level = frequency_level(corpus.train, corpus.validation, vocabulary)
         try:
-            laws = study_laws([self.folder / "probes"], frequency_level(corpus))
+            laws = study_laws([self.folder / "probes"], level)
         except EpochalError as error:
             self.notes.append(str(error))
             return None

@@ -9,24 +9,19 @@ too little. So they are left out where enough others remain, and where they do n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from epochal.data import PreparedCorpus
 from epochal.errors import DataError, EpochalError
 from epochal.recipe import FAMILIES
 from epochal.scaling import FitSettings, fit_points
-from epochal.scaling.foretell import doubt, learning
+from epochal.scaling.foretell import learning, with_doubt
 from epochal.scaling.forms import FORMS
 from epochal.scaling.from_runs import read_points
 from epochal.scaling.points import Points
 from epochal.scaling.result import FitReport
 from epochal.scaling.verdict import TITLES
 
-COUNTED = 10_000_000
-"""Tokens of the text that are counted."""
 LEAST_SPARE = 2
 """Runs beyond the constants without which no law is taken. One fewer than `foretell.SPARE`, since
 some of a family's runs are left out of a fit (overfitted ones) after those were counted."""
@@ -46,15 +41,6 @@ class StudyLaws:
     early: Mapping[str, float]
     """Families whose runs have not got clearly below that: lowest NLL seen."""
     notes: Sequence[str]
-
-
-def frequency_level(corpus: PreparedCorpus) -> float:
-    """NLL of the validation tokens by the frequencies of the training tokens, nats per token."""
-    vocabulary = corpus.tokenizer.vocabulary
-    counts = np.bincount(corpus.train.tokens[:COUNTED], minlength=vocabulary) + 1.0
-    assert corpus.validation is not None  # a study holds out a share of its text
-    seen = np.bincount(corpus.validation.tokens[:COUNTED], minlength=vocabulary)
-    return float(-(seen * np.log(counts / counts.sum())).sum() / seen.sum())
 
 
 def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
@@ -81,14 +67,13 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
             report = _fitted(kept, "overfitting")
         except EpochalError as error:
             notes.append(f"no law with an overfitting term: {error}")
-    families = {name: replace(fit, doubt=doubt(fit)) for name, fit in report.families.items()}
     notes += [
         f"{TITLES[family]} has hardly begun to learn from context: its lowest loss of {lowest:.3f} "
         f"is about that of token frequencies alone ({level:.3f} nats per token), so its law cannot "
         "tell when it will"
         for family, lowest in early.items()
     ]
-    return StudyLaws(points, replace(report, families=families), level, early, notes)
+    return StudyLaws(points, with_doubt(report), level, early, notes)
 
 
 def _fitted(points: Points, law: str) -> FitReport:

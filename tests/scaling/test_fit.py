@@ -214,6 +214,19 @@ def test_points_that_cannot_determine_the_law_are_refused(changes, message):
         fitted(runs(law(), **changes), law="data-constrained")
 
 
+def test_a_refusal_counts_what_was_left_out():
+    lonely = make_points([1e6], [6e6], [1e5], [3.5])
+    with pytest.raises(
+        DataError,
+        match=r"ar: 0 points cannot .* \(1 left out, such as .*: the only run that repeats",
+    ):
+        fit_points(lonely, QUICK)
+    with pytest.raises(DataError) as nothing_left_out:
+        fit_points(make_points([1e6], [1e6], [1e6], [3.5]), QUICK)
+    assert "1 points cannot" in str(nothing_left_out.value)
+    assert "left out" not in str(nothing_left_out.value)
+
+
 def test_one_compute_budget_is_refused():
     sizes = np.geomspace(1e7, 1e9, 9)
     points = make_points(

@@ -87,7 +87,7 @@ def first_fit(
         rows, more = _single_epoch(rows)
         left_out += more
     problem = make_problem(rows, form, settings, held, unknown)
-    check_determined(problem, rows, family)
+    check_determined(problem, rows, family, left_out)
     constants, objectives = search(problem, polished)
     if "R_N" in problem.free and not _large_models(rows, form, constants[0]):
         unknown.append("R_N")

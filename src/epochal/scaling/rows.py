@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,14 +64,19 @@ def _overfitted(points: Points, rise: float) -> dict[int, float]:
     return found
 
 
-def check_determined(problem: Problem, points: Points, family: str) -> None:
-    """Raise DataError, saying what is missing, where no fit could tell the constants."""
+def check_determined(
+    problem: Problem, points: Points, family: str, left_out: Sequence[Dropped] = ()
+) -> None:
+    """Raise DataError, saying what is missing, where no fit could tell the constants.
+
+    `left_out` are the points that the rules took away: too few may be left because of them.
+    """
     free, rows = problem.free, len(points)
     if rows <= len(free):
         raise DataError(
             f"{family}: {rows} points cannot determine the {len(free)} constants of the law "
             f"{problem.form.name} ({', '.join(free)}); give at least {len(free) + 1}, tie the "
-            "exponents, or hold some constants with --hold"
+            f"exponents, or hold some constants with --hold{_taken_away(left_out)}"
         )
     if "alpha" not in free and "E" not in free:
         return
@@ -93,6 +99,13 @@ def check_determined(problem: Problem, points: Points, family: str) -> None:
             "where more parameters always mean fewer tokens, so their effects cannot be told "
             "apart; give runs of at least two budgets"
         )
+
+
+def _taken_away(left_out: Sequence[Dropped]) -> str:
+    """How many points were left out and why the first was, to go on a sentence."""
+    if not left_out:
+        return ""
+    return f" ({len(left_out)} left out, such as {left_out[0].run}: {left_out[0].reason})"
 
 
 def _few(values: np.ndarray) -> str:

@@ -301,10 +301,16 @@ def test_a_damaged_record_is_named(tmp_path):
         (2, 8, [], {"OMP_NUM_THREADS": "2"}, "1", [None, None]),
         (2, 8, ["0", "1", "2", "3"], {}, "4", ["0,1", "2,3"]),
         (3, 9, ["0", "1"], {}, "3", ["0", "1", "0"]),
+        (2, 8, ["0", "1", "2"], {}, "4", ["0", "1"]),
+        (3, 9, list("01234567"), {}, "3", ["0,1", "2,3", "4,5"]),
     ],
 )
-def test_the_machine_is_divided(jobs, cpus, gpus, environment, threads, devices):
+def test_the_machine_is_divided(capsys, jobs, cpus, gpus, environment, threads, devices):
     slots = divide(jobs, cpus=cpus, gpus=gpus, environment=environment)
+    used = {gpu for slot in devices for gpu in (slot or "").split(",") if gpu}
+    unused = len(gpus) - len(used)
+    told = capsys.readouterr().err
+    assert (f"leaves {unused} GPU" in told) if unused else not told
     assert [slot.env["OMP_NUM_THREADS"] for slot in slots] == [threads] * jobs
     assert [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in slots] == devices
 

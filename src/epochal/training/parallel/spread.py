@@ -118,7 +118,8 @@ def replicate(
     if world.mesh is None or world.plan.zero or world.plan.data == 1:
         return spreading
     group = world.mesh["replicate"].get_group()
-    wrapped = DistributedDataParallel(model, process_group=group, broadcast_buffers=False)
+    # Nothing is said of buffers, which the model has none of: the argument's name changes in torch.
+    wrapped = DistributedDataParallel(model, process_group=group)
     return Spread(world, wrapped, spreading.nll, wrapped)
 
 

@@ -339,13 +339,28 @@ def test_a_call_of_the_harness_itself(runs, rows, tmp_path):
 
     _write_task("sciq", _stock_file("sciq"), rows, tmp_path)
     words = [sys.executable, "-m", "epochal.cli.lm_eval", "run", "--model", "epochal"]
-    words += ["--model_args", f"run={runs / 'mdm'},draws=8", "--device", "cpu"]
+    words += ["--model_args", f"run={runs / 'mdm'},draws=8"]
     words += ["--tasks", "sciq", "--include_path", str(tmp_path), "--output_path", str(tmp_path)]
     done = subprocess.run(
         words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     assert done.returncode == 0, done.stderr
     assert "|sciq|" in done.stdout.replace(" ", "")
+
+
+def test_the_harness_default_device_is_no_wish(runs, monkeypatch):
+    """`cuda:0` is what the harness says when nobody asked; model arguments go before options."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    harness = {"device": "cuda:0", "batch_size": 1, "max_batch_size": None}
+    model = HarnessModel.create_from_arg_obj({"run": str(runs / "ar")}, harness)
+    assert model.loaded.machine.device.type == "cpu"
+    found = HarnessModel.create_from_arg_string(
+        f"run={runs / 'ar'},device=cpu,batch_size=3", harness
+    )
+    assert found.reader.batch_tokens == 3 * model.reader.batch_tokens
+    with pytest.raises(EpochalError, match='the device "nonsense" cannot be used'):
+        HarnessModel.create_from_arg_obj({"run": str(runs / "ar"), "device": "nonsense"}, harness)
 
 
 @pytest.mark.slow

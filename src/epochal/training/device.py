@@ -79,7 +79,8 @@ def find_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise RecipeError(
-            f'`train.device` = "{name}" cannot be used: {first}. Set train.device="auto"'
+            f'the device "{name}" cannot be used: {first}; set `train.device` (or --device) to '
+            '"auto"'
         ) from None
     return device
 

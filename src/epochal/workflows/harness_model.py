@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 from torch import distributed
 
 from epochal import rng
@@ -102,6 +106,24 @@ class HarnessModel(LM):  # type: ignore[misc]
         """Continuations that alone did not fit and lost their beginning."""
         self.errors: dict[tuple[str, str], float] = {}
         """(context, continuation) → standard error of its log-likelihood."""
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> HarnessModel:
+        """A model from model arguments, which go before the harness's own options."""
+        options = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        # The harness says cuda:0 when nobody asked for a device, also where there is no GPU.
+        if options.get("device") == "cuda:0":
+            options["device"] = "auto"
+        return cls(**options | arg_dict)
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> HarnessModel:
+        """The same from `key=value,key=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """For each (context, continuation): log-likelihood in nats, and whether it is greedy.

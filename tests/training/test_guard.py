@@ -50,13 +50,16 @@ def test_faults_and_those_that_end_the_run():
 def test_faults_that_do_not_end_end_the_run():
     state = TrainState()
     for _ in range(guard.MOST_IN_A_ROW - 1):
-        guard.note_fault(state, 7)
+        guard.note_fault(state, 7, "nan")
     guard.note_taken(state, 1.0)
     for _ in range(guard.MOST_IN_A_ROW - 1):
-        guard.note_fault(state, 7)
-    with pytest.raises(TrainingDiverged, match="step 7: the 10th step in a row"):
-        guard.note_fault(state, 7)
-    assert state.faults == 2 * guard.MOST_IN_A_ROW - 1
+        guard.note_fault(state, 7, "nan")
+    with pytest.raises(TrainingDiverged, match="step 7: the 10th step in a row") as caught:
+        guard.note_fault(state, 7, "nan")
+    assert "spike_factor" not in str(caught.value)
+    with pytest.raises(TrainingDiverged, match=r"or a higher `train\.spike_factor`"):
+        guard.note_fault(state, 7, "spike")
+    assert state.faults == 2 * guard.MOST_IN_A_ROW
 
 
 @pytest.mark.parametrize("key", ["on_nan", "on_spike"])
@@ -114,7 +117,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_update_is_not_made_and_the_run_goes_on(tiny_corpus, tmp_path, monkeypatch, case):
+def test_the_update_is_not_made_and_the_run_goes_on(
+    tiny_corpus, tmp_path, monkeypatch, capsys, case
+):
     changes, factor, at = CASES[case]
     spoil(monkeypatch, {at}, factor)
     seen = {}
@@ -127,6 +132,7 @@ def test_the_update_is_not_made_and_the_run_goes_on(tiny_corpus, tmp_path, monke
     assert not torch.equal(seen[at + 1], seen[at - 1])
     faults = [line for line in figures(tmp_path / "run") if line["kind"] == "fault"]
     assert [line["step"] for line in faults] == [at + 1]
+    assert f"step {at + 1}: " in capsys.readouterr().err, "as in the file of metrics"
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -159,7 +165,7 @@ def test_a_spike_is_taken_unless_asked_otherwise(tiny_corpus, tmp_path, monkeypa
 
 def test_a_run_that_does_not_recover_ends(tiny_corpus, tmp_path, monkeypatch):
     spoil(monkeypatch, set(range(5, 24)), math.nan)
-    with pytest.raises(TrainingDiverged, match="step 14: the 10th step in a row"):
+    with pytest.raises(TrainingDiverged, match="step 15: the 10th step in a row"):
         train(None, overrides(tiny_corpus, tmp_path, train__on_nan="skip"))
 
 
@@ -179,7 +185,7 @@ def test_a_run_that_diverged_goes_on_as_its_message_advises(tiny_corpus, tmp_pat
     whole = overrides(tiny_corpus, tmp_path / "whole", train__on_nan="skip")
     train(None, whole)
     folder = tmp_path / "run"
-    with pytest.raises(TrainingDiverged, match=r'go on .* train\.on_nan="skip"'):
+    with pytest.raises(TrainingDiverged, match=rf'step {at + 1}: .*go on .* train\.on_nan="skip"'):
         train(None, overrides(tiny_corpus, folder))
     assert (folder / "checkpoints" / f"stop-{at:08d}").is_dir(), "nothing done is lost"
     record = train(None, overrides(tiny_corpus, folder, train__on_nan="skip"))

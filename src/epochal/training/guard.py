@@ -42,7 +42,7 @@ def norm_limit(settings: Train, state: Norms) -> float:
 
 
 def find_fault(settings: Train, step: int, loss: float, norm: float, limit: float) -> Fault | None:
-    """What is wrong with a step, if it is not to be taken.
+    """What is wrong with step number `step`, counted from 1, if it is not to be taken.
 
     Raises TrainingDiverged where the recipe says to stop at it.
     """
@@ -73,12 +73,15 @@ def note_taken(state: Norms, norm: float) -> None:
     state.faults_in_a_row = 0
 
 
-def note_fault(state: Norms, step: int) -> None:
-    """Count a fault. Raises TrainingDiverged when they do not end."""
+def note_fault(state: Norms, step: int, fault: Fault) -> None:
+    """Count a fault of step number `step`, counted from 1. Raises TrainingDiverged when they do
+    not end."""
     state.faults += 1
     state.faults_in_a_row += 1
     if state.faults_in_a_row >= MOST_IN_A_ROW:
+        other = " or a higher `train.spike_factor`" if fault == "spike" else ""
         raise TrainingDiverged(
             f"step {step}: the {MOST_IN_A_ROW}th step in a row whose gradient is not finite or far "
-            "too large; train anew (--restart) with a lower `train.lr` or a longer `train.warmup`"
+            "too large; train anew (--restart) with a lower `train.lr` or a longer "
+            f"`train.warmup`{other}"
         )

@@ -21,7 +21,7 @@ from epochal.runs import RunFolder
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
 from epochal.training.device import Machine, peak_flops, peak_memory
-from epochal.training.guard import norm_limit, note_fault, note_taken
+from epochal.training.guard import Fault, norm_limit, note_fault, note_taken
 from epochal.training.journal import Journal
 from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
@@ -127,7 +127,7 @@ class Loop:
             if result.fault is None:
                 _note(state, result)
             else:
-                self._mend(state, result)
+                self._mend(state, result, result.fault)
             meter.step(state, result)
             if self._due(self.recipe.log.every, state):
                 meter.log(state, result, lr)
@@ -142,17 +142,17 @@ class Loop:
                 saved = time.monotonic()
                 meter.skip()
 
-    def _mend(self, state: TrainState, result: StepResult) -> None:
+    def _mend(self, state: TrainState, result: StepResult, fault: Fault) -> None:
         """Go on after a step that was not taken, as the recipe says."""
         train = self.recipe.train
-        action = train.on_nan if result.fault == "nan" else train.on_spike
-        what = f"step {state.step - 1:,}: the gradient is no number"
-        if result.fault == "spike":
-            what = f"step {state.step - 1:,}: a gradient of norm {result.grad_norm:.3g}"
+        action = train.on_nan if fault == "nan" else train.on_spike
+        what = f"step {state.step:,}: the gradient is no number"
+        if fault == "spike":
+            what = f"step {state.step:,}: a gradient of norm {result.grad_norm:.3g}"
         figures = {"loss": result.loss, "grad_norm": result.grad_norm}
         finite = {key: value for key, value in figures.items() if math.isfinite(value)}
         self.journal.line("fault", state.step, self._progress(state) | finite)
-        note_fault(state, state.step - 1)
+        note_fault(state, state.step, fault)
         path = None
         if action == "rewind":
             self._saver.wait()

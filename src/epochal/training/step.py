@@ -130,7 +130,7 @@ class Stepper:
         mean, size, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
         spent = time.perf_counter() - began
         result = StepResult(mean, size, scored, None, by_level, waited, spent)
-        if fault := find_fault(self.recipe.train, step, mean, size, self.norm_limit):
+        if fault := find_fault(self.recipe.train, step + 1, mean, size, self.norm_limit):
             self.optimizer.zero_grad(set_to_none=True)
             return replace(result, fault=fault)
         for group in self.optimizer.param_groups:

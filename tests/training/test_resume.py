@@ -195,7 +195,7 @@ def test_divergence_ends_the_run_before_the_update(tiny_corpus, tmp_path, monkey
         return plain(self, number, lr)
 
     monkeypatch.setattr(Stepper, "__call__", step)
-    with pytest.raises(TrainingDiverged, match="step 10") as ended:
+    with pytest.raises(TrainingDiverged, match="step 11") as ended:
         train(None, overrides(tiny_corpus, tmp_path))
     assert ended.value.exit_code == 1
     assert RunRecord(tmp_path).status == "diverged"

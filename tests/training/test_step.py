@@ -128,7 +128,7 @@ def test_a_step_that_is_not_finite_is_not_taken(bad):
     with torch.no_grad():
         one.model.final_norm.weight[3] = bad
     before = weights(one).nan_to_num(7.0)
-    with pytest.raises(TrainingDiverged, match=r"step 4: the loss is .*update was not made"):
+    with pytest.raises(TrainingDiverged, match=r"step 5: the loss is .*update was not made"):
         one(4, 1e-3)
     assert torch.equal(weights(one).nan_to_num(7.0), before)
     assert not one.optimizer.state

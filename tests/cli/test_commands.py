@@ -269,3 +269,8 @@ def test_study_with_mistakes(call, tmp_path):
     refused(call("study", "--budget", "10s", "--out", tmp_path / "s"), "too small", "120")
     refused(call("study", "--flops", "many", "--out", tmp_path / "s"), "many")
     refused(call("study", tmp_path / "none", "--out", tmp_path / "s"), "none")
+
+
+def test_counts_are_written_as_in_recipes(call, tiny_pair):
+    wrong = call("memorise", tiny_pair / "ar", "--max-tokens", "many")
+    refused(wrong, "--max-tokens", "'many' is not a positive number; write for example 100M")

@@ -95,7 +95,7 @@ def test_what_is_read_of_runs(printed, tiny_pair, tmp_path):
     assert set(printed("runs", pair)) == KEYS["runs"]
     assert set(printed("report", ar, "--out", tmp_path / "r.html")) == KEYS["report"]
     memorised = printed("memorise", ar, "--out", tmp_path, "--prefixes", 8, "--length", 8,
-                        "--places", 5, "--max-tokens", 200)  # fmt: skip
+                        "--places", 5, "--max-tokens", "0.2k")  # fmt: skip
     assert set(memorised) == KEYS["memorise"]
     assert named("memorise") <= set(memorised["checkpoints"][0])
     assert isinstance(printed("generate", ar, "--prompt", "The", "--tokens", 4), str)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epochal.cli.numbers import numbers
+from epochal.cli.numbers import count, numbers
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ WIDTH = 92
 @click.option("--length", type=int, default=16, show_default=True, help="Tokens to be continued.")
 @click.option("--places", type=int, default=200, show_default=True, help="Places in each text.")
 @click.option(
-    "--max-tokens", type=int, default=50_000, show_default=True, help="Of each set, for the gap."
+    "--max-tokens",
+    default="50k",
+    show_default=True,
+    callback=count,
+    metavar="N",
+    help="Of each set, for the gap.",
 )
 @click.option("--draws", type=int, default=8, show_default=True, help="Mask draws for diffusion.")
 @click.option(

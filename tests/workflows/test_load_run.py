@@ -194,7 +194,10 @@ def test_checkpoints_where_they_do_not_belong(tiny_pair, tmp_path, capsys):
     assert "is a single checkpoint, so there is nothing to average" in message
 
 
-@pytest.mark.parametrize("order", ["confidence", "margin"])
-def test_an_order_is_no_setting_of_ar(tiny_pair, capsys, order):
-    message = said(capsys, "generate", tiny_pair / "ar", "--prompt", "a", "--order", order)
-    assert "an autoregressive model writes token by token" in message
+@pytest.mark.parametrize(
+    "given", ["--order confidence", "--order margin", "--cached", "--steps 4", "--remask 0.5"]
+)
+def test_settings_of_diffusion_are_refused_for_ar(tiny_pair, capsys, given):
+    message = said(capsys, "generate", tiny_pair / "ar", "--prompt", "a", *given.split())
+    name = given.split()[0]
+    assert f"{name}: an autoregressive model writes token by token" in message

@@ -74,15 +74,17 @@ def generate(
     from epochal.workflows.texts import Wish
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    schedule = Schedule(steps, order or "confidence", remask, block, cached)
-    wish = Wish(tokens, samples, seed, sampling, schedule)
     many = read_prompts(prompts) if prompts is not None else None
     model = load(run, checkpoint, device)
-    if order is not None and model.family == "ar":  # also the default one, if it is asked for
+    options = {"steps": steps, "order": order, "remask": remask, "block": block, "cached": cached}
+    # Before they are checked among themselves, and also where one is at its default.
+    if model.family == "ar" and (given := [f"--{name}" for name, v in options.items() if v]):
         raise UserError(
-            f"--order {order}: an autoregressive model writes token by token, so it has no such "
+            f"{', '.join(given)}: an autoregressive model writes token by token, so it has no such "
             "setting; leave it out, or use a masked diffusion run"
         )
+    schedule = Schedule(steps, order or "confidence", remask, block, cached)
+    wish = Wish(tokens, samples, seed, sampling, schedule)
     if many is not None and out is not None:
         new, before = generate_file(model, many, out, wish)
         click.echo(f"{out}: {new:,} prompts written" + (f", {before:,} were there" * (before > 0)))

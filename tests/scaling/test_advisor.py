@@ -165,3 +165,22 @@ def test_an_hour_beyond_reach_is_not_spoken_of():
     assert not long.beyond_reach
     assert "another hour would lower it" in long.sentence
     assert "1 h more: -" in long.short
+
+
+def seen(nll):
+    """Evaluations, one an epoch."""
+    return [
+        {"step": i, "epochs": i + 1.0, "nll_nats_per_token": float(v)} for i, v in enumerate(nll)
+    ]
+
+
+def test_a_plateau_has_no_best_epoch_behind_it():
+    """Diffusion before it learns from context: a fall, then noise about a level."""
+    for seed in range(40):
+        noise = 0.003 * np.random.default_rng(seed).standard_normal(12)
+        nll = 5.29 + 0.4 * np.exp(-1.5 * np.arange(12)) + noise
+        nll[-1] = nll[:-1].min() + 0.004  # not clearly above the lowest
+        advice = advise(seen(nll))
+        assert advice.best_epoch is None or advice.best_epoch > 12
+    nll[-2:] = 5.40  # where it has risen, it is told
+    assert advise(seen(nll)).best_epoch is not None

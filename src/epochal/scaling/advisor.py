@@ -100,6 +100,8 @@ def advise(
     ahead = None if seconds is None or seconds <= 0 else 1 + 3600 / seconds
     vertices, gains = _carry_on(np.log(epochs), nll, ahead)
     best, interval = _best(vertices, float(epochs[-1]), turned, float(epochs[lowest]))
+    if best is not None and best <= epochs[-1] and not nll[-1] > limit:
+        best = interval = None  # of a plateau's noise: nothing has risen since
     gain = None if gains is None else float(np.median(gains))
     spread = None
     if gains is not None and ahead is not None:

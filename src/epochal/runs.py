@@ -201,6 +201,12 @@ class RunFolder:
             return ""
 
 
+def split_member(run: str) -> tuple[str, str | None]:
+    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
+    path, at, name = run.rpartition("@")
+    return (path, name) if at and not Path(run).exists() else (run, None)
+
+
 class RunRecord:
     """A run as its files tell it."""
 
@@ -209,8 +215,8 @@ class RunRecord:
         self.folder = RunFolder(Path(path))
         info = self.folder.read_info()
         if info is None:
-            alone, at, name = str(path).rpartition("@")
-            if at and RunFolder(Path(alone)).info_file.is_file():
+            alone, name = split_member(str(path))
+            if name is not None and RunFolder(Path(alone)).info_file.is_file():
                 raise RunError(
                     f"{path} is not a run's folder; say the checkpoint here with {alone} "
                     f"--checkpoint {name}"

@@ -262,6 +262,7 @@ def test_one_rule_for_what_is_not_identified(tmp_path):
             "1e+40 unique tokens are beyond any plan; give at most",
         ),
         (["-U", "1e8", "--flops", "1e50"], "1e+50 FLOPs are beyond any plan; give at most"),
+        (["--reverse", "--flops", "1e50"], "1e+50 FLOPs are beyond any plan; give at most"),
         (["-U", "1e8", "--flops", "1e18", "--recipe", "x.txt"], "a recipe's name ends in .toml"),
     ],
 )

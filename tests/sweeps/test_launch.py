@@ -22,7 +22,7 @@ from epochal.sweeps.find import FinishedRuns, check_own_folder, corpus_hashes, r
 from epochal.sweeps.launch import Launch
 from epochal.sweeps.listing import corpus_facts
 from epochal.sweeps.record import RunState, SweepFolder
-from epochal.sweeps.slots import Slot, divide
+from epochal.sweeps.slots import Slot, divide, tell_idle_gpus
 from epochal.sweeps.watch import Watch, hopeless
 from epochal.workflows.sweep import plan_states, sweep, write_recipes
 from tiny_runs import overrides
@@ -309,6 +309,7 @@ def test_the_machine_is_divided(capsys, jobs, cpus, gpus, environment, threads, 
     slots = divide(jobs, cpus=cpus, gpus=gpus, environment=environment)
     used = {gpu for slot in devices for gpu in (slot or "").split(",") if gpu}
     unused = len(gpus) - len(used)
+    tell_idle_gpus(slots, gpus=gpus, environment=environment)
     told = capsys.readouterr().err
     assert (f"leaves {unused} GPU" in told) if unused else not told
     assert [slot.env["OMP_NUM_THREADS"] for slot in slots] == [threads] * jobs

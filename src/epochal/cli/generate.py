@@ -66,23 +66,19 @@ def generate(
       epochal generate quickstart/mdm --prompts prompts.txt --out texts.jsonl --samples 4
     """
     _check(prompt, prompts, out, stream, as_json)
-    from epochal.errors import UserError
     from epochal.evaluation.sampling import Sampling
     from epochal.evaluation.unmasking import Schedule
     from epochal.workflows.load import load
     from epochal.workflows.prompt_file import generate_file, read_prompts
-    from epochal.workflows.texts import Wish
+    from epochal.workflows.texts import Wish, refuse_for_ar
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     many = read_prompts(prompts) if prompts is not None else None
     model = load(run, checkpoint, device)
     options = {"steps": steps, "order": order, "remask": remask, "block": block, "cached": cached}
     # Before they are checked among themselves, and also where one is at its default.
-    if model.family == "ar" and (given := [f"--{name}" for name, v in options.items() if v]):
-        raise UserError(
-            f"{', '.join(given)}: an autoregressive model writes token by token, so it has no such "
-            "setting; leave it out, or use a masked diffusion run"
-        )
+    if model.family == "ar":
+        refuse_for_ar([f"--{name}" for name, value in options.items() if value])
     schedule = Schedule(steps, order or "confidence", remask, block, cached)
     wish = Wish(tokens, samples, seed, sampling, schedule)
     if many is not None and out is not None:

@@ -134,15 +134,8 @@ def make_plan(
     `sizes` limits what can be trained: names of the ladder or numbers of parameters. Raises
     UserError for numbers that are not positive.
     """
-    for name, value in (("unique tokens", unique_tokens), ("FLOPs", flops)):
-        if not (np.isfinite(value) and value > 0):
-            raise UserError(f"the number of {name} is {value!r}; it must be positive")
-    for name, value, most in (
-        ("unique tokens", unique_tokens, _MOST_TOKENS),
-        ("FLOPs", flops, _MOST_FLOPS),
-    ):
-        if value > most:
-            raise UserError(f"{value:g} {name} are beyond any plan; give at most {most:g}")
+    _check_amount("unique tokens", unique_tokens, _MOST_TOKENS)
+    _check_amount("FLOPs", flops, _MOST_FLOPS)
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)
@@ -170,6 +163,14 @@ def make_plan(
         closed_form_flops=closed_form(unique_tokens),
         notes=[*notes, *_limits(plans), *row_notes(plans, unique_tokens), *_notes(known)],
     )
+
+
+def _check_amount(name: str, value: float, most: float) -> None:
+    """Raises UserError for what is no amount, or no one's."""
+    if not (np.isfinite(value) and value > 0):
+        raise UserError(f"the number of {name} is {value!r}; it must be positive")
+    if value > most:
+        raise UserError(f"{value:g} {name} are beyond any plan; give at most {most:g}")
 
 
 def _limits(plans: Sequence[FamilyPlan]) -> list[str]:
@@ -363,8 +364,7 @@ def make_reverse(
     laws: Mapping[str, KnownLaw], flops: float, notes: Sequence[str] = ()
 ) -> ReverseReport:
     """At which U diffusion wins when `flops` are spent. Raises UserError without both families."""
-    if not (np.isfinite(flops) and flops > 0):
-        raise UserError(f"the number of FLOPs is {flops!r}; it must be positive")
+    _check_amount("FLOPs", flops, _MOST_FLOPS)
     if set(laws) != set(FAMILIES):
         raise UserError(
             "the question at which U diffusion wins needs laws of both families; these laws are "

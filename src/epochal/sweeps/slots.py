@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,8 +53,7 @@ def divide(
     The threads divided are those that OMP_NUM_THREADS allows, else all CPUs that this process
     may use; one at least. GPUs are those in CUDA_VISIBLE_DEVICES, else all; with fewer GPUs than
     slots they are shared in turn. Every slot has as many, since all runs are checked for that
-    many before one starts; GPUs that are left over are told. Raises UserError for fewer than one
-    job.
+    many before one starts. Raises UserError for fewer than one job.
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: at least one run at a time")
@@ -63,24 +62,37 @@ def divide(
     allowed = env.get("OMP_NUM_THREADS", "")
     threads = min(available, int(allowed)) if allowed.isdigit() and int(allowed) else available
     devices = gpus if gpus is not None else _gpus(env)
-    each = max(1, len(devices) // jobs)
-    if unused := max(0, len(devices) - each * jobs):
-        plural = "s" if unused > 1 else ""
-        say(
-            f"--jobs {jobs}: {each} of the {len(devices)} GPUs for each run leaves {unused} "
-            f"GPU{plural} without work; --jobs {len(devices)} would use all"
-        )
     slots = []
     for number in range(jobs):
         share = max(1, threads // jobs)
         changes = {name: str(share) for name in _THREADS}
         own: list[str] = []
         if devices:
+            each = max(1, len(devices) // jobs)
             start = number * each % len(devices)
             own = devices[start : start + each]
             changes["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         slots.append(Slot(number, changes, len(own)))
     return slots
+
+
+def tell_idle_gpus(
+    slots: Sequence[Slot],
+    *,
+    gpus: list[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Tell which GPUs `divide` left without work, since every slot has as many."""
+    devices = (
+        gpus if gpus is not None else _gpus(os.environ if environment is None else environment)
+    )
+    jobs, each = len(slots), slots[0].gpus
+    if unused := max(0, len(devices) - each * jobs):
+        plural = "s" if unused > 1 else ""
+        say(
+            f"--jobs {jobs}: {each} of the {len(devices)} GPUs for each run leaves {unused} "
+            f"GPU{plural} without work; --jobs {len(devices)} would use all"
+        )
 
 
 def _cpus() -> int:

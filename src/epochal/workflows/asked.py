@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from epochal.errors import UserError
 from epochal.evaluation.plan import check_masks
-from epochal.runs import RunRecord
+from epochal.runs import RunRecord, split_member
 from epochal.workflows.harness_tasks import check_names, require_harness, task_names
 
 Estimator = Literal["stratified", "paper"]
@@ -52,12 +52,6 @@ def check_runs(runs: Sequence[str | Path]) -> None:
     """Raises RunError for a path that is not a run; `RUN@CHECKPOINT` is one, too."""
     for run in runs:
         RunRecord(split_member(str(run))[0])
-
-
-def split_member(run: str) -> tuple[str, str | None]:
-    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
-    path, at, name = run.rpartition("@")
-    return (path, name) if at and not Path(run).exists() else (run, None)
 
 
 def check_mode(mode: str | None, family: str) -> Mode:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from epochal.errors import RunError, UserError
-from epochal.runs import NLLResult, RunFolder, RunRecord
+from epochal.runs import NLLResult, RunFolder, RunRecord, split_member
 from epochal.tally import Estimate
 from epochal.tally import gap as paired_gap
 from epochal.training import checkpoint
-from epochal.workflows.asked import Options, split_member
+from epochal.workflows.asked import Options
 from epochal.workflows.evaluate import (
     corpus_of,
     make_draws,

@@ -230,6 +230,10 @@ def tokenizer_of(record: RunRecord) -> Tokenizer:
     return load_tokenizer(str(record.folder.tokenizer_file))
 
 
+_OTHER = {"best": "last", "last": "best"}
+"""The checkpoint to try where one cannot be read."""
+
+
 def _is_there(folder: Path, kind: str) -> bool:
     with hidden():
         try:
@@ -255,13 +259,13 @@ def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
         try:
             path = checkpoint.find(folder, wanted)
         except CheckpointError as error:
-            spare = "last" if wanted == "best" else "best"
-            if not _is_there(folder, spare):
+            if not _is_there(folder, _OTHER[wanted]):
                 raise
-            raise CheckpointError(f"{error}; or read another: --checkpoint {spare}") from None
+            hint = f"; or read another: --checkpoint {_OTHER[wanted]}"
+            raise CheckpointError(f"{error}{hint}") from None
         if path is not None:
             return path
-    other = {"best": "last", "last": "best"}.get(name or "")
+    other = _OTHER.get(name or "")
     hint = f"; try the checkpoint `{other}`" if other else ""
     raise CheckpointError(
         f"the run {record.path} has no {name or 'usable'} checkpoint{hint}, or train on with "

@@ -22,8 +22,7 @@ from epochal.evaluation.queries import Reader
 from epochal.evaluation.sampling import Sampling
 from epochal.evaluation.unmasking import Order, Schedule
 from epochal.progress import bar
-from epochal.runs import RunRecord
-from epochal.workflows.asked import split_member
+from epochal.runs import RunRecord, split_member
 from epochal.workflows.evaluate import which_checkpoint
 from epochal.workflows.load import CheckpointName, LoadedModel, load
 from epochal.workflows.texts import Wish

@@ -28,7 +28,7 @@ from epochal.sweeps.launch import Launch, MayStart
 from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
 from epochal.sweeps.record import DONE, RunState, SweepFolder
 from epochal.sweeps.screen import SweepScreen
-from epochal.sweeps.slots import divide
+from epochal.sweeps.slots import divide, tell_idle_gpus
 from epochal.sweeps.watch import Watch
 from epochal.training.parallel.mesh import plan_mesh
 
@@ -87,6 +87,7 @@ def sweep(
     folder = SweepFolder(Path(out) if out is not None else Path("runs") / wanted.name)
     facts = corpus_facts(wanted)
     runs = design_runs(wanted, facts.vocabulary, facts.unique_tokens)
+    tell_idle_gpus(divide(jobs))
     return run_all(
         wanted, runs, facts, folder, jobs=jobs, retry=retry, places=places_of(folder, reuse)
     )

@@ -145,12 +145,9 @@ class Writer:
                 "an autoregressive model cannot fill in [MASK]; give a text to go on from, or "
                 "use a masked diffusion run"
             )
-        if self.causal and (given := wish.schedule.given()):
-            raise UserError(
-                f"{', '.join(given)}: an autoregressive model writes token by token, so it has no "
-                "such setting; leave it out, or use a masked diffusion run"
-            )
-        if not self.causal:
+        if self.causal:
+            refuse_for_ar(wish.schedule.given())
+        else:
             _refuse_misspelt(prompt)
         keys = sample_keys(wish.seed, prompt, wish.samples)
         rows = []
@@ -261,6 +258,15 @@ class Writer:
         if row.gaps:
             return self.tokenizer.decode(list(ids[1:]))
         return prompt + self.tokenizer.decode(list(new))
+
+
+def refuse_for_ar(given: Sequence[str]) -> None:
+    """Raises UserError if any settings of diffusion are `given`."""
+    if given:
+        raise UserError(
+            f"{', '.join(given)}: an autoregressive model writes token by token, so it has no such "
+            "setting; leave it out, or use a masked diffusion run"
+        )
 
 
 def _shortened(prompt: str) -> str:

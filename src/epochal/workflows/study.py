@@ -18,7 +18,7 @@ from epochal.report import write_report
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
 from epochal.sweeps.record import RunState
-from epochal.sweeps.slots import divide
+from epochal.sweeps.slots import divide, tell_idle_gpus
 from epochal.workflows.level import frequency_level
 from epochal.workflows.plan import plan
 from epochal.workflows.study_check import Check, Checked, near_probes
@@ -96,6 +96,7 @@ def study(
         )
     clock = Clock(Path(out) / "state.json", budget)
     work = _Study(Path(out), clock, jobs or _default_jobs(), flops)
+    tell_idle_gpus(divide(work.jobs))
     try:
         return work.run(text, tokenizer)
     finally:

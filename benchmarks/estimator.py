@@ -16,10 +16,10 @@ import numpy as np
 
 from epochal.data.opened import open_corpus
 from epochal.data.windows import ScoredWindows
-from epochal.evaluation.nll import Evaluator
-from epochal.evaluation.paper import PaperEvaluator
+from epochal.interop.load import load
+from epochal.likelihood.nll import Evaluator
+from epochal.likelihood.paper import PaperEvaluator
 from epochal.progress import bar
-from epochal.workflows.load import load
 
 FEATURES = {"stratified exact counts": 0, "and unigram control": 1, "and earlier draws": 2}
 

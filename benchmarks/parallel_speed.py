@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from epochal.training.parallel.world import quiet
-from epochal.workflows.train import train
+from epochal.training.train import train
 
 MODES: dict[str, dict[str, object]] = {
     "ddp": {"parallel.zero": 0},

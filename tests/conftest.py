@@ -54,7 +54,7 @@ def tiny_pair(tiny_corpus, tmp_path_factory):
 
     Tests must not change it.
     """
-    from epochal.workflows.compare import compare
+    from epochal.studies.compare import compare
     from tiny_runs import overrides
 
     folder = tmp_path_factory.mktemp("pair")

@@ -37,7 +37,7 @@ def pickled_weights(folder):
 
 def our_model(weights):
     """Our model with the original's weights: layers 2 … are the blocks, the last is the norm."""
-    shape = Architecture(d_model=48, layers=2, heads=3, head_width=16, ffn_width=128)
+    shape = Architecture(d_model=48, layers=2, heads=3, head_dim=16, d_ff=128)
     model = Transformer(shape, 500)
     state = {
         "embedding.weight": weights["1.word_embeddings.weight"],

@@ -14,8 +14,8 @@ from epochal.sizes import (
     LADDER,
     Architecture,
     architecture,
-    ffn_width,
     padded_vocabulary,
+    swiglu_width,
 )
 
 SHAPES = st.builds(
@@ -23,9 +23,9 @@ SHAPES = st.builds(
     d_model=st.integers(1, 24).map(lambda n: 2 * n),
     layers=st.integers(1, 3),
     heads=st.integers(1, 4),
-    head_width=st.sampled_from([2, 4, 8]),
-    ffn_width=st.integers(1, 40),
-    untied=st.booleans(),
+    head_dim=st.sampled_from([2, 4, 8]),
+    d_ff=st.integers(1, 40),
+    tie_embeddings=st.booleans(),
 )
 
 
@@ -45,12 +45,12 @@ def test_all_54_rows_are_the_papers(shared):
     assert [row[0] for row in rows] == list(LADDER)
     for name, d, ffn, head, heads, layers, _, non_embedding, params, *rest in rows:
         shape = LADDER[name]
-        found = (shape.d_model, shape.ffn_width, shape.head_width, shape.heads, shape.layers)
+        found = (shape.d_model, shape.d_ff, shape.head_dim, shape.heads, shape.layers)
         assert found == tuple(map(int, (d, ffn, head, heads, layers)))
         assert shape.params(GPT2_VOCABULARY) == int(params)
         assert f"{shape.params_non_embedding / 1e6:.1f}" == non_embedding
         assert f"{shape.flops_per_token(GPT2_VOCABULARY):.3e}" == rest[0]
-        assert ("†" in rest[1]) == (shape.heads * shape.head_width != shape.d_model)
+        assert ("†" in rest[1]) == (shape.heads * shape.head_dim != shape.d_model)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_published_sizes(name, params):
 def test_names_grow():
     sizes = [int(name.removesuffix("M")) for name in LADDER]
     assert sizes == sorted(sizes)
-    assert not any(shape.untied for shape in LADDER.values())
+    assert all(shape.tie_embeddings for shape in LADDER.values())
 
 
 @given(SHAPES, st.integers(1, 400))
@@ -78,7 +78,7 @@ def test_exact_count_is_that_of_the_model(shape, vocabulary):
 
 @pytest.mark.parametrize("name", ["7M", "20M"])
 def test_exact_count_of_ladder_models(name):
-    """20M is a row whose heads · head_width is not d_model."""
+    """20M is a row whose heads · head_dim is not d_model."""
     import torch
 
     from epochal.models import Transformer
@@ -88,14 +88,14 @@ def test_exact_count_of_ladder_models(name):
     assert LADDER[name].params_exact(50257) == sum(p.numel() for p in model.parameters())
     # By hand: the paper's V counts 50257 rows, the model has 50304.
     shape, extra = LADDER[name], 50304 - 50257
-    if shape.heads * shape.head_width == shape.d_model:
+    if shape.heads * shape.head_dim == shape.d_model:
         norms = 6 * shape.layers * shape.d_model - (2 * shape.layers + 1) * shape.d_model
         expected = shape.params(50257) + extra * shape.d_model - norms
         assert shape.params_exact(50257) == expected
 
 
 def test_matmul_flops_by_hand():
-    shape = Architecture(d_model=8, layers=2, heads=2, head_width=4, ffn_width=16)
+    shape = Architecture(d_model=8, layers=2, heads=2, head_dim=4, d_ff=16)
     weights = 2 * (4 * 8 * 8 + 3 * 8 * 16)
     attention = 12 * 2 * 2 * 4 * 10
     table = 128 * 8
@@ -119,7 +119,7 @@ def test_padding_is_the_least_that_holds_the_mask(vocabulary):
 
 @pytest.mark.parametrize(("width", "inner"), [(128, 320), (768, 2048), (1280, 3392), (5120, 13632)])
 def test_the_inner_width_is_megatrons(width, inner):
-    assert ffn_width(width) == inner
+    assert swiglu_width(width) == inner
 
 
 def test_an_unknown_size_names_the_nearest():

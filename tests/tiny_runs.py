@@ -29,7 +29,7 @@ def overrides(corpus, run_dir, **changes):
         "model.layers": 1,
         "model.heads": 2,
         "train.steps": 24,
-        "train.global_batch": 4,
+        "train.global_batch_size": 4,
         "train.lr": 1e-2,
         "train.min_lr": 1e-3,
         "train.device": "cpu",

@@ -16,85 +16,85 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from epochal._version import __version__ as __version__
 
 _MODULES = {
-    "Comparison": "epochal.analysis",
+    "Comparison": "epochal.comparison",
     "EpochalError": "epochal.errors",
-    "LoadedModel": "epochal.workflows.load",
+    "LoadedModel": "epochal.evaluation.load",
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
     "RunRecord": "epochal.runs",
-    "average": "epochal.workflows.ensemble",
-    "compare": "epochal.workflows.compare",
-    "compare_existing": "epochal.workflows.compare",
+    "average": "epochal.evaluation.ensemble",
+    "compare": "epochal.studies.compare",
+    "compare_existing": "epochal.studies.compare",
     "download": "epochal.data.download",
-    "downstream": "epochal.workflows.downstream",
-    "dry_run": "epochal.workflows.dry_run",
-    "ensemble": "epochal.workflows.ensemble",
-    "evaluate": "epochal.workflows.evaluate",
-    "fit": "epochal.workflows.fit",
-    "gap": "epochal.workflows.gap",
-    "export_hf": "epochal.workflows.exports",
-    "export_safetensors": "epochal.workflows.exports",
-    "import_hf": "epochal.workflows.imports",
-    "import_megatron": "epochal.workflows.imports",
+    "downstream": "epochal.downstream_tasks.downstream",
+    "dry_run": "epochal.training.dry_run",
+    "ensemble": "epochal.evaluation.ensemble",
+    "evaluate": "epochal.evaluation.evaluate",
+    "fit": "epochal.scaling.fit",
+    "gap": "epochal.evaluation.gap",
+    "export_hf": "epochal.interop.exports",
+    "export_safetensors": "epochal.interop.exports",
+    "import_hf": "epochal.interop.imports",
+    "import_megatron": "epochal.interop.imports",
     "inspect": "epochal.data",
-    "list_runs": "epochal.report.listing",
-    "load": "epochal.workflows.load",
+    "list_runs": "epochal.runs.listing",
+    "load": "epochal.interop.load",
     "load_recipe": "epochal.recipe",
-    "memorise": "epochal.workflows.memorise",
-    "plan": "epochal.workflows.plan",
+    "memorise": "epochal.memorisation.memorise",
+    "plan": "epochal.scaling.plan",
     "prepare": "epochal.data",
-    "quality": "epochal.workflows.quality",
-    "quickstart": "epochal.workflows.quickstart",
+    "quality": "epochal.evaluation.quality",
+    "quickstart": "epochal.studies.quickstart",
     "subset": "epochal.data",
-    "study": "epochal.workflows.study",
-    "submit": "epochal.workflows.submit",
-    "sweep": "epochal.workflows.sweep",
-    "train": "epochal.workflows.train",
+    "study": "epochal.studies.study",
+    "submit": "epochal.sweeps.submit",
+    "sweep": "epochal.sweeps.sweep",
+    "train": "epochal.training.train",
     "verify": "epochal.data",
     "write_report": "epochal.report",
 }
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
-    from epochal.analysis import Comparison as Comparison
+    from epochal.comparison import Comparison as Comparison
     from epochal.data.describe import inspect as inspect
     from epochal.data.download import download as download
     from epochal.data.prepare import prepare as prepare
     from epochal.data.subset import subset as subset
     from epochal.data.verify import verify as verify
+    from epochal.downstream_tasks.downstream import downstream as downstream
     from epochal.errors import EpochalError as EpochalError
+    from epochal.evaluation.ensemble import average as average
+    from epochal.evaluation.ensemble import ensemble as ensemble
+    from epochal.evaluation.evaluate import evaluate as evaluate
+    from epochal.evaluation.gap import gap as gap
+    from epochal.evaluation.load import LoadedModel as LoadedModel
+    from epochal.evaluation.quality import quality as quality
+    from epochal.interop.exports import export_hf as export_hf
+    from epochal.interop.exports import export_safetensors as export_safetensors
+    from epochal.interop.imports import import_hf as import_hf
+    from epochal.interop.imports import import_megatron as import_megatron
+    from epochal.interop.load import load as load
+    from epochal.memorisation.memorise import memorise as memorise
     from epochal.recipe import Recipe as Recipe
     from epochal.recipe import load_recipe as load_recipe
     from epochal.report import write_report as write_report
-    from epochal.report.listing import list_runs as list_runs
     from epochal.runs import NLLResult as NLLResult
     from epochal.runs import RunRecord as RunRecord
-    from epochal.workflows.compare import compare as compare
-    from epochal.workflows.compare import compare_existing as compare_existing
-    from epochal.workflows.downstream import downstream as downstream
-    from epochal.workflows.dry_run import dry_run as dry_run
-    from epochal.workflows.ensemble import average as average
-    from epochal.workflows.ensemble import ensemble as ensemble
-    from epochal.workflows.evaluate import evaluate as evaluate
-    from epochal.workflows.exports import export_hf as export_hf
-    from epochal.workflows.exports import export_safetensors as export_safetensors
-    from epochal.workflows.fit import fit as fit
-    from epochal.workflows.gap import gap as gap
-    from epochal.workflows.imports import import_hf as import_hf
-    from epochal.workflows.imports import import_megatron as import_megatron
-    from epochal.workflows.load import LoadedModel as LoadedModel
-    from epochal.workflows.load import load as load
-    from epochal.workflows.memorise import memorise as memorise
-    from epochal.workflows.plan import plan as plan
-    from epochal.workflows.quality import quality as quality
-    from epochal.workflows.quickstart import quickstart as quickstart
-    from epochal.workflows.study import study as study
-    from epochal.workflows.submit import submit as submit
-    from epochal.workflows.sweep import sweep as sweep
-    from epochal.workflows.train import train as train
+    from epochal.runs.listing import list_runs as list_runs
+    from epochal.scaling.fit import fit as fit
+    from epochal.scaling.plan import plan as plan
+    from epochal.studies.compare import compare as compare
+    from epochal.studies.compare import compare_existing as compare_existing
+    from epochal.studies.quickstart import quickstart as quickstart
+    from epochal.studies.study import study as study
+    from epochal.sweeps.submit import submit as submit
+    from epochal.sweeps.sweep import sweep as sweep
+    from epochal.training.dry_run import dry_run as dry_run
+    from epochal.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 EpochalError                 one clear sentence; the command line prints it without a traceback
 ├── UserError                the user can mend it (exit code 2)
+│   ├── OptionError          an option of a function; names the field
 │   ├── RecipeError          a recipe key or value
 │   ├── DataError            a corpus, token store or tokenizer
 │   ├── RunError             a run directory: locked, changed, incomplete
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EpochalError(Exception):
@@ -29,6 +31,17 @@ class UserError(EpochalError):
     """Something that the user can mend."""
 
     exit_code = 2
+
+
+class OptionError(UserError):
+    """An option of a function has a value that makes no sense.
+
+    `name` is the field of the options; the command line shows its flag instead.
+    """
+
+    def __init__(self, name: str, value: Any, problem: str) -> None:
+        super().__init__(f"{name} = {value!r}: {problem}")
+        self.name, self.value, self.problem = name, value, problem
 
 
 class RecipeError(UserError):

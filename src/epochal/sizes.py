@@ -2,7 +2,7 @@
 
 Two counts stand side by side. `params` is the paper's estimate, used on every axis and in
 C = 6·N·D; `params_exact` is what the model really has. They differ by the padding of the
-vocabulary, the norms and, in six rows, because heads × head_width is not d_model.
+vocabulary, the norms and, in six rows, because heads × head_dim is not d_model.
 
 Source: arXiv 2507.15857 §9 and Table 5.
 """
@@ -55,25 +55,26 @@ class Architecture:
     d_model: int
     layers: int
     heads: int
-    head_width: int
-    ffn_width: int
-    untied: bool = False
-    table_rows: int | None = None
+    head_dim: int
+    d_ff: int
+    tie_embeddings: bool = True
+    """Whether the output shares the embedding's table."""
+    padded_vocab_size: int | None = None
     """Rows of the embedding, where they are not those of `padded_vocabulary`."""
 
     def rows(self, vocabulary: int) -> int:
         """Rows of the embedding and of the output table, padding included.
 
-        Raises RecipeError if `table_rows` has no room for the vocabulary.
+        Raises RecipeError if `padded_vocab_size` has no room for the vocabulary.
         """
-        if self.table_rows is None:
+        if self.padded_vocab_size is None:
             return padded_vocabulary(vocabulary)
-        if self.table_rows < vocabulary:
+        if self.padded_vocab_size < vocabulary:
             raise RecipeError(
-                f"`model.table_rows` = {self.table_rows} has no room for the tokenizer's "
-                f"{vocabulary} tokens; leave it out or name the tokenizer that fits"
+                f"`model.padded_vocab_size` = {self.padded_vocab_size} has no room for the "
+                f"tokenizer's {vocabulary} tokens; leave it out or name the tokenizer that fits"
             )
-        return self.table_rows
+        return self.padded_vocab_size
 
     def params(self, vocabulary: int) -> int:
         """N = 4·l·d² + 3·l·d·h_f + 6·l·d + V·d, embeddings included (paper §9).
@@ -85,14 +86,14 @@ class Architecture:
     @property
     def params_non_embedding(self) -> int:
         """The paper's N without its V·d term."""
-        layers, d, ffn = self.layers, self.d_model, self.ffn_width
+        layers, d, ffn = self.layers, self.d_model, self.d_ff
         return 4 * layers * d * d + 3 * layers * d * ffn + 6 * layers * d
 
     def params_exact(self, vocabulary: int) -> int:
         """Number of trained weights of the model as built, padded vocabulary included."""
-        d, attention = self.d_model, self.heads * self.head_width
-        per_layer = 4 * d * attention + 3 * d * self.ffn_width + 2 * d
-        tables = (2 if self.untied else 1) * self.rows(vocabulary) * d
+        d, attention = self.d_model, self.heads * self.head_dim
+        per_layer = 4 * d * attention + 3 * d * self.d_ff + 2 * d
+        tables = (1 if self.tie_embeddings else 2) * self.rows(vocabulary) * d
         return self.layers * per_layer + d + tables
 
     def flops_per_token(self, vocabulary: int) -> int:
@@ -102,14 +103,14 @@ class Architecture:
     def matmul_flops_per_token(self, vocabulary: int, length: int, scored: float = 1.0) -> float:
         """Training FLOPs per token actually spent in matrix products.
 
-        Six per weight inside a matrix product, plus 12·layers·heads·head_width·length for
+        Six per weight inside a matrix product, plus 12·layers·heads·head_dim·length for
         scores and values over the full square (PaLM, arXiv 2204.02311, appendix B; the
         causal half is not subtracted, as is customary). The output table counts for the
         share of positions that are `scored`, since no other logits are computed. This, not
         6·N, is what MFU divides by.
         """
-        d, attention = self.d_model, self.heads * self.head_width
-        weights = self.layers * (4 * d * attention + 3 * d * self.ffn_width)
+        d, attention = self.d_model, self.heads * self.head_dim
+        weights = self.layers * (4 * d * attention + 3 * d * self.d_ff)
         head = scored * self.rows(vocabulary) * d
         return 6 * (weights + head) + 12 * self.layers * attention * length
 
@@ -117,13 +118,13 @@ class Architecture:
 _NARROWEST = 24
 
 
-def ffn_width(d_model: int) -> int:
+def swiglu_width(d_model: int) -> int:
     """SwiGLU inner width ⌊(4·d·2/3)/64⌋·64 (Megatron's rule; paper §9)."""
     return int(4 * d_model * 2 / 3) // 64 * 64
 
 
 def narrowest(heads: int | None = None) -> int:
-    """Least d_model for which `ffn_width` is not 0; even in each of `heads`, if they share it,
+    """Least d_model for which `d_ff` is not 0; even in each of `heads`, if they share it,
     since rotation takes pairs."""
     step = 2 * heads if heads else 1
     return -(-_NARROWEST // step) * step
@@ -134,7 +135,7 @@ def padded_vocabulary(vocabulary: int) -> int:
     return -(-(vocabulary + 1) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
-# name: d_model, head_width, heads, layers. Names are Chinchilla's and Muennighoff's labels,
+# name: d_model, head_dim, heads, layers. Names are Chinchilla's and Muennighoff's labels,
 # not sizes: "425M" has 416.9M parameters by the paper's formula.
 _ROWS = """
 7M 128 32 4 3
@@ -201,8 +202,8 @@ def _ladder() -> dict[str, Architecture]:
             d_model=int(d),
             layers=int(layers),
             heads=int(heads),
-            head_width=int(width),
-            ffn_width=ffn_width(int(d)),
+            head_dim=int(width),
+            d_ff=swiglu_width(int(d)),
         )
         for name, d, width, heads, layers in rows
     }

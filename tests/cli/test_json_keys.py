@@ -15,12 +15,12 @@ from epochal.bench.parts import as_json
 from epochal.bench.timing import Row
 from epochal.cli.main import cli, main
 from epochal.data.download import Downloaded
-from epochal.workflows.downstream import TaskResult
-from epochal.workflows.quality import Quality, QualityRow
-from epochal.workflows.quickstart import Quickstart
-from epochal.workflows.study import StudyResult
-from epochal.workflows.submit import Submission
-from epochal.workflows.sweep import SweepResult
+from epochal.downstream_tasks.downstream import TaskResult
+from epochal.evaluation.quality import Quality, QualityRow
+from epochal.studies.quickstart import Quickstart
+from epochal.studies.study import StudyResult
+from epochal.sweeps.submit import Submission
+from epochal.sweeps.sweep import SweepResult
 from tiny_runs import as_words, overrides
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"

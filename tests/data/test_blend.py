@@ -117,7 +117,7 @@ def recipe(**changes):
         "data.sequence_length": 8,
         "model.size": "7M",
         "train.steps": 10,
-        "train.global_batch": 4,
+        "train.global_batch_size": 4,
     }
     return load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
 
@@ -147,11 +147,13 @@ def test_what_does_not_go_together(two):
     cut = recipe(data__unique_tokens=100)
     with pytest.raises(RecipeError, match="which store of a blend to cut"):
         row_order(cut, blend, run_numbers(cut, 290, 2000))
-    few = recipe(data__order="megatron", data__samples=39)
-    with pytest.raises(RecipeError, match=r"`data.samples` = 39 are fewer than the 40 rows"):
+    few = recipe(data__order="megatron", data__train_samples=39)
+    with pytest.raises(RecipeError, match=r"`data.train_samples` = 39 are fewer than the 40 rows"):
         row_order(few, blend.stores[0], run_numbers(few, 200, 2000))
-    with pytest.raises(RecipeError, match=r"`data.samples` = 39 only counts with `data.order`"):
-        recipe(data__samples=39)
+    with pytest.raises(
+        RecipeError, match=r"`data.train_samples` = 39 only counts with `data.order`"
+    ):
+        recipe(data__train_samples=39)
 
 
 def test_a_datapath_file_in_a_recipe(two):

@@ -18,7 +18,7 @@ from pathlib import Path
 from epochal.errors import TrainingStopped
 from epochal.training.parallel import world
 from epochal.training.step import Stepper
-from epochal.workflows.train import train
+from epochal.training.train import train
 
 
 @contextlib.contextmanager

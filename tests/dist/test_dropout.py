@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import figures, overrides
 from torchrun import many
 
@@ -17,8 +17,8 @@ def curves(tiny_corpus, tmp_path_factory):
     def job(name, micro, **changes):
         rates = {f"train__{kind}_dropout": 0.2 for kind in ("attention", "hidden")}
         steady = {"train__lr": 5e-4, "train__min_lr": 1e-4, "parallel__timeout": 120}
-        steady |= {"train__steps": 6, "train__global_batch": 4, "log__every": "1 step"}
-        steady |= {"train__micro_batch": micro}
+        steady |= {"train__steps": 6, "train__global_batch_size": 4, "log__every": "1 step"}
+        steady |= {"train__micro_batch_size": micro}
         return overrides(tiny_corpus, folder / name, **(steady | rates | changes))
 
     for micro in (1, 2):

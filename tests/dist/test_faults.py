@@ -13,7 +13,7 @@ import torch
 from epochal.errors import CheckpointError
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
-from epochal.workflows.load import load
+from epochal.interop.load import load
 from tiny_runs import figures, overrides
 from torchrun import HERE, run
 

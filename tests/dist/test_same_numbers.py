@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
-from epochal.training.device import compiler_is_there
-from epochal.workflows.exports import export_safetensors
-from epochal.workflows.load import load
-from epochal.workflows.train import train
+from epochal.device import compiler_is_there
+from epochal.interop.exports import export_safetensors
+from epochal.interop.load import load
+from epochal.training.train import train
 from many_runs import train_one
 from tiny_runs import figures, overrides
 from torchrun import many
@@ -26,7 +26,7 @@ ZERO3 = {"parallel__zero": 3}
 TENSOR = {"parallel__tensor": 2}
 SEQUENCE = TENSOR | {"parallel__sequence": True}
 STAGES = {"parallel__pipeline": 2}
-ONE_ROW = {"train__micro_batch": 1}
+ONE_ROW = {"train__micro_batch_size": 1}
 SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selective", "full"))
 COMPILED = {"train__compile": "on"} if compiler_is_there() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
@@ -55,9 +55,9 @@ MODES = {
 RUNS = [(family, mode) for mode, (families, *_) in MODES.items() for family in families]
 MODELS = {
     "ar": {"family": "ar"},
-    "ar-untied": {"family": "ar", "model__untied": True},
+    "ar-untied": {"family": "ar", "model__tie_embeddings": False},
     "mdm": {"family": "mdm", "train__ema": 0.9, "eval__ema": True},
-    "mdm8": {"family": "mdm", "train__global_batch": 8},
+    "mdm8": {"family": "mdm", "train__global_batch_size": 8},
 }
 # name: ((processes and mode until step 12), (processes and mode from there on)), of mdm
 MOVES = {
@@ -72,7 +72,7 @@ MOVES = {
 
 def values(corpus, folder, name, model, **changes):
     """A run of 24 steps at a rate at which rounding does not grow."""
-    steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__clip": 0.5}
+    steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__grad_clip": 0.5}
     steady |= {"checkpoint__every": "4 steps", "eval__every": "12 steps", "parallel__timeout": 120}
     return overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
 

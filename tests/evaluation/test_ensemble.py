@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from test_oracle import JOINT, evaluator, stream, windows_of
-from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
 from epochal.cli.main import main
 from epochal.errors import RunError, UserError
+from epochal.evaluation.ensemble import average, ensemble
+from epochal.evaluation.evaluate import evaluate
+from epochal.interop.load import load
 from epochal.runs import RunRecord
-from epochal.workflows.ensemble import average, ensemble
-from epochal.workflows.evaluate import evaluate
-from epochal.workflows.load import load
+from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
 
 def test_an_ensemble_is_the_mean_of_probabilities():

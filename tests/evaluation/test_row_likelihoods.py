@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_world import MACHINE, MASK, VOCABULARY, Oracle, random_joint, true_nll
 
 from epochal.errors import UserError
+from epochal.evaluation.load import LoadedModel
 from epochal.recipe import load_recipe
-from epochal.workflows.load import LoadedModel
+from tiny_world import MACHINE, MASK, VOCABULARY, Oracle, random_joint, true_nll
 
 JOINT = random_joint(1)
 ROWS = torch.tensor([[0, 1, 2, 0, 0], [0, 0, 1, 1, 2], [2, 0, 0, 0, 0]])

@@ -15,9 +15,11 @@ from epochal.models import Transformer, initialise
 from epochal.sizes import Architecture
 
 
-def model(vocabulary=500, *, untied=False, heads=3, head_width=16, rows=None, seed=3):
+def model(vocabulary=500, *, untied=False, heads=3, head_dim=16, rows=None, seed=3):
     """A small model with weights of its own in every tensor, norms included."""
-    shape = Architecture(48, 2, heads, head_width, 128, untied=untied, table_rows=rows)
+    shape = Architecture(
+        48, 2, heads, head_dim, 128, tie_embeddings=not untied, padded_vocab_size=rows
+    )
     made = Transformer(shape, vocabulary)
     initialise(made, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -33,10 +35,10 @@ def arguments(made, **changes):
     values = {
         "num_layers": shape.layers,
         "hidden_size": shape.d_model,
-        "ffn_hidden_size": shape.ffn_width,
+        "ffn_hidden_size": shape.d_ff,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.heads,
-        "kv_channels": shape.head_width,
+        "kv_channels": shape.head_dim,
         "seq_length": 32,
         "padded_vocab_size": made.table.shape[0],
         "rope_theta": 10000,
@@ -44,7 +46,7 @@ def arguments(made, **changes):
         "normalization": "rmsnorm",
         "swiglu": True,
         "add_bias_linear": False,
-        "untie_embeddings_and_output_weights": shape.untied,
+        "untie_embeddings_and_output_weights": not shape.tie_embeddings,
         "untie_with_additional_mask": False,
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
@@ -78,7 +80,7 @@ def named(made, values=None):
         }
     last = made.shape.layers + 2
     found[f"{last}.weight"] = ours["final_norm.weight"]
-    if made.shape.untied:
+    if not made.shape.tie_embeddings:
         found[f"{last + 1}.lm_head.weight"] = ours["head.weight"]
     return found
 
@@ -161,7 +163,7 @@ def _optimizer(made, kinds, rank, width, stage, stages, step):
     if stage is not None:  # one block per stage; a tied table is in the first and in the last
         assert (stages, made.shape.layers) == (2, 2)
         own = [n for n in names if n.startswith(f"{2 + stage}.")]
-        table = names[:1] if stage == 0 or not made.shape.untied else []
+        table = names[:1] if stage == 0 or made.shape.tie_embeddings else []
         names = [*table, *own, *([n for n in names if int(n[0]) > 3] if stage else [])]
     share = {
         kind: {n: shard(n, tensors[n], rank, width) for n in names}

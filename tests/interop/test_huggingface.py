@@ -13,14 +13,14 @@ import original
 from epochal.cli.main import main
 from epochal.data import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
+from epochal.evaluation.evaluate import evaluate
 from epochal.interop import hf_tokenizer, read_hf
+from epochal.interop.exports import export_hf
 from epochal.interop.hf_export import mask_name
+from epochal.interop.imports import import_hf, import_megatron
+from epochal.interop.load import load
 from epochal.runs import RunRecord
-from epochal.workflows.evaluate import evaluate
-from epochal.workflows.exports import export_hf
-from epochal.workflows.imports import import_hf, import_megatron
-from epochal.workflows.load import load
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import overrides
 
 FAMILIES = ["ar", "mdm"]
@@ -44,7 +44,7 @@ def transformers(tmp_path_factory):
 def odd(tiny_corpus, tmp_path_factory):
     """Runs with an output table of their own and heads that do not fill the width."""
     folder = tmp_path_factory.mktemp("odd")
-    shape = {"model__untied": True, "model__head_width": 20, "train__steps": 6}
+    shape = {"model__tie_embeddings": False, "model__head_dim": 20, "train__steps": 6}
     for family in FAMILIES:
         train(None, overrides(tiny_corpus, folder / family, family=family, **shape))
     return folder

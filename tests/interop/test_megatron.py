@@ -13,8 +13,8 @@ import torch
 import original
 from epochal.errors import CheckpointError
 from epochal.interop import read_megatron
+from epochal.interop.imports import import_megatron
 from epochal.models import Transformer
-from epochal.workflows.imports import import_megatron
 
 SAMPLES = {family: original.FILES / f"megatron_{family}" for family in original.FAMILIES}
 IDS = torch.randint(500, (2, 32), generator=torch.Generator().manual_seed(1))
@@ -50,14 +50,14 @@ def test_the_samples_arguments_become_the_recipe(family):
     """The values that the README and the stored arguments tell: 60 of 80 steps of 8 × 64."""
     recipe = read_megatron(SAMPLES[family]).recipe
     train, model = recipe.train, recipe.model
-    assert (model.d_model, model.layers, model.heads, model.head_width) == (48, 2, 3, 16)
-    assert (model.ffn_width, model.untied, model.table_rows) == (128, False, None)
-    assert (train.steps, train.global_batch, recipe.data.sequence_length) == (80, 8, 64)
+    assert (model.d_model, model.layers, model.heads, model.head_dim) == (48, 2, 3, 16)
+    assert (model.d_ff, model.tie_embeddings, model.padded_vocab_size) == (128, True, None)
+    assert (train.steps, train.global_batch_size, recipe.data.sequence_length) == (80, 8, 64)
     assert (train.lr, train.min_lr, train.schedule, train.warmup) == (2e-3, 2e-4, "cosine", 0.125)
     assert (train.attention_dropout, train.hidden_dropout) == (0.0, 0.0)
     # 1.0 on the sum of two micro-batches of 4 rows is 0.5 on their mean.
-    assert train.clip == 0.5
-    assert (recipe.data.order, recipe.data.samples) == ("megatron", 640)
+    assert train.grad_clip == 0.5
+    assert (recipe.data.order, recipe.data.train_samples) == ("megatron", 640)
     assert recipe.seed == {"ar": 811, "mdm": 812}[family]
 
 
@@ -97,7 +97,7 @@ def test_the_samples_moments_belong_to_their_weights(family):
 @pytest.mark.parametrize("heads", [2, 3, 4])
 @pytest.mark.parametrize("untied", [False, True])
 def test_heads_that_do_not_fill_the_width(tmp_path, heads, untied):
-    made = megatron_made.model(untied=untied, heads=heads, head_width=20)
+    made = megatron_made.model(untied=untied, heads=heads, head_dim=20)
     megatron_made.write(tmp_path, made)
     same_model(read_megatron(tmp_path), made)
 
@@ -106,11 +106,11 @@ def test_heads_that_do_not_fill_the_width(tmp_path, heads, untied):
 @pytest.mark.parametrize("width", [2, 4])
 def test_tensor_parallel_pieces_are_joined(tmp_path, width, untied):
     """Padding is then to a multiple of 128 · T, so the table may be longer than ours."""
-    made = megatron_made.model(untied=untied, heads=4, head_width=12, rows=512 * (width // 2))
+    made = megatron_made.model(untied=untied, heads=4, head_dim=12, rows=512 * (width // 2))
     kinds = megatron_made.moments(made)
     megatron_made.write(tmp_path, made, width=width, with_moments=kinds)
     foreign = read_megatron(tmp_path, optimizer=True)
-    assert foreign.recipe.model.table_rows == (None if width == 2 else 1024)
+    assert foreign.recipe.model.padded_vocab_size == (None if width == 2 else 1024)
     same_model(foreign, made)
     same_moments(foreign, kinds)
 
@@ -172,7 +172,7 @@ def test_the_additional_mask_row_becomes_our_mask(tmp_path):
 @pytest.mark.parametrize("layout", ["ranks", "iter"])
 @pytest.mark.parametrize("width", [1, 2])
 def test_the_other_layouts(tmp_path, layout, width):
-    made = megatron_made.model(heads=4, head_width=12, untied=True)
+    made = megatron_made.model(heads=4, head_dim=12, untied=True)
     whole = megatron_made.named(made)
     for rank in range(width):
         encoder, tables = {}, {}
@@ -262,7 +262,7 @@ def test_missing_files_are_named_one_by_one(tmp_path):
 
 
 def test_one_rank_of_two_is_not_enough(tmp_path):
-    where = megatron_made.write(tmp_path, megatron_made.model(heads=4, head_width=12), width=2)
+    where = megatron_made.write(tmp_path, megatron_made.model(heads=4, head_dim=12), width=2)
     (where / "layer_03-model_01-model_states.pt").unlink()
     (where / "layer_04-model_01-model_states.pt").unlink()
     with pytest.raises(

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from epochal.cli.main import main
 from epochal.errors import CheckpointError, RunError, StorageError, UserError
-from epochal.workflows.exports import export_safetensors
-from epochal.workflows.load import load
-from epochal.workflows.train import train
+from epochal.interop.exports import export_safetensors
+from epochal.interop.load import load
+from epochal.training.train import train
 from tiny_runs import overrides
 
 

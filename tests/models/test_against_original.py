@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import original
+from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.models import Transformer
 from epochal.objectives import (
     Autoregressive,
@@ -17,7 +18,6 @@ from epochal.objectives import (
     noise,
     weighted_nll,
 )
-from epochal.recipe.schema import MaskedDiffusion as Options
 from epochal.sizes import Architecture
 
 
@@ -150,7 +150,7 @@ def test_mdm_problem_follows_the_originals_rules(monkeypatch):
 
 def test_the_shape_of_the_samples():
     """d 48, 3 heads of 16, 2 layers, inner 128, table of 512 rows for 500 tokens and a mask."""
-    shape = Architecture(d_model=48, layers=2, heads=3, head_width=16, ffn_width=128)
+    shape = Architecture(d_model=48, layers=2, heads=3, head_dim=16, d_ff=128)
     weights = kept("ar", "weight")
     assert Transformer(shape, 500).table.shape == weights["1.word_embeddings.weight"].shape
     assert shape.params_exact(500) == sum(x.size for x in weights.values())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from epochal.device import compiler_is_there
 from epochal.models import Transformer, initialise
 from epochal.models.attention import Attention, rotary_tables
 from epochal.sizes import Architecture
-from epochal.training.device import compiler_is_there
 
-SHAPE = Architecture(d_model=16, ffn_width=32, head_width=8, heads=2, layers=2)
+SHAPE = Architecture(d_model=16, d_ff=32, head_dim=8, heads=2, layers=2)
 RULES = {
     "causal": "causal",
     "bidirectional": "bidirectional",

@@ -15,9 +15,9 @@ from epochal.models import Transformer, initialise
 from epochal.models.attention import Attention, rotary_tables, rotate
 from epochal.recipe import load_recipe
 from epochal.sizes import Architecture
-from epochal.workflows.train import build_model
+from epochal.training.train import build_model
 
-SHAPE = Architecture(d_model=16, layers=2, heads=3, head_width=8, ffn_width=20)
+SHAPE = Architecture(d_model=16, layers=2, heads=3, head_dim=8, d_ff=20)
 
 
 def small_model(shape=SHAPE, vocabulary=30, dtype=torch.float64, **settings):
@@ -76,7 +76,7 @@ def test_scores_depend_on_distance_only(shift):
 def plain_attention(layer, x, positions, seen):
     """Softmax over the places that `seen` [L, L] allows, written out position by position."""
     rows, length, _ = x.shape
-    width = layer.head_width
+    width = layer.head_dim
     q, k, v = (p(x).view(rows, length, -1, width) for p in (layer.query, layer.key, layer.value))
     q, k = (torch.from_numpy(complex_rotation(y, positions, 10000.0)) for y in (q, k))
     out = torch.zeros_like(v)
@@ -117,7 +117,7 @@ def test_attention_is_softmax_written_out(rule):
 @torch.no_grad()
 def test_a_block_written_out():
     """Pre-norm RMSNorm, SwiGLU, both added to the stream; tied logits."""
-    shape = Architecture(d_model=16, layers=1, heads=3, head_width=8, ffn_width=20)
+    shape = Architecture(d_model=16, layers=1, heads=3, head_dim=8, d_ff=20)
     model = small_model(shape, norm_eps=1e-3)
     tokens = ids(2, 5)
 
@@ -203,7 +203,7 @@ def test_the_padded_table():
 
 
 def test_untied_models_have_their_own_table():
-    shape = Architecture(16, 1, 2, 8, 20, untied=True)
+    shape = Architecture(16, 1, 2, 8, 20, tie_embeddings=False)
     model = small_model(shape)
     assert model.table is model.head.weight
     assert model.table.shape == model.embedding.weight.shape
@@ -247,7 +247,7 @@ def test_initial_weights_follow_from_the_seed_and_the_name_only():
         initialise(model, seed)
         return dict(model.named_parameters())
 
-    first, again, other = weights(1, 1), weights(1, 1, untied=True), weights(2, 1)
+    first, again, other = weights(1, 1), weights(1, 1, tie_embeddings=False), weights(2, 1)
     for name, weight in first.items():
         assert torch.equal(weight, again[name])
         assert weight.dim() == 1 or not torch.equal(weight, other[name])

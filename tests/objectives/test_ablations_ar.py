@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 
 from epochal import rng
+from epochal.families.autoregressive import AutoregressiveOptions as Options
 from epochal.models import Transformer, initialise
 from epochal.objectives import Autoregressive, Rows
+from epochal.objectives.attention_mask import RandomCausalMask, masking_probability
 from epochal.objectives.orders import order_lists, row_orders
-from epochal.objectives.sight import HiddenTokens, masking_probability
-from epochal.recipe.schema import Autoregressive as Options
 from epochal.sizes import Architecture
 
 
@@ -76,7 +76,7 @@ def test_each_row_draws_its_own_list():
 
 
 def small_model():
-    model = Transformer(Architecture(d_model=32, ffn_width=64, head_width=8, heads=4, layers=2), 50)
+    model = Transformer(Architecture(d_model=32, d_ff=64, head_dim=8, heads=4, layers=2), 50)
     initialise(model, 3)
     return model.double().eval()
 
@@ -118,7 +118,7 @@ def masks(rows, length, share, seed=0):
     it = Autoregressive(Options(token_masking=share))
     ids = torch.zeros(rows, length + 1, dtype=torch.long)
     problem = it.training_problem(ids, rows_of(rows, seed))
-    assert isinstance(problem.attention, HiddenTokens)
+    assert isinstance(problem.attention, RandomCausalMask)
     mask = problem.rule(torch.device("cpu"))
     assert mask.shape == (rows, 1, length, length)
     assert mask.dtype == torch.bool
@@ -128,7 +128,7 @@ def masks(rows, length, share, seed=0):
 def test_draws_on_the_device_are_rngs():
     keys = rng.row_keys(3, np.arange(4))
     probability = rng.uniforms(rng.row_keys(4, np.arange(4)), 9)
-    found = HiddenTokens.drawn(keys, probability).mask(torch.device("cpu"))[:, 0].numpy()
+    found = RandomCausalMask.drawn(keys, probability).mask(torch.device("cpu"))[:, 0].numpy()
     draws = rng.uniforms(keys, 81).reshape(4, 9, 9)
     causal = np.tril(np.ones((9, 9), dtype=bool))
     expected = causal & ~(draws < probability[:, :, None]) | np.eye(9, dtype=bool)

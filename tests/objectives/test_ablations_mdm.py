@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 
 from epochal import rng
+from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.objectives import MaskedDiffusion, Rows, noise
-from epochal.recipe.schema import MaskedDiffusion as Options
 
 MASK, LENGTH, BATCH = 9, 4, 200_000
 

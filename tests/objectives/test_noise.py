@@ -24,7 +24,7 @@ def global_rows(batch, step=0):
     return Rows(
         keys=rng.row_keys(rng.stream_key(1, "rows", step), np.arange(batch)),
         place=np.arange(batch),
-        global_batch=batch,
+        global_batch_size=batch,
         step_key=rng.stream_key(1, "step", step),
     )
 

@@ -35,8 +35,8 @@ def test_state_is_sixteen_bytes_a_weight():
 
 def test_activations_of_one_block_by_hand():
     """d 128, 4 heads of 32, inner 320, fp32: 4d + 4A + 4F numbers a token on a GPU."""
-    one = recipe("7M", train__micro_batch=2, model__layers=1)
-    two = recipe("7M", train__micro_batch=2, model__layers=2)
+    one = recipe("7M", train__micro_batch_size=2, model__layers=1)
+    two = recipe("7M", train__micro_batch_size=2, model__layers=2)
     per_layer = [estimate_memory(r, V, bf16=False).activations for r in (one, two)]
     assert per_layer[1] - per_layer[0] == 2 * 2048 * 4 * (4 * 128 + 4 * 128 + 4 * 320)
     half = [estimate_memory(r, V, bf16=True).activations for r in (one, two)]
@@ -44,18 +44,18 @@ def test_activations_of_one_block_by_hand():
 
 
 def test_a_step_of_one_forward_pass_has_no_gradients_beside_activations():
-    whole = estimate_memory(recipe(train__global_batch=8, train__micro_batch=8), V)
-    parts = estimate_memory(recipe(train__global_batch=16, train__micro_batch=8), V)
+    whole = estimate_memory(recipe(train__global_batch_size=8, train__micro_batch_size=8), V)
+    parts = estimate_memory(recipe(train__global_batch_size=16, train__micro_batch_size=8), V)
     assert parts.total - whole.total == parts.gradients
     assert parts.as_dict()["total"] == parts.total
-    small = estimate_memory(recipe(train__global_batch=1, data__sequence_length=16), 300)
+    small = estimate_memory(recipe(train__global_batch_size=1, data__sequence_length=16), 300)
     assert small.total == small.weights + small.optimizer + small.gradients
 
 
 @pytest.mark.parametrize("parts", [8, 64])
 def test_zero_cuts_what_it_says(parts):
     """The 16B row: weights, gradients and moments of 16 bytes a weight over all devices."""
-    plain = recipe("16183M", train__micro_batch=1, train__global_batch=parts)
+    plain = recipe("16183M", train__micro_batch_size=1, train__global_batch_size=parts)
     alone = estimate_memory(plain, V, Sharding(data=parts))
     optimizer = estimate_memory(plain, V, Sharding(data=parts, optimizer=parts))
     everything = Sharding(data=parts, weights=parts, gradients=parts, optimizer=parts)
@@ -84,7 +84,7 @@ def test_what_is_gathered_by_hand():
     assert gathered(optimizer=8, offload=True) == 4 * whole, "the whole beside the host's part"
     found = estimate_memory(recipe("7M"), V, Sharding(data=8, weights=8, **state))
     assert found.total >= found.weights + found.optimizer + found.gathered + found.activations
-    untied = recipe("7M", model__layers=9, model__untied=True)
+    untied = recipe("7M", model__layers=9, model__tie_embeddings=False)
     more = estimate_memory(untied, V, Sharding(data=8, weights=8, **state)).gathered
     assert more - gathered(weights=8, **state) == 4 * table
 
@@ -104,12 +104,12 @@ def test_checkpointing_trades_memory():
 
 
 def test_tensor_pipeline_and_offload():
-    plain = estimate_memory(recipe(train__micro_batch=2), V)
-    halved = estimate_memory(recipe(train__micro_batch=2), V, Sharding(tensor=2))
+    plain = estimate_memory(recipe(train__micro_batch_size=2), V)
+    halved = estimate_memory(recipe(train__micro_batch_size=2), V, Sharding(tensor=2))
     assert halved.weights == pytest.approx(plain.weights / 2, rel=1e-3)
-    staged = estimate_memory(recipe(train__micro_batch=2), V, Sharding(pipeline=2))
+    staged = estimate_memory(recipe(train__micro_batch_size=2), V, Sharding(pipeline=2))
     assert plain.weights / 2 < staged.weights < plain.weights
-    offloaded = estimate_memory(recipe(train__micro_batch=2), V, Sharding(offload=True))
+    offloaded = estimate_memory(recipe(train__micro_batch_size=2), V, Sharding(offload=True))
     assert (offloaded.weights, offloaded.optimizer) == (0, 0)
     assert Sharding(data=2, tensor=4, pipeline=3).devices == 24
     with pytest.raises(RecipeError, match="18 layers cannot be cut into 19 parts"):
@@ -120,12 +120,17 @@ def test_tensor_pipeline_and_offload():
 def test_tables_are_on_the_first_and_the_last_stage(untied):
     """25 layers of width 1152 on 4 stages are 6, 7, 6 and 6; each end has one table."""
     wanted = recipe(
-        model__layers=25, model__d_model=1152, train__micro_batch=1, model__untied=untied
+        model__layers=25,
+        model__d_model=1152,
+        train__micro_batch_size=1,
+        model__tie_embeddings=not untied,
     )
-    wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, global_batch=8))
+    wanted = dataclasses.replace(
+        wanted, train=dataclasses.replace(wanted.train, global_batch_size=8)
+    )
     found = stage_memories(wanted, V, Sharding(pipeline=4))
     shape, table = wanted.model.architecture(), 50304 * 1152
-    block = 4 * 1152 * shape.heads * shape.head_width + 3 * 1152 * shape.ffn_width + 2 * 1152
+    block = 4 * 1152 * shape.heads * shape.head_dim + 3 * 1152 * shape.d_ff + 2 * 1152
     expected = [6 * block + table, 7 * block, 6 * block, 6 * block + table + 1152]
     assert [memory.weights for memory in found] == [4 * count for count in expected]
     assert [memory.logits > 0 for memory in found] == [False, False, False, True]
@@ -146,13 +151,13 @@ def test_tables_are_on_the_first_and_the_last_stage(untied):
 
 def test_the_last_stage_is_fullest_where_little_is_kept():
     """With short rows the logits and the head's gradients decide, with long ones the first."""
-    short = recipe(train__micro_batch=1, train__global_batch=8, data__sequence_length=16)
+    short = recipe(train__micro_batch_size=1, train__global_batch_size=8, data__sequence_length=16)
     assert estimate_memory(short, V, Sharding(pipeline=2)).stage == 1
-    assert estimate_memory(recipe(train__micro_batch=8), V, Sharding(pipeline=2)).stage == 0
+    assert estimate_memory(recipe(train__micro_batch_size=8), V, Sharding(pipeline=2)).stage == 0
 
 
 def test_the_block_of_logits_is_the_heads():
-    from epochal.objectives.head import BLOCK_ELEMENTS
+    from epochal.objectives.cross_entropy import BLOCK_ELEMENTS
 
     assert LOGITS_BLOCK == BLOCK_ELEMENTS
 

@@ -33,9 +33,9 @@ def reload(text, tmp_path):
 def test_defaults_are_the_papers():
     recipe = load_recipe(None, LEAST)
     train = recipe.train
-    assert (train.lr, train.min_lr, train.warmup, train.clip) == (2e-4, 2e-5, 0.01, 1.0)
+    assert (train.lr, train.min_lr, train.warmup, train.grad_clip) == (2e-4, 2e-5, 0.01, 1.0)
     assert (train.beta1, train.beta2, train.adam_eps) == (0.9, 0.95, 1e-8)
-    assert (train.weight_decay, train.global_batch, train.schedule) == (0.1, 256, "cosine")
+    assert (train.weight_decay, train.global_batch_size, train.schedule) == (0.1, 256, "cosine")
     assert (recipe.seed, recipe.mdm.eps, recipe.mdm.noise) == (1234, 1e-3, "iid")
     assert (recipe.model.norm_eps, recipe.model.rope_theta) == (1e-5, 10000)
     # The exception that schema.py states.
@@ -47,7 +47,7 @@ def test_defaults_then_file_then_overrides(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('family = "mdm"\n[train]\nepochs = 3\nlr = 1e-3\n')
     recipe = load_recipe(path, ["train.lr=2e-3", "data.corpus=x/y"])
-    assert (recipe.train.lr, recipe.train.epochs, recipe.train.clip) == (2e-3, 3, 1.0)
+    assert (recipe.train.lr, recipe.train.epochs, recipe.train.grad_clip) == (2e-3, 3, 1.0)
     assert recipe.data.corpus == "x/y"
     assert recipe.run_dir == "runs/mine-mdm"
     assert load_recipe(path, {"run_dir": "z"}).run_dir == "z"
@@ -68,7 +68,7 @@ def test_a_length_given_replaces_the_files(tmp_path):
         ("data.corpus=my folder", "my folder"),
         ('data.corpus="12"', "12"),
         ("data.corpus=a=b", "a=b"),
-        ("model.untied=true", True),
+        ("model.tie_embeddings=true", True),
         ("run_dir=None", None),
         ("train.flops=3e18", 3e18),
     ],
@@ -87,11 +87,17 @@ MISTAKES = [
     (["qqqq=1"], "unknown recipe key `qqqq`. `epochal recipe` lists all keys."),
     (["train.lr=fast"], "`train.lr` = 'fast': it should be a valid number"),
     (["train.lr=inf"], "`train.lr` = inf: it should be a finite number"),
-    (["train.global_batch=2.5"], "`train.global_batch` = 2.5: it should be a valid integer"),
-    (["train.global_batch=0"], "`train.global_batch` = 0: it should be greater than 0"),
-    (["train.global_batch=true"], "`train.global_batch` = true: it is not a yes-or-no setting"),
+    (
+        ["train.global_batch_size=2.5"],
+        "`train.global_batch_size` = 2.5: it should be a valid integer",
+    ),
+    (["train.global_batch_size=0"], "`train.global_batch_size` = 0: it should be greater than 0"),
+    (
+        ["train.global_batch_size=true"],
+        "`train.global_batch_size` = true: it is not a yes-or-no setting",
+    ),
     (["data.corpus=3"], "`data.corpus` = 3: it should be a valid string"),
-    (["model.untied=7"], "`model.untied` = 7: it should be a valid boolean"),
+    (["model.tie_embeddings=7"], "`model.tie_embeddings` = 7: it should be a valid boolean"),
     (["family=bert"], "`family` = 'bert': it should be 'ar' or 'mdm'"),
     (["eval.every=often"], "`eval.every` = 'often': 'often' is not an interval; write for"),
     (["eval.every=5 minutes"], "`eval.every` = '5 minutes' would differ from run to run"),
@@ -173,12 +179,12 @@ RECIPES = st.fixed_dictionaries(
         "data.unique_tokens": st.integers(1, 2**62),
         "data.sequence_length": SMALL,
         "model.size": TEXT,
-        "model.head_width": SMALL,
-        "model.untied": st.booleans(),
+        "model.head_dim": SMALL,
+        "model.tie_embeddings": st.booleans(),
         "model.rope_theta": st.floats(1e-3, 1e9),
         "mdm.noise": st.sampled_from(["iid", "stratified"]),
         "mdm.eps": st.floats(0, 0.999),
-        "train.micro_batch": SMALL,
+        "train.micro_batch_size": SMALL,
         "train.lr": st.floats(2e-5, 1e3),
         "train.schedule": st.sampled_from(["cosine", "linear", "constant"]),
         "train.device": TEXT,

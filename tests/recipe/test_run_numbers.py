@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
-from epochal.sizes import ffn_width, narrowest
+from epochal.sizes import narrowest, swiglu_width
 
 # One layer of width 4: N = 4·16 + 3·4·8 + 6·4 + 10·4 = 224 at V = 10.
 TINY = {
     "model.d_model": 4,
     "model.layers": 1,
     "model.heads": 1,
-    "model.ffn_width": 8,
+    "model.d_ff": 8,
     "data.sequence_length": 16,
-    "train.global_batch": 4,
+    "train.global_batch_size": 4,
 }
 
 
@@ -83,14 +83,14 @@ def test_the_papers_best_runs(size, epochs, steps, flops):
 @given(st.integers(1, 30), st.integers(1, 12))
 def test_whole_epochs_in_thirds(thirds, batch):
     """n thirds of an epoch are never a row short for being written in binary."""
-    changes = TINY | {"train.epochs": thirds / 3, "train.global_batch": batch}
+    changes = TINY | {"train.epochs": thirds / 3, "train.global_batch_size": batch}
     found = run_numbers(load_recipe(None, changes), 16 * 36 + 1, 10)
     assert found.steps == 12 * thirds // batch
 
 
 def test_a_share_of_an_epoch_is_meant_in_decimals():
     """29 % of 100 rows are 29, though 0.29 · 100 is 28.999… in binary."""
-    changes = TINY | {"train.epochs": 0.29, "train.global_batch": 1}
+    changes = TINY | {"train.epochs": 0.29, "train.global_batch_size": 1}
     assert run_numbers(load_recipe(None, changes), 1600, 10).steps == 29
 
 
@@ -104,16 +104,21 @@ def test_too_little_text():
     "length", [{"train.epochs": 0.04}, {"train.tokens": 63}, {"train.flops": 86_015}]
 )
 def test_less_than_a_step(length):
-    with pytest.raises(RecipeError, match=r"less than one step of `train.global_batch` = 4"):
+    with pytest.raises(RecipeError, match=r"less than one step of `train.global_batch_size` = 4"):
         numbers(length)
 
 
 def test_shapes():
     shape = load_recipe(None, {"train.steps": 1, "model.size": "7M"}).model.architecture()
-    assert (shape.d_model, shape.heads, shape.untied) == (128, 4, False)
-    changed = {"train.steps": 1, "model.size": "7M", "model.layers": 9, "model.untied": True}
+    assert (shape.d_model, shape.heads, shape.tie_embeddings) == (128, 4, True)
+    changed = {
+        "train.steps": 1,
+        "model.size": "7M",
+        "model.layers": 9,
+        "model.tie_embeddings": False,
+    }
     shape = load_recipe(None, changed).model.architecture()
-    assert (shape.d_model, shape.layers, shape.untied) == (128, 9, True)
+    assert (shape.d_model, shape.layers, shape.tie_embeddings) == (128, 9, False)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def test_shapes():
         ({}, "`model.d_model` is missing: give `model.size`"),
         ({"d_model": 64, "heads": 2}, "`model.layers` is missing"),
         ({"d_model": 64, "heads": 3, "layers": 1}, "`model.d_model` = 64 cannot be shared by"),
-        ({"d_model": 16, "heads": 2, "layers": 1}, "`model.ffn_width`, or a width of at least 24"),
+        ({"d_model": 16, "heads": 2, "layers": 1}, "`model.d_ff`, or a width of at least 24"),
         ({"d_model": 16, "heads": 8, "layers": 1}, "or a width of at least 32"),
         ({"size": "8M"}, "there is no size '8M' on the ladder"),
     ],
@@ -135,7 +140,7 @@ def test_shapes_that_are_none(model, message):
 
 
 def test_the_narrowest_width_of_the_rule():
-    assert (ffn_width(narrowest() - 1), ffn_width(narrowest())) == (0, 64)
+    assert (swiglu_width(narrowest() - 1), swiglu_width(narrowest())) == (0, 64)
 
 
 @pytest.mark.parametrize(("size", "epochs", "steps"), [("140M", 50, 9532), ("425M", 500, 95_322)])

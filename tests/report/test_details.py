@@ -21,12 +21,12 @@ from epochal.report.law_figures import contour_plots, half_life_text
 from epochal.report.law_section import find_laws, find_plan
 from epochal.report.plan_section import plan_recipes
 from epochal.report.svg import HALF, NARROW, Plot, inline
-from epochal.report.text import powers
+from epochal.report.text.format import powers
 from epochal.report.verdicts import group_runs
 from epochal.scaling.plan_recipes import like_run
 from made_runs import make_run
 
-SETTINGS = {"lr": 3e-3, "min_lr": 1e-4, "global_batch": 32, "hidden_dropout": 0.1}
+SETTINGS = {"lr": 3e-3, "min_lr": 1e-4, "global_batch_size": 32, "hidden_dropout": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -187,18 +187,22 @@ def test_what_only_one_run_could_have_is_not_in_a_plan_like_it():
             "model.d_model": 32,
             "model.layers": 1,
             "model.heads": 1,
-            "model.untied": True,
+            "model.tie_embeddings": False,
             "train.start_from": "trunk",
             "train.schedule": "wsd",
-            "train.micro_batch": 2,
+            "train.micro_batch_size": 2,
             "parallel.tensor": 2,
             "checkpoint.keep_at": [5],
         },
     )
     made = like_run(plan, run)
     assert made.train.epochs == 3
-    assert (made.train.steps, made.train.start_from, made.train.micro_batch) == (None, None, None)
-    assert (made.model.size, made.model.d_model, made.model.untied) == ("44M", None, True)
+    assert (made.train.steps, made.train.start_from, made.train.micro_batch_size) == (
+        None,
+        None,
+        None,
+    )
+    assert (made.model.size, made.model.d_model, made.model.tie_embeddings) == ("44M", None, False)
     assert (made.parallel, made.checkpoint.keep_at) == (plan.parallel, ())
     assert made.train.schedule == "wsd"
 

@@ -18,12 +18,12 @@ from epochal.errors import RecipeError, UserError
 from epochal.recipe import load_recipe, recipe_tree
 from epochal.scaling.crossing import closed_form, critical_compute, critical_unique_tokens
 from epochal.scaling.optimum import floor_loss, optima
+from epochal.scaling.plan import find_laws
 from epochal.scaling.plan_recipes import plan_recipe, write_recipes
 from epochal.scaling.planner import ReverseReport
 from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
-from epochal.workflows.plan import find_laws
 
 
 def best_by_brute_force(planted, flops, unique):
@@ -420,7 +420,7 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
     own = load_recipe(
         None,
         {
-            **{"data.corpus": "mine", "data.sequence_length": 96, "train.global_batch": 24},
+            **{"data.corpus": "mine", "data.sequence_length": 96, "train.global_batch_size": 24},
             **{"train.lr": 3e-3, "train.hidden_dropout": 0.2, "train.weight_decay": 0.3},
             **{"train.epochs": 4, "model.d_model": 32, "model.layers": 2, "model.heads": 2},
             **{"checkpoint.keep_at": [500], "eval.every": "3%"},
@@ -442,7 +442,7 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
     planned = plan.families[0].flops
     assert 6 * params * recipe.train.epochs * 1e8 == pytest.approx(planned, rel=1e-4)
     assert (recipe.data.corpus, recipe.data.unique_tokens) == ("mine", 100_000_000)
-    assert (recipe.data.sequence_length, recipe.train.global_batch) == (96, 24)
+    assert (recipe.data.sequence_length, recipe.train.global_batch_size) == (96, 24)
     assert (recipe.train.lr, recipe.train.hidden_dropout) == (3e-3, 0.2)
     assert (recipe.train.weight_decay, recipe.eval.every) == (0.3, Interval(3, "percent"))
     assert "in the law's best run" in written.read_text()

@@ -29,7 +29,7 @@ def numbers(run, unique=UNIQUE):
 
 
 def base(length=256, batch=16):
-    return {"data": {"sequence_length": length}, "train": {"global_batch": batch}}
+    return {"data": {"sequence_length": length}, "train": {"global_batch_size": batch}}
 
 
 sizes = st.lists(st.sampled_from(SMALL), min_size=1, max_size=3, unique=True)
@@ -173,7 +173,7 @@ def test_two_runs_of_one_name_are_refused():
 def test_shapes_beside_the_ladder_replace_that_of_the_base():
     tree = {
         "sweep": {"design": "epochs", "epochs": [1], "sizes": ["96x3x4", "7M"]},
-        "base": base() | {"model": {"d_model": 64, "layers": 9, "heads": 2, "ffn_width": 64}},
+        "base": base() | {"model": {"d_model": 64, "layers": 9, "heads": 2, "d_ff": 64}},
     }
     shapes = [run.recipe.model.architecture() for run in made(tree)]
     assert (shapes[0].d_model, shapes[0].layers, shapes[0].heads) == (96, 3, 4)
@@ -213,12 +213,12 @@ def test_overrides_reach_base_sweep_parts_and_grid():
     tree = {
         "sweep": {"design": "isoflop", "sizes": ["7M"], "flops": [1e15]},
         "part": [{"flops": [2e15]}, {"flops": [3e15], "sizes": ["14M"]}],
-        "base": base() | {"train": {"global_batch": 8}},
+        "base": base() | {"train": {"global_batch_size": 8}},
     }
-    words = ["sweep.flops=[5e15]", "train.global_batch=32", "grid.train.lr=[1e-3, 2e-3]"]
+    words = ["sweep.flops=[5e15]", "train.global_batch_size=32", "grid.train.lr=[1e-3, 2e-3]"]
     runs = made(tree, *words, "base.seed=9")
     assert {run.recipe.train.flops for run in runs} == {5e15}
-    assert {run.recipe.train.global_batch for run in runs} == {32}
+    assert {run.recipe.train.global_batch_size for run in runs} == {32}
     assert {run.recipe.train.lr for run in runs} == {1e-3, 2e-3}
     assert {run.recipe.seed for run in runs} == {9}
     assert len(runs) == 4

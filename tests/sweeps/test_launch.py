@@ -18,13 +18,13 @@ from epochal.recipe import identity
 from epochal.runs import RunFolder
 from epochal.sweeps import design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.find import FinishedRuns, check_own_folder, corpus_hashes, recipe_hash
+from epochal.sweeps.finished import FinishedRuns, check_own_folder, corpus_hashes, recipe_hash
 from epochal.sweeps.launch import Launch
 from epochal.sweeps.listing import corpus_facts
+from epochal.sweeps.monitor import Watch, hopeless
 from epochal.sweeps.record import RunState, SweepFolder
 from epochal.sweeps.slots import Slot, divide, tell_idle_gpus
-from epochal.sweeps.watch import Watch, hopeless
-from epochal.workflows.sweep import plan_states, sweep, write_recipes
+from epochal.sweeps.sweep import plan_states, sweep, write_recipes
 from tiny_runs import overrides
 
 # A run's process in small: it leaves what a training leaves, and does as its name says.

@@ -14,7 +14,7 @@ from epochal.recipe.load import read_toml
 from epochal.sweeps import load_sweep
 from epochal.sweeps.designs import design_runs
 from epochal.sweeps.listing import list_sweep
-from epochal.workflows.dry_run import dry_run
+from epochal.training.dry_run import dry_run
 
 FOLDER = Path(epochal.__file__).parent / "recipes"
 NAMES = sorted(
@@ -59,10 +59,14 @@ def test_all_train_as_the_paper_did(name):
     )
     for recipe in recipes:
         train = recipe.train
-        assert (recipe.data.sequence_length, train.global_batch) == (2048, 256)
+        assert (recipe.data.sequence_length, train.global_batch_size) == (2048, 256)
         assert recipe.data.order == "megatron"
         assert train.hidden_dropout == 0.1
-        assert (train.clip, train.clip_of, train.lr_by) == (1.0, "sum", "samples")
+        assert (train.grad_clip, train.grad_clip_reduction, train.lr_progress) == (
+            1.0,
+            "sum",
+            "samples",
+        )
         assert (train.beta1, train.weight_decay, train.schedule) == (0.9, 0.1, "cosine")
         assert recipe.mdm.noise == "iid"
         assert recipe.model.size is not None
@@ -82,7 +86,7 @@ def test_quickstart(family, steps, tokens, flops):
     assert facts["steps"] == steps
     assert facts["tokens"] == pytest.approx(tokens, rel=1e-3)
     assert facts["flops"] == pytest.approx(flops, rel=1e-3)
-    assert (facts["micro_batch"], facts["accumulation"]) == (8, 4)
+    assert (facts["micro_batch_size"], facts["accumulation"]) == (8, 4)
 
 
 def test_isoflop_has_the_papers_budgets_and_its_optima():

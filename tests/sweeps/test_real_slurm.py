@@ -11,7 +11,7 @@ import pytest
 from epochal.recipe import load_recipe, recipe_toml
 from epochal.runs import RunFolder, RunRecord
 from epochal.sweeps.slurm import Resources
-from epochal.workflows.submit import submit
+from epochal.sweeps.submit import submit
 from tiny_runs import overrides
 
 pytest.importorskip("submitit")

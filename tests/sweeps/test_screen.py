@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from epochal.sweeps.monitor import Watch
 from epochal.sweeps.record import RunState
 from epochal.sweeps.screen import _table
-from epochal.sweeps.watch import Watch
 
 NAMES = [f"mdm-{size}-U4k-{epochs}ep" for size in ("32x2x2", "48x2x2") for epochs in (1, 2)]
 

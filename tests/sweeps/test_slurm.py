@@ -14,7 +14,7 @@ from epochal.errors import RecipeError, UserError
 from epochal.recipe import load_recipe, recipe_toml
 from epochal.runs import RunFolder
 from epochal.sweeps.slurm import Resources, TrainTask, parse_minutes, script, submit_tasks
-from epochal.workflows.submit import submit
+from epochal.sweeps.submit import submit
 from tiny_runs import overrides
 
 submitit = pytest.importorskip("submitit")

@@ -25,21 +25,26 @@ from epochal.sweeps import design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import corpus_facts, list_sweep
 from epochal.sweeps.record import SweepFolder
+from epochal.sweeps.sweep import plan_states
 from epochal.training.optim import learning_rate
-from epochal.workflows.sweep import plan_states
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import final_files, overrides
 
 UNIQUE = 3_000_000
 
 
-def tree(epochs, decay=0.1, warmup=0.01, lr_by="steps", **more):
+def tree(epochs, decay=0.1, warmup=0.01, lr_progress="steps", **more):
     return {
         "sweep": {"design": "trunk", "epochs": epochs, "unique_tokens": UNIQUE, **more},
         "base": {
             "model": {"size": "7M"},
             "data": {"sequence_length": 128},
-            "train": {"global_batch": 48, "decay": decay, "warmup": warmup, "lr_by": lr_by},
+            "train": {
+                "global_batch_size": 48,
+                "decay": decay,
+                "warmup": warmup,
+                "lr_progress": lr_progress,
+            },
         },
     }
 
@@ -57,14 +62,14 @@ def numbers(run):
     epochs=st.lists(st.integers(1, 60), min_size=1, max_size=5, unique=True),
     decay=st.floats(0.02, 0.6),
     warmup=st.floats(0, 0.006),
-    lr_by=st.sampled_from(["steps", "samples"]),
+    lr_progress=st.sampled_from(["steps", "samples"]),
     families=st.sampled_from([["ar"], ["ar", "mdm"]]),
     seeds=st.sampled_from([[1], [1, 2]]),
 )
 def test_trunk_and_branches_have_the_rates_of_runs_trained_alone(
-    epochs, decay, warmup, lr_by, families, seeds
+    epochs, decay, warmup, lr_progress, families, seeds
 ):
-    values = tree(epochs, decay, warmup, lr_by, families=families, seeds=seeds)
+    values = tree(epochs, decay, warmup, lr_progress, families=families, seeds=seeds)
     runs = made(values)
     trunks = {run.name: run for run in runs if run.after is None}
     branches = [run for run in runs if run.after is not None]

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from epochal.errors import CheckpointError
+from epochal.evaluation.evaluate import evaluate
+from epochal.interop.load import load
 from epochal.training.average import Average
-from epochal.workflows.evaluate import evaluate
-from epochal.workflows.load import load
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import overrides
 
 

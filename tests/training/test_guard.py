@@ -15,7 +15,7 @@ from epochal.runs import RunFolder, RunRecord
 from epochal.training import guard
 from epochal.training.checkpoint import TrainState
 from epochal.training.step import Stepper
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import figures, final_files, overrides
 
 
@@ -157,7 +157,7 @@ def test_stops_around_a_fault_change_nothing(tiny_corpus, tmp_path, monkeypatch,
 
 def test_a_spike_is_taken_unless_asked_otherwise(tiny_corpus, tmp_path, monkeypatch):
     spoil(monkeypatch, {22}, 1000.0)
-    record = train(None, overrides(tiny_corpus, tmp_path, train__clip=1.0))
+    record = train(None, overrides(tiny_corpus, tmp_path, train__grad_clip=1.0))
     assert {line["kind"] for line in figures(tmp_path)} == {"train", "eval"}
     norms = [line["grad_norm"] for line in record.metrics("train")]
     assert norms[22] > 100 * norms[21]

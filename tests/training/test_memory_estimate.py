@@ -8,13 +8,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from epochal.data.batches import RowOrder
+from epochal.device import find_machine
 from epochal.objectives import objective
 from epochal.recipe import load_recipe
 from epochal.recipe.estimate import estimate_memory
-from epochal.training.device import find_machine
 from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
-from epochal.workflows.train import build_model
+from epochal.training.train import build_model
 
 
 def peak_of_a_step(recipe, vocabulary):
@@ -44,11 +44,11 @@ def peak_of_a_step(recipe, vocabulary):
         {},
         {"model.layers": 6},
         {"vocabulary": 4000},
-        {"train.micro_batch": 4},
+        {"train.micro_batch_size": 4},
         {"train.hidden_dropout": 0.1, "train.attention_dropout": 0.1},
         {"train.precision": "bf16"},
-        {"data.sequence_length": 256, "train.global_batch": 4},
-        {"model.d_model": 256, "train.micro_batch": 2, "family": "mdm"},
+        {"data.sequence_length": 256, "train.global_batch_size": 4},
+        {"model.d_model": 256, "train.micro_batch_size": 2, "family": "mdm"},
     ],
     ids=str,
 )
@@ -61,7 +61,7 @@ def test_within_five_per_cent(changes):
         "model.layers": 3,
         "model.heads": 4,
         "train.steps": 10,
-        "train.global_batch": 16,
+        "train.global_batch_size": 16,
         "train.device": "cpu",
         "train.precision": "fp32",
         **changes,

@@ -40,7 +40,7 @@ def test_what_is_left_is_data_parallel():
         (4, {"parallel__data": 3}, r"= 3 × 1 is not the 4 processes.*parallel.data=4"),
         (8, {"parallel__tensor": 4}, r"parallel.tensor` = 4 does not divide .* 6 attention heads"),
         (8, {"parallel__zero": 3, "parallel__shard": 3}, r"parallel.shard` = 3 .* nearest .* 2"),
-        (3, {}, r"parallel.data` = 3 does not divide `train.global_batch` = 256 rows.* 2"),
+        (3, {}, r"parallel.data` = 3 does not divide `train.global_batch_size` = 256 rows.* 2"),
         (4, {"parallel__offload": True}, r"needs sharded weights; set parallel.zero"),
         (4, {"parallel__shard": 2}, r"parallel.shard` = 2 needs FSDP"),
         (2, {"parallel__sequence": True}, r"goes with tensor parallelism"),
@@ -55,13 +55,21 @@ def test_what_is_left_is_data_parallel():
         (6, {"parallel__pipeline": 2, "parallel__tensor": 6}, r"= 6 × 2 .*parallel.pipeline=1"),
         (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 1 × 2 is not the 4 .*data=2"),
         (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"under `parallel.pipeline`"),
-        (2, {"parallel__pipeline": 2, "train__global_batch": 1}, r"set train.global_batch=2"),
         (
             2,
-            {"parallel__pipeline": 2, "train__global_batch": 12, "train__micro_batch": 5},
-            r"`train.micro_batch` = 5 does not cut 12 rows so; set train.micro_batch=4",
+            {"parallel__pipeline": 2, "train__global_batch_size": 1},
+            r"set train.global_batch_size=2",
         ),
-        (2, {"parallel__tensor": 2, "model__table_rows": 301}, r"embedding table of 301 rows"),
+        (
+            2,
+            {"parallel__pipeline": 2, "train__global_batch_size": 12, "train__micro_batch_size": 5},
+            r"`train.micro_batch_size` = 5 does not cut 12 rows so; set train.micro_batch_size=4",
+        ),
+        (
+            2,
+            {"parallel__tensor": 2, "model__padded_vocab_size": 301},
+            r"embedding table of 301 rows",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(world, changes, message):
@@ -90,7 +98,7 @@ def test_layers_are_dealt_out_evenly(layers, stages, sizes):
 
 
 def test_micro_batches_of_a_pipeline_have_one_size_and_are_four_a_stage():
-    recipe = load_recipe(None, SHAPE | {"train.global_batch": 96})
+    recipe = load_recipe(None, SHAPE | {"train.global_batch_size": 96})
     for stages in (2, 3, 4):
         rows = micro_rows(recipe, 2, stages)
         assert 48 % rows == 0

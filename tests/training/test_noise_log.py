@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from epochal import rng
+from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.objectives import Autoregressive, MaskedDiffusion, Rows
-from epochal.recipe.schema import MaskedDiffusion as Options
 from epochal.training.noise_log import NoiseSums, by_noise
 
 MASK = 50

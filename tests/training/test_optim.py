@@ -15,9 +15,9 @@ from epochal.models import Transformer, initialise
 from epochal.recipe import load_recipe
 from epochal.recipe.schema import Train
 from epochal.sizes import Architecture
-from epochal.training.optim import clip_parts, learning_rate, make_optimizer
+from epochal.training.optim import grad_clip_microbatches, learning_rate, make_optimizer
 
-SHAPE = Architecture(d_model=16, ffn_width=64, head_width=8, heads=2, layers=2)
+SHAPE = Architecture(d_model=16, d_ff=64, head_dim=8, heads=2, layers=2)
 
 
 def settings(**changes):
@@ -67,8 +67,8 @@ def test_updates_are_those_of_the_published_algorithm():
         torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
-def numbers(steps=100, rows=400, global_batch=4):
-    return SimpleNamespace(steps=steps, rows=rows, global_batch=global_batch)
+def numbers(steps=100, rows=400, global_batch_size=4):
+    return SimpleNamespace(steps=steps, rows=rows, global_batch_size=global_batch_size)
 
 
 def rates(**changes):
@@ -132,13 +132,13 @@ def test_a_branch_has_been_warmed_up_by_its_trunk():
 def test_rates_by_samples_are_the_originals():
     """Its sample checkpoint: 640 samples in batches of 8, 80 of them warm-up, saved after step
     60 with the rate of the next step in its optimizer groups (stored arguments and groups)."""
-    chosen = settings(lr=2e-3, min_lr=2e-4, warmup=80 / 640, lr_by="samples")
-    of = numbers(steps=80, rows=640, global_batch=8)
+    chosen = settings(lr=2e-3, min_lr=2e-4, warmup=80 / 640, lr_progress="samples")
+    of = numbers(steps=80, rows=640, global_batch_size=8)
     assert learning_rate(chosen, 60, of) == pytest.approx(0.0005388591783271399, rel=1e-12)
     assert learning_rate(chosen, 0, of) == 0  # its first step changes nothing
     assert learning_rate(chosen, 10, of) == 2e-3
     assert learning_rate(chosen, 79, of) > 2e-4  # the end is reached after the last step
-    longer = numbers(steps=80, rows=647, global_batch=8)  # rows that fill no step count
+    longer = numbers(steps=80, rows=647, global_batch_size=8)  # rows that fill no step count
     assert learning_rate(chosen, 60, longer) > learning_rate(chosen, 60, of)
 
 
@@ -169,16 +169,23 @@ def test_strong_weight_decay_does_what_it_says():
 
 
 def recipe_of(**changes):
-    values = {"model.size": "7M", "train.steps": 10, "train.global_batch": 16}
+    values = {"model.size": "7M", "train.steps": 10, "train.global_batch_size": 16}
     return load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
 
 
 def test_parts_of_the_clipped_sum():
-    assert clip_parts(recipe_of(train__micro_batch=4)) == 1
+    assert grad_clip_microbatches(recipe_of(train__micro_batch_size=4)) == 1
     for micro, parts in ((4, 4), (5, 4), (16, 1)):
-        assert clip_parts(recipe_of(train__clip_of="sum", train__micro_batch=micro)) == parts
-    told = recipe_of(train__clip_of="sum", train__micro_batch=4, train__clip_parts=2)
-    assert clip_parts(told) == 2
+        assert (
+            grad_clip_microbatches(
+                recipe_of(train__grad_clip_reduction="sum", train__micro_batch_size=micro)
+            )
+            == parts
+        )
+    told = recipe_of(
+        train__grad_clip_reduction="sum", train__micro_batch_size=4, train__grad_clip_microbatches=2
+    )
+    assert grad_clip_microbatches(told) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from epochal.data.opened import open_corpus
 from epochal.data.orders import row_order
 from epochal.recipe import load_recipe, run_numbers
 from epochal.training.step import Stepper
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import figures, final_files, overrides
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import figures, final_files, overrides
 
 

@@ -14,7 +14,7 @@ from epochal.errors import RunError, TrainingDiverged, TrainingStopped
 from epochal.runs import RunFolder, RunRecord
 from epochal.training.step import Stepper
 from epochal.training.stop import RELAY_SECONDS, stop_request
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import as_words, figures, final_files, overrides
 
 KINDS = {
@@ -25,7 +25,7 @@ KINDS = {
         "mdm__noise": "stratified",
         "train__hidden_dropout": 0.1,
         "train__attention_dropout": 0.1,
-        "train__micro_batch": 3,
+        "train__micro_batch_size": 3,
     },
     "ar-ablations-ema-wsd": {
         "family": "ar",

@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from epochal.data.batches import RowOrder
+from epochal.device import find_machine
 from epochal.errors import TrainingDiverged
 from epochal.objectives import objective
 from epochal.recipe import load_recipe
-from epochal.training.device import find_machine
-from epochal.training.optim import clip_parts, make_optimizer
+from epochal.training.optim import grad_clip_microbatches, make_optimizer
 from epochal.training.step import Stepper, problem_loss
-from epochal.workflows.train import build_model
+from epochal.training.train import build_model
 
 VOCABULARY = 90
 
@@ -27,7 +27,7 @@ def stepper(family="mdm", **changes):
         "model.layers": 2,
         "model.heads": 2,
         "train.steps": 10,
-        "train.global_batch": 6,
+        "train.global_batch_size": 6,
         "train.device": "cpu",
     }
     recipe = load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
@@ -36,7 +36,7 @@ def stepper(family="mdm", **changes):
     return Stepper(
         recipe,
         model,
-        make_optimizer(model, recipe.train, clip_parts(recipe)),
+        make_optimizer(model, recipe.train, grad_clip_microbatches(recipe)),
         objective(recipe, VOCABULARY),
         RowOrder(tokens, 16, recipe.seed),
         find_machine(recipe.train),
@@ -52,7 +52,7 @@ def weights(one):
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batches_change_nothing_but_rounding(family, noise, micro):
     whole = stepper(family, mdm__noise=noise)
-    parts = stepper(family, mdm__noise=noise, train__micro_batch=micro)
+    parts = stepper(family, mdm__noise=noise, train__micro_batch_size=micro)
     a, b = whole(3, 0.0), parts(3, 0.0)
     assert a.loss == pytest.approx(b.loss, rel=1e-6)
     assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
@@ -78,7 +78,7 @@ def test_the_loss_of_mdm_is_the_weighted_sum_over_masked_tokens():
 
 
 def test_clipping_bounds_the_step_but_not_the_norm_that_is_told():
-    free, bound = stepper("ar", train__clip=0.0), stepper("ar", train__clip=1e-3)
+    free, bound = stepper("ar", train__grad_clip=0.0), stepper("ar", train__grad_clip=1e-3)
     assert free(0, 0.0).grad_norm == pytest.approx(bound(0, 0.0).grad_norm, rel=1e-6)
     moment = [s["exp_avg"] for s in bound.optimizer.state.values()]
     norm = torch.cat([m.flatten() for m in moment]).norm() / 0.1  # (1 − β₁) of the gradient
@@ -88,8 +88,8 @@ def test_clipping_bounds_the_step_but_not_the_norm_that_is_told():
 @pytest.mark.parametrize("clip", [1.0, 50.0])
 def test_clipping_the_sum_is_what_the_originals_engine_does(clip):
     """Gradients of micro-batches' means summed, clipped, given to AdamW; written out here."""
-    changes = {"train__micro_batch": 2, "train__clip": clip, "train__adam_eps": 1e-3}
-    ours = stepper("ar", train__clip_of="sum", **changes)
+    changes = {"train__micro_batch_size": 2, "train__grad_clip": clip, "train__adam_eps": 1e-3}
+    ours = stepper("ar", train__grad_clip_reduction="sum", **changes)
     theirs = stepper("ar", **changes)
     assert ours(0, 1e-3).grad_norm == stepper("ar", **changes)(0, 1e-3).grad_norm
     optimizer = torch.optim.AdamW(

@@ -14,7 +14,7 @@ import pytest
 from epochal.runs import RunRecord
 from epochal.training import trackers
 from epochal.training.trackers import Trackers, numbers
-from epochal.workflows.train import train
+from epochal.training.train import train
 from tiny_runs import final_files, overrides
 
 NAMES = ("wandb", "trackio", "mlflow")

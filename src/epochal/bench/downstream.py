@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
-from epochal.evaluation.conditional import Request, monte_carlo
-from epochal.evaluation.queries import Reader
+from epochal.device import Machine, find_machine
+from epochal.likelihood.conditional import Request, monte_carlo
+from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
-from epochal.training.device import Machine, find_machine
 
 DRAWS = 32
 CHOICES = ((2, 1), (4, 2), (4, 4), (2, 8), (4, 16))

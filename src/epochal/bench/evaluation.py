@@ -11,11 +11,11 @@ import torch
 from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.data.windows import ScoredWindows
-from epochal.evaluation.nll import Evaluator, launch, scored_positions
-from epochal.evaluation.plan import DrawPlan
+from epochal.device import Machine, compiler_is_there, find_machine
+from epochal.likelihood.draws import DrawPlan
+from epochal.likelihood.nll import Evaluator, launch, scored_positions
 from epochal.models import Transformer
 from epochal.objectives import Draw, Problem, objective
-from epochal.training.device import Machine, compiler_is_there, find_machine
 
 _BATCHES = 4
 

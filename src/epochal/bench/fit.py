@@ -15,13 +15,13 @@ import numpy as np
 from scipy.optimize import minimize
 
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
+from epochal.estimates import Floats
 from epochal.scaling import known_law
 from epochal.scaling.forms import FORMS, Where
 from epochal.scaling.intervals import bootstrap, groups_of
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import polish
 from epochal.scaling.starts import global_search
-from epochal.tally import Floats
 
 ROWS, RESAMPLES = 240, 500
 _PLANTED = {"A": 482.0, "B": 2085.0, "E": 1.817, "alpha": 0.348, "beta": 0.366}

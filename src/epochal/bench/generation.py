@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
-from epochal.evaluation.left_to_right import text_steps
-from epochal.evaluation.sampling import Sampling, sample_keys
-from epochal.evaluation.unmasking import Schedule, unmask_steps
+from epochal.device import Machine, find_machine
+from epochal.generation.autoregressive import text_steps
+from epochal.generation.sampling import Sampling, sample_keys
+from epochal.generation.unmasking import Schedule, unmask_steps
 from epochal.models import Transformer
-from epochal.training.device import Machine, find_machine
 
 TEXTS = 4
 BLOCKS = 4

@@ -28,12 +28,12 @@ from epochal.data.batches import RowOrder
 from epochal.data.builtin import builtin_documents
 from epochal.data.fast_bpe import encode_slowly
 from epochal.data.windows import ScoredWindows
+from epochal.device import compiler_is_there, find_machine
 from epochal.errors import UserError, nearest
-from epochal.evaluation.nll import Evaluator
-from epochal.evaluation.paper import PaperEvaluator
+from epochal.likelihood.nll import Evaluator
+from epochal.likelihood.paper import PaperEvaluator
 from epochal.objectives import objective
 from epochal.recipe import load_recipe
-from epochal.training.device import compiler_is_there, find_machine
 from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
 
@@ -185,7 +185,7 @@ def _estimates(options: Options) -> tuple[np.ndarray, np.ndarray]:
         "model.layers": 2,
         "model.heads": 2,
         "data.sequence_length": 128,
-        "train.global_batch": 8,
+        "train.global_batch_size": 8,
         "train.steps": max(options.estimator_steps, 1),
         "train.lr": 2e-3,
         "mdm.noise": "stratified",

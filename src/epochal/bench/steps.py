@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal.data.batches import RowOrder
+from epochal.device import Machine, find_machine
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.recipe import Recipe, load_recipe
-from epochal.training.device import Machine, find_machine
 from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
 
@@ -55,7 +55,7 @@ class Setting:
             "model.layers": self.layers,
             "model.heads": self.heads,
             "data.sequence_length": self.sequence_length,
-            "train.global_batch": self.batch,
+            "train.global_batch_size": self.batch,
             "train.steps": 1000,
             "train.precision": "bf16" if self.bf16 else "fp32",
             "train.compile": "on" if self.compiled else "off",

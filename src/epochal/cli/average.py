@@ -27,7 +27,7 @@ def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) ->
       epochal average quickstart/mdm --last 3 --out runs/mdm-average
       epochal average runs/a@1000 runs/a@1200 --out runs/a-average
     """
-    from epochal.workflows.ensemble import average as make
+    from epochal.evaluation.ensemble import average as make
 
     record = make(runs, out, last)
     members = record.info["average_of"]

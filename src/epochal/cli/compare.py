@@ -11,7 +11,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table, split_recipe
 
 if TYPE_CHECKING:
-    from epochal.analysis import Comparison
+    from epochal.comparison import Comparison
 
 WIDTH = 92
 """Sentences are wrapped at so many columns."""
@@ -38,11 +38,11 @@ def compare(
     """
     runs = [word for word in words if "=" not in word and (Path(word) / "run.json").exists()]
     if runs and len(runs) == len(words):
-        from epochal.workflows.compare import compare_existing
+        from epochal.studies.compare import compare_existing
 
         comparison = compare_existing(runs, draws=draws)
     else:
-        from epochal.workflows.compare import compare as train_both
+        from epochal.studies.compare import compare as train_both
 
         recipe, overrides = split_recipe(words)
         comparison = train_both(recipe, overrides, out=out, draws=draws, restart=restart)

@@ -9,7 +9,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.workflows.downstream import TaskResult
+    from epochal.downstream_tasks.downstream import TaskResult
 
 
 @click.command()
@@ -64,11 +64,11 @@ def downstream(
       epochal downstream quickstart/mdm --tasks paper
       epochal downstream quickstart/mdm --tasks sciq,piqa --data my_rows --mode ar
     """
+    from epochal.evaluation.options import check_downstream
     from epochal.runs import RunRecord
-    from epochal.workflows.asked import check_downstream
 
     check_downstream(RunRecord(run), tasks=tasks, data=data, mode=mode, draws=draws, limit=limit)
-    from epochal.workflows.downstream import downstream as score
+    from epochal.downstream_tasks.downstream import downstream as score
 
     results = score(
         run,

@@ -12,10 +12,10 @@ from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
 
 if TYPE_CHECKING:
-    from epochal.evaluation.breakdown import Breakdown
+    from epochal.evaluation.ensemble import EnsembleResult
+    from epochal.evaluation.gap import GapResult
+    from epochal.likelihood.breakdown import Breakdown
     from epochal.runs import NLLResult
-    from epochal.workflows.ensemble import EnsembleResult
-    from epochal.workflows.gap import GapResult
 
 
 @click.command("eval")
@@ -65,7 +65,7 @@ def evaluate(
       epochal eval runs/a runs/b@last --ensemble
       epochal eval quickstart/mdm --estimator paper --json
     """
-    from epochal.workflows.asked import Options, check_runs
+    from epochal.evaluation.options import Options, check_runs
 
     if sum((bool(against), ensemble, breakdown)) > 1:
         raise UserError("--against, --ensemble and --breakdown do not go together; give one")
@@ -73,11 +73,11 @@ def evaluate(
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
     Options(**options).check()
     check_runs([*runs, *([against] if against else [])])
-    from epochal.workflows.ensemble import ensemble as score_ensemble
-    from epochal.workflows.evaluate import evaluate as score
-    from epochal.workflows.evaluate import evaluate_in_parts
-    from epochal.workflows.gap import gap
-    from epochal.workflows.processes import first_process
+    from epochal.evaluation.distributed import first_process
+    from epochal.evaluation.ensemble import ensemble as score_ensemble
+    from epochal.evaluation.evaluate import evaluate as score
+    from epochal.evaluation.evaluate import evaluate_in_parts
+    from epochal.evaluation.gap import gap
 
     content: dict[str, Any]
     show: Callable[[], None]

@@ -99,7 +99,7 @@ def fit(
       epochal fit runs/sweep --law auto --out law.toml
       epochal fit points.csv --law chinchilla --json
     """
-    from epochal.workflows.fit import fit as run_fit
+    from epochal.scaling.fit import fit as run_fit
 
     report = run_fit(
         list(sources),
@@ -143,12 +143,12 @@ def pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
 
 def print_fit(report: FitReport) -> None:
     """Tables and sentences, on standard output."""
-    from epochal.recipe import FAMILY_TITLES
+    from epochal.families import get_family
 
     for number, (family, fitted) in enumerate(report.families.items()):
         if number:
             click.echo("")
-        click.echo(f"{FAMILY_TITLES[family]} ({family}): {fitted.form.formula}")
+        click.echo(f"{get_family(family).title} ({family}): {fitted.form.formula}")
         click.echo(f"source of the form: {fitted.form.source}\n")
         if fitted.choice is not None:
             _print_choice(fitted.choice)

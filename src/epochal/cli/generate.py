@@ -66,11 +66,11 @@ def generate(
       epochal generate quickstart/mdm --prompts prompts.txt --out texts.jsonl --samples 4
     """
     _check(prompt, prompts, out, stream, as_json)
-    from epochal.evaluation.sampling import Sampling
-    from epochal.evaluation.unmasking import Schedule
-    from epochal.workflows.load import load
-    from epochal.workflows.prompt_file import generate_file, read_prompts
-    from epochal.workflows.texts import Wish, refuse_for_ar
+    from epochal.evaluation.prompts import generate_file, read_prompts
+    from epochal.generation.generator import Wish, refuse_for_ar
+    from epochal.generation.sampling import Sampling
+    from epochal.generation.unmasking import Schedule
+    from epochal.interop.load import load
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     many = read_prompts(prompts) if prompts is not None else None

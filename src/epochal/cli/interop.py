@@ -84,7 +84,7 @@ def megatron(
       epochal import megatron mdm/ --out runs/mdm --family mdm --corpus corpus --optimizer
       epochal train runs/mdm/recipe.toml
     """
-    from epochal.workflows.imports import import_megatron
+    from epochal.interop.imports import import_megatron
 
     record = import_megatron(
         folder,
@@ -128,7 +128,7 @@ def import_from_hf(
       epochal import hf exported/ --out runs/back
       epochal import hf some-llama/ --out runs/llama --corpus corpus
     """
-    from epochal.workflows.imports import import_hf
+    from epochal.interop.imports import import_hf
 
     record = import_hf(
         folder,
@@ -182,7 +182,7 @@ def export_to_safetensors(
       epochal export safetensors quickstart/ar --out ar.safetensors
       epochal export safetensors runs/big --checkpoint kept-4000 --out weights/ --dtype bfloat16
     """
-    from epochal.workflows.exports import export_safetensors
+    from epochal.interop.exports import export_safetensors
 
     made = export_safetensors(run, out, checkpoint=checkpoint, dtype=dtype)
     if as_json:
@@ -222,7 +222,7 @@ def export_to_hf(
       epochal export hf quickstart/ar --out exported/ar
       epochal export hf quickstart/mdm --out exported/mdm --dtype bfloat16
     """
-    from epochal.workflows.exports import export_hf
+    from epochal.interop.exports import export_hf
 
     made = export_hf(run, out, checkpoint=checkpoint, dtype=dtype)
     if as_json:
@@ -248,7 +248,7 @@ def _print_run(record: RunRecord, as_json: bool) -> None:
             (
                 "model",
                 f"d {shape.d_model}, {shape.layers} layers, {shape.heads} heads of "
-                f"{shape.head_width}, inner {shape.ffn_width}{', untied' * shape.untied}",
+                f"{shape.head_dim}, inner {shape.d_ff}{', untied' * (not shape.tie_embeddings)}",
             ),
             (
                 "parameters",

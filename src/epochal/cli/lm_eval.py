@@ -14,13 +14,13 @@ from epochal.errors import EpochalError
 
 def main() -> None:
     """Run lm-evaluation-harness's command line. Epochal's own errors are one sentence."""
-    from epochal.workflows.harness_tasks import require_harness
+    from epochal.downstream_tasks.harness_tasks import require_harness
 
     try:
         require_harness()
         from lm_eval.__main__ import cli_evaluate
 
-        import epochal.workflows.harness_model as harness_model  # registers the model type
+        import epochal.downstream_tasks.harness_model as harness_model  # registers the model type
 
         assert harness_model.HarnessModel is not None
         cli_evaluate()

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-import epochal
-from epochal.errors import EpochalError, TrainingStopped
+from epochal._version import __version__
+from epochal.errors import EpochalError, OptionError, TrainingStopped
 
 # command → (module, attribute, one line of help). Modules are imported when a command runs, so
 # that `epochal --help` does not wait for torch.
@@ -75,7 +75,7 @@ class _LazyGroup(click.Group):
     "`epochal data prepare my_text/ --out corpus`, then\n"
     "`epochal compare quickstart data.corpus=corpus`.",
 )
-@click.version_option(epochal.__version__, prog_name="epochal")
+@click.version_option(__version__, prog_name="epochal")
 def cli() -> None:
     """Train, compare and plan language models when unique text is the limit.
 
@@ -95,6 +95,11 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(result if isinstance(result, int) else 0)
     except click.ClickException as error:
         error.show()
+        sys.exit(error.exit_code)
+    except OptionError as error:
+        from epochal.cli.options import flag_of
+
+        click.echo(f"error: {flag_of(error.name)} {error.value}: {error.problem}", err=True)
         sys.exit(error.exit_code)
     except EpochalError as error:
         what = "stopped" if isinstance(error, TrainingStopped) else "error"

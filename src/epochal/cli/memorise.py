@@ -11,8 +11,8 @@ from epochal.cli.numbers import count, numbers
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.analysis.memorisation import CopiesExposure
-    from epochal.workflows.memorise import Memorisation
+    from epochal.memorisation.analysis import CopiesExposure
+    from epochal.memorisation.memorise import Memorisation
 
 WIDTH = 92
 
@@ -61,7 +61,7 @@ def memorise(runs: tuple[str, ...], as_json: bool, **settings: Any) -> None:
       epochal memorise quickstart/ar quickstart/mdm
       epochal memorise runs/private --canaries canaries --prefixes 16,64 --length 32
     """
-    from epochal.workflows.memorise import memorise as measure
+    from epochal.memorisation.memorise import memorise as measure
 
     found = measure(runs, **settings)
     if as_json:

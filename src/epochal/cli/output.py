@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +11,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from epochal.results import to_json
+
+WIDTH = 92
 _NO_LIMIT = 10_000
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,16 +41,20 @@ def split_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def print_json(content: Any) -> None:
-    """JSON on standard output; JSON has no NaN and no infinity, so they become null."""
-    click.echo(json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+    """A result as JSON on standard output (see `results.to_json`)."""
+    click.echo(json.dumps(to_json(content), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _plain(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def print_paragraph(text: str) -> None:
+    """A sentence on standard output, wrapped."""
+    click.echo(textwrap.fill(text, WIDTH))
+
+
+def print_note(text: str) -> None:
+    """A sentence below a table, wrapped and set off by a dot; a deeper one starts with spaces."""
+    indent = "      " if text.startswith("  ") else "    "
+    first = indent[:-2] + "· "
+    click.echo(textwrap.fill(text.strip(), WIDTH, initial_indent=first, subsequent_indent=indent))
 
 
 def print_pairs(rows: Sequence[tuple[str, str]]) -> None:

@@ -61,11 +61,11 @@ def plan(
       epochal plan -U 1B --gpus 8xH100 --hours 24 --laws law.toml --recipe out.toml
       epochal plan --flops 1e20 --reverse
     """
+    from epochal.scaling.plan import find_laws
+    from epochal.scaling.plan import plan as run_plan
     from epochal.scaling.planner import ReverseReport
     from epochal.sizes import DEFAULT_MFU
     from epochal.units import parse_number
-    from epochal.workflows.plan import find_laws
-    from epochal.workflows.plan import plan as run_plan
 
     if recipe is not None and not recipe.endswith(".toml"):
         raise click.UsageError(f"--recipe {recipe}: a recipe's name ends in .toml")

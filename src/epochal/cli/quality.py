@@ -9,7 +9,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.workflows.quality import QualityRow
+    from epochal.evaluation.quality import QualityRow
 
 
 @click.command()
@@ -64,7 +64,7 @@ def quality(
         raise click.BadParameter(
             f"{steps!r} is no list of whole numbers such as 1,4,16", param_hint="--steps"
         ) from None
-    from epochal.workflows.quality import quality as judged
+    from epochal.evaluation.quality import quality as judged
 
     found = judged(
         run,

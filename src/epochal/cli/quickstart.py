@@ -27,7 +27,7 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
       epochal quickstart train.epochs=80 --out longer
     """
     from epochal.cli.compare import print_comparison
-    from epochal.workflows.quickstart import quickstart as run
+    from epochal.studies.quickstart import quickstart as run
 
     result = run(text, overrides, out=out)
     if as_json:

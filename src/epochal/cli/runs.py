@@ -14,7 +14,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.report.listing import RunLine, Sort
+    from epochal.runs.listing import RunLine, Sort
 
 _QUIET = 600
 _GAP = 2
@@ -58,7 +58,7 @@ def runs(
       epochal runs --sort nll --status finished
       epochal runs runs/isoflop quickstart --json
     """
-    from epochal.report.listing import list_runs
+    from epochal.runs.listing import list_runs
 
     lines = list_runs(folders or ("runs",), sort=sort, status=status, family=family)
     if as_json:

@@ -33,8 +33,8 @@ def sizes(vocabulary: int, as_json: bool) -> None:
         {
             "size": name,
             "d_model": shape.d_model,
-            "ffn_width": shape.ffn_width,
-            "head_width": shape.head_width,
+            "d_ff": shape.d_ff,
+            "head_dim": shape.head_dim,
             "heads": shape.heads,
             "layers": shape.layers,
             "params": shape.params(vocabulary),
@@ -54,10 +54,7 @@ def sizes(vocabulary: int, as_json: bool) -> None:
         [
             [
                 str(row["size"]),
-                *(
-                    str(row[key])
-                    for key in ("d_model", "ffn_width", "head_width", "heads", "layers")
-                ),
+                *(str(row[key]) for key in ("d_model", "d_ff", "head_dim", "heads", "layers")),
                 f"{row['params']:,}",
                 f"{row['params_non_embedding']:,}",
                 f"{row['params_exact']:,}",

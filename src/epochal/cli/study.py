@@ -43,8 +43,8 @@ def study(
       epochal study my_text/ --budget 2h --out mine
       epochal study my_text/ --budget 1h --flops 1e17
     """
+    from epochal.studies.study import study as run
     from epochal.units import parse_number
-    from epochal.workflows.study import study as run
 
     result = run(
         text,

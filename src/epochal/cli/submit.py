@@ -11,7 +11,7 @@ from epochal.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
     from epochal.sweeps.slurm import Cluster, Resources
-    from epochal.workflows.submit import Submission
+    from epochal.sweeps.submit import Submission
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -112,7 +112,7 @@ def submit(
       epochal submit quickstart family=mdm --partition gpu --time 4h --dry-run
       epochal submit isoflop.toml --gpus 8 --nodes 2 --time 1-00:00:00 --sbatch account=mine
     """
-    from epochal.workflows.submit import submit as run
+    from epochal.sweeps.submit import submit as run
 
     made = run(
         name,

@@ -12,7 +12,7 @@ from epochal.cli.submit import OPTION_NAMES, cluster_options, make_resources, pr
 
 if TYPE_CHECKING:
     from epochal.sweeps.listing import Listing
-    from epochal.workflows.sweep import SweepResult
+    from epochal.sweeps.sweep import SweepResult
 
 
 @click.command()
@@ -59,14 +59,14 @@ def sweep(
     Examples:
       epochal sweep isoflop.toml --dry-run --gpu H100
       epochal sweep isoflop.toml --jobs 2
-      epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch=32
+      epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch_size=32
       epochal sweep isoflop.toml --slurm --gpus 8 --time 12h --dry-run
     """
     from epochal.sweeps import load_sweep
 
     _check_options(gpu, dry_run, slurm, jobs, reuse)
     if slurm:
-        from epochal.workflows.submit import submit
+        from epochal.sweeps.submit import submit
 
         made = submit(
             name,
@@ -90,7 +90,7 @@ def sweep(
         else:
             print_listing(listing)
         return 0
-    from epochal.workflows.sweep import sweep as run
+    from epochal.sweeps.sweep import sweep as run
 
     result = run(name, overrides, jobs=jobs, out=out, retry=retry, reuse=reuse or None)
     if as_json:

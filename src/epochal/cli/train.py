@@ -54,7 +54,7 @@ def train(
     if dry_run:
         _dry_run(recipe, overrides, as_json, gpu=gpu, gpus=gpus, **({"mfu": mfu} if mfu else {}))
         return
-    from epochal.workflows.train import train as run
+    from epochal.training.train import train as run
 
     record = run(recipe, overrides, restart=restart, profile=profile)
     from epochal.training.parallel.world import quiet
@@ -72,7 +72,7 @@ def train(
         "seconds": round(record.info["seconds"], 1),
     }
     if evaluate:
-        from epochal.workflows.evaluate import evaluate_best
+        from epochal.evaluation.evaluate import evaluate_best
 
         result = evaluate_best(record)
         facts["nll_nats_per_token"] = result.nll_nats_per_token
@@ -87,8 +87,8 @@ def train(
 
 
 def _dry_run(recipe: str | None, overrides: list[str], as_json: bool, **machine: Any) -> None:
+    from epochal.training.dry_run import dry_run
     from epochal.units import format_count
-    from epochal.workflows.dry_run import dry_run
 
     facts = dry_run(recipe, overrides, **machine)
     if as_json:

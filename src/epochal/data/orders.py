@@ -18,15 +18,15 @@ def row_order(
 ) -> Order:
     """Rows of `train` by `data.order`. `cache` is a folder for arrays that are made once.
 
-    Raises RecipeError where `data.samples` are fewer than the run's rows, DataError for a store
-    shorter than a row.
+    Raises RecipeError where `data.train_samples` are fewer than the run's rows, DataError for
+    a store shorter than a row.
     """
-    samples = recipe.data.samples or numbers.rows
-    rows = numbers.steps * numbers.global_batch
+    samples = recipe.data.train_samples or numbers.rows
+    rows = numbers.steps * numbers.global_batch_size
     if samples < rows:
         raise RecipeError(
-            f"`data.samples` = {samples:,} are fewer than the {rows:,} rows of the run; give the "
-            "original's --train-samples, or leave it out"
+            f"`data.train_samples` = {samples:,} are fewer than the {rows:,} rows of the run; "
+            "give the original's --train-samples, or leave it out"
         )
     if isinstance(train, TokenStore):
         return _single(recipe, train, samples, recipe.seed, cache)

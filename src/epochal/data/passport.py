@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-import epochal
 from epochal import files
+from epochal._version import __version__
 from epochal.errors import DataError
 
 FORMAT = "epochal token store"
@@ -125,7 +125,7 @@ class Passport:
     """Seed of the random order that the documents were put in; None: that of the inputs."""
     preparation: dict[str, Any] | None = None
     """Every setting that decides the content: the same settings give the same store."""
-    created_with: str = f"epochal {epochal.__version__}"
+    created_with: str = f"epochal {__version__}"
 
     def write(self, path: Path) -> None:
         """Keep the passport as JSON, in one piece."""
@@ -181,7 +181,7 @@ def read_passport(path: Path) -> Passport | None:
     if (version := content.pop("version", None)) != VERSION:
         raise DataError(
             f"the passport {path} has version {version!r} but this is epochal "
-            f"{epochal.__version__}, which knows version {VERSION}; update epochal"
+            f"{__version__}, which knows version {VERSION}; update epochal"
         )
     try:
         return _ADAPTER.validate_python(content)

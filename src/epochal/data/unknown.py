@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from epochal.data.encoder import Tokenizer
 from epochal.errors import DataError
 
+NOT_KNOWN = "not known"
+"""Stands for a checksum in the record of a run that was imported without a corpus."""
+
 
 class UnknownTokenizer(Tokenizer):
     """Stands for the tokenizer of an imported model that came without one.

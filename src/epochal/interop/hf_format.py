@@ -16,7 +16,7 @@ from epochal.errors import CheckpointError
 from epochal.interop.foreign import Tensors
 from epochal.recipe import Recipe
 from epochal.recipe.schema import Model
-from epochal.sizes import ffn_width, padded_vocabulary
+from epochal.sizes import padded_vocabulary, swiglu_width
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 REMOTE_CODE = "modeling_epochal_mdm"
@@ -96,11 +96,11 @@ def config_of(
         "model_type": MDM_TYPE if mdm else "llama",
         "vocab_size": rows,
         "hidden_size": shape.d_model,
-        "intermediate_size": shape.ffn_width,
+        "intermediate_size": shape.d_ff,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.heads,
-        "head_dim": shape.head_width,
+        "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -109,7 +109,7 @@ def config_of(
         "rope_theta": settings.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
         "max_position_embeddings": recipe.data.sequence_length,
-        "tie_word_embeddings": not shape.untied,
+        "tie_word_embeddings": shape.tie_embeddings,
         "attention_dropout": 0.0,
         "initializer_range": settings.init_std,
         "bos_token_id": end,
@@ -186,12 +186,12 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
     rows = numbers["vocab_size"]
     return dataclasses.replace(
         Model(d_model=width, layers=numbers["num_hidden_layers"], heads=heads),
-        head_width=whole(config, "head_dim", width // heads),
-        ffn_width=whole(config, "intermediate_size", ffn_width(width)),
-        untied=not config.get("tie_word_embeddings", False),
+        head_dim=whole(config, "head_dim", width // heads),
+        d_ff=whole(config, "intermediate_size", swiglu_width(width)),
+        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
         rope_theta=_positive(rope, "rope_theta", _positive(config, "rope_theta", 10000.0)),
         norm_eps=_positive(config, "rms_norm_eps", 1e-6),
-        table_rows=None if rows == padded_vocabulary(vocabulary) else rows,
+        padded_vocab_size=None if rows == padded_vocabulary(vocabulary) else rows,
     )
 
 

@@ -60,7 +60,7 @@ def read_hf(
     tokens = _fitting(config, trained, vocabulary, given)
     model = hf_format.model_of(config, tokens)
     theirs = _tensors(path)
-    weights = hf_format.our_tensors(theirs, model.layers or 0, model.untied)
+    weights = hf_format.our_tensors(theirs, model.layers or 0, not model.tie_embeddings)
     recipe = dataclasses.replace(_recipe(path, config, given), model=model)
     return ForeignModel(
         recipe=recipe,

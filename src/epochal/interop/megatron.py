@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from epochal.errors import CheckpointError
+from epochal.families import family_names, get_family
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.interop.megatron_files import MegatronFiles, find_files
 from epochal.interop.megatron_optimizer import MASTERS, read_moments
 from epochal.interop.megatron_weights import HEAD, merge, our_names, read_weights
 from epochal.interop.pickles import Namespace, read_pickle
 from epochal.progress import say
-from epochal.recipe import FAMILIES, FAMILY_TITLES, Recipe
+from epochal.recipe import Recipe
 from epochal.recipe.load import recipe_from_tree
 from epochal.sizes import padded_vocabulary
 
@@ -92,8 +93,8 @@ def read_megatron(
     tokens = _vocabulary(contents[0], args, vocabulary, files)
     recipe = _recipe(args, _family(family, hint, files), tokens, files)
     shape = recipe.model.architecture()
-    pieces = read_weights(files, shape.layers, shape.untied)
-    if not shape.untied:  # a tied table is listed again where the pipeline's last stage uses it
+    pieces = read_weights(files, shape.layers, not shape.tie_embeddings)
+    if shape.tie_embeddings:  # a tied table is listed again where the pipeline's last stage uses it
         pieces = [{n: x for n, x in piece.items() if not n.endswith(HEAD)} for piece in pieces]
     merged = merge(pieces)
     moments = None
@@ -178,7 +179,7 @@ def _family_hint(args: dict[str, Any]) -> str | None:
 
 
 def _family(given: str | None, hint: str | None, files: MegatronFiles) -> str:
-    if given is not None and given not in FAMILIES:
+    if given is not None and given not in family_names():
         raise CheckpointError(f"family = {given!r}: give ar or mdm")
     if given is None and hint is None:
         raise CheckpointError(
@@ -186,12 +187,13 @@ def _family(given: str | None, hint: str | None, files: MegatronFiles) -> str:
             "attention mask is stored; say which with --family ar or --family mdm"
         )
     if given is None:
-        say(f"by the attention mask stored with it, this model is {FAMILY_TITLES[str(hint)]}")
+        say(f"by the attention mask stored with it, this model is {get_family(str(hint)).title}")
         return str(hint)
     if hint is not None and hint != given:
         say(
-            f"the attention mask stored with it is that of a model that is {FAMILY_TITLES[hint]}, "
-            f"but it is taken for {FAMILY_TITLES[given]}, as asked for"
+            "the attention mask stored with it is that of a model that is "
+            f"{get_family(hint).title}, "
+            f"but it is taken for {get_family(given).title}, as asked for"
         )
     return given
 
@@ -235,17 +237,17 @@ def _recipe(args: dict[str, Any], family: str, vocabulary: int, files: MegatronF
         "d_model": int(args["hidden_size"]),
         "layers": int(args["num_layers"]),
         "heads": heads,
-        "head_width": int(args.get("kv_channels") or args["hidden_size"] // heads),
-        "ffn_width": int(args["ffn_hidden_size"]),
-        "untied": bool(args.get("untie_embeddings_and_output_weights")),
+        "head_dim": int(args.get("kv_channels") or args["hidden_size"] // heads),
+        "d_ff": int(args["ffn_hidden_size"]),
+        "tie_embeddings": not args.get("untie_embeddings_and_output_weights"),
         "rope_theta": float(args.get("rope_theta") or 10000.0),
         "norm_eps": float(args.get("layernorm_epsilon") or 1e-5),
     }
     if rows != padded_vocabulary(vocabulary):
-        model["table_rows"] = rows
+        model["padded_vocab_size"] = rows
     train = {
         "steps": steps,
-        "global_batch": batch,
+        "global_batch_size": batch,
         "lr": lr,
         "min_lr": min(float(args.get("min_lr") or 0.0), lr),
         "schedule": style if style in ("cosine", "linear", "constant") else "constant",

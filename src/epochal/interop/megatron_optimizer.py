@@ -117,8 +117,8 @@ def _of_stage(
     modules = {str(2 + first + number) for number in range(count)}
     own = [name for name in names if name.partition(".")[0] in modules]
     last = stage == stages - 1
-    table = [f"1.{EMBEDDING}"] if stage == 0 or (last and not shape.untied) else []
-    end = names[len(names) - (2 if shape.untied else 1) :] if last else []
+    table = [f"1.{EMBEDDING}"] if stage == 0 or (last and shape.tie_embeddings) else []
+    end = names[len(names) - (1 if shape.tie_embeddings else 2) :] if last else []
     return [*table, *own, *end]
 
 

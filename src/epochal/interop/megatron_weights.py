@@ -172,7 +172,7 @@ def our_names(merged: Tensors, shape: Architecture, vocabulary: int) -> Tensors:
     found: Tensors = {}
     for name, (size, ours) in expected.items():
         tensor = merged[name]
-        if name == f"1.{EMBEDDING}" and shape.untied and len(tensor) == rows + 1:
+        if name == f"1.{EMBEDDING}" and not shape.tie_embeddings and len(tensor) == rows + 1:
             tensor = _mask_moved(tensor, vocabulary)
         if tuple(tensor.shape) != size:
             number, _, key = name.partition(".")
@@ -198,7 +198,7 @@ def _mask_moved(table: Tensor, vocabulary: int) -> Tensor:
 
 def _expected(shape: Architecture, rows: int) -> dict[str, tuple[tuple[int, ...], list[str]]]:
     """Their name → (whole shape, our names) of every tensor there must be."""
-    d, attention, inner = shape.d_model, shape.heads * shape.head_width, shape.ffn_width
+    d, attention, inner = shape.d_model, shape.heads * shape.head_dim, shape.d_ff
     sizes: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (d,),
         "self_attention.query_key_value.weight": (3 * attention, d),
@@ -215,7 +215,7 @@ def _expected(shape: Architecture, rows: int) -> dict[str, tuple[tuple[int, ...]
             ours = [f"blocks.{block}.{part}.weight" for part in _BLOCK[key]]
             expected[f"{block + 2}.{key}"] = (size, ours)
     expected[f"{shape.layers + 2}.weight"] = ((d,), ["final_norm.weight"])
-    if shape.untied:
+    if not shape.tie_embeddings:
         expected[f"{shape.layers + 3}.{HEAD}"] = ((rows, d), ["head.weight"])
     return expected
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from epochal.families import get_family
 from epochal.interop.hf_export import RECIPE, portable
-from epochal.recipe import FAMILY_TITLES, recipe_toml
+from epochal.recipe import recipe_toml
 from epochal.runs import NLLResult, RunRecord
 from epochal.units import format_count
 
@@ -59,7 +60,7 @@ def model_card(
     `end` and `mask` are the tokens' texts, '' without a tokenizer.
     """
     recipe, numbers = record.recipe, record.numbers
-    title = FAMILY_TITLES[record.family]
+    title = get_family(record.family).title
     shape = recipe.model.architecture()
     code = _AR_CODE if record.family == "ar" else _MDM_CODE
     how = code if end else _NO_TEXT
@@ -88,9 +89,9 @@ def model_card(
                 "parameters (6·N·D counts these)": f"{numbers['params']:,}",
                 "trained weights, padding included": f"{numbers['params_exact']:,}",
                 "width, layers": f"{shape.d_model}, {shape.layers}",
-                "heads × head width": f"{shape.heads} × {shape.head_width}",
-                "SwiGLU inner width": f"{shape.ffn_width}",
-                "tables": "untied" if shape.untied else "tied",
+                "heads × head width": f"{shape.heads} × {shape.head_dim}",
+                "SwiGLU inner width": f"{shape.d_ff}",
+                "tables": "tied" if shape.tie_embeddings else "untied",
                 "context": f"{recipe.data.sequence_length} tokens",
                 "optimizer step": f"{step:,} of {numbers['steps']:,}",
             }.items()

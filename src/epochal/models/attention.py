@@ -15,13 +15,13 @@ from torch.nn import functional as F
 Rule = Literal["causal", "bidirectional"] | Tensor
 
 
-def rotary_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin, float32, of the rotation angles of `positions` ([L] or [B, L]).
 
     Shape [..., L, K/2]: position · theta^(−2i/K) for pair i. RoPE: arXiv 2104.09864 §3.4.
     """
-    pair = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[..., None].float() * theta ** (-pair / head_width)
+    pair = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[..., None].float() * theta ** (-pair / head_dim)
     return angles.cos(), angles.sin()
 
 
@@ -52,14 +52,14 @@ class LayerCache:
 class Attention(nn.Module):
     """Multi-head attention without biases; scores are divided by √K."""
 
-    def __init__(self, d_model: int, heads: int, head_width: int, dropout: float) -> None:
+    def __init__(self, d_model: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
-        self.head_width = head_width
+        self.head_dim = head_dim
         self.dropout = dropout
-        self.query = nn.Linear(d_model, heads * head_width, bias=False)
-        self.key = nn.Linear(d_model, heads * head_width, bias=False)
-        self.value = nn.Linear(d_model, heads * head_width, bias=False)
-        self.output = nn.Linear(heads * head_width, d_model, bias=False)
+        self.query = nn.Linear(d_model, heads * head_dim, bias=False)
+        self.key = nn.Linear(d_model, heads * head_dim, bias=False)
+        self.value = nn.Linear(d_model, heads * head_dim, bias=False)
+        self.output = nn.Linear(heads * head_dim, d_model, bias=False)
 
     def forward(
         self,
@@ -70,7 +70,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """[B, L, E] → [B, L, E]. With a cache, x are the positions after those in it."""
         # −1 lets a tensor-parallel rank find its own number of heads.
-        heads = (*x.shape[:2], -1, self.head_width)
+        heads = (*x.shape[:2], -1, self.head_dim)
         q = rotate(self.query(x).view(heads), *rotary).transpose(1, 2)
         k = rotate(self.key(x).view(heads), *rotary).transpose(1, 2)
         v = self.value(x).view(heads).transpose(1, 2)

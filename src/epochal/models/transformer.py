@@ -24,11 +24,11 @@ from epochal.sizes import Architecture
 class FeedForward(nn.Module):
     """SwiGLU: down(SiLU(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
 
-    def __init__(self, d_model: int, ffn_width: int) -> None:
+    def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(d_model, ffn_width, bias=False)
-        self.up = nn.Linear(d_model, ffn_width, bias=False)
-        self.down = nn.Linear(ffn_width, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, E] → [B, L, E]."""
@@ -46,9 +46,9 @@ class Block(nn.Module):
         d = shape.d_model
         self.hidden_dropout = hidden_dropout
         self.attention_norm = nn.RMSNorm(d, eps=norm_eps)
-        self.attention = Attention(d, shape.heads, shape.head_width, attention_dropout)
+        self.attention = Attention(d, shape.heads, shape.head_dim, attention_dropout)
         self.feed_forward_norm = nn.RMSNorm(d, eps=norm_eps)
-        self.feed_forward = FeedForward(d, shape.ffn_width)
+        self.feed_forward = FeedForward(d, shape.d_ff)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], rule: Rule, cache: LayerCache | None = None
@@ -87,7 +87,7 @@ class Transformer(nn.Module):
             Block(shape, norm_eps, attention_dropout, hidden_dropout) for _ in range(shape.layers)
         )
         self.final_norm = nn.RMSNorm(shape.d_model, eps=norm_eps)
-        self.head = nn.Linear(shape.d_model, rows, bias=False) if shape.untied else None
+        self.head = None if shape.tie_embeddings else nn.Linear(shape.d_model, rows, bias=False)
         self.view_table: Callable[[Tensor], Tensor] | None = None
         """How the whole output table is seen where it is cut up; set from outside."""
         self.part = False
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         if positions is None:
             start = caches[0].length if caches else 0
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        rotary = rotary_tables(positions, self.shape.head_width, self.rope_theta)
+        rotary = rotary_tables(positions, self.shape.head_dim, self.rope_theta)
         x = F.dropout(self.embedding(ids), self.embedding_dropout, self.training)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, rule, caches[layer] if caches else None)
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
     def new_caches(self, rows: int, capacity: int) -> list[LayerCache]:
         """Empty caches for `rows` rows of up to `capacity` positions."""
         weight = self.embedding.weight
-        size = (rows, self.shape.heads, capacity, self.shape.head_width)
+        size = (rows, self.shape.heads, capacity, self.shape.head_dim)
         return [LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks]
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from epochal import rng
+from epochal.families.autoregressive import AutoregressiveOptions as Options
+from epochal.objectives.attention_mask import RandomCausalMask, masking_probability
 from epochal.objectives.orders import order_lists, row_orders
 from epochal.objectives.problem import Draw, Problem, Rows
-from epochal.objectives.sight import HiddenTokens, masking_probability
-from epochal.recipe.schema import Autoregressive as Options
+from epochal.recipe import Recipe
 
 TOKEN_MASKING_EPS = 1e-3
 """ε of token masking, fixed in the original's code."""
@@ -45,6 +46,12 @@ class Autoregressive:
             else None
         )
 
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, mask: int) -> Autoregressive:
+        """The recipe's objective; it needs no mask."""
+        length, seed = recipe.data.sequence_length, recipe.seed
+        return cls(recipe.options, sequence_length=length, seed=seed)
+
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → predict tokens 1 … L from tokens 0 … L−1, all with weight 1."""
         positions = attention = None
@@ -57,7 +64,7 @@ class Autoregressive:
             probability = masking_probability(
                 keys, tokens.shape[1] - 1, self.options.token_masking, TOKEN_MASKING_EPS
             )
-            attention = HiddenTokens.drawn(rng.outputs(keys, np.array(2**40)), probability)
+            attention = RandomCausalMask.drawn(rng.outputs(keys, np.array(2**40)), probability)
         return self._next_token(tokens, attention or "causal", positions)
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
@@ -82,7 +89,7 @@ class Autoregressive:
     def _next_token(
         self,
         tokens: Tensor,
-        attention: HiddenTokens | Literal["causal"] = "causal",
+        attention: RandomCausalMask | Literal["causal"] = "causal",
         positions: Tensor | None = None,
     ) -> Problem:
         inputs = tokens[:, :-1]

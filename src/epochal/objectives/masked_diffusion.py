@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epochal import rng
+from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.objectives import noise
 from epochal.objectives.problem import Draw, Problem, Rows
-from epochal.recipe.schema import MaskedDiffusion as Options
+from epochal.recipe import Recipe
 from epochal.rng import Keys
 
 
@@ -39,6 +40,11 @@ class MaskedDiffusion:
         """`mask` is the id that stands for a masked token."""
         self.options = options
         self.mask = mask
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, mask: int) -> MaskedDiffusion:
+        """The recipe's objective, with the tokenizer's mask id."""
+        return cls(recipe.options, mask)
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → restore the masked ones among tokens 0 … L−1.

@@ -31,7 +31,7 @@ def stratified_levels(rows: Rows) -> Levels:
     the mirror image, is drawn anew at each step, so every row's level is uniform on [0, 1).
     With an odd batch the last row is its own, drawn from all of [0, 1).
     """
-    pairs = rows.global_batch // 2
+    pairs = rows.global_batch_size // 2
     place = rows.place
     pair = np.minimum(place // 2, max(pairs - 1, 0))
     jitter, coin = rng.uniforms(rng.row_keys(rows.step_key, pair), 2).T

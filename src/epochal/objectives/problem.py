@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from epochal.objectives.sight import HiddenTokens
+from epochal.objectives.attention_mask import RandomCausalMask
 from epochal.rng import Keys
 
-Attention = Literal["causal", "bidirectional"] | Tensor | HiddenTokens
+Attention = Literal["causal", "bidirectional"] | Tensor | RandomCausalMask
 """Who sees whom. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
-HiddenTokens stands for one that is made on the device."""
+RandomCausalMask stands for one that is made on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Problem:
 
     def rule(self, device: torch.device) -> Literal["causal", "bidirectional"] | Tensor:
         """The attention as the model takes it; a mask is made, or moved, to `device`."""
-        if isinstance(self.attention, HiddenTokens):
+        if isinstance(self.attention, RandomCausalMask):
             return self.attention.mask(device)
         if isinstance(self.attention, Tensor):
             return self.attention.to(device, non_blocking=True)
@@ -63,8 +63,8 @@ class Rows:
     keys: Keys
     """[B] uint64, one per (seed, epoch, row)."""
     place: NDArray[np.int64]
-    """[B] place in the global batch, 0 … global_batch − 1."""
-    global_batch: int
+    """[B] place in the global batch, 0 … global_batch_size − 1."""
+    global_batch_size: int
     """Rows of the whole optimizer step, over all devices and micro-batches."""
     step_key: int
     """Key of the optimizer step, the same for all of its rows."""

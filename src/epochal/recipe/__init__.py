@@ -11,12 +11,9 @@ from epochal.recipe.load import (
     recipe_tree,
 )
 from epochal.recipe.numbers import RunNumbers, run_numbers
-from epochal.recipe.schema import FAMILIES, FAMILY_TITLES, Family, Recipe
+from epochal.recipe.schema import Recipe
 
 __all__ = [
-    "FAMILIES",
-    "FAMILY_TITLES",
-    "Family",
     "Recipe",
     "RunNumbers",
     "annotated_toml",

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from epochal.errors import RecipeError
+from epochal.families import get_family
 from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
 from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak, stage_layers
@@ -21,7 +22,7 @@ from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak, stage_layers
 Checkpointing = Literal["none", "selective", "full"]
 
 LOGITS_BLOCK = 1 << 24
-"""Logits that are there at once (`objectives/head.py`; a test holds the two equal)."""
+"""Logits that are there at once (`objectives/cross_entropy.py`; a test holds the two equal)."""
 _FP32, _BF16 = 4, 2
 
 
@@ -180,7 +181,7 @@ def _memory_of(
 ) -> Memory:
     shape = recipe.model.architecture()
     table = shape.rows(vocabulary) * shape.d_model // cut.tensor
-    tables = table * stage.tables(shape.untied)
+    tables = table * stage.tables(not shape.tie_embeddings)
     # The head multiplies by its table; the embedding only looks up rows.
     head_table = table if stage.last else 0
     matrices = stage.layers * _block_matrices(shape) // cut.tensor
@@ -188,7 +189,7 @@ def _memory_of(
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
-    accumulated = rows * cut.data < recipe.train.global_batch
+    accumulated = rows * cut.data < recipe.train.global_batch_size
     # What is gathered or brought from the host is there one layer at a time, and the table.
     by_block = cut.weights > 1 or cut.offload
     at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
@@ -227,7 +228,7 @@ def estimate_time(
     if gpus < 1:
         raise RecipeError(f"{gpus} GPUs: give at least 1")
     # Diffusion computes the logits of masked tokens only, half of them on average.
-    scored = 0.5 if recipe.family == "mdm" else 1.0
+    scored = get_family(recipe.family).scored_share
     cost = recipe.model.architecture().matmul_flops_per_token(
         numbers.vocabulary, numbers.sequence_length, scored
     )
@@ -263,8 +264,8 @@ def _gathered(shape: Architecture, cut: Sharding, trained: int, ends: int) -> in
 
 
 def _block_matrices(shape: Architecture) -> int:
-    attention = shape.heads * shape.head_width
-    return 4 * shape.d_model * attention + 3 * shape.d_model * shape.ffn_width
+    attention = shape.heads * shape.head_dim
+    return 4 * shape.d_model * attention + 3 * shape.d_model * shape.d_ff
 
 
 def _activations(
@@ -292,8 +293,8 @@ def _activations(
 
 def _block_bytes(recipe: Recipe, shape: Architecture, tensor: int, bf16: bool, fused: bool) -> int:
     """Bytes per token that one block keeps for its backward pass."""
-    d, attention = shape.d_model, shape.heads * shape.head_width // tensor
-    ffn, size = shape.ffn_width // tensor, _BF16 if bf16 else _FP32
+    d, attention = shape.d_model, shape.heads * shape.head_dim // tensor
+    ffn, size = shape.d_ff // tensor, _BF16 if bf16 else _FP32
     norms = 2 * _FP32 * d * (1 if fused else 2)  # their input; unfused also x / rms
     # The result of a norm is cast anew for q, k, v, gate and up unless the compiler shares it.
     copies = 5 if bf16 and not fused else 2
@@ -308,7 +309,7 @@ def _attention_bytes(
     """Squares that attention keeps: an explicit mask, and, on a CPU with dropout, probabilities,
     the kept ones and which they are."""
     square = tokens * recipe.data.sequence_length
-    masked = recipe.family == "ar" and recipe.ar.token_masking > 0
+    masked = get_family(recipe.family).explicit_mask(recipe.options)
     mask = square * (_BF16 if bf16 else _FP32) if masked else 0
     dropout = recipe.train.attention_dropout > 0 and not fused
     return mask + (3 * _FP32 * square * shape.heads // tensor if dropout else 0)
@@ -316,7 +317,7 @@ def _attention_bytes(
 
 def _selective_bytes(shape: Architecture, tensor: int, bf16: bool) -> int:
     """Bytes per token of a block's input and of the results of its matrix products."""
-    d, attention, ffn = shape.d_model, shape.heads * shape.head_width, shape.ffn_width
+    d, attention, ffn = shape.d_model, shape.heads * shape.head_dim, shape.d_ff
     size = _BF16 if bf16 else _FP32
     return _FP32 * d + size * (2 * d + (4 * attention + 2 * ffn) // tensor)
 

@@ -12,7 +12,9 @@ import tomlkit
 from pydantic import TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
-from epochal.recipe.schema import BUDGET_KEYS, FAMILIES, Recipe
+from epochal.families import families, family_names
+from epochal.recipe.renames import rename_flat, rename_tree
+from epochal.recipe.schema import BUDGET_KEYS, Recipe
 from epochal.units import Interval
 
 Tree = dict[str, Any]
@@ -84,6 +86,7 @@ def split_override(text: str) -> tuple[str, Any]:
 
 def apply_overrides(tree: Tree, changes: Mapping[str, Any]) -> None:
     """Set dotted keys in `tree`. A length given here replaces the one in the file."""
+    changes = rename_flat(changes)
     train = tree.get("train")
     if isinstance(train, dict) and any(f"train.{key}" in changes for key in BUDGET_KEYS):
         for key in BUDGET_KEYS:
@@ -100,16 +103,32 @@ def apply_overrides(tree: Tree, changes: Mapping[str, Any]) -> None:
 
 def recipe_from_tree(tree: Tree) -> Recipe:
     """Validate a nested dictionary. Raises RecipeError for the first mistake found."""
+    tree = rename_tree(tree)
     check_keys(tree)
+    options = {
+        kind.name: _options(kind.name, kind.options, tree.pop(kind.name, {}))
+        for kind in families()
+        if kind.options is not None
+    }
     try:
-        return _ADAPTER.validate_python(tree)
+        return _ADAPTER.validate_python(tree | {"objectives": options})
     except ValidationError as error:
         raise RecipeError(_sentence(error)) from None
 
 
+def _options(name: str, kind: type[Any], values: Tree) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error, f"{name}.")) from None
+
+
 def recipe_tree(recipe: Recipe) -> Tree:
     """The recipe as plain nested values, ready for TOML or JSON; unset keys are left out."""
-    tree: Tree = _ADAPTER.dump_python(recipe, mode="json", exclude_none=True)
+    dumped: Tree = _ADAPTER.dump_python(recipe, mode="json", exclude_none=True)
+    tree: Tree = {}
+    for key, value in dumped.items():
+        tree |= value if key == "objectives" else {key: value}
     return tree
 
 
@@ -154,7 +173,11 @@ def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:
     """Every dotted key → its pydantic field (default, documentation)."""
     keys: dict[str, Any] = {}
     for name, info in section.__pydantic_fields__.items():
-        if hasattr(info.annotation, "__pydantic_fields__"):
+        if section is Recipe and name == "objectives":
+            for kind in families():
+                if kind.options is not None:
+                    keys |= known_keys(kind.options, f"{kind.name}.")
+        elif hasattr(info.annotation, "__pydantic_fields__"):
             keys |= known_keys(info.annotation, f"{prefix}{name}.")
         else:
             keys[prefix + name] = info
@@ -215,8 +238,8 @@ _LATER = frozenset(
         "mdm.random_length",
         "train.decay",
         "train.decay_shape",
-        "train.lr_by",
-        "train.clip_of",
+        "train.lr_progress",
+        "train.grad_clip_reduction",
         "train.ema",
         "train.on_nan",
         "train.on_spike",
@@ -228,7 +251,7 @@ _LATER = frozenset(
 # As long as a run's answer to a fault is to stop, it has met none, so another answer changes
 # nothing that was done. Left out of an identity where they are at these defaults.
 _ANSWERS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
-# The trunk of `train.start_from` is identified by what it is, not by where (workflows/train.py).
+# The trunk of `train.start_from` is identified by what it is, not by where (training/branch.py).
 _NEUTRAL = (
     "run_dir",
     "data.corpus",
@@ -254,7 +277,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _is_neutral(key: str, family: str) -> bool:
     section = key.partition(".")[0]
-    other = section in FAMILIES and section != family
+    other = section in family_names() and section != family
     return other or section in ("checkpoint", "log", "parallel") or key in _NEUTRAL
 
 
@@ -272,9 +295,9 @@ def flat(tree: Tree, prefix: str = "") -> Tree:
 _ADAPTER = TypeAdapter(Recipe)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, section: str = "") -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = section + ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return message

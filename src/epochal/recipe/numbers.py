@@ -15,10 +15,10 @@ MICRO_BATCH_TOKENS = 16_384
 """Tokens per forward pass unless the recipe says otherwise."""
 
 
-def micro_batch(recipe: Recipe) -> int:
+def micro_batch_size(recipe: Recipe) -> int:
     """Rows per forward pass."""
     most = max(1, MICRO_BATCH_TOKENS // recipe.data.sequence_length)
-    return min(recipe.train.micro_batch or most, recipe.train.global_batch)
+    return min(recipe.train.micro_batch_size or most, recipe.train.global_batch_size)
 
 
 def micro_rows(recipe: Recipe, data: int, stages: int = 1) -> int:
@@ -27,9 +27,9 @@ def micro_rows(recipe: Recipe, data: int, stages: int = 1) -> int:
     Micro-batches of a pipeline have one size. If the recipe names none, there are at least
     four per stage where the rows allow, so that stages wait for less than a quarter of the time.
     """
-    mine = -(-recipe.train.global_batch // data)
-    rows = min(micro_batch(recipe), mine)
-    if stages == 1 or recipe.train.micro_batch is not None:
+    mine = -(-recipe.train.global_batch_size // data)
+    rows = min(micro_batch_size(recipe), mine)
+    if stages == 1 or recipe.train.micro_batch_size is not None:
         return rows
     rows = min(rows, max(1, mine // (4 * stages)))
     return max(size for size in range(1, rows + 1) if mine % size == 0)
@@ -47,7 +47,7 @@ class RunNumbers:
     """L."""
     rows_per_epoch: int
     """⌊U / L⌋."""
-    global_batch: int
+    global_batch_size: int
     """Rows per step."""
     steps: int
     """Optimizer steps."""
@@ -65,7 +65,7 @@ class RunNumbers:
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
-        return self.global_batch * self.sequence_length
+        return self.global_batch_size * self.sequence_length
 
     @property
     def tokens(self) -> int:
@@ -88,7 +88,7 @@ class RunNumbers:
         return Progress(
             steps=step,
             tokens=tokens,
-            epochs=step * self.global_batch / self.rows_per_epoch,
+            epochs=step * self.global_batch_size / self.rows_per_epoch,
             flops=float(self.flops_per_token) * tokens,
             percent=100 * step / self.steps,
         )
@@ -112,7 +112,7 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
     for a corpus shorter than one row and for a length below one step.
     """
     shape: Architecture = recipe.model.architecture()
-    length, batch = recipe.data.sequence_length, recipe.train.global_batch
+    length, batch = recipe.data.sequence_length, recipe.train.global_batch_size
     rows_per_epoch = unique_tokens // length
     if unique_tokens <= length:
         raise RecipeError(
@@ -134,14 +134,14 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
     if rows < batch:
         raise RecipeError(
             f"`train.{key}` = {amount:g} is {rows} rows of {length} tokens, less than one step of "
-            f"`train.global_batch` = {batch}; train longer or lower the batch"
+            f"`train.global_batch_size` = {batch}; train longer or lower the batch"
         )
     return RunNumbers(
         vocabulary=vocabulary,
         unique_tokens=unique_tokens,
         sequence_length=length,
         rows_per_epoch=rows_per_epoch,
-        global_batch=batch,
+        global_batch_size=batch,
         steps=rows // batch,
         params=shape.params(vocabulary),
         params_non_embedding=shape.params_non_embedding,

@@ -7,29 +7,19 @@ Defaults are the paper's where it has one (arXiv 2507.15857 §8), except that dr
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.sizes import Architecture, architecture, ffn_width, narrowest
+from epochal.families import family_names, get_family
+from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
+from epochal.sizes import Architecture, architecture, narrowest, swiglu_width
 from epochal.units import Count, Every, Interval, Quantity
 
-Family = Literal["ar", "mdm"]
-FAMILIES: tuple[Family, ...] = ("ar", "mdm")
-FAMILY_TITLES: dict[str, str] = {"ar": "autoregressive", "mdm": "masked diffusion"}
 
-_CONFIG = ConfigDict(
-    extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-)
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Data:
     """What is learned from."""
 
@@ -49,12 +39,12 @@ class Data:
     order: Literal["windows", "megatron"] = "windows"
     """windows: each epoch is cut anew and shuffled. megatron: the original's order, exactly,
     from seed, documents, L and the number of rows."""
-    samples: Positive | None = None
+    train_samples: Positive | None = None
     """The original's --train-samples, where it is not what the length amounts to; only counts
     with order = "megatron", where it decides which epochs are mixed."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Model:
     """The one transformer of both families. Numbers given here win over those of `size`."""
 
@@ -66,12 +56,12 @@ class Model:
     """Depth."""
     heads: Positive | None = None
     """Attention heads."""
-    head_width: Positive | None = None
+    head_dim: Positive | None = None
     """Width of a head; d_model / heads if not given."""
-    ffn_width: Positive | None = None
+    d_ff: Positive | None = None
     """Inner SwiGLU width; the paper's rule, 64·⌊(8·d_model/3)/64⌋, if not given."""
-    untied: bool = False
-    """Give the output its own table instead of sharing the embedding's."""
+    tie_embeddings: bool = True
+    """Share the embedding's table with the output. false gives the output its own."""
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     """Base of the rotary positions."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
@@ -79,7 +69,7 @@ class Model:
     init_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the weights at the start (Megatron's --init-method-std); that of the
     projections back into the residual stream is divided by √(2·layers)."""
-    table_rows: Positive | None = None
+    padded_vocab_size: Positive | None = None
     """Rows of the embedding: the vocabulary and a mask id, up to a multiple of 128, if not
     given. Imported models may have others."""
 
@@ -87,12 +77,15 @@ class Model:
         """The shape that these settings name. Raises RecipeError where they name none."""
         given = {
             name: value
-            for name in ("d_model", "layers", "heads", "head_width", "ffn_width")
+            for name in ("d_model", "layers", "heads", "head_dim", "d_ff")
             if (value := getattr(self, name)) is not None
         }
         if self.size is not None:
             return replace(
-                architecture(self.size), untied=self.untied, table_rows=self.table_rows, **given
+                architecture(self.size),
+                tie_embeddings=self.tie_embeddings,
+                padded_vocab_size=self.padded_vocab_size,
+                **given,
             )
         if missing := [name for name in ("d_model", "layers", "heads") if name not in given]:
             raise RecipeError(
@@ -100,64 +93,24 @@ class Model:
                 'model.size="7M", or `model.d_model`, `model.layers` and `model.heads`'
             )
         width, heads = given["d_model"], given["heads"]
-        if "head_width" not in given and width % heads:
+        if "head_dim" not in given and width % heads:
             raise RecipeError(
                 f"`model.d_model` = {width} cannot be shared by `model.heads` = {heads}; "
-                "choose a multiple, or give `model.head_width`"
+                "choose a multiple, or give `model.head_dim`"
             )
-        shape = {"head_width": width // heads, "ffn_width": ffn_width(width), **given}
-        if shape["ffn_width"] < 1:
-            least = narrowest(None if "head_width" in given else heads)
+        shape = {"head_dim": width // heads, "d_ff": swiglu_width(width), **given}
+        if shape["d_ff"] < 1:
+            least = narrowest(None if "head_dim" in given else heads)
             raise RecipeError(
                 f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
-                f"give `model.ffn_width`, or a width of at least {least}"
+                f"give `model.d_ff`, or a width of at least {least}"
             )
-        return Architecture(**shape, untied=self.untied, table_rows=self.table_rows)
+        return Architecture(
+            **shape, tie_embeddings=self.tie_embeddings, padded_vocab_size=self.padded_vocab_size
+        )
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Autoregressive:
-    """Ablations of the autoregressive objective (family = "ar"); off by default, and always
-    off in evaluation."""
-
-    orders: Positive = 1
-    """Fixed orders in which rows are read; each row draws one. The first is left to right."""
-    order_kind: Literal["noise_sorted", "random"] = "noise_sorted"
-    """noise_sorted: order i sorts position + i·N(0,1), so it is local (the paper's figure 7).
-    random: any order but the first's."""
-    token_masking: Share = 0.0
-    """Share of positions that see each earlier token only with a probability 1 − p, where p
-    is drawn anew for each of them (the paper's figure 8b)."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class MaskedDiffusion:
-    """Settings of the masked diffusion objective (family = "mdm")."""
-
-    noise: Literal["iid", "stratified"] = "iid"
-    """iid: t ~ U(0,1) per row, tokens masked independently (the paper). stratified: counts
-    spread evenly over the global batch, exactly that many tokens masked."""
-    eps: Annotated[float, Field(ge=0, lt=1)] = 1e-3
-    """Least masking probability, p = (1−eps)·t + eps. Only used by iid noise."""
-    loss_weight: Literal["inverse_prob", "mask_fraction", "mask_count", "unweighted"] = (
-        "inverse_prob"
-    )
-    """Weight of a masked token. inverse_prob: 1/p (the paper). mask_fraction: L/m for the m
-    tokens that were masked, at least one (MegaDLMs). mask_count: exactly K = 1 + ⌊t·L⌋ masked,
-    weight L/K (LLaDA's likelihood). unweighted: 1, mean over masked tokens (MaskGIT)."""
-    ar_ratio: Share = 0.0
-    """Share of rows whose mask is moved to the end: the last n tokens, n as drawn."""
-    low_noise_start: bool = False
-    """Begin with less noise: t is multiplied by low_noise_ratio in the first steps."""
-    low_noise_iters: Positive = 1000
-    """Steps with less noise, if low_noise_start."""
-    low_noise_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """What t is multiplied by in them."""
-    random_length: Share = 0.0
-    """Share of steps whose rows are cut to a random length, 1 … L (SMDM and LLaDA: 0.01)."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Train:
     """How it is learned. Give the length once: epochs, tokens, steps or flops."""
 
@@ -169,9 +122,9 @@ class Train:
     """Length in optimizer steps."""
     flops: Quantity | None = None
     """Length in FLOPs, 6·N·D with the paper's N."""
-    global_batch: Positive = 256
+    global_batch_size: Positive = 256
     """Rows per optimizer step, over all devices and micro-batches."""
-    micro_batch: Positive | None = None
+    micro_batch_size: Positive | None = None
     """Rows per forward pass; the whole batch, up to 16,384 tokens, if not given."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
@@ -184,7 +137,7 @@ class Train:
     """Share of the run over which wsd decays."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     """Shape of wsd's decay; sqrt falls as 1 − √share (Hägele et al., arXiv 2405.18392)."""
-    lr_by: Literal["steps", "samples"] = "steps"
+    lr_progress: Literal["steps", "samples"] = "steps"
     """steps: the rate of a step is that of its end, and the last one's is min_lr. samples: as
     Megatron counts, by the rows seen before the step (so the first has rate 0)."""
     start_from: str | None = None
@@ -203,13 +156,13 @@ class Train:
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled decay of all matrices, embedding included; norms have none. For repeated data
     far more than 0.1 is best: 0.8 to 3.2 (Kim et al., arXiv 2509.14786)."""
-    clip: Annotated[float, Field(ge=0)] = 1.0
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
-    clip_of: Literal["mean", "sum"] = "mean"
-    """What `clip` bounds: the mean gradient of the step, or, like the original's engine, the sum
+    grad_clip_reduction: Literal["mean", "sum"] = "mean"
+    """What `grad_clip` bounds: the mean gradient of the step, or, like the original's, the sum
     of the means of its micro-batches (with four of these, 1.0 is 0.25 of the mean)."""
-    clip_parts: Positive | None = None
-    """Micro-batches in that sum; global_batch / micro_batch if not given."""
+    grad_clip_microbatches: Positive | None = None
+    """Micro-batches in that sum; global_batch_size / micro_batch_size if not given."""
     ema: Fraction = 0.0
     """Decay per step of a running average of the weights, for example 0.999; 0 keeps none."""
     on_nan: Literal["stop", "skip", "rewind"] = "stop"
@@ -236,7 +189,7 @@ class Train:
     CPU runs always can."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Evaluation:
     """Validation during training. The figures in a report come from `epochal eval`."""
 
@@ -248,11 +201,11 @@ class Evaluation:
     """Validate the running average of the weights (`train.ema`); `best` then keeps that."""
     max_tokens: Count = 1_000_000
     """Use rows spread evenly over the validation set, up to so many tokens."""
-    batch: Positive | None = None
+    batch_size: Positive | None = None
     """Rows per forward pass; up to 16,384 tokens if not given."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Checkpoint:
     """What is kept of the run. The newest and the best are always kept."""
 
@@ -266,7 +219,7 @@ class Checkpoint:
     """Steps after which one is kept for good, for runs that start from there."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Log:
     """What is written down along the way."""
 
@@ -283,7 +236,7 @@ class Log:
     """Name of the project (in MLflow: experiment) there."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Parallel:
     """How a run is spread over the processes that torchrun starts; the numbers stay the same."""
 
@@ -311,11 +264,11 @@ class Parallel:
     """Seconds after which a process that is not heard of any more ends the job."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Recipe:
     """One experiment."""
 
-    family: Family = "ar"
+    family: str = "ar"
     """ar: autoregressive. mdm: masked diffusion."""
     seed: Annotated[int, Field(ge=0)] = 1234
     """Everything random follows from it: initial weights, order of rows, masks, dropout."""
@@ -323,19 +276,31 @@ class Recipe:
     """Where the run is kept; runs/<recipe's name>-<family> if not given."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
-    ar: Autoregressive = field(default_factory=Autoregressive)
-    mdm: MaskedDiffusion = field(default_factory=MaskedDiffusion)
+    objectives: dict[str, Any] = field(default_factory=dict)
+    """Family → its options, in files the section of the family's name. What is not here is at
+    its defaults."""
     train: Train = field(default_factory=Train)
     eval: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
     parallel: Parallel = field(default_factory=Parallel)
 
+    @property
+    def options(self) -> Any:
+        """The options of the recipe's own family, a `Family.options`; None if it has none."""
+        kind = get_family(self.family).options
+        return self.objectives.get(self.family, kind() if kind is not None else None)
+
     def __post_init__(self) -> None:
-        check_budget(self.train)
-        if self.data.samples is not None and self.data.order != "megatron":
+        if self.family not in family_names():
             raise RecipeError(
-                f'`data.samples` = {self.data.samples:,} only counts with `data.order` = "megatron"'
+                f"`family` = {self.family!r}: it should be {' or '.join(map(repr, family_names()))}"
+            )
+        check_budget(self.train)
+        if self.data.train_samples is not None and self.data.order != "megatron":
+            raise RecipeError(
+                f"`data.train_samples` = {self.data.train_samples:,} only counts with "
+                '`data.order` = "megatron"'
             )
         _check_schedule(self.train)
         if self.eval.ema and not self.train.ema:

@@ -8,7 +8,6 @@ be missing.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +16,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from epochal.analysis import Curve, validation_curve
+from epochal.comparison import Curve, validation_curve
 from epochal.errors import RunError
-from epochal.recipe import FAMILIES
+from epochal.estimates import Floats
+from epochal.families import family_names
 from epochal.recipe.load import read_toml
 from epochal.runs import NLLResult, RunRecord, Status
-from epochal.tally import Floats
-
-DEPTH = 3
-"""Folders are searched for runs this many levels down."""
-_PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
+from epochal.runs.find import find_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,43 +107,6 @@ class Run:
         return self.result.step != int(self.curve.steps[self.curve.best])
 
 
-def find_runs(places: Sequence[str | Path]) -> list[Path]:
-    """Run folders among and below `places`, each once. Raises RunError for a place without any.
-
-    Runs that `--restart` put aside are left out unless they are named themselves.
-    """
-    if not places:
-        raise RunError("give at least one run folder, or a folder that holds runs")
-    found: dict[Path, Path] = {}
-    for place in map(Path, places):
-        if (place / "run.json").is_file():
-            below = [place]
-        elif not place.is_dir():
-            raise RunError(
-                f"there is no folder {place}; give a run's folder or one that holds runs"
-            )
-        else:
-            below = _search(place)
-        if not below:
-            raise RunError(
-                f"the folder {place} holds no runs (a run has a run.json); train one there with "
-                "`epochal train` or give another folder"
-            )
-        for path in below:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
-
-
-def _search(place: Path) -> list[Path]:
-    paths = []
-    for depth in range(1, DEPTH + 1):
-        for file in place.glob("*/" * depth + "run.json"):
-            names = file.parent.relative_to(place).parts
-            if not any(name.startswith(".") or _PUT_ASIDE.search(name) for name in names):
-                paths.append(file.parent)
-    return sorted(paths)
-
-
 def read_runs(places: Sequence[str | Path]) -> list[Run]:
     """All runs, in the order of the table: by unique tokens, family, parameters and compute.
 
@@ -178,7 +137,7 @@ def _read(path: Path) -> Run:
 
 
 def _run(record: RunRecord) -> Run:
-    if record.family not in FAMILIES or record.status not in get_args(Status):
+    if record.family not in family_names() or record.status not in get_args(Status):
         raise ValueError(f"family {record.family!r}, status {record.status!r}")
     lines, log = record.metrics("eval"), record.metrics("train")
     # A model that was imported comes without a log.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from epochal.estimates import Floats, Integers
 from epochal.report.collect import Run
 from epochal.report.svg import Cell
-from epochal.tally import Floats, Integers
 
 HEADER = ("run", "family", "params", "unique_tokens", "what", "epochs", "flops", "nats_per_token")
 MOST_POINTS = 20_000

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.report.collect import Run
-from epochal.report.text import duration, listed, power_of_ten
+from epochal.report.text.format import duration, listed, power_of_ten
 from epochal.report.verdicts import Group
 from epochal.units import format_count
 

@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from epochal.analysis import Curve, Meeting
-from epochal.analysis.curves import pareto_frontier
-from epochal.recipe import FAMILIES, FAMILY_TITLES
+from epochal.comparison import Curve, Meeting
+from epochal.estimates import Floats
+from epochal.families import family_names, get_family
 from epochal.report.collect import Run
 from epochal.report.curve_table import HEADER, curve_rows, fewer_rows, points_of_a_curve, thinned
 from epochal.report.svg import Canvas, Plot, tip
-from epochal.report.text import power_of_ten
+from epochal.report.text.format import power_of_ten
 from epochal.report.verdicts import Group
-from epochal.tally import Floats
+from epochal.runs.curves import pareto_frontier
 from epochal.units import format_count
 
 Axis = Literal["epochs", "flops"]
@@ -38,7 +38,7 @@ FEW = 6
 
 def family_keys(families: Sequence[str]) -> list[tuple[str, str, str]]:
     """What explains the marks of the families that there are."""
-    return [(f, MARKERS[f], FAMILY_TITLES[f]) for f in FAMILIES if f in families]
+    return [(f, MARKERS[f], get_family(f).title) for f in family_names() if f in families]
 
 
 def epochs_figure(groups: Sequence[Group]) -> Plot:
@@ -127,13 +127,13 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
 def several(runs: Sequence[Run]) -> list[str]:
     """Families with more than one curve: of a single one the frontier is the curve."""
     curves = [run.family for run in runs if run.curve is not None]
-    return [family for family in FAMILIES if curves.count(family) > 1]
+    return [family for family in family_names() if curves.count(family) > 1]
 
 
 def frontiers(runs: Sequence[Run]) -> dict[str, tuple[Floats, Floats]]:
     """Per family (flops, nll): the lowest NLL that any of its runs had by each compute."""
     found: dict[str, tuple[Floats, Floats]] = {}
-    for family in FAMILIES:
+    for family in family_names():
         curves = [run.curve for run in runs if run.family == family and run.curve is not None]
         if curves:
             found[family] = pareto_frontier(curves)
@@ -148,7 +148,7 @@ def frontier_crossing(groups: Sequence[Group]) -> float | None:
     """
     runs = [run for group in groups for run in group.runs]
     found = frontiers(runs)
-    if len(groups) != 1 or len(several(runs)) < len(FAMILIES):
+    if len(groups) != 1 or len(several(runs)) < len(family_names()):
         return None
     (ar_flops, ar_nll), (mdm_flops, mdm_nll) = found["ar"], found["mdm"]
     grid = np.union1d(ar_flops, mdm_flops)
@@ -169,7 +169,7 @@ def critical_words(groups: Sequence[Group]) -> str:
     if frontier_crossing(groups) is not None:
         return "The grey line is the critical compute: from there on diffusion's frontier is lower."
     runs = [run for group in groups for run in group.runs]
-    if len(groups) != 1 or len(several(runs)) < len(FAMILIES):
+    if len(groups) != 1 or len(several(runs)) < len(family_names()):
         return ""
     last = {family: nll[-1] for family, (_, nll) in frontiers(runs).items()}
     if last["mdm"] < last["ar"]:
@@ -184,7 +184,7 @@ def _frontier(
     flops, nll = np.append(reached[0], right), np.append(reached[1], reached[1][-1])
     [line] = axes.step(flops, nll, where="post", color=canvas.palette.ink, linewidth=1.4, zorder=4)
     line.set_linestyle((0, (1, 1.6)))
-    tip(line, "", f"{FAMILY_TITLES[family]}: lowest loss by each compute, {nll[-1]:.3f} at last")
+    tip(line, "", f"{get_family(family).title}: lowest loss by each compute, {nll[-1]:.3f} at last")
 
 
 def show_losses(runs: Sequence[Run]) -> bool:
@@ -242,7 +242,7 @@ def _curves(axes: Axes, canvas: Canvas, groups: Sequence[Group], axis: Axis) -> 
 def described(run: Run) -> str:
     """A run in one line, as it is shown under the pointer."""
     facts = [
-        FAMILY_TITLES[run.family],
+        get_family(run.family).title,
         f"{format_count(run.params)} parameters",
         f"{format_count(run.unique_tokens)} unique tokens",
         f"{run.epochs:.3g} epochs",
@@ -352,16 +352,16 @@ def _told(runs: Sequence[Run]) -> str:
     """The main numbers of the curves, in words."""
     drawn = [run for run in runs if run.nll is not None]
     sentences = []
-    for family in FAMILIES:
+    for family in family_names():
         members = [run for run in drawn if run.family == family]
         if len(drawn) > FEW and members:
             members = [min(members, key=lambda run: run.nll or 0.0)]
             count = sum(run.family == family for run in drawn)
-            sentences.append(f"{count} {FAMILY_TITLES[family]} runs, the best of which:")
+            sentences.append(f"{count} {get_family(family).title} runs, the best of which:")
         for run in members:
             assert run.curve is not None or run.result is not None
             assert run.best is not None
-            sentence = f"{run.label} ({FAMILY_TITLES[family]}): best {run.nll:.3f}"
+            sentence = f"{run.label} ({get_family(family).title}): best {run.nll:.3f}"
             sentence += f" at epoch {run.best[0]:.1f}"
             if run.curve is not None:
                 sentence += (

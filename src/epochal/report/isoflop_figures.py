@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from epochal.recipe import FAMILY_TITLES
+from epochal.families import get_family
 from epochal.report.figures import MARKERS, finish, logarithmic
 from epochal.report.svg import Canvas, Cell, Plot, tip
-from epochal.report.text import power_of_ten
+from epochal.report.text.format import power_of_ten
 from epochal.scaling import FamilyFit
 from epochal.scaling.isoflop import Parabola
 from epochal.units import format_count
@@ -49,8 +49,9 @@ def _isoflop_plot(fit: FamilyFit) -> Plot:
         keys.append((fit.family, ":", "no minimum"))
     return Plot(
         name=f"isoflop-{fit.family}",
-        label=f"IsoFLOP curves, {FAMILY_TITLES[fit.family]}. {'; '.join(map(_told, parabolas))}.",
-        title=f"loss, nats per token – {FAMILY_TITLES[fit.family]}",
+        label=f"IsoFLOP curves, {get_family(fit.family).title}. "
+        f"{'; '.join(map(_told, parabolas))}.",
+        title=f"loss, nats per token – {get_family(fit.family).title}",
         paint=paint,
         header=("family", "flops", "params", "nats_per_token", "best_params", "best_loss"),
         rows=rows,
@@ -119,7 +120,7 @@ def isoflop_notes(families: Mapping[str, FamilyFit]) -> list[str]:
     for family, fit in families.items():
         if fit.isoflop is None:
             continue
-        title = FAMILY_TITLES[family].capitalize()
+        title = get_family(family).title.capitalize()
         if fit.isoflop.params_exponent is not None:
             notes.append(
                 f"{title}: best size ∝ C^{fit.isoflop.params_exponent:.2f}, tokens ∝ "

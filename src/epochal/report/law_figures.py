@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from epochal.recipe import FAMILY_TITLES
+from epochal.estimates import Floats
+from epochal.families import get_family
 from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
 from epochal.report.isoflop_figures import isoflop_plots
 from epochal.report.law_section import most_common_unique_tokens
 from epochal.report.svg import Canvas, Cell, Plot, tip
-from epochal.report.text import power_of_ten
+from epochal.report.text.format import power_of_ten
 from epochal.scaling import FamilyFit, Points
-from epochal.tally import Floats
 from epochal.units import format_count
 
 Families = Mapping[str, FamilyFit]
@@ -144,7 +144,7 @@ def _contours(
         for i, e in list(enumerate(epochs))[step]
         for j, n in list(enumerate(sizes))[step]
     ]
-    title = FAMILY_TITLES[fit.family]
+    title = get_family(fit.family).title
     return Plot(
         name=f"contours-{fit.family}",
         label=f"Loss of the fitted law over size and epochs, {title}, for {format_count(unique)} "
@@ -181,12 +181,12 @@ def repetition_plot(families: Families) -> Plot | None:
                 epochs, lows[family], highs[family], color=colour, alpha=0.15, linewidth=0
             )
             [line] = axes.plot(epochs, values[family], color=colour, linewidth=2, zorder=3)
-            tip(line, "", f"{FAMILY_TITLES[family]}: {half_life_text(fit)}")
+            tip(line, "", f"{get_family(family).title}: {half_life_text(fit)}")
             if fit.half_life is not None and 1 + fit.half_life < epochs[-1]:
                 at = 1 + fit.half_life
                 [mark] = axes.plot([at], _worth(fit, np.array([at])), MARKERS[family], color=colour)
                 mark.set(markersize=8, markeredgecolor=canvas.palette.paper, zorder=4)
-                tip(mark, "", f"{FAMILY_TITLES[family]}: {half_life_text(fit)}")
+                tip(mark, "", f"{get_family(family).title}: {half_life_text(fit)}")
         logarithmic(axes, canvas, 1.0, epochs[-1], lambda x, _: f"{x:g}")
         logarithmic(axes, canvas, 1.0, top, lambda x, _: f"{x:g}", vertical=True)
         axes.set_xlabel("epochs (passes over the unique tokens)", labelpad=6)
@@ -196,7 +196,7 @@ def repetition_plot(families: Families) -> Plot | None:
         for family in known
         for e, v, low, high in zip(epochs, values[family], lows[family], highs[family], strict=True)
     ]
-    told = " ".join(f"{FAMILY_TITLES[f]}: {half_life_text(fit)}." for f, fit in known.items())
+    told = " ".join(f"{get_family(f).title}: {half_life_text(fit)}." for f, fit in known.items())
     return Plot(
         name="repetition",
         label=f"Unique-equivalent tokens per unique token against epochs. {told}",
@@ -252,7 +252,7 @@ def quality_plots(families: Families) -> list[Plot]:
     ends = float(losses.min()), float(losses.max())
     worst = max(float(np.abs(fit.residuals).max()) for fit in families.values())
     told = "; ".join(
-        f"{FAMILY_TITLES[f]}: {len(fit.points)} runs, R² {fit.r2:.3f}"
+        f"{get_family(f).title}: {len(fit.points)} runs, R² {fit.r2:.3f}"
         for f, fit in families.items()
     )
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from epochal.errors import EpochalError, RunError
-from epochal.recipe import FAMILIES, FAMILY_TITLES
+from epochal.families import family_names, get_family
 from epochal.report.collect import Run
 from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
-from epochal.scaling.foretell import learning, with_doubt
+from epochal.scaling.extrapolation import learning, with_doubt
 from epochal.scaling.from_runs import read_points
 from epochal.scaling.planner import PlanReport, make_plan
 
@@ -76,7 +76,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
     families: dict[str, FamilyFit] = {}
     refusals: list[str] = []
     notes: list[str] = []
-    for family in FAMILIES:
+    for family in family_names():
         paths = [
             run.record.path
             for run in runs
@@ -94,7 +94,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
             refusals.append(f"{family}: {error}")
             continue
         families |= made.families
-        notes += [f"{FAMILY_TITLES[family]}: {note}" for note in made.notes]
+        notes += [f"{get_family(family).title}: {note}" for note in made.notes]
     return Laws(families=families, refusals=refusals, notes=notes, study=study)
 
 

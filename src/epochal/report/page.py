@@ -14,10 +14,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-import epochal
 from epochal import files
+from epochal._version import __version__
 from epochal.errors import RunError
-from epochal.recipe import FAMILY_TITLES
+from epochal.families import families, family_names
 from epochal.report.beyond_loss import steps_plot, task_rows
 from epochal.report.collect import Run, read_runs
 from epochal.report.curve_table import points_of_a_curve
@@ -52,7 +52,15 @@ from epochal.report.law_section import (
 )
 from epochal.report.plan_section import budget_plot, plan_content
 from epochal.report.svg import Plot, check_formats, inline, save
-from epochal.report.text import commands, count, listed, power_of_ten, powers, printable, sentence
+from epochal.report.text.format import (
+    commands,
+    count,
+    listed,
+    power_of_ten,
+    powers,
+    printable,
+    sentence,
+)
 from epochal.report.verdicts import Group, group_runs
 from epochal.scaling import FitReport
 from epochal.scaling.advisor import advise
@@ -197,15 +205,15 @@ def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, l
         comparable=comparable(groups),
         named=[listed([run.label for run in group.runs], 3) for group in groups],
         most_points=points_of_a_curve(runs),
-        families=[family for family in FAMILY_TITLES if any(r.family == family for r in runs)],
-        titles=FAMILY_TITLES,
+        families=[family for family in family_names() if any(r.family == family for r in runs)],
+        titles={one.name: one.title for one in families()},
         written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],
         differences=differences(runs),
         labels=[run.label for run in runs],
         recipes=[(run.label, recipe_text(run)) for run in runs],
         corpora=[corpus(group) for group in groups],
         machines=machines(runs),
-        version=epochal.__version__,
+        version=__version__,
     )
 
 

@@ -9,16 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from epochal.errors import EpochalError
-from epochal.recipe import FAMILY_TITLES, recipe_toml
+from epochal.estimates import Floats
+from epochal.families import get_family
+from epochal.recipe import recipe_toml
 from epochal.report.collect import Run
 from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
 from epochal.report.svg import Canvas, Cell, Plot, tip
-from epochal.report.text import power_of_ten, printable, sentence
+from epochal.report.text.format import power_of_ten, printable, sentence
 from epochal.scaling import FamilyFit
 from epochal.scaling.optimum import optima
 from epochal.scaling.plan_recipes import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, row_notes
-from epochal.tally import Floats
 from epochal.units import format_count, format_epochs
 
 _GRID = 24
@@ -29,7 +30,7 @@ def plan_rows(plan: PlanReport) -> list[list[str]]:
     """A line per family: best size, epochs, tokens, FLOPs and loss with its interval."""
     return [
         [
-            FAMILY_TITLES[one.family],
+            get_family(one.family).title,
             format_count(one.params) + (f" (ladder: {one.size.name})" if one.size else ""),
             f"{one.epochs:.3g}",
             format_count(one.tokens),
@@ -48,7 +49,7 @@ def plan_sentences(plan: PlanReport) -> list[str]:
     """What else is to be said: what lies outside of the runs, cheaper ways, the critical budget."""
     found = []
     for one in plan.families:
-        title = FAMILY_TITLES[one.family].capitalize()
+        title = get_family(one.family).title.capitalize()
         found += [f"{title}: {text}." for text in one.extrapolates]
         if one.saturated:
             found.append(
@@ -74,7 +75,7 @@ def plan_recipes(plan: PlanReport, runs: Sequence[Run]) -> list[tuple[str, str]]
     best one of several.
     """
     order = sorted(plan.families, key=lambda one: (one.family != plan.winner, one.loss))
-    return [(FAMILY_TITLES[one.family], _recipe(one, plan, runs)) for one in order]
+    return [(get_family(one.family).title, _recipe(one, plan, runs)) for one in order]
 
 
 def _recipe(one: FamilyPlan, plan: PlanReport, runs: Sequence[Run]) -> str:
@@ -110,12 +111,12 @@ def budget_plot(plan: PlanReport, families: Mapping[str, FamilyFit]) -> Plot:
             colour = canvas.palette.families[family]
             axes.fill_between(grid, below, above, color=colour, alpha=0.15, linewidth=0)
             [line] = axes.plot(grid, best, color=colour, linewidth=2, zorder=3)
-            tip(line, "", f"{FAMILY_TITLES[family]}: best loss by the law")
+            tip(line, "", f"{get_family(family).title}: best loss by the law")
         for one in plan.families:
             [mark] = axes.plot([one.flops], [one.loss], MARKERS[one.family])
             mark.set(color=canvas.palette.families[one.family], markersize=8, zorder=5)
             mark.set(markeredgecolor=canvas.palette.paper, markeredgewidth=1.2)
-            tip(mark, "", f"{FAMILY_TITLES[one.family]}: {_told(one)}")
+            tip(mark, "", f"{get_family(one.family).title}: {_told(one)}")
         if plan.critical_flops is not None and grid[0] < plan.critical_flops < grid[-1]:
             axes.axvline(plan.critical_flops, color=canvas.palette.muted, linewidth=1)
             axes.annotate(

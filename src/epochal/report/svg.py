@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from epochal import files
 from epochal.errors import UserError
-from epochal.report.text import printable
+from epochal.report.text.format import printable
 
 FORMATS = ("pdf", "svg", "png")
 _TIP = "tip:"

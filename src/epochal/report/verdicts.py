@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epochal.analysis import Comparison, compare_runs
+from epochal.comparison import Comparison, compare_runs
 from epochal.errors import RunError
-from epochal.recipe import FAMILIES, FAMILY_TITLES
+from epochal.families import family_names, get_family
 from epochal.report.collect import Run
 
 
@@ -39,7 +39,7 @@ def _judge(runs: list[Run]) -> Group:
     left_out = [run for run in runs if run not in evaluated]
     comparison = None
     families = {run.family for run in runs}
-    if len(families) < len(FAMILIES):
+    if len(families) < len(family_names()):
         sentence = _one_family(runs)
     elif missing := families - {run.family for run in evaluated}:
         sentence = _not_evaluated(runs, missing)
@@ -60,10 +60,10 @@ def _judge(runs: list[Run]) -> Group:
 
 def _one_family(runs: list[Run]) -> str:
     family, tokens = runs[0].family, f"{runs[0].unique_tokens:,} unique tokens"
-    (other,) = (FAMILY_TITLES[name] for name in FAMILIES if name != family)
+    (other,) = (get_family(name).title for name in family_names() if name != family)
     what = "this run is" if len(runs) == 1 else f"all {len(runs)} runs are"
     return (
-        f"No verdict on these {tokens}: {what} {FAMILY_TITLES[family]}, and a verdict needs "
+        f"No verdict on these {tokens}: {what} {get_family(family).title}, and a verdict needs "
         f"one that is {other} beside it, on the same tokens."
     )
 
@@ -75,9 +75,8 @@ def _not_evaluated(runs: list[Run], missing: set[str]) -> str:
         # A run that has not been validated even once has no best checkpoint to evaluate.
         ready = [run for run in runs if run.family == family and run.nll is not None]
         if not ready:
-            return (
-                f"No verdict yet: no {FAMILY_TITLES[family]} run has come to a validation so far."
-            )
+            title = get_family(family).title
+            return f"No verdict yet: no {title} run has come to a validation so far."
         best = min(ready, key=lambda run: run.nll or 0.0)
         commands.append(f"`epochal eval {shlex.quote(str(best.record.path))}`")
     return (

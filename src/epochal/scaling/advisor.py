@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from epochal import rng
+from epochal.estimates import Floats
 from epochal.runs import RunRecord
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.optimum import best_length
-from epochal.tally import Floats
 
 RISE = 0.01
 """Nats above the best from which a curve may count as turned (as in the comparison)."""

@@ -12,7 +12,7 @@ from epochal.errors import UserError
 from epochal.recipe.schema import Model
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.optimum import SMALLEST, least_flops, optima
-from epochal.sizes import LADDER, Architecture, ffn_width
+from epochal.sizes import LADDER, Architecture, swiglu_width
 from epochal.units import parse_number
 
 NEARLY = 0.01
@@ -158,8 +158,8 @@ def _shape(width: int, depth: int) -> Architecture:
         d_model=width,
         layers=depth,
         heads=heads,
-        head_width=width // heads,
-        ffn_width=ffn_width(width),
+        head_dim=width // heads,
+        d_ff=swiglu_width(width),
     )
 
 

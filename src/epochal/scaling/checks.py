@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.forms import Form, Where, outer
 from epochal.scaling.known import SINGLE_EPOCH, KnownLaw
 from epochal.scaling.points import Points
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
-from epochal.tally import Floats
 
 _TRADE_OFF = 1e3
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal.errors import DataError, UserError
+from epochal.estimates import Floats
 from epochal.scaling.first_fit import FirstFit, FitSettings, first_fit
 from epochal.scaling.forms import FORMS
 from epochal.scaling.intervals import groups_of
@@ -21,7 +22,6 @@ from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.points import Points
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
-from epochal.tally import Floats
 
 AUTO = "auto"
 """The name that stands for a choice among CANDIDATES."""

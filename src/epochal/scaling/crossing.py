@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.optimum import optima
-from epochal.tally import Floats
 
 _EQUAL = 1e-9  # nats that are no difference
 _STEPS = 8  # per decade

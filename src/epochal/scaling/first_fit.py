@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from epochal.errors import DataError
+from epochal.estimates import Floats
 from epochal.scaling.forms import Form, Where, inner, not_identified
 from epochal.scaling.known import SINGLE_EPOCH, KnownLaw, find_form
 from epochal.scaling.points import Dropped, Points
@@ -16,7 +17,6 @@ from epochal.scaling.problem import HUBER_DELTA, Problem
 from epochal.scaling.rows import RISE, check_determined, select_rows
 from epochal.scaling.solver import polish
 from epochal.scaling.starts import distinct, global_search
-from epochal.tally import Floats
 
 STAGE_1_EPOCHS = 2.5
 """Rows of up to so many epochs go to stage 1 of a two-stage fit (Muennighoff's notebook)."""

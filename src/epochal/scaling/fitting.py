@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal.errors import DataError
-from epochal.recipe import FAMILIES
+from epochal.estimates import Floats
+from epochal.families import family_names
 from epochal.scaling.checks import condition_of, fit_notes, held_out_check, r_squared
 from epochal.scaling.choosing import AUTO, check_law, choose_law
 from epochal.scaling.first_fit import FitSettings, first_fit, make_problem, search
@@ -27,7 +28,6 @@ from epochal.scaling.known import SINGLE_EPOCH, find_form
 from epochal.scaling.points import Dropped, Points
 from epochal.scaling.problem import Problem
 from epochal.scaling.result import FamilyFit, FitReport, Interval, range_of
-from epochal.tally import Floats
 
 WITHIN = 0.01
 """Minima whose objective is within this share of the lowest are all told."""
@@ -43,7 +43,7 @@ def fit_points(points: Points, settings: FitSettings, hold: Hold | None = None) 
     DataError where no family's points can determine the law, UserError for an unknown law.
     """
     form = None if check_law(settings.law) == AUTO else find_form(settings.law)
-    families = [name for name in FAMILIES if name in points.family]
+    families = [name for name in family_names() if name in points.family]
     if not families:
         raise DataError("there are no points to fit")
     fits: dict[str, FamilyFit] = {}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epochal.tally import Floats
+from epochal.estimates import Floats
 
 LOG_INFINITE = float(np.log(1e12))
 """Inner value of a half-life that is not limited: nothing decays within any real run."""

@@ -8,7 +8,6 @@ with the tokens seen by then, for runs whose rate does not decay (or who know wh
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 from epochal.errors import DataError, RecipeError, RunError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
+from epochal.runs.find import find_runs
 from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
 from epochal.scaling.settings import RunOfPoint, not_best, setting_of
 
 At = Literal["final", "best"]
-_DEPTH = 4
-_PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
 
 
 def read_points(
@@ -41,7 +39,7 @@ def read_points(
     a place without runs, DataError for runs of several validation sets, tokenizers or sequence
     lengths unless `force`.
     """
-    records = [RunRecord(path) for path in _find(places)]
+    records = [RunRecord(path) for path in find_runs(places)]
     if not force:
         _check_alike(records)
     rows: list[_Row] = []
@@ -136,34 +134,6 @@ def _same(values: Iterable[int | None]) -> int | None:
     """What all have, or None."""
     found = set(values)
     return found.pop() if len(found) == 1 else None
-
-
-def _find(places: Sequence[str | Path]) -> list[Path]:
-    """Run folders among and below `places`, each once, those put aside left out."""
-    found: dict[Path, Path] = {}
-    for place in map(Path, places):
-        if (place / "run.json").is_file():
-            below = [place]
-        elif not place.is_dir():
-            raise RunError(f"there is no folder {place}; give run folders or a CSV of points")
-        else:
-            files = [
-                f for depth in range(1, _DEPTH + 1) for f in place.glob("*/" * depth + "run.json")
-            ]
-            below = sorted(file.parent for file in files if not _hidden(file.parent, place))
-        if not below:
-            raise RunError(
-                f"the folder {place} holds no runs (a run has a run.json); train some with "
-                "`epochal train` or give another folder"
-            )
-        for path in below:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
-
-
-def _hidden(path: Path, place: Path) -> bool:
-    parts = path.relative_to(place).parts
-    return any(part.startswith(".") or _PUT_ASIDE.search(part) for part in parts)
 
 
 def _check_alike(records: Sequence[RunRecord]) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
+from epochal.estimates import Floats
 from epochal.scaling.forms import outer
 from epochal.scaling.known import LEVEL
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
-from epochal.tally import Floats
 
 _BOOTSTRAP_ROUNDS = 40
 _BOOTSTRAP_TOLERANCE = 1e-5

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.points import Points
-from epochal.tally import Floats
 
 SAME_BUDGET = 1.12
 """Runs whose FLOPs differ by up to this factor are of one budget."""

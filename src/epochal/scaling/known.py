@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from epochal.errors import UserError
+from epochal.estimates import Floats
 from epochal.scaling.forms import (
     FORMS,
     Form,
@@ -20,7 +21,6 @@ from epochal.scaling.forms import (
     outer,
     predict,
 )
-from epochal.tally import Floats
 
 LEVEL = 0.95
 """Of all intervals."""

@@ -13,15 +13,15 @@ import numpy as np
 
 from epochal import files
 from epochal.errors import UserError
-from epochal.recipe import FAMILIES
+from epochal.estimates import Floats
+from epochal.families import family_names
 from epochal.scaling.choosing import Choice
 from epochal.scaling.forms import not_identified
 from epochal.scaling.known import KnownLaw, known_law
-from epochal.tally import Floats
 
 _FORMAT = 1
 _DIGITS = 10
-_SECTIONS = (*FAMILIES, "settings")
+_SECTIONS = (*family_names(), "settings")
 _WHOLE = {
     "sequence_length": "the tokens per row of its runs",
     "vocabulary": "the tokens that its runs' tokenizer has",
@@ -116,7 +116,7 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
     content = read_file(path)
     families = content.get("families", content)
     laws: dict[str, KnownLaw] = {}
-    for family in FAMILIES:
+    for family in family_names():
         section = families.get(family) if isinstance(families, dict) else None
         if not isinstance(section, dict):
             continue
@@ -138,8 +138,8 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
         laws[family] = _with_runs(_with_samples(law, section, path), section, path)
     if not laws:
         raise UserError(
-            f"{path} holds no law: it has no section for a family ({' or '.join(FAMILIES)}); write "
-            "one with `epochal fit RUNS --out law.toml`"
+            f"{path} holds no law: it has no section for a family ({' or '.join(family_names())}); "
+            "write one with `epochal fit RUNS --out law.toml`"
         )
     return laws
 
@@ -194,14 +194,14 @@ def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
     strange = [k for k, v in families.items() if isinstance(v, dict) and k not in _SECTIONS]
     if strange:
         raise UserError(
-            f"{path}: [{strange[0]}] is no family; sections are {' and '.join(FAMILIES)}"
+            f"{path}: [{strange[0]}] is no family; sections are {' and '.join(family_names())}"
         )
     held: dict[str, dict[str, float]] = {}
     _check_numbers(path, content if families is content else {})
     top = {k: float(v) for k, v in content.items() if _is_number(v) and k != "format"}
     if top:
         held[""] = top
-    for family in FAMILIES:
+    for family in family_names():
         section = families.get(family)
         if isinstance(section, dict):
             whole = "constants" in section

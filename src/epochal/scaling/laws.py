@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from epochal.errors import UserError
+from epochal.estimates import Floats
 from epochal.scaling.first_fit import FitSettings
 from epochal.scaling.fitting import fit_family
 from epochal.scaling.forms import FORMS
@@ -22,7 +23,6 @@ from epochal.scaling.known import KnownLaw, known_law
 from epochal.scaling.points import make_points
 from epochal.scaling.problem import HUBER_DELTA
 from epochal.scaling.result import FamilyFit
-from epochal.tally import Floats
 
 
 class ScalingLaw:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.forms import Where, predict
 from epochal.scaling.known import KnownLaw
-from epochal.tally import Floats
 
 SMALLEST, LARGEST = 1e4, 1e13
 """Sizes that are looked at."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from epochal import files
 from epochal.errors import RecipeError, UserError
-from epochal.recipe import FAMILY_TITLES, Recipe, recipe_from_tree, recipe_toml
+from epochal.families import get_family
+from epochal.recipe import Recipe, recipe_from_tree, recipe_toml
 from epochal.recipe.schema import Data, Evaluation, Train
 from epochal.scaling.alternatives import model_for
 from epochal.scaling.known import KnownLaw
@@ -43,7 +44,7 @@ def plan_recipe(
         family="mdm" if plan.family == "mdm" else "ar",
         data=Data(corpus=corpus, unique_tokens=int(unique_tokens), sequence_length=length),
         model=model,
-        train=Train(epochs=float(f"{tokens / unique_tokens:.6g}"), global_batch=batch),
+        train=Train(epochs=float(f"{tokens / unique_tokens:.6g}"), global_batch_size=batch),
         eval=replace(Evaluation(), every=Interval(2, "percent")),
     )
 
@@ -61,11 +62,11 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
         data=replace(run.data, unique_tokens=plan.data.unique_tokens),
         model=replace(
             model,
-            untied=kept.untied,
+            tie_embeddings=kept.tie_embeddings,
             rope_theta=kept.rope_theta,
             norm_eps=kept.norm_eps,
             init_std=kept.init_std,
-            table_rows=kept.table_rows,
+            padded_vocab_size=kept.padded_vocab_size,
         ),
         train=replace(
             run.train,
@@ -73,7 +74,7 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
             tokens=None,
             steps=None,
             flops=None,
-            micro_batch=None,
+            micro_batch_size=None,
             start_from=None,
             start_step=None,
         ),
@@ -135,7 +136,7 @@ def _head(plan: FamilyPlan, report: PlanReport, law: KnownLaw) -> str:
     if passes < 1:
         length = f"{passes:.4g} of an epoch"
     return (
-        f"# {FAMILY_TITLES[plan.family]}, by `epochal plan` for "
+        f"# {get_family(plan.family).title}, by `epochal plan` for "
         f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
         "FLOPs.\n"
         f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {length}.\n"

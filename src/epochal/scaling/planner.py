@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from epochal.errors import UserError
-from epochal.recipe import FAMILIES
+from epochal.estimates import Floats
+from epochal.families import family_names
 from epochal.scaling.alternatives import (
     Alternative,
     LadderChoice,
@@ -35,7 +36,6 @@ from epochal.scaling.verdict import (
     reverse_words,
     verdict_words,
 )
-from epochal.tally import Floats
 from epochal.units import format_count
 
 _SURE = 0.975
@@ -139,7 +139,9 @@ def make_plan(
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)
-    known: dict[str, KnownLaw] = {family: laws[family] for family in FAMILIES if family in laws}
+    known: dict[str, KnownLaw] = {
+        family: laws[family] for family in family_names() if family in laws
+    }
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in known.values()]
     critical = None
     if len(known) == 2:
@@ -365,7 +367,7 @@ def make_reverse(
 ) -> ReverseReport:
     """At which U diffusion wins when `flops` are spent. Raises UserError without both families."""
     _check_amount("FLOPs", flops, _MOST_FLOPS)
-    if set(laws) != set(FAMILIES):
+    if set(laws) != set(family_names()):
         raise UserError(
             "the question at which U diffusion wins needs laws of both families; these laws are "
             f"of {' and '.join(laws)} only. Give --unique-tokens, or --laws paper"

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal.errors import DataError, UserError, nearest
-from epochal.recipe import FAMILIES
+from epochal.estimates import Floats
+from epochal.families import family_names
 from epochal.scaling.settings import RunOfPoint, not_best
-from epochal.tally import Floats
 from epochal.units import format_count, parse_number
 
 COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
@@ -278,7 +278,8 @@ def _family(path: Path, row: int, text: str | None) -> str:
     word = _FAMILY_WORDS.get(text.lower())
     if word is None:
         raise DataError(
-            f"{path}, row {row}: family = {text!r} is not known; write {' or '.join(FAMILIES)}"
+            f"{path}, row {row}: family = {text!r} is not known; "
+            f"write {' or '.join(family_names())}"
         )
     return word
 

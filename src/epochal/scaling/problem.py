@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.forms import BOUNDS, Form, Where, predict, predict_with_gradient
-from epochal.tally import Floats
 
 HUBER_DELTA = 1e-3
 """Of Hoffmann et al. 2022, kept by all later fits."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.choosing import Choice
 from epochal.scaling.isoflop import IsoFlop
 from epochal.scaling.known import KnownLaw
 from epochal.scaling.points import Dropped, Points
-from epochal.tally import Floats
 
 Interval = tuple[float | None, float | None]
 

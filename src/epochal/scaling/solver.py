@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from epochal.estimates import Floats
 from epochal.scaling.problem import Problem
-from epochal.tally import Floats
 
 ROUNDS = 60
 _POLISHES = 4

@@ -11,11 +11,11 @@ import dataclasses
 
 import numpy as np
 
+from epochal.estimates import Floats
 from epochal.scaling.forms import FORMS, Form, Where, effective
 from epochal.scaling.known import SINGLE_EPOCH
 from epochal.scaling.problem import Problem
 from epochal.scaling.solver import solve
-from epochal.tally import Floats
 
 EXPONENTS = np.geomspace(0.04, 1.6, 17)
 _REWEIGHTINGS = 12

@@ -20,7 +20,7 @@ from epochal.sweeps.trunk import Branch, grow_trunk
 from epochal.units import format_count
 
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
-_SHAPE_KEYS = ("size", "d_model", "layers", "heads", "head_width", "ffn_width")
+_SHAPE_KEYS = ("size", "d_model", "layers", "heads", "head_dim", "d_ff")
 
 Changes = dict[str, Any]
 Point = tuple[list[str], Changes]

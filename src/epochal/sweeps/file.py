@@ -65,7 +65,7 @@ def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     """The sweep in a file, or a shipped one by name, with overrides.
 
     `overrides` are like `sweep.flops=[1e15]`, `grid.train.lr=[1e-3, 2e-3]`, or a bare recipe key,
-    `train.global_batch=32`, which changes `[base]`. Raises RecipeError naming the key, the
+    `train.global_batch_size=32`, which changes `[base]`. Raises RecipeError naming the key, the
     value and what is allowed.
     """
     path = find_recipe(str(name))

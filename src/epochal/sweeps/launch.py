@@ -21,10 +21,10 @@ from typing import Any, Protocol
 from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.find import best_nll, needs_evaluation
+from epochal.sweeps.finished import best_nll, needs_evaluation
+from epochal.sweeps.monitor import Watch, hopeless
 from epochal.sweeps.record import DONE, RunState, SweepFolder
 from epochal.sweeps.slots import Slot
-from epochal.sweeps.watch import Watch, hopeless
 
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 5.0

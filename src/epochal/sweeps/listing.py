@@ -15,7 +15,7 @@ from epochal.recipe.schema import Data
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
 from epochal.sweeps.designs import SweepRun, design_runs, numbers_on
 from epochal.sweeps.file import Sweep
-from epochal.sweeps.find import recipe_hash
+from epochal.sweeps.finished import recipe_hash
 
 
 @dataclass(frozen=True, slots=True)

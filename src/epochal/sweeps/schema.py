@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.recipe import Family
 from epochal.units import Count, Quantity
 
 Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk", "list"]
@@ -28,7 +27,7 @@ class Axes:
     data-value: one FLOP budget spent on 1/k of the data for k epochs. grid: every combination.
     ablation: the base and each of `[variants]`. trunk: one long run at a constant rate, and for
     each length a run that starts from it and decays. list: the `[[runs]]` as they stand."""
-    families: tuple[Family, ...] = ()
+    families: tuple[str, ...] = ()
     """ar, mdm or both."""
     sizes: tuple[str, ...] = ()
     """Names of the ladder, or "96x3x3" for d_model x layers x heads."""

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from epochal.progress import say, visible
 from epochal.sweeps.launch import Launch
+from epochal.sweeps.monitor import Watch
 from epochal.sweeps.record import RunState
-from epochal.sweeps.watch import Watch
 
 LINE_EVERY_SECONDS = 60.0
 _ORDER = ("training", "evaluating", "failed", "stopped", "ended early", "finished", "left out")

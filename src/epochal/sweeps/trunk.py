@@ -60,8 +60,8 @@ def grow_trunk(branches: Sequence[Branch]) -> tuple[Recipe, list[tuple[Recipe, i
                 f"trunk's {longest:,} steps, or leave out that length"
             )
         share = warm / numbers.steps
-        if recipe.train.lr_by == "samples":
-            share = warm * numbers.global_batch / numbers.rows
+        if recipe.train.lr_progress == "samples":
+            share = warm * numbers.global_batch_size / numbers.rows
         grown.append((replace(recipe, train=replace(recipe.train, warmup=share)), start))
     return trunk, grown
 

@@ -32,7 +32,7 @@ from epochal.errors import CheckpointError
 from epochal.progress import say
 from epochal.training import sharded
 from epochal.training.average import Average
-from epochal.training.parallel.spread import place, whole
+from epochal.training.parallel.parallelize import place, whole
 from epochal.training.parallel.world import World
 from epochal.training.sharded import SHARDS
 

@@ -52,7 +52,7 @@ def find_fault(settings: Train, step: int, loss: float, norm: float, limit: floa
                 f"step {step}: the loss is {loss} and the gradient's norm {norm}, so the update "
                 'was not made; go on and pass over such steps with train.on_nan="skip", or train '
                 "anew (--restart) with a lower `train.lr`, a longer `train.warmup` or a lower "
-                "`train.clip`"
+                "`train.grad_clip`"
             )
         return "nan"
     if norm <= limit:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from epochal.device import Machine, peak_flops, peak_memory
 from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
@@ -20,12 +21,11 @@ from epochal.recipe import Recipe, RunNumbers
 from epochal.runs import RunFolder
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
-from epochal.training.device import Machine, peak_flops, peak_memory
 from epochal.training.guard import Fault, norm_limit, note_fault, note_taken
-from epochal.training.journal import Journal
+from epochal.training.logger import Journal
 from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
-from epochal.training.parallel.spread import evaluating, local
+from epochal.training.parallel.parallelize import evaluating, local
 from epochal.training.parallel.world import World
 from epochal.training.saver import Kind, Saver
 from epochal.training.step import Stepper, StepResult

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from epochal.recipe import Recipe, RunNumbers
-from epochal.recipe.numbers import decay_begin, micro_batch
+from epochal.recipe.numbers import decay_begin, micro_batch_size
 from epochal.recipe.schema import Train
 
 
 def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.optim.AdamW:
     """AdamW: matrices (embedding included) decay, norms do not (arXiv 2507.15857 §8).
 
-    `parts` is `clip_parts`.
+    `parts` is `grad_clip_microbatches`.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     decays = {True: settings.weight_decay, False: 0.0}
@@ -72,11 +72,11 @@ def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
 
     Linear warm-up over the first `warmup` share of the run, then the schedule's way from lr to
     min_lr, reached at the last step. Progress is counted at the end of the step, so no step is
-    spent at rate 0; with `lr_by` = "samples" it is, like Megatron's, the rows seen before the
+    spent at rate 0; with `lr_progress` = "samples" it is, like Megatron's, the rows seen before the
     step out of all rows asked for.
     """
-    if settings.lr_by == "samples":
-        return _rate(settings, step * numbers.global_batch, numbers.rows)
+    if settings.lr_progress == "samples":
+        return _rate(settings, step * numbers.global_batch_size, numbers.rows)
     return _rate(settings, step + 1, numbers.steps)
 
 
@@ -102,13 +102,13 @@ _FALLS: dict[str, Callable[[float], float]] = {
 """What is left of lr − min_lr after a share of the decay."""
 
 
-def clip_parts(recipe: Recipe) -> int:
-    """By how much what `train.clip_of` names is larger than the mean gradient.
+def grad_clip_microbatches(recipe: Recipe) -> int:
+    """By how much what `train.grad_clip_reduction` names is larger than the mean gradient.
 
     Clipping n times the mean at `clip`, and giving it to AdamW, is the same as clipping the mean
     at clip / n with an epsilon of adam_eps / n: all else in AdamW is free of scale.
     """
     train = recipe.train
-    if train.clip_of == "mean":
+    if train.grad_clip_reduction == "mean":
         return 1
-    return train.clip_parts or -(-train.global_batch // micro_batch(recipe))
+    return train.grad_clip_microbatches or -(-train.global_batch_size // micro_batch_size(recipe))

@@ -18,19 +18,19 @@ from torch import Tensor
 
 from epochal import rng
 from epochal.data.batches import Order
+from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
-from epochal.recipe.numbers import micro_batch as micro_batch
+from epochal.recipe.numbers import micro_batch_size as micro_batch_size
 from epochal.recipe.numbers import micro_rows
 from epochal.training.average import Average
-from epochal.training.device import Machine
 from epochal.training.guard import Fault, find_fault
 from epochal.training.noise_log import NoiseSums
-from epochal.training.optim import clip, clip_parts
+from epochal.training.optim import clip, grad_clip_microbatches
+from epochal.training.parallel.parallelize import Spread, alone
 from epochal.training.parallel.pipeline import Inputs
-from epochal.training.parallel.spread import Spread, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Stepper:
     def problems(self, step: int) -> list[Problem]:
         """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
         step), whatever the number of processes."""
-        batch = self.recipe.train.global_batch
+        batch = self.recipe.train.global_batch_size
         plan = self.world.plan
         mine, micro = batch // plan.data, micro_rows(self.recipe, plan.data, plan.pipeline)
         begin = self.world.data_rank * mine
@@ -123,7 +123,7 @@ class Stepper:
             return part
 
         self._passes(step, problems, part_of)
-        most = self.recipe.train.clip / clip_parts(self.recipe)
+        most = self.recipe.train.grad_clip / grad_clip_microbatches(self.recipe)
         norm = clip(list(self.model.parameters()), most, self.spread.norm)
         # All that the step has to tell, in one wait for the device.
         sums = self.world.total_on_device(torch.cat((loss, noise_sums.sums)))
@@ -177,8 +177,8 @@ class Stepper:
         train = self.recipe.train
         if train.attention_dropout or train.hidden_dropout or train.embedding_dropout:
             # Micro-batches are numbered over all processes.
-            mine = train.global_batch // self.world.plan.data
-            number += self.world.data_rank * -(-mine // min(micro_batch(self.recipe), mine))
+            mine = train.global_batch_size // self.world.plan.data
+            number += self.world.data_rank * -(-mine // min(micro_batch_size(self.recipe), mine))
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
 
 

@@ -77,7 +77,10 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     shard = parallel.shard or data
     _must_divide("parallel.shard", shard, data, "the {total} data-parallel processes")
     _must_divide(
-        "parallel.data", data, recipe.train.global_batch, "`train.global_batch` = {total} rows"
+        "parallel.data",
+        data,
+        recipe.train.global_batch_size,
+        "`train.global_batch_size` = {total} rows",
     )
     _check_tensor(parallel, shape, vocabulary, recipe.data.sequence_length)
     _check_options(recipe, data)
@@ -113,7 +116,7 @@ def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
 
 def _check_micro_batches(recipe: Recipe, data: int) -> None:
     """1F1B needs micro-batches of one size, at least one for each stage."""
-    stages, mine = recipe.parallel.pipeline, recipe.train.global_batch // data
+    stages, mine = recipe.parallel.pipeline, recipe.train.global_batch_size // data
     rows = micro_rows(recipe, data, stages)
     if mine % rows == 0 and mine // rows >= stages:
         return
@@ -121,19 +124,19 @@ def _check_micro_batches(recipe: Recipe, data: int) -> None:
     if mine < stages:
         raise RecipeError(
             f"{what} a row each at least, and a step has {mine} for each of them; set "
-            f"train.global_batch={stages * data} or more, or parallel.pipeline=1"
+            f"train.global_batch_size={stages * data} or more, or parallel.pipeline=1"
         )
     nearest = _nearest_divisor(mine, rows, most=mine // stages)
     raise RecipeError(
-        f"{what} at least as many micro-batches, all of one size: `train.micro_batch` = {rows} "
-        f"does not cut {mine} rows so; set train.micro_batch={nearest}, or leave it out"
+        f"{what} at least as many micro-batches, all of one size: `train.micro_batch_size` = "
+        f"{rows} does not cut {mine} rows so; set train.micro_batch_size={nearest}, or leave it out"
     )
 
 
 def _check_tensor(parallel: Parallel, shape: Architecture, vocabulary: int, length: int) -> None:
     name, size = "parallel.tensor", parallel.tensor
     _must_divide(name, size, shape.heads, "the model's {total} attention heads")
-    _must_divide(name, size, shape.ffn_width, "the model's inner width {total}")
+    _must_divide(name, size, shape.d_ff, "the model's inner width {total}")
     rows = shape.rows(vocabulary)
     _must_divide(name, size, rows, "the embedding table of {total} rows")
     if parallel.sequence:

@@ -20,10 +20,10 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.models.attention import Rule, rotary_tables
 from epochal.sizes import stage_layers
-from epochal.training.device import Machine
 from epochal.training.optim import total_norm
 from epochal.training.parallel.world import World
 
@@ -76,7 +76,7 @@ class Pipeline:
         self._data = None if plan.zero or plan.data == 1 else world.mesh["replicate"].get_group()
         self._scale = plan.data if plan.zero else 1
         self._parts = plan.tensor if sequence else 1
-        self._table_group = None if model.shape.untied else _ends_group(world)
+        self._table_group = _ends_group(world) if model.shape.tie_embeddings else None
         self._schedule: Schedule1F1B | None = None
         self._inputs: InputsOf | None = None
         self._loss: LossOf | None = None
@@ -168,7 +168,7 @@ class Pipeline:
         model = self._model
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        rotary = rotary_tables(positions, model.shape.head_width, model.rope_theta)
+        rotary = rotary_tables(positions, model.shape.head_dim, model.rope_theta)
         if self._first:
             x = F.dropout(model.embedding(x), model.embedding_dropout, model.training)
         for block in self._blocks:

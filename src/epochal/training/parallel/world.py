@@ -23,10 +23,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from epochal import progress
+from epochal.device import Machine
 from epochal.errors import EpochalError, RecipeError
-from epochal.training.device import Machine
+from epochal.training.parallel.heartbeat import Watch
 from epochal.training.parallel.mesh import MeshPlan
-from epochal.training.parallel.watch import Watch
 
 T = TypeVar("T")
 _OPENED = itertools.count()

@@ -1,0 +1,163 @@
+"""Click options made from the dataclasses of the functions that commands call."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from click.core import ParameterSource
+
+from epochal.errors import UserError
+from epochal.options import field_docs
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FLAGS: dict[str, str] = {}
+"""Field → its flag, where that is not --field-name; for errors that name the field."""
+
+
+def flag_of(name: str) -> str:
+    """The command line's name of an option: `overfit_threshold` → `--overfit-threshold`."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def options(
+    kind: type[Any], into: str = "options", leave_out: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Add an option for each field of the dataclass `kind`.
+
+    The command gets one argument, named `into`, with an instance of it. Fields of `leave_out`
+    stay at their defaults.
+    """
+    hints = typing.get_type_hints(kind)
+    docs = field_docs(kind)
+    shown = [
+        one
+        for one in dataclasses.fields(kind)
+        if one.metadata.get("cli", True) and one.name not in leave_out
+    ]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(*args: Any, **values: Any) -> Any:
+            picked = {one.name: values.pop(one.name) for one in shown}
+            return command(*args, **values, **{into: kind(**picked)})
+
+        wrapped: Any = call
+        for one in reversed(shown):
+            wrapped = _option(one, hints[one.name], docs.get(one.name, ""))(wrapped)
+            for old in one.metadata.get("renamed", ()):
+                wrapped = _old_name(old, one)(wrapped)
+        return typing.cast(Command, wrapped)
+
+    return decorate
+
+
+def given(*names: str) -> list[str]:
+    """Those of the current command's options that were typed, as flags."""
+    context = click.get_current_context()
+    return [
+        flag_of(name)
+        for name in names
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """Raise UsageError if any of these options was typed: `--mfu needs --dry-run`."""
+    if typed := given(*names):
+        raise click.UsageError(f"{' and '.join(typed)} {why}")
+
+
+def _option(one: dataclasses.Field[Any], hint: Any, text: str) -> Callable[[Any], Any]:
+    more = one.metadata
+    flag = more.get("flag") or "--" + one.name.replace("_", "-")
+    if flag != "--" + one.name.replace("_", "-"):
+        FLAGS[one.name] = flag
+    names = [name for name in (more.get("short"), flag) if name]
+    default = one.default
+    if one.default_factory is not dataclasses.MISSING:
+        default = one.default_factory()
+    settings: dict[str, Any] = {"help": text}
+    if more.get("metavar"):
+        settings["metavar"] = more["metavar"]
+    settings |= _kind(hint, default, more.get("parse"))
+    if default is dataclasses.MISSING:
+        settings["required"] = True
+    elif not isinstance(default, bool):
+        settings["default"] = default
+        settings["show_default"] = default not in (None, (), {}, "")
+    if isinstance(default, bool):
+        names = [f"{flag}/--no-{flag[2:]}" if default else flag]
+        settings |= {"is_flag": True, "default": default}
+    return click.option(*names, one.name, **settings)
+
+
+def _old_name(old: str, one: dataclasses.Field[Any]) -> Callable[[Any], Any]:
+    """A flag of an earlier version: not in the help, read as the new one, with a notice."""
+
+    def take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value in (None, False, ()):
+            return
+        click.echo(f"{old} is now {flag_of(one.name)}; the old name is still read", err=True)
+        context.default_map = {**(context.default_map or {}), one.name: value}
+
+    return click.option(
+        old,
+        "old_" + old.lstrip("-").replace("-", "_"),
+        is_flag=isinstance(one.default, bool),
+        hidden=True,
+        is_eager=True,
+        expose_value=False,
+        callback=take,
+    )
+
+
+def _kind(hint: Any, default: Any, parse: Callable[[str], Any] | None) -> dict[str, Any]:
+    """What click has to know of a field's type."""
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        inner = [part for part in get_args(hint) if part is not type(None)]
+        hint = inner[0] if len(inner) == 1 else str
+    if get_origin(hint) is typing.Annotated:
+        hint = get_args(hint)[0]
+    if parse is not None:
+        return {"callback": functools.partial(_parsed, parse)}
+    origin = get_origin(hint)
+    if origin is Literal:
+        return {"type": click.Choice([str(word) for word in get_args(hint)])}
+    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        of = get_args(hint)[0]
+        kind = click.Choice([str(w) for w in get_args(of)]) if get_origin(of) is Literal else of
+        return {"multiple": True, "type": kind}
+    if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return {"multiple": True, "callback": _pairs, "default": ()}
+    if hint is Path:
+        return {"type": click.Path(path_type=Path)}
+    return {} if isinstance(default, bool) else {"type": hint}
+
+
+def _parsed(
+    parse: Callable[[str], Any], context: click.Context, parameter: click.Parameter, value: Any
+) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except UserError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, words: Any) -> dict[str, str]:
+    found = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise click.UsageError(f"{parameter.opts[-1]} {word}: write NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness, scored alike for all families."""

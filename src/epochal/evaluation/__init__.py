@@ -1,0 +1,1 @@
+"""A run in, nats with an interval out."""

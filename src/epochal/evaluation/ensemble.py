@@ -1,0 +1,170 @@
+"""Several models as one: their mean probability (ensemble), or their mean weights (average)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from epochal.errors import RunError, UserError
+from epochal.estimates import Estimate
+from epochal.estimates import gap as paired_gap
+from epochal.evaluation.distributed import shared_work
+from epochal.evaluation.evaluate import (
+    corpus_of,
+    make_draws,
+    make_evaluator,
+    make_result,
+)
+from epochal.evaluation.load import LoadedModel, load_run
+from epochal.evaluation.options import Options
+from epochal.runs import NLLResult, RunFolder, RunRecord, parse_run_checkpoint
+from epochal.training import checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleResult:
+    """NLL of an ensemble and of its members, on the same tokens with the same masks."""
+
+    ensemble: NLLResult
+    members: list[NLLResult]
+    names: list[str]
+    best: int
+    """Which member is best alone, from 0."""
+    gain: float
+    """NLL of the best member minus that of the ensemble, nats per token."""
+    gain_error: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def ensemble(runs: Sequence[str | Path], **options: Any) -> EnsembleResult:
+    """Score runs of one family as an ensemble: −log of the mean of their probabilities.
+
+    A run may be given as `RUN@CHECKPOINT` (best, last, ema or a step), so that checkpoints of
+    one run can be put together. `options` are those of `evaluate`. Nothing is kept with the
+    runs. Raises UserError for fewer than two, or for models that do not go together.
+    """
+    given = Options(**options)
+    given.check()
+    if len(runs) < 2:
+        raise UserError("an ensemble needs at least two runs or checkpoints; give more")
+    with shared_work() as share:
+        records, loaded = zip(*(_member(str(run), given) for run in runs), strict=True)
+        _check_alike(runs, loaded)
+        data = corpus_of(records[0], loaded[0], given)
+        evaluator = make_evaluator(loaded[0], data, given.estimator, share)
+        everything = tuple(one.model for one in loaded)
+
+        def scored(one: LoadedModel, models: Any, name: str) -> tuple[NLLResult, Estimate]:
+            start = time.monotonic()
+            evaluator.clear()
+            found = make_draws(evaluator, models, given)
+            seconds = time.monotonic() - start
+            return make_result(one, data, name, evaluator, found, seconds), found
+
+        together, whole = scored(loaded[0], everything, f"ensemble of {len(loaded)}")
+        # As many draws for the members as the tolerance took, so that they pair with it.
+        if given.tolerance is not None and not evaluator.objective.exact:
+            given = dataclasses.replace(given, tolerance=None, draws=together.draws)
+        each = [scored(one, one.model, f"step {one.step}") for one in loaded]
+    best = min(range(len(each)), key=lambda n: each[n][0].nll_nats_per_token)
+    found = paired_gap(each[best][1], whole)
+    return EnsembleResult(
+        ensemble=together,
+        members=[result for result, _ in each],
+        names=[str(run) for run in runs],
+        best=best,
+        gain=found.difference,
+        gain_error=found.error,
+    )
+
+
+def average(runs: Sequence[str | Path], out: str | Path, last: int | None = None) -> RunRecord:
+    """A new run in folder `out` whose best checkpoint is the mean of others' weights.
+
+    Of one run: its newest `last` checkpoints (all of them if not given), each step once. Of
+    several: the best checkpoint of each, or `RUN@CHECKPOINT`. Weights are averaged in float64.
+    Raises UserError for fewer than two checkpoints or models of another shape, RunError if
+    `out` is there already.
+    """
+    if (Path(out) / "run.json").exists():
+        raise RunError(f"{out} is a run already; give another folder with --out")
+    wanted = _checkpoints([str(run) for run in runs], last)
+    if len(wanted) < 2:
+        raise UserError(
+            f"{runs[0]} has a single checkpoint, so there is nothing to average; keep more with "
+            "`checkpoint.keep` or `checkpoint.keep_every`, or give several runs"
+        )
+    members = [load_run(record.path, name, "cpu") for record, name in wanted]
+    _check_alike([record.path for record, _ in wanted], members)
+    model = members[0].model
+    with torch.no_grad():
+        weights = [dict(one.model.named_parameters()) for one in members]
+        for name, weight in model.named_parameters():
+            mean = sum(each[name].double() for each in weights) / len(weights)
+            weight.copy_(torch.as_tensor(mean))
+    source, folder = wanted[0][0], RunFolder(Path(out))
+    step = max(one.step for one in members)
+    checkpoint.save(folder.checkpoints, "best", checkpoint.TrainState(step=step), model)
+    folder.write_recipe(source.recipe)
+    members[0].tokenizer.save(folder.tokenizer_file)
+    made_of = [
+        f"{record.path}@{one.step}" for (record, _), one in zip(wanted, members, strict=True)
+    ]
+    folder.write_info(
+        source.info | {"status": "finished", "best": {"step": step}, "average_of": made_of}
+    )
+    return RunRecord(out)
+
+
+def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord, str | None]]:
+    """(run, checkpoint) of all that is to be averaged."""
+    if last is not None and last < 2:
+        raise UserError(f"last = {last}: at least 2 checkpoints make an average")
+    if len(runs) > 1:
+        if last is not None:
+            raise UserError("`last` counts the checkpoints of one run; give a single run with it")
+        return [(RunRecord(path), name) for path, name in map(parse_run_checkpoint, runs)]
+    if parse_run_checkpoint(runs[0])[1] is not None:
+        raise UserError(
+            f"{runs[0]} is a single checkpoint, so there is nothing to average; give several, or "
+            "the run alone for all that it keeps"
+        )
+    record = RunRecord(runs[0])
+    steps = sorted({step for step, _ in checkpoint.all_of(record.folder.checkpoints)})
+    if last is not None and last > len(steps):
+        raise UserError(
+            f"last = {last}: {record.path} has checkpoints of {len(steps)} steps only; keep more "
+            "with `checkpoint.keep` or `checkpoint.keep_every`"
+        )
+    return [(record, str(step)) for step in (steps if last is None else steps[-last:])]
+
+
+def _member(run: str, options: Options) -> tuple[RunRecord, LoadedModel]:
+    path, name = parse_run_checkpoint(run)
+    record = RunRecord(path)
+    return record, load_run(path, name or options.checkpoint, options.device)
+
+
+def _check_alike(names: Sequence[str | Path], loaded: Sequence[LoadedModel]) -> None:
+    """Models that score the same problems. For averages `load` checks the shapes besides."""
+    first = loaded[0]
+    for name, one in zip(names[1:], loaded[1:], strict=True):
+        for what, left, right in (
+            ("family", first.family, one.family),
+            ("`data.sequence_length`", first.sequence_length, one.sequence_length),
+            ("tokenizer", first.tokenizer.sha256, one.tokenizer.sha256),
+        ):
+            if left != right:
+                raise UserError(
+                    f"{names[0]} and {name} have not the same {what}, so they cannot "
+                    "be put together"
+                )

@@ -1,0 +1,313 @@
+"""Evaluate a run's checkpoint on its validation set, and keep the result with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from epochal.data.opened import Corpus, open_corpus
+from epochal.data.unknown import NOT_KNOWN, UnknownTokenizer
+from epochal.data.windows import ScoredWindows
+from epochal.device import compiler_is_there
+from epochal.errors import NotFiniteError, RunError, UserError
+from epochal.estimates import Estimate
+from epochal.evaluation.distributed import shared_work
+from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
+from epochal.evaluation.options import Estimator, Options
+from epochal.likelihood.breakdown import Breakdown, break_down
+from epochal.likelihood.nll import Evaluator, Models
+from epochal.likelihood.paper import PaperEvaluator
+from epochal.likelihood.shard import Share
+from epochal.progress import Bar, bar, say
+from epochal.runs import NLLResult, RunRecord
+from epochal.training.checkpoint import all_of
+from epochal.training.train import evaluation_batch
+
+DEFAULT_DRAWS = 8
+FIRST_DRAWS = 4
+MOST_DRAWS = 1024
+COMPILE_FROM = 1e16
+"""FLOPs of all forward passes from which a GPU's eval is compiled: some tens of seconds of an
+H100, where the compiler takes ten."""
+NORMAL_95 = 1.959964
+"""Reach of a 95 % interval in standard errors, where these are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A result with all that it came from."""
+
+    record: RunRecord
+    loaded: LoadedModel
+    evaluator: Evaluator | PaperEvaluator
+    found: Estimate
+    result: NLLResult
+
+    def keep(self) -> None:
+        """Write the result into the run's folder, unless one of more draws is there."""
+        if (better := self.record.more_precise(self.result)) is not None:
+            say(
+                f"{self.record.path} keeps its result of {better.draws} draws "
+                f"(± {better.standard_error_draws:.2g} from them), which is more precise than "
+                f"this one of {self.result.draws}"
+            )
+            return
+        self.record.folder.write_evaluation(
+            self.result, self.found.unit_totals, self.found.unit_tokens, self.found.unit_variances
+        )
+        _begin_curve(self.record, self.result)
+
+
+def evaluate(
+    run: str | Path | RunRecord,
+    *,
+    checkpoint: CheckpointName | None = None,
+    estimator: Estimator = "stratified",
+    draws: int | None = None,
+    tolerance: float | None = None,
+    corpus: str | Path | None = None,
+    device: str = "auto",
+) -> NLLResult:
+    """Validation NLL of a run, over the whole validation set, with its standard error.
+
+    AR is exact. For MDM, `draws` masks per row (8 if not given), or as many as bring the
+    error from the draws down to `tolerance` nats per token. `estimator="paper"` is the
+    original's (32 draws if not given). `corpus` names another corpus folder, made with the
+    same tokenizer; the result is then not kept with the run. `checkpoint` is "best", "last" or
+    the number of a step whose checkpoint was kept. Under torchrun, all processes share the
+    work and each returns the same. Raises UserError for draws and tolerance that make no
+    sense, and what `load` and `open_corpus` raise.
+    """
+    options = Options(
+        checkpoint=checkpoint,
+        estimator=estimator,
+        draws=draws,
+        tolerance=tolerance,
+        corpus=corpus,
+        device=device,
+    )
+    with shared_work() as share:
+        scored = score(run, options, share)
+        if corpus is None and share.rank == 0:
+            scored.keep()
+    return scored.result
+
+
+def evaluate_in_parts(run: str | Path | RunRecord, options: Options) -> tuple[NLLResult, Breakdown]:
+    """`evaluate`, and the result by place in the window, by document and by noise level.
+
+    Its tables and arrays are kept in `evaluations/parts/` of the run. Raises UserError for the
+    paper's estimator, which does not score the same tokens for both families.
+    """
+    if options.estimator == "paper":
+        raise UserError("a breakdown is of our estimator; leave out --estimator paper")
+    with shared_work() as share:
+        scored = score(run, options, share)
+        assert isinstance(scored.evaluator, Evaluator)
+        parts = break_down(scored.evaluator, scored.found)
+        if options.corpus is None and share.rank == 0:
+            scored.keep()
+            folder = scored.record.path / "evaluations" / "parts"
+            parts.save(folder / f"{scored.result.checkpoint}-{scored.result.estimator}")
+    return scored.result, parts
+
+
+def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored:
+    """The result of one run, not yet kept."""
+    options.check()
+    record = run if isinstance(run, RunRecord) else RunRecord(run)
+    if (
+        options.corpus is None
+        and record.info["corpus"]["validation"]["content_sha256"] == NOT_KNOWN
+    ):
+        raise RunError(
+            f"{record.path} was imported without a corpus, so there is no validation set to score; "
+            "name one with --corpus, or import with --corpus to keep the results with the run"
+        )
+    loaded = load_run(record.path, options.checkpoint, options.device)
+    data = corpus_of(record, loaded, options)
+    start = time.monotonic()
+    tokens = data.validation.unique_tokens * _first_draws(loaded.objective.exact, options)
+    if pays_to_compile(loaded, tokens):
+        loaded.compile()
+    evaluator = make_evaluator(loaded, data, options.estimator, share)
+    found = make_draws(evaluator, loaded.model, options)
+    name = options.checkpoint or which_checkpoint(record, loaded.step)
+    seconds = time.monotonic() - start
+    result = make_result(loaded, data, name, evaluator, found, seconds)
+    if not math.isfinite(result.nll_nats_per_token):
+        raise NotFiniteError(
+            f"the NLL of the checkpoint {name} of {record.path} is {result.nll_nats_per_token:g}, "
+            "not a finite number: the run diverged, or its weights are damaged"
+        )
+    return Scored(record, loaded, evaluator, found, result)
+
+
+def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
+    """Whether to compile a model that is to read so many tokens: as its recipe trains, but on a
+    GPU only for work that is long beside the compiler's.
+    """
+    wanted, on_gpu = loaded.recipe.train.compile, loaded.machine.device.type == "cuda"
+    if wanted == "off" or (wanted == "on" and not on_gpu and not compiler_is_there()):
+        return False
+    shape, vocabulary = loaded.model.shape, loaded.tokenizer.vocabulary
+    forward = shape.matmul_flops_per_token(vocabulary, loaded.sequence_length) / 3
+    return wanted == "on" or (on_gpu and forward * tokens >= COMPILE_FROM)
+
+
+def _begin_curve(record: RunRecord, result: NLLResult) -> None:
+    """Give a run that was imported, and so has no log, the first point of its curve."""
+    if "imported" not in record.info or record.metrics("eval"):
+        return
+    numbers = record.numbers
+    share = result.step / numbers["steps"]
+    point = {key: numbers[key] * share for key in ("tokens", "epochs", "flops")}
+    line = {"kind": "eval", "step": result.step, **point}
+    record.folder.write_metrics([line | {"nll_nats_per_token": result.nll_nats_per_token}])
+
+
+def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
+    """NLL of the best checkpoint, unless the record has it, of as many draws or more."""
+    known = record.evaluation("best")
+    best = (record.info.get("best") or {}).get("step")
+    few = known is not None and known.estimator == "stratified" and known.draws < (draws or 0)
+    if known is None or known.step != best or known.estimator == "paper" or few:
+        return evaluate(record, checkpoint="best", draws=draws)
+    return known
+
+
+def corpus_of(record: RunRecord, loaded: LoadedModel, options: Options) -> Corpus:
+    """The corpus that a run is scored on: its own, unchanged, or the one that was asked for."""
+    settings = loaded.recipe.data
+    if options.corpus is not None:
+        corpus = str(options.corpus)
+        settings = dataclasses.replace(settings, corpus=corpus, train=None, validation=None)
+    data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
+    if options.corpus is None:
+        _check_same_validation(record, data)
+    return data
+
+
+def _check_same_validation(record: RunRecord, data: Corpus) -> None:
+    """A result kept with a run must be of the validation set that the run was judged on."""
+    if data.validation.content_sha256() != record.info["corpus"]["validation"]["content_sha256"]:
+        raise RunError(
+            f"the validation set {data.validation.prefix} has changed since {record.path} was "
+            "trained; restore it, or name the corpus to score with --corpus"
+        )
+
+
+def make_evaluator(
+    loaded: LoadedModel, data: Corpus, estimator: Estimator, share: Share
+) -> Evaluator | PaperEvaluator:
+    """What scores a model on a corpus. Raises UserError if its tokenizer is another."""
+    if isinstance(loaded.tokenizer, UnknownTokenizer):
+        raise UserError(
+            "the imported run has no tokenizer, so it is not known whether the ids of the corpus "
+            f"{data.validation.prefix.parent} are its own; import it again with --tokenizer"
+        )
+    if data.tokenizer.sha256 != loaded.tokenizer.sha256:
+        raise UserError(
+            f"the corpus {data.validation.prefix.parent} was made with the tokenizer "
+            f"{data.tokenizer.name}, the run with {loaded.tokenizer.name}; prepare the text with "
+            "the run's tokenizer.json"
+        )
+    tokens, length = data.validation.tokens, loaded.sequence_length
+    batch = evaluation_batch(loaded.recipe)
+    if estimator == "paper":
+        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch, share=share)
+    return Evaluator(
+        loaded.objective,
+        loaded.machine,
+        ScoredWindows(tokens, length),
+        data.validation.document_starts(),
+        loaded.tokenizer.vocabulary,
+        batch,
+        share=share,
+    )
+
+
+def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Options) -> Estimate:
+    """Make draws until there are as many as asked for, or until the error is small enough."""
+    tolerance = options.tolerance
+    wanted = _first_draws(evaluator.objective.exact, options)
+    with bar("evaluate", 1.0) as progress:
+        while True:
+            while evaluator.draws < wanted:
+                evaluator.add_draw(model, _reporter(progress, evaluator.draws, wanted))
+            found = evaluator.result()
+            if tolerance is None or evaluator.objective.exact:
+                return found
+            # Of few draws the error is itself uncertain, and would be taken when it comes out
+            # too small by chance: it counts by Student's factor larger.
+            low, high = found.interval_draws()
+            error = max(found.error_draws, (high - low) / 2 / NORMAL_95)
+            if error <= tolerance:
+                return found
+            # The error falls with √draws; at most doubling keeps a poor first guess harmless.
+            needed = math.ceil(evaluator.draws * (error / tolerance) ** 2)
+            wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws)
+            if evaluator.draws >= MOST_DRAWS:
+                raise UserError(
+                    f"tolerance = {tolerance:g} was not reached with {MOST_DRAWS} draws (the error "
+                    f"is {found.error_draws:.2g}); ask for a larger one"
+                )
+
+
+def _first_draws(exact: bool, options: Options) -> int:
+    """Draws to begin with; without a tolerance, all."""
+    if exact:
+        return 1
+    if options.tolerance is not None:
+        return FIRST_DRAWS
+    return options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
+
+
+def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
+    """What an evaluator calls with the finished share of its draw."""
+    return lambda share: progress.update((done + share) / wanted, f"draw {done + 1}/{wanted}")
+
+
+def which_checkpoint(record: RunRecord, step: int) -> str:
+    """best or last: which of them `load` took, with no name given, if it took this step."""
+    kinds = {
+        path.name.rpartition("-")[0] for at, path in all_of(record.folder.checkpoints) if at == step
+    }
+    return "best" if "best" in kinds else "last"
+
+
+def make_result(
+    loaded: LoadedModel,
+    data: Corpus,
+    checkpoint: str,
+    evaluator: Evaluator | PaperEvaluator,
+    found: Estimate,
+    seconds: float,
+) -> NLLResult:
+    """The figures of an estimate, with what they are of."""
+    per_byte = data.bytes_per_token
+    exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
+    return NLLResult(
+        family=loaded.family,
+        checkpoint=checkpoint,
+        step=loaded.step,
+        estimator="paper" if papers else ("exact" if exact else "stratified"),
+        nll_nats_per_token=found.nll,
+        standard_error=found.error,
+        standard_error_draws=found.error_draws,
+        standard_error_documents=None
+        if math.isnan(found.error_documents)
+        else found.error_documents,
+        bits_per_byte=found.nll / math.log(2) / per_byte if per_byte else None,
+        tokens_scored=evaluator.tokens_scored,
+        rows=evaluator.rows,
+        documents=evaluator.documents,
+        draws=evaluator.draws,
+        sequence_length=loaded.sequence_length,
+        validation_sha256=data.validation.content_sha256(),
+        seconds=seconds,
+    )

@@ -1,0 +1,256 @@
+"""A trained model, ready to use: logits, likelihoods, text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from epochal.data import Tokenizer, load_tokenizer
+from epochal.data.unknown import UnknownTokenizer
+from epochal.device import Machine, find_machine
+from epochal.errors import CheckpointError, UserError
+from epochal.families import get_family
+from epochal.generation.generator import Wish, Writer
+from epochal.generation.sampling import Sampling
+from epochal.generation.unmasking import Order, Schedule
+from epochal.likelihood.draws import DrawPlan
+from epochal.likelihood.nll import problem_token_nll, scored_positions
+from epochal.models import Transformer
+from epochal.objectives import Draw, Objective, objective
+from epochal.progress import bar, hidden
+from epochal.recipe import Recipe
+from epochal.runs import RunRecord
+from epochal.training import checkpoint
+from epochal.training.train import build_model, evaluation_batch
+
+CheckpointName = str
+"""best, last, ema, kept-<step> (kept for good), or any step whose checkpoint is there."""
+
+
+class LoadedModel:
+    """A run's model with its tokenizer. Token arguments are [B, L] integer tensors."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        machine: Machine,
+        step: int,
+    ) -> None:
+        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
+        self.machine, self.step = machine, step
+        self.objective: Objective = objective(recipe, tokenizer.mask)
+
+    @property
+    def family(self) -> str:
+        """ar or mdm."""
+        return self.recipe.family
+
+    @property
+    def sequence_length(self) -> int:
+        """L, the longest input the model was trained on."""
+        return self.recipe.data.sequence_length
+
+    @property
+    def padded_length(self) -> int:
+        """L for a diffusion run that met full rows only, else 0: shorter rows are lengthened to it
+        with masks, as the original does, since a row that ends early is new to such a model.
+        """
+        alone = get_family(self.family).reads_short_rows(self.recipe.options)
+        return 0 if alone else self.sequence_length
+
+    def compile(self) -> None:
+        """Compile the model's blocks and the output layer, for long work on rows of one length."""
+        for block in self.model.blocks:
+            block.compile()
+        self.machine = dataclasses.replace(self.machine, compiled=True)
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """[B, L] ids → [B, L, V] float32 logits, V the padded vocabulary.
+
+        AR: of the token after each position. MDM: of the token at each position; hidden
+        tokens are given as the mask id, `tokenizer.mask`.
+        """
+        self.model.eval()
+        ids = torch.as_tensor(tokens).long()
+        self._check_ids(ids)
+        rule: Literal["causal", "bidirectional"] = get_family(self.family).attention
+        with self.machine.autocast():
+            return self.model.logits(ids.to(self.machine.device), rule).float().cpu()
+
+    def nll(self, tokens: Tensor, draws: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """[B, L] ids → [B] −log p(tokens 1 … L−1 | token 0) in nats, and [B] standard errors.
+
+        Exact with error 0 for AR; for MDM the mean of `draws` ≥ 2 unbiased draws of the upper
+        bound, with noise levels stratified over each row's draws, and short rows lengthened to
+        `padded_length` with masks that are not scored.
+        """
+        ids = torch.as_tensor(tokens).long()
+        self._check_ids(ids)
+        missing = max(0, self.padded_length - ids.shape[1])
+        scored = F.pad(scored_positions(ids), (0, missing), value=False)
+        ids = F.pad(ids, (0, missing), value=self.tokenizer.mask)
+        if self.objective.exact:
+            values = self._row_nll(ids, scored, DrawPlan(len(ids), seed, stratified=False), 0, 1)
+            return values, torch.zeros_like(values)
+        if draws < 2:
+            raise UserError(f"draws = {draws}: at least 2 are needed for the error bar")
+        plan = DrawPlan(len(ids), seed, stratified=False)
+        each = torch.stack([self._row_nll(ids, scored, plan, draw, draws) for draw in range(draws)])
+        # Draw r takes its level from slice r of [0, 1): neighbouring draws differ mostly by
+        # chance, so their differences give the error of the stratified mean.
+        error = (each.diff(dim=0).square().sum(0) / (2 * (draws - 1)) / draws).sqrt()
+        return each.mean(0), error
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        tokens: int = 64,
+        samples: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        steps: int | None = None,
+        order: Order = "confidence",
+        remask: float = 0.0,
+        block: int | None = None,
+        cached: bool = False,
+    ) -> list[str]:
+        """Texts that go on from `prompt` by up to `tokens` tokens, `samples` of them.
+
+        MDM also fills in: each [MASK] in the prompt is one token, [MASK:12] twelve, and
+        [MASK:3-8] as many as fit best; then nothing is added after it. `steps` are MDM's
+        forward passes (as many as there are masked tokens if not given); `order`, `remask`,
+        `block` and `cached` say which tokens come to light when (`Schedule`). A text depends
+        on the seed, the prompt and its number, not on the other samples. Raises UserError for
+        a prompt that does not fit the model.
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        schedule = Schedule(steps, order, remask, block, cached)
+        wish = Wish(tokens, samples, seed, sampling, schedule)
+        with bar("generate", samples) as progress:
+            [(_, written)] = self.writer.write([prompt], wish, progress.update)
+        return [one.text for one in written]
+
+    @property
+    def writer(self) -> Writer:
+        """The model as an author: batches of prompts, streams, and ids beside texts."""
+        batch_tokens = evaluation_batch(self.recipe) * self.sequence_length
+        return Writer(
+            self.model,
+            self.tokenizer,
+            self.machine,
+            self.family == "ar",
+            self.sequence_length,
+            batch_tokens,
+        )
+
+    def _check_ids(self, ids: Tensor) -> None:
+        largest = min(self.tokenizer.mask, self.model.shape.rows(self.tokenizer.vocabulary) - 1)
+        if ids.dim() != 2 or not ids.numel() or ids.min() < 0 or ids.max() > largest:
+            raise UserError(
+                f"tokens must be [B, L] ids from 0 to {largest} (the mask id), not a tensor of "
+                f"shape {list(ids.shape)}"
+            )
+
+    def _row_nll(
+        self, ids: Tensor, scored: Tensor, plan: DrawPlan, draw: int, draws: int
+    ) -> Tensor:
+        levels = (draw + plan.levels(draw)) / draws
+        problem = self.objective.likelihood_problem(ids, scored, Draw(levels, plan.keys(draw)))
+        nll = problem_token_nll(self.model, problem, self.machine)
+        return torch.from_numpy((problem.weights.double().numpy() * nll).sum(axis=1))
+
+
+def load_run(
+    path: str | Path, checkpoint_name: CheckpointName | None = None, device: str = "auto"
+) -> LoadedModel:
+    """The model of the run in folder `path`.
+
+    `checkpoint_name` is "best" (default where there is one), "last", a step ("kept-<step>"
+    where it was kept for good), or "ema" for the average of the weights that a run with
+    `train.ema` keeps beside the last ones. Raises RunError if `path` is no run and
+    CheckpointError if it has no usable checkpoint.
+    """
+    record = RunRecord(path)
+    settings = dataclasses.replace(record.recipe, data=record.data)
+    file = find_checkpoint(record, checkpoint_name)
+    known = tokenizer_of(record)
+    model = build_model(settings, known.vocabulary)
+    if checkpoint_name == "ema":
+        checkpoint.load_average(file, model)
+    else:
+        checkpoint.load_model(file, model)
+    machine = find_machine(on_device(settings, device).train)
+    return LoadedModel(
+        settings,
+        model.to(machine.device).eval(),
+        known,
+        machine,
+        checkpoint.load_state(file).step,
+    )
+
+
+def tokenizer_of(record: RunRecord) -> Tokenizer:
+    """The run's tokenizer; one that knows no text for a model that was imported without."""
+    if "imported" in record.info and not record.folder.tokenizer_file.exists():
+        return UnknownTokenizer(int(record.numbers["vocabulary"]))
+    return load_tokenizer(str(record.folder.tokenizer_file))
+
+
+_OTHER = {"best": "last", "last": "best"}
+"""The checkpoint to try where one cannot be read."""
+
+
+def _is_there(folder: Path, kind: str) -> bool:
+    with hidden():
+        try:
+            return checkpoint.find(folder, kind) is not None
+        except CheckpointError:
+            return False
+
+
+def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
+    """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
+    folder = record.folder.checkpoints
+    if name is not None and name not in ("best", "last", "ema"):
+        step = name.removeprefix("kept-")
+        kind = "kept" if step != name else None
+        if step.isdecimal() and (path := checkpoint.at_step(folder, int(step), kind)) is not None:
+            return path
+        steps = sorted({step for step, _ in checkpoint.all_of(folder)})
+        known = ", ".join(["best", "last", *(f"{step}" for step in steps)])
+        raise CheckpointError(
+            f"the run {record.path} has no checkpoint {name!r}; there are: {known}"
+        )
+    for wanted in ("last" if name == "ema" else name,) if name else ("best", "last"):
+        try:
+            path = checkpoint.find(folder, wanted)
+        except CheckpointError as error:
+            if not _is_there(folder, _OTHER[wanted]):
+                raise
+            hint = f"; or read another: --checkpoint {_OTHER[wanted]}"
+            raise CheckpointError(f"{error}{hint}") from None
+        if path is not None:
+            return path
+    other = _OTHER.get(name or "")
+    hint = f"; try the checkpoint `{other}`" if other else ""
+    raise CheckpointError(
+        f"the run {record.path} has no {name or 'usable'} checkpoint{hint}, or train on with "
+        "`epochal train` until one is saved"
+    )
+
+
+def on_device(settings: Recipe, device: str) -> Recipe:
+    """The recipe with its model on `device`, uncompiled."""
+    train = dataclasses.replace(settings.train, device=device, compile="off")
+    return dataclasses.replace(settings, train=train)

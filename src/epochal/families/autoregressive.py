@@ -1,0 +1,42 @@
+"""The family `ar`: autoregressive models, the next token from those before it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from epochal.families.family import OPTIONS_CONFIG, Family, Positive, Share
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
+class AutoregressiveOptions:
+    """Ablations of the autoregressive objective (family = "ar"); off by default, and always
+    off in evaluation."""
+
+    orders: Positive = 1
+    """Fixed orders in which rows are read; each row draws one. The first is left to right."""
+    order_kind: Literal["noise_sorted", "random"] = "noise_sorted"
+    """noise_sorted: order i sorts position + i·N(0,1), so it is local (the paper's figure 7).
+    random: any order but the first's."""
+    token_masking: Share = 0.0
+    """Share of positions that see each earlier token only with a probability 1 − p, where p
+    is drawn anew for each of them (the paper's figure 8b)."""
+
+
+FAMILY = Family(
+    name="ar",
+    title="autoregressive",
+    short="AR",
+    color="#0067a3",
+    dark_color="#5ab4e8",
+    marker="o",
+    exact=True,
+    objective="epochal.objectives.autoregressive:Autoregressive",
+    attention="causal",
+    writer="epochal.generation.autoregressive",
+    aliases=("autoregressive",),
+    options=AutoregressiveOptions,
+    loss_is_nll=lambda options: options.orders == 1 and not options.token_masking,
+    explicit_mask=lambda options: options.token_masking > 0,
+)

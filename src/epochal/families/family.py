@@ -1,0 +1,70 @@
+"""What a family of language models is, to everything that is not its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+OPTIONS_CONFIG = ConfigDict(
+    extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+)
+"""For pydantic dataclasses of recipe options: unknown keys are errors, fields are documented."""
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _always(options: Any) -> bool:
+    return True
+
+
+def _never(options: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One way to model text: how it is named, drawn, trained, scored and sampled."""
+
+    name: str
+    """In recipes, on the command line and in JSON."""
+    title: str
+    """In a sentence: "autoregressive"."""
+    short: str
+    """In a table or a legend: "AR"."""
+    color: str
+    """Of its curves on a light page, #rrggbb."""
+    dark_color: str
+    """On a dark page."""
+    marker: str
+    """matplotlib's letter for its points."""
+    exact: bool
+    """Whether its NLL is exact; else it is an upper bound, estimated from draws."""
+    objective: str
+    """`module:Class`, built with `Class.from_recipe(recipe, mask_id)` (needs torch)."""
+    attention: Literal["causal", "bidirectional"]
+    """Which positions see each other when the model is read."""
+    writer: str
+    """Module of `generation/` that writes text with it."""
+    aliases: tuple[str, ...] = ()
+    """Other spellings of the name that tables of points may use."""
+    options: type[Any] | None = None
+    """Dataclass of the recipe section with the family's name; None if it has no options."""
+    mask_token: bool = False
+    """Whether the embedding needs a row for a mask."""
+    scored_share: float = 1.0
+    """Expected share of positions whose logits are computed in a training step."""
+    loss_is_nll: Callable[[Any], bool] = _always
+    """options → whether the training loss is an NLL (or its bound), so that it can be set
+    against validation; ablations may change that."""
+    explicit_mask: Callable[[Any], bool] = _never
+    """options → whether training gives attention an explicit mask, which takes memory."""
+    reads_short_rows: Callable[[Any], bool] = _always
+    """options → whether rows shorter than those trained on may be read as they are; else they
+    are padded with masks to that length, since a row that ends early is new to the model."""
+    recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted recipe keys whose defaults differ for this family."""

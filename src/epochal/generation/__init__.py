@@ -1,0 +1,1 @@
+"""A model in, text out: samplers for each way to write."""

@@ -1,0 +1,329 @@
+"""Validation NLL of a model: exact for AR, a Monte-Carlo bound for MDM, by one code path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epochal.data.windows import ScoredWindows
+from epochal.device import Machine
+from epochal.errors import DataError
+from epochal.estimates import Estimate, Layout, estimate
+from epochal.likelihood.controls import (
+    FEATURES,
+    History,
+    normal_equations,
+    slopes,
+    unigram_nll,
+)
+from epochal.likelihood.draws import DrawPlan
+from epochal.likelihood.shard import Share
+from epochal.models import Transformer
+from epochal.objectives import Draw, Objective, Problem, token_nll
+
+EVALUATION_SEED = 0
+"""One seed for all, so that every checkpoint and every model meets the same masks."""
+
+Report = Callable[[float], None]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Models = Transformer | tuple[Transformer, ...]
+"""A model, or several whose probabilities are averaged (an ensemble)."""
+
+
+@dataclass(slots=True)
+class DrawSums:
+    """What is kept of a draw. S segments (the part of a document in a row), J features."""
+
+    values: Floats
+    """[S] Σ w·NLL."""
+    controls: Floats
+    """[J, S] Σ (w − 1)·feature."""
+    shares: Floats
+    """[rows] masked share of the scored tokens."""
+    products: Floats
+    """[batches, 2, J + 2, J + 2] normal equations of the slopes, per half of the groups. Kept
+    by batch, so that they are summed in one order on any number of processes."""
+    places: Floats
+    """[L − 1] Σ w·NLL over rows, by place in the window."""
+
+    def arrays(self) -> list[Floats]:
+        """All of them, in order."""
+        return [self.values, self.controls, self.shares, self.products, self.places]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that go through the model together, made ready ahead of it."""
+
+    part: slice
+    counts: bool
+    tokens: Integers
+    """[B, L − 1] those that are scored."""
+    problem: Problem
+
+
+@dataclass
+class Evaluator:
+    """Scores one validation set with any model; draws can be added until they are enough."""
+
+    objective: Objective
+    machine: Machine
+    windows: ScoredWindows
+    document_starts: Integers
+    vocabulary: int
+    batch: int
+    seed: int = EVALUATION_SEED
+    share: Share = field(default_factory=Share)
+
+    def __post_init__(self) -> None:
+        if not len(self.windows):
+            raise DataError(
+                "the validation set has fewer than two tokens, so there is nothing to score; "
+                "prepare the corpus with a larger --validation share"
+            )
+        self._unigram_nll = unigram_nll(self.windows, self.vocabulary)
+        self._plan = DrawPlan(len(self.windows), self.seed, stratified=True)
+        self._layout = self._make_layout()
+        self._halves = self._layout.group % 2
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all draws."""
+        self._draws: list[DrawSums] = []
+        self._history = None if self.objective.exact else History(self.rows, self.windows.stride)
+
+    @property
+    def draws(self) -> int:
+        """Draws made so far."""
+        return len(self._draws)
+
+    @property
+    def rows(self) -> int:
+        """Windows in a draw."""
+        return len(self.windows)
+
+    @property
+    def tokens_scored(self) -> int:
+        """Tokens scored in a draw."""
+        return int(self._layout.tokens.sum())
+
+    @property
+    def documents(self) -> int:
+        """Documents that the windows touch."""
+        return len(np.unique(self._layout.document))
+
+    def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
+        """Score all windows once more, with new masks. `report` hears the share done."""
+        for one in model if isinstance(model, tuple) else (model,):
+            one.eval()
+        sums = self._empty()
+        launched: tuple[_Batch, TokenNLL] | None = None
+        # The next batch is made ready in a thread while the model runs, and the last one's
+        # figures are added up after the next has been launched: the device does not wait.
+        with ThreadPoolExecutor(1) as pool:
+            for batch in _ahead(pool, self._batches(self.draws)):
+                now = batch, launch(model, batch.problem, self.machine)
+                if launched is not None:
+                    self._add(*launched, sums, report)
+                launched = now
+        if launched is not None:
+            self._add(*launched, sums, report)
+        self._draws.append(DrawSums(*self.share.sums(sums.arrays())))
+
+    def result(self) -> Estimate:
+        """The estimate from all draws so far."""
+        values = np.stack([draw.values for draw in self._draws])
+        if self.objective.exact:
+            return estimate(self._layout, values, exact=True)
+        return estimate(self._layout, values - self._corrections(), exact=False)
+
+    def plain_values(self) -> Floats:
+        """[R, S] sums without the control variates, for tests and benchmarks."""
+        return np.stack([draw.values for draw in self._draws])
+
+    def by_place(self) -> Floats:
+        """[R, L − 1] mean of w·NLL in each draw, by place in the window (no control variate)."""
+        return np.stack([draw.places for draw in self._draws]) / self._rows_with_place()
+
+    def by_level(self) -> tuple[Floats, Floats]:
+        """[R, rows] masked share of each row, and its mean NLL per masked token."""
+        tokens = np.bincount(self._layout.row, weights=self._layout.tokens)
+        sums = [np.bincount(self._layout.row, weights=draw.values) for draw in self._draws]
+        return np.stack([draw.shares for draw in self._draws]), np.stack(sums) / tokens
+
+    @property
+    def by_document(self) -> bool:
+        """Whether a result's units are documents; if there is one document, they are windows."""
+        return self.documents > 1
+
+    def unit_numbers(self) -> Integers:
+        """[units] which document or window each unit of a result is."""
+        at = self._layout
+        units = at.document if self.by_document else at.row
+        return np.flatnonzero(np.bincount(units, weights=at.tokens) > 0)
+
+    def _corrections(self) -> Floats:
+        """[R, S] slopes times controls, each half of the groups with the other's slopes."""
+        products = np.sum([draw.products.sum(axis=0) for draw in self._draws], axis=0)
+        rows = np.bincount(self._halves, minlength=2) * self.draws
+        of_other = np.stack([slopes(products[1], rows[1]), slopes(products[0], rows[0])])
+        mine = of_other[self._halves[self._layout.row]]
+        return np.stack([(mine * draw.controls.T).sum(axis=1) for draw in self._draws])
+
+    def _batches(self, number: int) -> Iterator[_Batch]:
+        levels, keys = self._plan.levels(number), self._plan.keys(number)
+        for part, counts in self.share.deal(self._parts()):
+            rows = self.windows.rows(part.start, part.stop - part.start)
+            tokens = torch.from_numpy(rows.tokens)
+            problem = self.objective.likelihood_problem(
+                tokens, scored_positions(tokens), Draw(levels[part], keys[part])
+            )
+            yield _Batch(part, counts, rows.tokens[:, 1:], problem)
+
+    def _parts(self) -> list[slice]:
+        """Batches of windows of one length."""
+        full = self.windows.full
+        parts = [slice(a, min(a + self.batch, full)) for a in range(0, full, self.batch)]
+        return [*parts, slice(full, self.rows)] if full < self.rows else parts
+
+    def _add(self, batch: _Batch, found: TokenNLL, sums: DrawSums, report: Report) -> None:
+        """Add a batch's weighted sums to their segments."""
+        nll = found.positions()
+        part, shift = batch.part, self.objective.shift
+        report(part.stop / self.rows)
+        if not batch.counts:
+            return
+        width = batch.tokens.shape[1]
+        # Of the scored tokens, in the order of the rows.
+        asked = slice(1 - shift, width + 1 - shift)
+        weights = batch.problem.weights.numpy()[:, asked].astype(np.float64)
+        nll = nll[:, asked]
+        weighted = weights * nll
+        segments, starts = self._segments_of(part)
+        sums.values[segments] = np.add.reduceat(weighted.ravel(), starts)
+        sums.places[:width] += weighted.sum(axis=0)
+        sums.shares[part] = np.count_nonzero(weights, axis=1) / width
+        if self._history is None:
+            return
+        unigram = self._unigram_nll[batch.tokens]
+        features = np.stack((unigram, self._history.feature(part, width)))
+        controls = ((weights - 1) * features).reshape(FEATURES, -1)
+        sums.controls[:, segments] = np.add.reduceat(controls, starts, axis=1)
+        products = normal_equations(weights, features, nll)
+        for half in (0, 1):
+            mine = products[self._halves[part] == half]
+            sums.products[self._number[part.start], half] = mine.sum(axis=0)
+        self._history.add(part, weights > 0, nll - unigram)
+
+    def _segments_of(self, part: slice) -> tuple[Integers, Integers]:
+        """Segments with tokens of some rows, and where each begins among the rows' tokens."""
+        first, last = np.searchsorted(self._layout.row, [part.start, part.stop])
+        sizes = self._layout.tokens[first:last]
+        starts = np.cumsum(sizes) - sizes
+        held = sizes > 0
+        return np.arange(first, last)[held], starts[held]
+
+    def _empty(self) -> DrawSums:
+        self._number = {part.start: number for number, part in enumerate(self._parts())}
+        count = 0 if self.objective.exact else FEATURES
+        segments = len(self._layout.row)
+        return DrawSums(
+            values=np.zeros(segments),
+            controls=np.zeros((count, segments)),
+            shares=np.zeros(self.rows),
+            products=np.zeros((len(self._number), 2, count + 2, count + 2)),
+            places=np.zeros(self.windows.stride),
+        )
+
+    def _rows_with_place(self) -> Floats:
+        """[L − 1] rows that have a scored token at each place."""
+        tokens = np.bincount(self._layout.row, weights=self._layout.tokens)
+        return np.asarray(
+            (tokens[:, None] > np.arange(self.windows.stride)).sum(axis=0, dtype=float)
+        )
+
+    def _make_layout(self) -> Layout:
+        places = self.windows.windows * self.windows.stride
+        ends = np.minimum(places + self.windows.stride, len(self.windows.tokens) - 1)
+        first, last = self._document(places + 1), self._document(ends)
+        per_row = last - first + 1
+        row = np.repeat(np.arange(self.rows), per_row)
+        document = np.arange(len(row)) - (np.cumsum(per_row) - per_row)[row] + first[row]
+        start = np.maximum(self.document_starts[document], places[row] + 1)
+        end = np.minimum(self.document_starts[document + 1], ends[row] + 1)
+        return Layout(row=row, document=document, tokens=end - start, group=self._plan.groups())
+
+    def _document(self, places: Integers) -> Integers:
+        return np.searchsorted(self.document_starts, places, side="right") - 1
+
+
+def scored_positions(like: Tensor) -> Tensor:
+    """[B, L] bool: all but the first position."""
+    scored = torch.ones(like.shape, dtype=torch.bool)
+    scored[:, 0] = False
+    return scored
+
+
+@dataclass(frozen=True, slots=True)
+class TokenNLL:
+    """NLL of a problem's weighted positions, perhaps still being computed."""
+
+    values: Tensor
+    """[S] on the device."""
+    index: Tensor | None
+    """[S] positions in B·L; all if None."""
+    shape: torch.Size
+
+    def positions(self) -> Floats:
+        """[B, L] NLL of each position with a weight, 0 elsewhere. Waits for the device."""
+        out = np.zeros(self.shape.numel())
+        out[slice(None) if self.index is None else self.index.numpy()] = (
+            self.values.double().cpu().numpy()
+        )
+        return out.reshape(self.shape)
+
+
+@torch.no_grad()
+def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
+    """Start scoring a problem. Of several models: −log of their mean probability."""
+    device, index = machine.device, problem.scored()
+    targets = problem.targets.flatten()
+    targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
+    place = None if index is None else index.to(device, non_blocking=True)
+    rule = problem.rule(device)
+    positions = None if problem.positions is None else problem.positions.to(device)
+    inputs = problem.inputs.to(device, non_blocking=True)
+    each = []
+    with machine.autocast():
+        for one in model if isinstance(model, tuple) else (model,):
+            hidden = one(inputs, rule, positions)
+            if getattr(one, "scores", True):
+                each.append(
+                    token_nll(hidden.flatten(0, 1), one.table, targets, place, machine.compiled)
+                )
+            else:  # an earlier stage of a pipeline, whose figures do not count
+                each.append(torch.zeros(len(targets), device=device))
+    if len(each) == 1:
+        return TokenNLL(each[0], index, problem.targets.shape)
+    mean = np.log(len(each)) - torch.logsumexp(-torch.stack(each).double(), dim=0)
+    return TokenNLL(mean, index, problem.targets.shape)
+
+
+def problem_token_nll(model: Models, problem: Problem, machine: Machine) -> Floats:
+    """[B, L] NLL of each position with a weight, 0 elsewhere."""
+    return launch(model, problem, machine).positions()
+
+
+def _ahead(pool: ThreadPoolExecutor, items: Iterator[_Batch]) -> Iterator[_Batch]:
+    """The same items, each made in `pool` while the one before it is in use."""
+    coming = pool.submit(next, items, None)
+    while (item := coming.result()) is not None:
+        coming = pool.submit(next, items, None)
+        yield item

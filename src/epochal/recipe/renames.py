@@ -1,0 +1,63 @@
+"""Recipe keys that had another name before: they are still read, with one notice each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from epochal.progress import say
+
+RENAMED = {
+    "data.samples": "data.train_samples",
+    "model.head_width": "model.head_dim",
+    "model.ffn_width": "model.d_ff",
+    "model.untied": "model.tie_embeddings",
+    "model.table_rows": "model.padded_vocab_size",
+    "train.global_batch": "train.global_batch_size",
+    "train.micro_batch": "train.micro_batch_size",
+    "train.lr_by": "train.lr_progress",
+    "train.clip": "train.grad_clip",
+    "train.clip_of": "train.grad_clip_reduction",
+    "train.clip_parts": "train.grad_clip_microbatches",
+    "eval.batch": "eval.batch_size",
+}
+"""Old dotted key → today's."""
+_NEGATED = {"model.untied"}
+"""Switches whose new name says the opposite."""
+
+_noticed: set[str] = set()
+
+
+def rename_flat(values: Mapping[str, Any], *, notice: bool = True) -> dict[str, Any]:
+    """Dotted keys under today's names. A key given under both names keeps today's value."""
+    renamed = {key: value for key, value in values.items() if key not in RENAMED}
+    for old, new in RENAMED.items():
+        if old not in values:
+            continue
+        value = values[old]
+        if old in _NEGATED:
+            value = _negated(value)
+        renamed.setdefault(new, value)
+        if notice and old not in _noticed:
+            _noticed.add(old)
+            say(f"the recipe key `{old}` is now `{new}`; the old name is still read")
+    return renamed
+
+
+def rename_tree(tree: Mapping[str, Any], *, notice: bool = True) -> dict[str, Any]:
+    """A copy of nested sections under today's names."""
+    copy = {key: dict(part) if isinstance(part, dict) else part for key, part in tree.items()}
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        part = copy.get(section)
+        if isinstance(part, dict) and name in part:
+            found = rename_flat({old: part.pop(name)}, notice=notice)
+            part.setdefault(new.partition(".")[2], found[new])
+    return copy
+
+
+def _negated(value: Any) -> Any:
+    """The opposite; of a list (a sweep's grid), of each value. What is no switch is left."""
+    if isinstance(value, list):
+        return [_negated(one) for one in value]
+    return not value if isinstance(value, bool) else value

@@ -1,0 +1,79 @@
+"""A run's validation curve and what can be said of its shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from epochal.errors import RunError
+from epochal.estimates import Floats
+from epochal.runs.record import RunRecord
+
+RISE = 0.01
+"""Nats above the best from which a curve counts as risen. Chosen by us: the in-training
+estimate meets the same rows and masks each time, so its steps are far quieter than this."""
+FALL = 0.005
+"""Nats gained over the last fifth of the run from which a curve counts as still falling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Validation NLL during training; arrays of one length, in order of steps."""
+
+    steps: Floats
+    epochs: Floats
+    flops: Floats
+    nll: Floats
+
+    @property
+    def best(self) -> int:
+        """Index of the lowest NLL (the first, if several)."""
+        return int(self.nll.argmin())
+
+    @property
+    def rise(self) -> float:
+        """Nats from the lowest NLL to the last."""
+        return float(self.nll[-1] - self.nll.min())
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the NLL has turned up again."""
+        return self.rise > RISE
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the last fifth of the run still brought something."""
+        early = self.nll[self.steps <= 0.8 * self.steps[-1]]
+        return len(early) > 0 and float(early.min() - self.nll[-1]) > FALL
+
+    def best_so_far(self) -> Floats:
+        """Lowest NLL up to each point: what one would have by stopping at the best."""
+        return np.minimum.accumulate(self.nll)
+
+
+def validation_curve(record: RunRecord) -> Curve:
+    """The curve in a run's metrics.jsonl. Raises RunError if it has no evaluation yet."""
+    lines = record.metrics("eval")
+    if not lines:
+        raise RunError(
+            f"the run {record.path} has no validation figures yet; train it on (its status is "
+            f"{record.status})"
+        )
+    columns = {
+        key: np.array([line[key] for line in lines], dtype=float)
+        for key in ("step", "epochs", "flops", "nll_nats_per_token")
+    }
+    return Curve(
+        columns["step"], columns["epochs"], columns["flops"], columns["nll_nats_per_token"]
+    )
+
+
+def pareto_frontier(curves: list[Curve]) -> tuple[Floats, Floats]:
+    """(flops, nll): the lowest NLL that any of the runs had by each compute."""
+    flops = np.concatenate([curve.flops for curve in curves])
+    nll = np.concatenate([curve.nll for curve in curves])
+    order = np.lexsort((nll, flops))
+    lowest = np.minimum.accumulate(nll[order])
+    improves = np.concatenate(([True], lowest[1:] < lowest[:-1]))
+    return flops[order][improves], lowest[improves]

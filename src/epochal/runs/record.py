@@ -1,0 +1,380 @@
+"""The run record: one folder per run, written once, read back by everything else.
+
+    runs/quick-ar/
+        recipe.toml         the recipe with every key written out
+        run.json            what the run is: identity, numbers, corpus, software, status
+        metrics.jsonl       one line per logging and per evaluation interval
+        tokenizer.json      so that the run can be used without its corpus
+        checkpoints/last-…  weights, optimizer and progress, to go on from
+        checkpoints/best-…  weights at the lowest validation NLL so far
+        evaluations/        results of `epochal eval`, one JSON file each
+        quality/            results of `epochal quality`, one JSON file per order
+        downstream/         results of `epochal downstream`, one JSON file per task and mode
+        samples.json        texts the trained model wrote
+        order/              the order of rows, where it is not computed as it is needed
+        tensorboard/        event files, if wanted
+        trackers.json       the run's ids in the trackers of `log.trackers`
+        profile/            traces of `epochal train --profile`
+        STOP                made by you: ends the run cleanly
+
+No torch here, so plans and reports work on records alone, anywhere.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import filelock
+import numpy as np
+
+from epochal import files
+from epochal.errors import RunError
+from epochal.estimates import Floats, Integers
+from epochal.recipe import Recipe, load_recipe, recipe_toml
+from epochal.recipe.renames import rename_flat
+from epochal.recipe.schema import Data
+
+Status = Literal["running", "stopped", "diverged", "finished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NLLResult:
+    """Validation NLL of one checkpoint, with its uncertainty. Unit: nats per token."""
+
+    family: str
+    checkpoint: str
+    """best, last or ema."""
+    step: int
+    estimator: str
+    """exact, stratified or paper."""
+    nll_nats_per_token: float
+    """Exact for AR; for diffusion an estimate of an upper bound on the NLL."""
+    standard_error: float
+    """Of both parts below together."""
+    standard_error_draws: float
+    """From the Monte-Carlo draws: how far another set of masks would move the figure."""
+    standard_error_documents: float | None
+    """From the finite validation set: how far other documents would move it. None where
+    there is only one to judge by."""
+    bits_per_byte: float | None
+    """The same per UTF-8 byte of the text, so that tokenizers compare; None if unknown."""
+    tokens_scored: int
+    rows: int
+    documents: int
+    draws: int
+    """Mask draws per row; 1 for AR."""
+    sequence_length: int
+    validation_sha256: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Names of the files of a run, and how they are written."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def info_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "STOP"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def evaluation_file(self, checkpoint: str, estimator: str) -> Path:
+        """Result of `epochal eval` for one checkpoint and estimator."""
+        return self.path / "evaluations" / f"{checkpoint}-{estimator}.json"
+
+    def downstream_file(self, task: str, checkpoint: str, mode: str) -> Path:
+        """Result of `epochal downstream` for one task, checkpoint and mode."""
+        return self.path / "downstream" / f"{task}-{checkpoint}-{mode}.json"
+
+    @property
+    def order_folder(self) -> Path:
+        return self.path / "order"
+
+    def quality_file(self, checkpoint: str, order: str) -> Path:
+        """Result of `epochal quality` for one checkpoint and order of unmasking."""
+        return self.path / "quality" / f"{checkpoint}-{order}.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.json"
+
+    def write_evaluation(
+        self, result: NLLResult, totals: Floats, tokens: Integers, variances: Floats
+    ) -> None:
+        """Keep a result and, for paired comparisons, its sums per document."""
+        path = self.evaluation_file(result.checkpoint, result.estimator)
+        with files.atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, totals=totals, tokens=tokens, variances=variances)
+        files.write_json(path, result.as_dict())
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Keep these lines as the run's whole log."""
+        files.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def write_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Keep texts that the trained model wrote."""
+        files.write_json(self.samples_file, samples)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe, every key written out."""
+        files.write_text(self.recipe_file, recipe_toml(recipe))
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Keep run.json."""
+        files.write_json(self.info_file, info)
+
+    def read_info(self) -> dict[str, Any] | None:
+        """run.json, or None before the first start. Raises RunError if it is damaged."""
+        if not self.info_file.exists():
+            return None
+        try:
+            info: dict[str, Any] = json.loads(self.info_file.read_text(encoding="utf-8"))
+            if isinstance(info.get("identity"), dict):
+                info["identity"] = rename_flat(info["identity"], notice=False)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.info_file} is damaged ({error}); start the run anew") from None
+        return info
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError, naming the holder, if another has it."""
+        with files.storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise RunError(
+                    f"another process is working on {self.path}{self._holder()}; wait for it or "
+                    f"make the file {self.stop_file} to end it"
+                ) from None
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "user": _user()}
+        try:
+            files.write_json(self._owner_file, owner | {"since": time.strftime("%F %T")})
+            yield
+        finally:
+            self._owner_file.unlink(missing_ok=True)
+            lock.release()
+
+    @property
+    def _owner_file(self) -> Path:
+        return self.path / ".owner.json"
+
+    def _holder(self) -> str:
+        """Who holds the run, in words; empty if it is not known."""
+        try:
+            owner = json.loads(self._owner_file.read_text(encoding="utf-8"))
+            return " (process {pid} of {user} on {host}, since {since})".format(**owner)
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def parse_run_checkpoint(run: str) -> tuple[str, str | None]:
+    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
+    path, at, name = run.rpartition("@")
+    return (path, name) if at and not Path(run).exists() else (run, None)
+
+
+class RunRecord:
+    """A run as its files tell it."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the run in folder `path`. Raises RunError if there is none."""
+        self.folder = RunFolder(Path(path))
+        info = self.folder.read_info()
+        if info is None:
+            alone, name = parse_run_checkpoint(str(path))
+            if name is not None and RunFolder(Path(alone)).info_file.is_file():
+                raise RunError(
+                    f"{path} is not a run's folder; say the checkpoint here with {alone} "
+                    f"--checkpoint {name}"
+                )
+            raise RunError(f"{path} is not a run: it has no run.json; give a run's folder")
+        self.info = info
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def family(self) -> str:
+        """ar or mdm."""
+        return str(self.info["family"])
+
+    @property
+    def status(self) -> Status:
+        """running, stopped, diverged or finished."""
+        status: Status = self.info["status"]
+        return status
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """RunNumbers as a dictionary: params, tokens, flops, epochs …"""
+        numbers: dict[str, Any] = self.info["numbers"]
+        return numbers
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was run."""
+        return load_recipe(self.folder.recipe_file)
+
+    @property
+    def data(self) -> Data:
+        """The recipe's `[data]`; what is not below the working folder is looked for in the
+        folders above the run, where it was trained. So a run is used from anywhere, and
+        moves to another machine together with its corpus."""
+        data = self.recipe.data
+        found: dict[str, Any] = {}
+        for key in ("corpus", "train", "validation", "tokenizer"):
+            name = getattr(data, key)
+            if name is None or _is_there(Path(name)) or (key == "tokenizer" and "/" not in name):
+                continue
+            places = (parent / name for parent in self.path.resolve().parents)
+            if there := next(filter(_is_there, places), None):
+                found[key] = str(there)
+        return replace(data, **found)
+
+    def metrics(self, kind: Literal["train", "eval"]) -> list[dict[str, Any]]:
+        """All lines of one kind, in order of steps; a torn last line is left out."""
+        return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
+
+    def evaluations(self) -> list[NLLResult]:
+        """Results of `epochal eval`, in order of their files' names. Raises RunError."""
+        return [_read_result(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
+
+    def document_sums(self, result: NLLResult) -> tuple[Floats, Integers, Floats]:
+        """Per document: total NLL, scored tokens, variance of the total from the draws.
+
+        Raises RunError if the file is missing or damaged.
+        """
+        path = self.folder.evaluation_file(result.checkpoint, result.estimator).with_suffix(".npz")
+        try:
+            # Opened here, since np.load leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return arrays["totals"], arrays["tokens"], arrays["variances"]
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+            raise RunError(f"{path} {_EVALUATE_AGAIN.format(self.path)}") from error
+
+    def evaluation(self, checkpoint: str) -> NLLResult | None:
+        """The best-founded result for a checkpoint: ours before the paper's estimator."""
+        found = [result for result in self.evaluations() if result.checkpoint == checkpoint]
+        return min(found, key=lambda result: result.estimator == "paper", default=None)
+
+    def more_precise(self, result: NLLResult) -> NLLResult | None:
+        """The result that is kept for the same checkpoint, tokens and estimator, if it is whole
+        and of more draws than `result`."""
+        path = self.folder.evaluation_file(result.checkpoint, result.estimator)
+        try:
+            kept = _read_result(path) if path.exists() else None
+            if kept is None or kept.draws <= result.draws:
+                return None
+            self.document_sums(kept)
+        except RunError:  # damaged: to be replaced
+            return None
+        same = ("step", "validation_sha256", "sequence_length", "family")
+        return kept if all(getattr(kept, n) == getattr(result, n) for n in same) else None
+
+    def downstream(self) -> list[dict[str, Any]]:
+        """Results of `epochal downstream`, in order of their files' names. Raises RunError."""
+        return self._kept("downstream")
+
+    def quality(self) -> list[dict[str, Any]]:
+        """Results of `epochal quality`, in order of their files' names. Raises RunError."""
+        return self._kept("quality")
+
+    def _kept(self, command: str) -> list[dict[str, Any]]:
+        results = []
+        for path in sorted((self.path / command).glob("*.json")):
+            try:
+                results.append(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise RunError(
+                    f"{path} is damaged ({error}); run `epochal {command}` again"
+                ) from error
+        return results
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Texts that the trained model wrote; empty if none were kept."""
+        if not self.folder.samples_file.exists():
+            return []
+        samples: list[dict[str, Any]] = json.loads(
+            self.folder.samples_file.read_text(encoding="utf-8")
+        )
+        return samples
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path` is a file, a folder, or the prefix of a token store."""
+    return path.exists() or Path(f"{path}.idx").exists()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a name for the user
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+
+
+_EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"
+
+
+def _read_result(path: Path) -> NLLResult:
+    try:
+        return NLLResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} {_EVALUATE_AGAIN.format(path.parent.parent)}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file. A line torn by a kill in mid-write ends the reading."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

@@ -1,0 +1,1 @@
+"""Answers that need training: compare, quickstart, study."""

@@ -1,0 +1,331 @@
+"""Train one run: from a recipe to a run record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from epochal import files
+from epochal._version import __version__
+from epochal.data.notices import cut_in_order
+from epochal.data.opened import Corpus, open_corpus
+from epochal.data.orders import row_order
+from epochal.data.store import TokenStore
+from epochal.data.windows import ScoredWindows
+from epochal.device import Machine, deterministic_kernels, find_machine
+from epochal.errors import RecipeError, RunError
+from epochal.families import get_family
+from epochal.likelihood.nll import Evaluator
+from epochal.likelihood.shard import Share
+from epochal.models import Transformer, initialise
+from epochal.objectives import objective
+from epochal.progress import say
+from epochal.recipe import (
+    Recipe,
+    RunNumbers,
+    find_recipe,
+    identity,
+    load_recipe,
+    run_numbers,
+)
+from epochal.runs import RunFolder, RunRecord, read_lines
+from epochal.scaling import read_laws
+from epochal.scaling.advisor import advise
+from epochal.training.branch import Start, find_start
+from epochal.training.logger import Journal, NoJournal, check_same_run
+from epochal.training.loop import Advise, Evaluate, Loop
+from epochal.training.optim import grad_clip_microbatches, make_optimizer
+from epochal.training.parallel.mesh import MeshPlan, plan_mesh
+from epochal.training.parallel.parallelize import Spread, materialise, place, replicate, spread
+from epochal.training.parallel.world import World, local_device, one_voice, open_world, processes
+from epochal.training.profile import ProfiledStepper
+from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
+
+RecipeLike = Recipe | str | Path | None
+
+
+def as_recipe(recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A recipe from an object, a TOML file, a shipped name or nothing, with overrides."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RunError("give overrides with a recipe file, or change the Recipe itself")
+        return recipe
+    path = None if recipe is None else find_recipe(str(recipe))
+    return load_recipe(path, overrides)
+
+
+@one_voice()
+def train(
+    recipe: RecipeLike = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    restart: bool = False,
+    profile: bool = False,
+) -> RunRecord:
+    """Train, or go on with, the run that a recipe describes; return its record.
+
+    `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
+    `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
+    returned as it is; `restart` puts an old run aside first; `profile` writes a trace of a few
+    steps. Started by torchrun, all its processes train the one run together, as `[parallel]`
+    says. Raises RecipeError, DataError,
+    RunError, CheckpointError or StorageError for what the user can mend, TrainingStopped and
+    TrainingDiverged for a run that ended early.
+    """
+    settings = as_recipe(recipe, overrides)
+    corpus = open_corpus(settings.data)
+    numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
+    plan = plan_mesh(settings, processes(), corpus.tokenizer.vocabulary)
+    machine = local_device(find_machine(settings.train))
+    folder = run_folder(settings)
+    with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
+        info = run_info(settings, corpus, numbers, machine, plan)
+        prepared = world.first(lambda: _prepare(settings, corpus, numbers, info, restart, held))
+        if prepared is None:
+            return RunRecord(folder.path)
+        with (
+            deterministic_kernels(settings.train.deterministic),
+            Journal(folder, info, settings.log)
+            if world.main
+            else NoJournal(folder, info) as journal,
+        ):
+            profiled = profile and world.main
+            loop = _loop(settings, corpus, numbers, machine, folder, journal, world, profiled)
+            start = prepared.start
+            loop.start = None if start is None else start.checkpoint
+            loop.run()
+            if isinstance(loop.stepper, ProfiledStepper):
+                loop.stepper.report()
+        world.barrier()
+    return RunRecord(folder.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the first process found out while it prepared the run's folder."""
+
+    start: Start | None
+
+
+def _prepare(
+    settings: Recipe,
+    corpus: Corpus,
+    numbers: RunNumbers,
+    info: dict[str, Any],
+    restart: bool,
+    held: ExitStack,
+) -> _Prepared | None:
+    """Take hold of the run's folder and write down what the run is; None if it is finished.
+
+    `info` takes over what an earlier sitting knew.
+    """
+    folder = run_folder(settings)
+    held.enter_context(folder.lock())
+    if restart:
+        _put_aside(folder)
+    old = folder.read_info()
+    start = find_start(settings, numbers, info["identity"], old)
+    if start is not None:
+        info["start"] = start.as_dict()
+    if old is not None:
+        answers = check_same_run(folder, old["identity"], info["identity"])
+        new = ("identity", "identity_sha256") if answers and old["status"] != "finished" else ()
+        info |= {key: old[key] for key in old if key not in ("software", "machine", *new)}
+        if old["status"] == "finished":
+            say(f"{folder.path} is finished already; nothing to do")
+            return None
+    if old is None and isinstance(corpus.train, TokenStore):
+        cut_in_order(corpus.train.passport)
+    folder.write_recipe(settings)
+    corpus.tokenizer.save(folder.tokenizer_file)
+    return _Prepared(start)
+
+
+def _spread_model(
+    settings: Recipe, vocabulary: int, machine: Machine, world: World
+) -> tuple[Transformer, Spread]:
+    """The model with its initial weights, of which each process holds its part."""
+    if world.size == 1:
+        model = build_model(settings, vocabulary).to(machine.device)
+        return model, spread(model, settings.parallel, machine, world)
+    with torch.device("meta"):
+        model = bare_model(settings, vocabulary)
+    spreading = spread(model, settings.parallel, machine, world)
+    materialise(model, settings.parallel, machine)
+    initialise(model, settings.seed, place, settings.model.init_std)
+    return model, replicate(spreading, model, machine, settings.parallel)
+
+
+def build_model(settings: Recipe, vocabulary: int) -> Transformer:
+    """The recipe's model with its initial weights, on the CPU.
+
+    Raises RecipeError if the embedding has no row for diffusion's mask.
+    """
+    model = bare_model(settings, vocabulary)
+    initialise(model, settings.seed, std=settings.model.init_std)
+    return model
+
+
+def bare_model(settings: Recipe, vocabulary: int) -> Transformer:
+    """The recipe's model with whatever weights torch gives it. Raises what `build_model` does."""
+    shape = settings.model.architecture()
+    if get_family(settings.family).mask_token and shape.rows(vocabulary) <= vocabulary:
+        raise RecipeError(
+            f"`model.padded_vocab_size` = {shape.padded_vocab_size} leaves no row for the mask "
+            f"beside the tokenizer's {vocabulary} tokens; diffusion needs at least {vocabulary + 1}"
+        )
+    return Transformer(
+        shape,
+        vocabulary,
+        norm_eps=settings.model.norm_eps,
+        rope_theta=settings.model.rope_theta,
+        attention_dropout=settings.train.attention_dropout,
+        hidden_dropout=settings.train.hidden_dropout,
+        embedding_dropout=settings.train.embedding_dropout,
+    )
+
+
+def evaluation_batch(settings: Recipe) -> int:
+    """Rows per forward pass in evaluation."""
+    return settings.eval.batch_size or max(1, MICRO_BATCH_TOKENS // settings.data.sequence_length)
+
+
+def run_folder(settings: Recipe) -> RunFolder:
+    """The recipe's run folder."""
+    return RunFolder(Path(settings.run_dir or f"runs/run-{settings.family}"))
+
+
+def _loop(
+    settings: Recipe,
+    corpus: Corpus,
+    numbers: RunNumbers,
+    machine: Machine,
+    folder: RunFolder,
+    journal: Journal,
+    world: World,
+    profile: bool,
+) -> Loop:
+    model, spreading = _spread_model(settings, corpus.tokenizer.vocabulary, machine, world)
+    if world.size > 1:  # what has to be written for it is written by the first process
+        world.first(lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder)))
+    order = row_order(settings, corpus.train, numbers, folder.order_folder)
+    kind = ProfiledStepper if profile else Stepper
+    stepper = kind(
+        settings,
+        model,
+        make_optimizer(model, settings.train, grad_clip_microbatches(settings)),
+        objective(settings, corpus.tokenizer.mask),
+        order,
+        machine,
+        spreading,
+    )
+    if isinstance(stepper, ProfiledStepper):
+        stepper.folder = folder.path / "profile"
+    return Loop(
+        recipe=settings,
+        numbers=numbers,
+        stepper=stepper,
+        machine=machine,
+        folder=folder,
+        journal=journal,
+        evaluate=_validation(settings, corpus, machine, world),
+        advise=_advice(settings, numbers, folder),
+    )
+
+
+def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
+    """What the progress line tells of the validation curve, and of the law if one is given."""
+    laws = read_laws(settings.log.law) if settings.log.law is not None else {}
+    law = laws.get(settings.family)
+
+    def advice(seconds: float) -> str:
+        lines = [line for line in read_lines(folder.metrics_file) if line["kind"] == "eval"]
+        return advise(lines, law, numbers=numbers.as_dict(), seconds=seconds).short
+
+    return advice
+
+
+def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World) -> Evaluate:
+    """Validation during training: the same rows and the same masks each time, shared out over
+    the processes; all get the same figure."""
+    windows = ScoredWindows(
+        corpus.validation.tokens, settings.data.sequence_length, settings.eval.max_tokens
+    )
+    evaluator = Evaluator(
+        objective(settings, corpus.tokenizer.mask),
+        machine,
+        windows,
+        corpus.validation.document_starts(),
+        corpus.tokenizer.vocabulary,
+        evaluation_batch(settings),
+        share=Share(world.data_rank, world.plan.data, world.total),
+    )
+
+    def evaluate(model: Transformer) -> dict[str, float]:
+        evaluator.clear()
+        for _ in range(1 if evaluator.objective.exact else settings.eval.draws):
+            evaluator.add_draw(model)
+        return {"nll_nats_per_token": evaluator.result().nll}
+
+    return evaluate
+
+
+def run_info(
+    settings: Recipe,
+    corpus: Corpus | None,
+    numbers: RunNumbers,
+    machine: Machine,
+    plan: MeshPlan | None = None,
+) -> dict[str, Any]:
+    """run.json of a run, but for its status; without a corpus nothing is told of one."""
+    stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
+    what = identity(settings) | (corpus.identity() if corpus else {})
+    return {
+        "format": 1,
+        "family": settings.family,
+        "identity": what,
+        "identity_sha256": files.sha256_json(what),
+        "numbers": numbers.as_dict(),
+        "corpus": {
+            role: {
+                "unique_tokens": store.unique_tokens,
+                "documents": store.documents,
+                "content_sha256": store.content_sha256(),
+                "passport": store.passport.as_dict() if store.passport else None,
+            }
+            for role, store in stores.items()
+        },
+        "software": {
+            "epochal": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "device": machine.title,
+            "precision": machine.precision,
+            "compiled": machine.compiled,
+            "processes": (plan or MeshPlan()).as_dict(),
+        },
+    }
+
+
+def _put_aside(folder: RunFolder) -> None:
+    """Move what is in the run's folder to `<folder>.old-1` (or the next free number)."""
+    content = [path for path in folder.path.iterdir() if path.name not in (".lock", ".owner.json")]
+    if not content:
+        return
+    number = 1
+    while (aside := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
+        number += 1
+    with files.storage_errors(aside):
+        aside.mkdir()
+        for path in content:
+            os.rename(path, aside / path.name)  # noqa: PTH104 (Path.rename would do the same)
+    say(f"the old run is now in {aside}")

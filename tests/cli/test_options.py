@@ -1,0 +1,111 @@
+"""Click options made from a dataclass: types, defaults, texts, old names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from epochal.cli.options import given, options
+from epochal.options import field_docs, option
+from epochal.units import parse_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What both have."""
+
+    device: str = "auto"
+    """Where it runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cook(Base):
+    """All kinds of fields."""
+
+    law: Literal["auto", "one"] = "one"
+    """Which
+    law."""
+    tie_exponents: bool = option(False, renamed=["--tie"])
+    """Tie them."""
+    shuffle: bool = True
+    """Mix first."""
+    threshold: float | None = option(None, renamed=["--rise"])
+    """Least rise."""
+    unique_tokens: int | None = option(None, short="-U", parse=parse_count)
+    """U."""
+    prefixes: tuple[int, ...] = (8, 16)
+    """Lengths."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names."""
+    out: Path | None = option(None, metavar="FILE")
+    """Where to."""
+    inner: int = option(3, cli=False)
+    """Not shown."""
+
+
+@click.command()
+@options(Cook)
+def cook(options: Cook) -> None:
+    """Print what was asked."""
+    click.echo(repr(options))
+    click.echo(given("law", "threshold"))
+
+
+def ask(*words):
+    done = CliRunner().invoke(cook, words)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_defaults_are_the_dataclass_defaults():
+    assert ask().startswith(repr(Cook()))
+
+
+def test_values_arrive_with_their_types():
+    words = "--law auto --tie-exponents --no-shuffle --threshold 0.5 -U 2k --prefixes 4"
+    found = ask(*words.split(), "--columns", "a=b", "--out", "x", "--device", "cpu")
+    wanted = Cook(
+        law="auto",
+        tie_exponents=True,
+        shuffle=False,
+        threshold=0.5,
+        unique_tokens=2000,
+        prefixes=(4,),
+        columns={"a": "b"},
+        out=Path("x"),
+        device="cpu",
+    )
+    assert found.startswith(repr(wanted))
+
+
+def test_only_what_was_typed_is_given():
+    assert "[]" in ask("--device", "cpu")
+    assert "['--law', '--threshold']" in ask("--law", "one", "--threshold", "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [(["--tie"], "tie_exponents", True), (["--rise", "0.25"], "threshold", 0.25)],
+)
+def test_old_names_are_read_but_not_shown(words, name, value):
+    assert repr(Cook(**{name: value})) in ask(*words)
+    assert words[0] + " " not in ask("--help").replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "words", [["--law", "two"], ["--columns", "a"], ["-U", "many"], ["--threshold", "x"]]
+)
+def test_what_makes_no_sense_is_refused(words):
+    assert CliRunner().invoke(cook, words).exit_code == 2
+
+
+def test_the_help_is_the_docstring_of_the_field():
+    assert "Which law." in ask("--help")
+    assert field_docs(Cook)["device"] == "Where it runs."
+    assert "Not shown" not in ask("--help")

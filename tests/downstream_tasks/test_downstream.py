@@ -1,0 +1,394 @@
+"""Real code of lm-evaluation-harness on local rows: tasks, modes, errors, cut requests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
+from epochal.errors import DataError, EpochalError, UserError
+from epochal.runs import RunRecord
+from local_tasks import ROWS, write_rows
+
+pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+from epochal.downstream_tasks.downstream import _error_from_draws, downstream  # noqa: E402
+from epochal.downstream_tasks.harness_model import HarnessModel  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_pair, tmp_path_factory):
+    """Copies, since results are kept in the run's folder."""
+    import shutil
+
+    return shutil.copytree(tiny_pair, tmp_path_factory.mktemp("runs") / "pair")
+
+
+@pytest.fixture(scope="module")
+def models(runs):
+    return {
+        "ar": HarnessModel(str(runs / "ar"), device="cpu"),
+        "mc": HarnessModel(str(runs / "mdm"), draws=9, device="cpu"),
+        "chain": HarnessModel(str(runs / "mdm"), mode="ar", device="cpu"),
+        "nll": HarnessModel(str(runs / "mdm"), mode="nll", draws=9, device="cpu"),
+        "generate": HarnessModel(str(runs / "mdm"), mode="generate", device="cpu"),
+    }
+
+
+def instances(*pairs):
+    return [SimpleNamespace(args=pair, task_name="t", doc_id=n) for n, pair in enumerate(pairs)]
+
+
+# --- whole tasks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_all_nine_tasks_from_local_rows(runs, rows, family):
+    results = downstream(runs / family, data=rows, draws=8, device="cpu")
+    assert [result.task for result in results] == list(PAPER_TASKS)
+    for result in results:
+        accuracy = result.metrics["acc"]
+        assert 0 <= accuracy.value <= 1
+        assert accuracy.standard_error == 0  # the three rows are the same
+        assert result.mode == ("ar" if family == "ar" else "mc")
+        assert result.documents == 3
+        assert result.data == "local"
+        assert result.harness.startswith("0.4.")
+        assert result.chance == PAPER_TASKS[result.task].chance / 100
+        assert set(result.paper) == {"100M", "500M"}
+    assert results[-1].metrics["perplexity"].value > 1
+    kept = RunRecord(runs / family).downstream()
+    assert sorted(one["task"] for one in kept) == sorted(PAPER_TASKS)
+    assert kept == json.loads(json.dumps(sorted((r.as_dict() for r in results), key=_by_task)))
+
+
+def _by_task(result):
+    return f"{result['task']}-{result['checkpoint']}"
+
+
+def test_a_folder_of_own_tasks(runs, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"q": f"The {w}", "a": " is"}) + "\n" for w in ("list", "name"))
+    )
+    task = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {"test": str(tmp_path / "rows.jsonl")},
+            "cache_dir": str(tmp_path / "cache"),
+        },
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in task.items())
+    (tmp_path / "mine.yaml").write_text(text.replace('"mine"', "mine"))
+    [result] = downstream(runs / "mdm", tasks=str(tmp_path), device="cpu", limit=1)
+    assert (result.task, result.documents, result.chance, result.paper) == ("mine", 1, None, None)
+    assert not list((runs / "mdm" / "downstream").glob("mine*"))  # a part is not kept
+
+
+def test_modes_give_what_they_can(runs, rows):
+    """Lambada: perplexity needs likelihoods, accuracy needs generation."""
+    given = {}
+    for mode in ("ar", "mc", "generate", "nll"):
+        [result] = downstream(
+            runs / "mdm", tasks="lambada_standard", data=rows, mode=mode, device="cpu"
+        )
+        given[mode] = sorted(result.metrics)
+        assert (result.draws is None) == (mode in ("ar", "generate"))
+    assert given == {
+        "ar": ["acc", "perplexity"],
+        "mc": ["acc", "perplexity"],
+        "generate": ["acc"],
+        "nll": ["perplexity"],
+    }
+    [result] = downstream(runs / "mdm", tasks="sciq", data=rows, mode="ar", device="cpu")
+    assert result.metrics["acc"].standard_error_draws == 0
+
+
+def test_the_error_from_the_draws_is_the_chance_that_answers_flip():
+    """Two choices that differ by d, each with error s: the right one wins with Φ(d / s√2)."""
+    samples, errors, expected = [], {}, 0.0
+    for number in range(300):
+        gap, error = (number % 7 - 3) * 0.3, 0.5 + number % 3
+        pairs = [(f"{number}", "right"), (f"{number}", "wrong")]
+        samples.append({"arguments": pairs, "resps": [[(gap, False)], [(0.0, False)]], "target": 0})
+        errors |= dict.fromkeys(pairs, error)
+        chance = (1 + math.erf(gap / (2 * error))) / 2
+        expected += chance * (1 - chance)
+    found = _error_from_draws(SimpleNamespace(samples=samples, errors=errors))
+    assert found == pytest.approx(math.sqrt(expected) / 300, rel=0.02)
+    assert _error_from_draws(SimpleNamespace(samples=samples, errors={})) == 0
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+def test_ar_likelihoods_are_those_of_the_model(models):
+    model = models["ar"].loaded
+    pairs = [("The list", " is empty"), ("The ", "value"), ("", "The name"), ("  ", "name")]
+    found = models["ar"].loglikelihood(instances(*pairs))
+    for (context, continuation), (value, greedy) in zip(pairs, found, strict=True):
+        before = model.tokenizer.encode(context.rstrip()).tolist()
+        ids = model.tokenizer.encode(context + continuation).tolist()
+        start = len(before) or 1
+        ids = ids if before else [model.tokenizer.end_of_document, *ids]
+        logits = model.logits(np.array([ids]))[0, :, : model.tokenizer.vocabulary].double()
+        logs = logits.log_softmax(-1)[start - 1 : -1]
+        targets = ids[start:]
+        expected = sum(float(log[target]) for log, target in zip(logs, targets, strict=True))
+        assert value == pytest.approx(expected, rel=1e-4)
+        assert greedy == (logs.argmax(-1).tolist() == targets)
+
+
+def test_modes_of_diffusion_agree_on_one_token(models):
+    """A continuation of one token has one mask: any order is left to right."""
+    one = models["mc"].loaded.tokenizer
+    [ids] = [one.encode(" ")]
+    pairs = [("The list of", one.decode([int(ids[0])]))]
+    values = {m: models[m].loglikelihood(instances(*pairs))[0] for m in ("mc", "chain", "nll")}
+    assert values["mc"][0] == pytest.approx(values["chain"][0], rel=1e-5)
+    assert values["nll"][0] == values["mc"][0]
+    assert values["mc"][1] == values["chain"][1]
+    assert values["nll"][1] is False
+    nothing, greedy = models["generate"].loglikelihood(instances(*pairs))[0]
+    assert math.isnan(nothing)
+    assert greedy == values["mc"][1]
+
+
+def test_what_does_not_fit_is_cut_at_the_left_and_counted(models):
+    """L = 32: AR reads 32 tokens and scores a 33rd, diffusion reads what it scores, too."""
+    for name, limit in (("ar", 33), ("mc", 32)):
+        model = models[name]
+        model.cut_contexts = model.cut_continuations = 0
+        long, short = "value list name " * 20, " is the end"
+        found = model.loglikelihood(instances((long, short), ("A", long), ("A", short)))
+        assert all(math.isfinite(value) for value, _ in found)
+        assert (model.cut_contexts, model.cut_continuations) == (2, 1)
+        made = model._request((long, short), 0)
+        assert len(made.ids) == limit
+        assert made.scored == len(model.loaded.tokenizer.encode(long.rstrip() + " " + short)) - len(
+            model.loaded.tokenizer.encode(long.rstrip())
+        )
+        made = model._request(("A", long), 0)
+        assert (len(made.ids), made.scored) == (limit, limit - 1)
+
+
+def test_rolling_likelihood_is_the_sum_over_windows(models):
+    text = "The value of the list is the name of it. " * 8
+    for name in ("ar", "chain", "mc"):
+        model = models[name]
+        [value] = model.loglikelihood_rolling(instances((text,)))
+        tokens = len(model.loaded.tokenizer.encode(text))
+        assert tokens > 64
+        assert 1 < -value / tokens < 12
+    ids = models["ar"].loaded.tokenizer.encode("The value is")
+    [short] = models["ar"].loglikelihood_rolling(instances(("The value is",)))
+    [(whole, _)] = models["ar"].loglikelihood(instances(("", "The value is")))
+    assert short == pytest.approx(whole, rel=1e-5)
+    assert len(ids) > 2
+
+
+@pytest.mark.parametrize("name", ["ar", "mc"])
+def test_generation_stops_where_it_is_told(models, name):
+    model = models[name]
+    settings = {"until": ["\n\n"], "max_gen_toks": 12}
+    [text] = model.generate_until(instances(("The list", settings)))
+    assert "\n\n" not in text
+    again = model.generate_until(instances(("The list", settings)))
+    assert again == [text]
+    assert text
+    letter = text[len(text) // 2]
+    [cut] = model.generate_until(instances(("The list", {**settings, "until": letter})))
+    assert letter not in cut
+    assert text.startswith(cut)
+
+
+def test_choices_share_their_masks_and_companions_change_nothing(models):
+    pairs = [("The list of the", " names and values and all the rest of it that is long")] * 2
+    same = instances(*pairs)
+    same[1].doc_id = 0
+    a, b = models["mc"].loglikelihood(same)
+    assert a == b
+    c, d = models["mc"].loglikelihood(instances(*pairs))
+    assert c[0] == pytest.approx(a[0], rel=1e-6)
+    assert d[0] != c[0]  # another question, other masks
+    assert models["mc"].errors[pairs[0]] > 0
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_what_is_refused(runs, rows, tmp_path):
+    def refused(message, run="mdm", kind=UserError, **options):
+        with pytest.raises(kind, match=message):
+            downstream(runs / run, device="cpu", **{"data": rows, "tasks": "sciq", **options})
+
+    refused("an autoregressive run's likelihood is exact", "ar", mode="mc")
+    refused("'x' is not one of ar, mc", mode="x")
+    refused("draws = 3: at least 7", draws=3)
+    refused("draws = 0: at least 7", draws=0, data=None)  # before a download is tried
+    refused("limit = 0", limit=0)
+    refused("no folder", data=tmp_path / "nothing")
+    refused("names no task", tasks=" , ")
+    refused("holds no task", tasks=str(tmp_path))
+    refused("no task 'hellaswga'. Did you mean `hellaswag`", tasks="sciq,hellaswga")
+    refused("ranks choices", mode="generate")
+    write_rows(tmp_path, tasks=["sciq"])
+    path = tmp_path / "sciq" / "test.jsonl"
+    path.rename(tmp_path / "sciq" / "other.jsonl")
+    refused("sciq needs test.jsonl or validation.jsonl", data=tmp_path, kind=DataError)
+    path.write_text('{"question": 1}\n')
+    refused("line 1 has no support, distractor1", data=tmp_path, kind=DataError)
+    path.write_text("")
+    refused("test.jsonl is empty", data=tmp_path, kind=DataError)
+    path.write_text("[1\n")
+    refused("line 1 is not a JSON object", data=tmp_path, kind=DataError)
+    whole = json.dumps(ROWS["sciq/test"])
+    path.write_text(f"{whole}\n{whole[:20]}\n")
+    refused("cannot read .*sciq", data=tmp_path, kind=DataError)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: mine\n  bad: [yaml\n", "a.yaml cannot be read as a task's YAML file"),
+        ("task: mine\noutput_type: other\n", "cannot load the task mine of .*'other'"),
+    ],
+)
+def test_tasks_of_ones_own_that_are_broken(runs, tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        downstream(runs / "ar", tasks=str(tmp_path), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_cannot_be(runs, tmp_path, monkeypatch):
+    import datasets
+
+    def offline(*given, **more):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(EpochalError, match=r"sciq must be downloaded .*--data FOLDER") as caught:
+        downstream(runs / "ar", tasks="sciq", data=tmp_path, device="cpu")
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_out_of_reach_is_not_tried_for_long(monkeypatch):
+    """Inside, the libraries look only for what is there; a hub that answers changes nothing."""
+    import datasets
+    import huggingface_hub
+
+    from epochal.downstream_tasks import harness_tasks
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        with harness_tasks._no_long_wait():
+            assert not datasets.config.HF_HUB_OFFLINE
+    with harness_tasks._no_long_wait():
+        assert datasets.config.HF_HUB_OFFLINE
+        assert huggingface_hub.constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_slips_are_told_before_torch_is_imported(tiny_pair):
+    """A process of its own for each, in which torch and the harness cannot be imported."""
+    run = str(tiny_pair / "mdm")
+    block = "import sys; sys.modules['torch'] = sys.modules['datasets'] = None; "
+    start = block + "from epochal.cli.main import main; main(sys.argv[1:])"
+    for words, message in (
+        (["eval", run, "--tolerance=-1"], "tolerance = -1 is not a positive"),
+        (["downstream", run, "--tasks", "sciqq"], "no task 'sciqq'. Did you mean `sciq`"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", start, *words], capture_output=True, text=True, check=False
+        )
+        assert message in done.stderr
+        assert done.returncode == 2
+
+
+@pytest.mark.slow
+def test_a_call_of_the_harness_itself(runs, rows, tmp_path):
+    """`lm_eval` with `--model epochal`, in a process of its own as its users call it."""
+    from epochal.downstream_tasks.harness_tasks import _stock_file, _write_task
+
+    _write_task("sciq", _stock_file("sciq"), rows, tmp_path)
+    words = [sys.executable, "-m", "epochal.cli.lm_eval", "run", "--model", "epochal"]
+    words += ["--model_args", f"run={runs / 'mdm'},draws=8"]
+    words += ["--tasks", "sciq", "--include_path", str(tmp_path), "--output_path", str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "|sciq|" in done.stdout.replace(" ", "")
+
+
+def test_the_harness_default_device_is_no_wish(runs, monkeypatch):
+    """`cuda:0` is what the harness says when nobody asked; model arguments go before options."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    harness = {"device": "cuda:0", "batch_size": 1, "max_batch_size": None}
+    model = HarnessModel.create_from_arg_obj({"run": str(runs / "ar")}, harness)
+    assert model.loaded.machine.device.type == "cpu"
+    found = HarnessModel.create_from_arg_string(
+        f"run={runs / 'ar'},device=cpu,batch_size=3", harness
+    )
+    assert found.reader.batch_tokens == 3 * model.reader.batch_tokens
+    with pytest.raises(EpochalError, match='the device "nonsense" cannot be used'):
+        HarnessModel.create_from_arg_obj({"run": str(runs / "ar"), "device": "nonsense"}, harness)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_questions_and_find_the_same(runs, tmp_path):
+    """Under torchrun, against a single process: values to rounding, each question once."""
+    rows = write_rows(tmp_path / "rows", copies=5, tasks=["sciq", "lambada_standard"])
+    options = {"tasks": "sciq,lambada_standard", "data": rows, "draws": 8, "device": "cpu"}
+    alone = downstream(runs / "mdm", **options)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "epochal", "downstream", str(runs / "mdm"), "--draws", "8", "--json"]
+    words += ["--tasks", options["tasks"], "--data", str(rows), "--device", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(alone, json.loads(done.stdout), strict=True):
+        assert other["documents"] == one.documents == 5
+        for name, score in one.metrics.items():
+            assert other["metrics"][name]["value"] == pytest.approx(score.value, rel=1e-4)
+
+
+def test_rows_are_padded_unless_the_run_knows_short_ones(runs, models):
+    assert models["ar"].reader.pad_to == 0
+    assert models["mc"].reader.pad_to == models["mc"].loaded.sequence_length == 32
+    assert HarnessModel(str(runs / "mdm"), pad=False, device="cpu").reader.pad_to == 0
+    loaded = models["mc"].loaded
+    mdm = dataclasses.replace(loaded.recipe.mdm, random_length=0.01)
+    recipe, kept = dataclasses.replace(loaded.recipe, mdm=mdm), loaded.recipe
+    loaded.recipe = recipe
+    try:
+        assert HarnessModel(loaded).reader.pad_to == 0
+    finally:
+        loaded.recipe = kept

@@ -1,0 +1,397 @@
+"""A study: with runs whose losses follow a planted law, and once with real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from epochal.cli.study import parse_seconds
+from epochal.errors import TrainingStopped, UserError
+from epochal.recipe import identity, load_recipe, run_numbers
+from epochal.report import write_report
+from epochal.report.collect import read_runs
+from epochal.report.law_section import find_laws, read_study
+from epochal.runs import RunFolder
+from epochal.scaling import FitSettings, intervals
+from epochal.scaling.laws import DataConstrained
+from epochal.studies import laws as study_laws
+from epochal.studies import regularise as study_regularise
+from epochal.studies import runner as study_lab
+from epochal.studies.parts import Clock
+from epochal.studies.probes import Design
+from epochal.studies.regularise import Tried, best_setting, left_aside
+from epochal.studies.study import StudyResult, study
+from epochal.sweeps.record import RunState
+from epochal.sweeps.sweep import SweepResult
+from made_runs import result
+
+LAWS = {
+    "ar": DataConstrained.from_constants(
+        A=60.0, B=400.0, E=1.8, alpha=0.35, beta=0.37, R_D=30.0, R_N=5.0
+    ),
+    "mdm": DataConstrained.from_constants(
+        A=60.0, B=900.0, E=1.9, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+    ),
+}
+
+
+class PlantedRuns:
+    """Stands for the training of runs: their losses are a law's, with a little scatter."""
+
+    def __init__(self, stop_after=10**6):
+        self.made = []
+        self.stop_after = stop_after
+        self.dropout = {"ar": 1.0, "mdm": 1.0}
+        """Family → factor of the loss with dropout."""
+
+    def __call__(self, sweep, runs, facts, folder, *, jobs, places, may_start):
+        states = []
+        for run in runs:
+            state = RunState(
+                name=run.name,
+                family=run.recipe.family,
+                run_dir=str(folder.run_dir(run.name)),
+                identity="i",
+            )
+            states.append(state)
+            if RunFolder(folder.run_dir(run.name)).read_info() is None:
+                if reason := may_start(state):
+                    state.state, state.why = "left out", reason
+                    continue
+                if len(self.made) == self.stop_after:
+                    raise TrainingStopped("by SIGINT", 130)
+                self.made.append(run.name)
+                self.train(run, facts, RunFolder(folder.run_dir(run.name)))
+            record = RunFolder(folder.run_dir(run.name)).read_info()
+            state.state, state.nll = "finished", record["best"]["nll_nats_per_token"]
+        return SweepResult(sweep.name, folder.path, states)
+
+    def train(self, run, facts, folder):
+        unique = run.recipe.data.unique_tokens
+        numbers = run_numbers(run.recipe, unique, facts.vocabulary)
+        family = run.recipe.family
+        exact = LAWS[family].predict([[numbers.params, numbers.tokens, unique]])[0]
+        scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
+        factor = self.dropout[family] if run.recipe.train.hidden_dropout else 1.0
+        nll = float(factor * exact * (1 + 0.002 * scatter.normal()))
+        steps = numbers.steps
+        stores = {role: {"content_sha256": f"{role}-{unique}"} for role in ("train", "validation")}
+        stores["validation"]["content_sha256"] = "v"
+        info = {
+            "family": family,
+            "status": "finished",
+            "numbers": numbers.as_dict(),
+            "corpus": stores,
+            "identity": identity(run.recipe),
+            "best": {"step": steps, "nll_nats_per_token": nll},
+            "seconds": 1.0,
+        }
+        folder.write_info(info)
+        folder.write_recipe(run.recipe)
+        at = numbers.at(steps)
+        line = {"kind": "eval", "step": steps, "nll_nats_per_token": nll, "tokens": at.tokens}
+        folder.metrics_file.write_text(
+            json.dumps(line | {"epochs": at.epochs, "flops": at.flops}) + "\n"
+        )
+        found = result(family, nll, step=steps)
+        rng = np.random.default_rng(3)
+        totals = 40 * (nll + rng.normal(0, 0.01, 100))
+        variances = np.full(100, 0.0 if family == "ar" else 1e-4)
+        folder.write_evaluation(found, totals, np.full(100, 40), variances)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A text of some hundred thousand tokens of one byte."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    words = np.random.default_rng(0).integers(0, 3000, (1500, 40))
+    file.write_text("\n\n".join(" ".join(f"w{n}" for n in document) for document in words))
+    return file
+
+
+def no_report(places, out, **more):
+    """Stands for the report, which takes longer than all the rest."""
+    out.write_text("a page")
+    return SimpleNamespace(path=out)
+
+
+def plant(patch):
+    """Runs by a law, on a machine of a known speed; few resamples and no report, for speed."""
+
+    def speeds(recipe_of, sizes, flops, threads, seconds):
+        return {(f, s): flops[s] / 1.5e10 for f in ("ar", "mdm") for s in sizes}
+
+    runs = PlantedRuns()
+    patch.setattr(study_lab, "measure_sizes", speeds)
+    patch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
+    patch.setattr(study_lab, "run_all", runs)
+    # The planted laws are far above what token frequencies give.
+    patch.setattr("epochal.studies.study.frequency_level", lambda *stores: 30.0)
+    patch.setattr("epochal.studies.study.write_report", no_report)
+    patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
+    patch.setattr(study_laws, "FitSettings", partial(FitSettings, bootstraps=30))
+    return runs
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Runs by a law."""
+    return plant(monkeypatch)
+
+
+def run(text, out, **more):
+    """A study of planted runs."""
+    return study(text, **{"budget": 1200, "out": out, "jobs": 2, "tokenizer": "bytes"} | more)
+
+
+@dataclass
+class Shared:
+    """A study that was ended once, and went on."""
+
+    made: StudyResult
+    runs: PlantedRuns
+    out: Path
+    used_before: float
+
+
+@pytest.fixture(scope="module")
+def shared_study(text, tmp_path_factory):
+    """One study, ended after seven runs and gone on with."""
+    out = tmp_path_factory.mktemp("shared") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        runs = plant(patch)
+        runs.stop_after = 7
+        with pytest.raises(TrainingStopped):
+            run(text, out)
+        used = json.loads((out / "state.json").read_text())["used"]
+        runs.stop_after = 10**6
+        yield Shared(run(text, out), runs, out, used)
+
+
+def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
+    made, planted, out = shared_study.made, shared_study.runs, shared_study.out
+    assert made.plan is not None
+    assert made.plan.winner == "ar"  # by the planted laws, at this compute
+    assert made.recommendation.startswith("Train AR")
+    assert re.search(r"Diffusion does not win up to \S+ FLOPs, 10 times the largest", made.verdict)
+    assert [check["run"].split("-")[2] for check in made.held_out] == ["ar", "mdm"]
+    for check in made.held_out:
+        low, high = check["interval"]
+        assert low <= check["seen"] <= high
+        assert check["predicted"] == pytest.approx(check["seen"], rel=0.03)
+    # The check is a larger run than any of the sweep, and on the whole text.
+    flops = made.plan.flops
+    assert flops > max(float(np.max(f.points.flops)) for f in made.fit.families.values()) / 2
+    assert made.page.is_file()
+    told = json.loads((out / "study.json").read_text())
+    assert "Train AR" in told["recommendation"]
+    assert [stage["name"] for stage in told["stages"]] == [
+        *("prepare", "measure", "probe", "regularise", "fit", "check", "plan")
+    ]
+    json.dumps(made.as_dict(), allow_nan=False)
+    # The same call again trains nothing and says the same.
+    count = len(planted.made)
+    again = run(text, out)
+    assert len(planted.made) == count
+    assert again.recommendation == made.recommendation
+    assert again.checks == made.checks
+
+
+def test_regularisation_that_helps_is_taken(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.studies.study.write_report", write_report)
+    planted.dropout = {"ar": 0.94, "mdm": 1.05}
+    made = run(text, tmp_path / "study")
+    tried = {(one["family"], one["setting"]): one for one in made.regularisation}
+    assert set(tried) == {(f, s) for f in ("ar", "mdm") for s in ("dropout 0.1", "weight decay 1")}
+    ar = tried["ar", "dropout 0.1"]
+    assert ar["better"]
+    assert ar["nll"] / ar["plain"] == pytest.approx(0.94, rel=1e-6)
+    assert [key for key, one in tried.items() if one["better"]] == [("ar", "dropout 0.1")]
+    # The probe that is varied is the best one of its family.
+    losses = {
+        path.parent.name: json.loads(path.read_text())["best"]["nll_nats_per_token"]
+        for path in (tmp_path / "study" / "probes").glob("ar-*/run.json")
+    }
+    assert ar["against"] == min(losses, key=losses.get)
+    assert ", with dropout 0.1: predicted" in made.recommendation
+    assert made.held_out[0]["run"].endswith("-dropout0.1")
+    assert "without it the law says" in made.held_out[0]["note"]
+    low, high = made.held_out[0]["interval"]
+    assert low <= made.held_out[0]["seen"] <= high
+    assert not made.held_out[1]["run"].endswith("-dropout0.1")
+    recipe = load_recipe(made.recipes["ar"])
+    assert (recipe.train.hidden_dropout, recipe.train.attention_dropout) == (0.1, 0.1)
+    assert load_recipe(made.recipes["mdm"]).train.hidden_dropout == 0
+    # These runs are no points of the laws, whose figures are without.
+    assert not any("dropout" in run for fit in made.fit.families.values() for run in fit.points.run)
+    assert any("Not tried: other amounts" in note for note in made.notes)
+    page = made.page.read_text(encoding="utf-8")
+    assert 'id="regularisation"' in page
+    assert "Not tried: other amounts" in page
+    # A report made again by itself leaves these runs out of its fit as well.
+    runs = read_runs([tmp_path / "study"])
+    again = find_laws(runs, read_study([tmp_path / "study"]), "data-constrained", None)
+    assert sorted(again.families["ar"].points.run) == sorted(made.fit.families["ar"].points.run)
+
+
+def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
+    helped = Tried(
+        family="ar",
+        setting="dropout 0.1",
+        run="r",
+        against="p",
+        epochs=16.0,
+        plain=4.0,
+        nll=3.8,
+        difference=-0.2,
+        error=0.01,
+        better=True,
+        note="",
+    )
+    assert best_setting([helped], "ar", 8.0) is helped
+    assert best_setting([helped], "ar", 7.9) is None
+    assert best_setting([helped], "mdm", 16.0) is None
+    assert "was better over 16 epochs" in left_aside([helped], "ar", 1.0)[0]
+
+
+def test_settings_without_time_are_said_not_to_be_tried(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_regularise, "SHARE", -0.5)  # as if the probes had used all of it
+    monkeypatch.setattr(study_lab, "CHECK_SHARE", 0.98)
+    made = run(text, tmp_path / "study")
+    assert all(one["nll"] is None for one in made.regularisation)
+    assert sum("not tried (no time was left" in note for note in made.notes) == 4
+    assert "dropout" not in made.recommendation
+
+
+def test_a_study_that_was_ended_goes_on(shared_study):
+    assert shared_study.used_before > 0
+    assert shared_study.made.seconds > shared_study.used_before
+    made = shared_study.runs.made
+    assert len(set(made)) == len(made)  # nothing twice
+
+
+def test_runs_that_determine_no_law_give_no_prediction(planted, text, tmp_path, monkeypatch):
+    # One length of each size, once over the text: nothing is told of lengths.
+    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design(1, {16: ()}),))
+    monkeypatch.setattr("epochal.studies.probes._Sweep.longest", lambda *given: 50_000)
+    made = run(text, tmp_path / "study")
+    assert made.plan is None
+    assert "do not determine a law" in made.verdict
+    assert made.held_out == []
+    assert any("no data-constrained law" in note for note in made.notes)
+    assert made.page.is_file()
+
+
+def test_the_budget_is_over_all_sittings(tmp_path):
+    clock = Clock(tmp_path / "state.json", 100.0)
+    clock.save(x=1)
+    content = json.loads((tmp_path / "state.json").read_text()) | {"used": 60.0}
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    again = Clock(tmp_path / "state.json", 100.0)
+    assert 39 < again.left <= 40
+    assert again.state["x"] == 1
+
+
+def test_budgets_that_are_too_small(text, tmp_path, planted):
+    with pytest.raises(UserError, match="at least 120"):
+        study(text, budget=60, out=tmp_path / "study")
+    with pytest.raises(UserError, match="--budget"):
+        parse_seconds("soon")
+    assert (parse_seconds("20min"), parse_seconds("1.5h"), parse_seconds("90s")) == (1200, 5400, 90)
+
+
+def test_the_budget_that_would_do_is_told_and_does(text, tmp_path, planted, monkeypatch):
+    monkeypatch.setattr(study_lab, "_seconds_to_start", lambda: 12.0)
+    with pytest.raises(UserError, match=r"too short on this machine.* --budget \d+min") as said:
+        run(text, tmp_path / "study", budget=150)
+    minutes = int(re.search(r"--budget (\d+)min", str(said.value))[1])
+    assert 150 < 60 * minutes < 1200
+    assert run(text, tmp_path / "study", budget=60 * minutes).verdict
+    with pytest.raises(UserError, match="too short"):
+        run(text, tmp_path / "less", budget=60 * minutes // 2)
+
+
+@pytest.mark.slow
+def test_a_real_study_in_small(text, tmp_path, monkeypatch):
+    """Real processes, one epoch only: enough to see every stage, too little for a law."""
+    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design(2, {16: ()}),))
+    monkeypatch.setattr("epochal.studies.probes._Sweep.longest", lambda *given: 20_000)
+    monkeypatch.setattr(study_lab, "SIZES_TIMED", 4)
+    made = run(text, tmp_path / "study")
+    assert "do not determine a law" in made.verdict
+    probes = list((tmp_path / "study" / "probes").glob("*/run.json"))
+    assert len(probes) == 12
+    assert made.page.is_file()
+
+
+def test_a_check_that_misses_is_said_to(planted, text, tmp_path, monkeypatch):
+    """Runs held out that are worse than the law: the recommendation is called a guess."""
+    train = planted.train
+
+    def worse(run, facts, folder):
+        train(run, facts, folder)
+        if "held-out" in run.name:
+            for file in (folder.metrics_file, folder.info_file):
+                content = file.read_text()
+                nll = folder.read_info()["best"]["nll_nats_per_token"]
+                file.write_text(content.replace(str(nll), str(nll + 1.0)))
+            for file in (folder.path / "evaluations").glob("*.json"):
+                values = json.loads(file.read_text())
+                values["nll_nats_per_token"] += 1.0
+                file.write_text(json.dumps(values))
+
+    monkeypatch.setattr(planted, "train", worse)
+    made = run(text, tmp_path / "study", flops=1e13)
+    assert "take this as a guess" in made.recommendation
+    assert [check.held for check in made.checks] == [False, False, None]
+    assert all("outside the interval" in check.text for check in made.checks[:2])
+    assert made.plan.flops <= 1e13
+
+
+def test_a_family_that_has_not_begun_is_not_foretold(planted, text, tmp_path, monkeypatch):
+    """Diffusion's probes are above what token frequencies give, its check far below them."""
+    monkeypatch.setitem(
+        LAWS,
+        "mdm",
+        DataConstrained.from_constants(
+            A=0.01, B=0.01, E=8.95, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+        ),
+    )
+    monkeypatch.setattr("epochal.studies.study.frequency_level", lambda *stores: 9.0)
+    train = planted.train
+
+    def sudden(run, facts, folder):
+        begun = run.name.startswith("held-out-mdm")
+        with monkeypatch.context() as patch:
+            if begun:
+                patch.setitem(
+                    LAWS,
+                    "mdm",
+                    DataConstrained.from_constants(
+                        A=0.01, B=0.01, E=8.0, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+                    ),
+                )
+            train(run, facts, folder)
+
+    monkeypatch.setattr(planted, "train", sudden)
+    made = run(text, tmp_path / "study")
+    ar, mdm = made.held_out
+    assert mdm["early"]
+    assert not ar["early"]
+    assert mdm["seen"] == pytest.approx(8.0, abs=0.1)
+    assert mdm["inside"]  # from what AR reaches there to what the probes reached
+    assert "too early to foretell" in mdm["note"]
+    # The two were trained side by side, which decides; nothing is said of a crossing.
+    assert re.match(r"AR by [0-9.]+ nats per token, measured at \S+ FLOPs", made.verdict)
+    assert "nothing is said of a crossing" in made.verdict
+    assert any("hardly begun to learn from context" in note for note in made.notes)
+    # For another compute nothing was measured, and the laws cannot tell.
+    other = run(text, tmp_path / "study", flops=1e15)
+    assert other.verdict.startswith("Too early to call")

@@ -164,14 +164,22 @@ def refused(runs, message):
 
 def test_runs_of_different_corpora_are_refused(tmp_path):
     runs = pair(tmp_path, mdm_more={"corpus": "other"})
-    refused(runs, r"the runs a, b do not all learn from the same tokens, so their NLL cannot")
+    refused(runs, "differ in training tokens")
 
 
 def test_runs_with_different_validation_sets_are_refused(tmp_path):
     runs = pair(tmp_path)
     info = runs[1].info
     info["corpus"]["validation"]["content_sha256"] = "other"
-    refused(runs, "the runs a, b do not all be judged on")
+    refused(runs, "differ in validation set")
+
+
+def test_runs_with_other_contexts_are_refused(tmp_path):
+    """They score the same tokens, so that only the record shows it."""
+    runs = pair(tmp_path)
+    for run, length in zip(runs, (128, 256), strict=True):
+        run.numbers["sequence_length"] = length
+    refused(runs, r"sequence length \(128 and 256\)")
 
 
 def test_results_on_another_validation_set_are_refused(tmp_path):

@@ -46,9 +46,9 @@ def test_checkpoints_share_their_masks(pair):
 
 
 def test_runs_that_cannot_be_paired(pair):
-    recipe = pair[1] / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("sequence_length = 32", "sequence_length = 16"))
-    with pytest.raises(UserError, match=r"not the same `data\.sequence_length`"):
+    record = RunRecord(pair[1])
+    record.folder.write_info(record.info | {"numbers": record.numbers | {"sequence_length": 16}})
+    with pytest.raises(UserError, match=r"sequence length \(32 and 16\).* bits per byte"):
         gap(*pair)
 
 

@@ -17,6 +17,7 @@ from epochal.errors import RunError
 from epochal.estimates import Estimate, paired_difference
 from epochal.families import family_names, get_family
 from epochal.runs import NLLResult, RunRecord
+from epochal.runs.comparable import SAME_TASK, check_comparable
 from epochal.runs.curves import Curve, validation_curve
 from epochal.units import format_count
 
@@ -101,7 +102,7 @@ def compare_runs(records: Sequence[RunRecord], lost: Sequence[str] = ()) -> Comp
     RunError if a family is missing or if the runs did not learn from the same tokens and were not
     judged on the same ones.
     """
-    _check_comparable(records)
+    check_comparable(records, "give runs of one corpus and one number of unique tokens", SAME_TASK)
     records, left_out = _finite(records)
     left_out = [*lost, *left_out]
     summaries = [summarise(record) for record in records]
@@ -143,17 +144,6 @@ def _finite(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The runs with a finite NLL, and the names of the others."""
     kept = [record for record in records if np.isfinite(_result(record).nll_nats_per_token)]
     return kept, [record.name for record in records if record not in kept]
-
-
-def _check_comparable(records: Sequence[RunRecord]) -> None:
-    for role, what in (("train", "learn from"), ("validation", "be judged on")):
-        hashes = {record.info["corpus"][role]["content_sha256"] for record in records}
-        if len(hashes) > 1:
-            names = ", ".join(record.name for record in records)
-            raise RunError(
-                f"the runs {names} do not all {what} the same tokens, so their NLL cannot be "
-                "compared; give runs of one corpus and one number of unique tokens"
-            )
 
 
 def _result(record: RunRecord) -> NLLResult:

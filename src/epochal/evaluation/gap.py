@@ -12,6 +12,7 @@ from epochal.evaluation.distributed import shared_work
 from epochal.evaluation.evaluate import score
 from epochal.evaluation.options import Options
 from epochal.runs import NLLResult, RunRecord
+from epochal.runs.comparable import SAME_SCALE, Condition, check_comparable
 
 CONFIDENCE = 0.95
 
@@ -82,13 +83,7 @@ def _check_pair(a: RunRecord, b: RunRecord, options: Options) -> None:
             "the paper's estimator does not score the same tokens for both families, so they "
             "cannot be paired; leave out --estimator paper"
         )
-    same = [("`data.sequence_length`", [run.recipe.data.sequence_length for run in (a, b)])]
-    if options.corpus is None:
-        sums = [run.info["corpus"]["validation"]["content_sha256"] for run in (a, b)]
-        same.insert(0, ("validation set", sums))
-    for what, (left, right) in same:
-        if left != right:
-            raise UserError(
-                f"{a.path} and {b.path} have not the same {what}, so their NLL cannot be paired; "
-                "compare their bits per byte with `epochal eval` on each"
-            )
+    needed = SAME_SCALE if options.corpus is None else (Condition.SEQUENCE_LENGTH,)
+    check_comparable(
+        (a, b), "compare their bits per byte with `epochal eval` on each instead", needed
+    )

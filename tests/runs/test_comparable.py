@@ -45,7 +45,7 @@ def test_each_condition_counts(runs, condition):
     assert mismatch.values == (conditions(runs[0])[condition], conditions(runs[2])[condition])
     # Losses of runs on other training tokens are still on one scale.
     assert bool(mismatches(runs)) == (condition in SAME_SCALE)
-    with pytest.raises(RunError, match=rf"differ in {condition.title}.*; do this$"):
+    with pytest.raises(RunError, match=rf"differ in {condition.label}.*; do this$"):
         check_comparable(runs, "do this", SAME_TASK)
 
 

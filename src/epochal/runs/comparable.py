@@ -25,7 +25,7 @@ class Condition(StrEnum):
     SEQUENCE_LENGTH = "sequence_length"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """In a sentence: "sequence length"."""
         return self.value.replace("_", " ")
 
@@ -50,7 +50,7 @@ class Mismatch:
         """`the runs runs/a and runs/b differ in sequence length (128 and 256)`."""
         shown = all(isinstance(value, int) for value in self.values)
         both = f" ({self.values[0]} and {self.values[1]})" if shown else ""
-        return f"the runs {self.runs[0]} and {self.runs[1]} differ in {self.condition.title}{both}"
+        return f"the runs {self.runs[0]} and {self.runs[1]} differ in {self.condition.label}{both}"
 
 
 def conditions(record: RunRecord) -> dict[Condition, Any]:

@@ -64,7 +64,7 @@ def downstream(
       epochal downstream quickstart/mdm --tasks paper
       epochal downstream quickstart/mdm --tasks sciq,piqa --data my_rows --mode ar
     """
-    from epochal.evaluation.options import check_downstream
+    from epochal.downstream_tasks.options import check_downstream
     from epochal.runs import RunRecord
 
     check_downstream(RunRecord(run), tasks=tasks, data=data, mode=mode, draws=draws, limit=limit)

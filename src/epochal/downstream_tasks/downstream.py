@@ -20,10 +20,10 @@ import numpy as np
 
 from epochal import files
 from epochal.downstream_tasks.harness_tasks import load_tasks
+from epochal.downstream_tasks.options import Mode, check_downstream
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
 from epochal.evaluation.evaluate import which_checkpoint
 from epochal.evaluation.load import CheckpointName
-from epochal.evaluation.options import Mode, check_downstream
 from epochal.progress import hidden
 from epochal.runs import RunRecord
 from epochal.training.parallel.world import one_voice, quiet

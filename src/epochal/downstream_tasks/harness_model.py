@@ -25,9 +25,9 @@ from lm_eval.utils import (
 from torch import distributed
 
 from epochal import rng
+from epochal.downstream_tasks.options import Mode, check_mode
 from epochal.errors import UserError
 from epochal.evaluation.load import CheckpointName, LoadedModel
-from epochal.evaluation.options import Mode, check_mode
 from epochal.generation.autoregressive import text_steps
 from epochal.generation.sampling import Sampling, sample_keys
 from epochal.generation.unmasking import Schedule, unmask_steps

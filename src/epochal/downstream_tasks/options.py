@@ -1,4 +1,4 @@
-"""Options of `downstream`, checked before torch is imported, so that a wrong one is refused at once."""
+"""Options of `downstream`, checked before torch is imported, so that wrong ones fail at once."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from epochal.recipe import load_recipe
 from epochal.runs import RunFolder
-from epochal.scaling import known_law
+from epochal.scaling.law import law_from_constants
 from made_runs import result
 
 UNIQUE = 10_000_000
@@ -22,7 +22,7 @@ CONSTANTS = {
 
 
 def law(family):
-    return known_law("data-constrained", CONSTANTS[family], family)
+    return law_from_constants("data-constrained", CONSTANTS[family], family)
 
 
 def pairs():

@@ -139,10 +139,10 @@ def sweep(tmp_path_factory):
 
 def test_a_half_life_beyond_all_runs_is_told_as_such(sweep):
     fit = sweep[1].families["mdm"]
-    changed = fit.inner.copy()
+    changed = fit.theta.copy()
     changed[fit.form.index("R_D")] = np.log(1e6)
     low = fit.intervals["R_D"][0]
-    longer = replace(fit, inner=changed, intervals=fit.intervals | {"R_D": (low, None)})
+    longer = replace(fit, theta=changed, intervals=fit.intervals | {"R_D": (low, None)})
     assert longer.half_life > 1e5
     assert re.fullmatch(
         r"half-life at least [\d.]+ repetitions \(95 %\); too long to be seen in runs of up to 256 "
@@ -155,9 +155,9 @@ def test_a_half_life_beyond_all_runs_is_told_as_such(sweep):
 def test_contours_of_both_families_have_lines(sweep):
     """AR's losses lie far below: with common levels the other figure would stay empty."""
     ar, mdm = sweep[1].families.values()
-    shift = mdm.inner.copy()
+    shift = mdm.theta.copy()
     shift[ar.form.index("E")] += 1.5  # 4.5 times the floor
-    for plot in contour_plots({"ar": ar, "mdm": replace(mdm, inner=shift)}):
+    for plot in contour_plots({"ar": ar, "mdm": replace(mdm, theta=shift)}):
         labels = re.findall(r">(\d+\.\d\d)<", inline(plot))
         assert len(labels) >= 3, plot.name
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from epochal.scaling import known_law, make_points
+from epochal.scaling.law import law_from_constants
+from epochal.scaling.points import make_points
 
 CONSTANTS = {
     "A": 336.0,
@@ -28,7 +29,7 @@ def law(name="data-constrained", family="ar", **changes):
     from epochal.scaling.forms import FORMS
 
     values = CONSTANTS | changes
-    return known_law(name, {c: values[c] for c in FORMS[name].constants}, family)
+    return law_from_constants(name, {c: values[c] for c in FORMS[name].constants}, family)
 
 
 def runs(planted, noise=0.0, seed=0, epochs=EPOCHS, budgets=BUDGETS, sizes=SIZES):

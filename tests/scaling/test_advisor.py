@@ -133,7 +133,8 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
     from planted import runs
 
     import epochal
-    from epochal.scaling import FitSettings, fit_points
+    from epochal.scaling.fit import fit_points
+    from epochal.scaling.point_fit import FitSettings
     from epochal.training import loop
     from tiny_runs import overrides
 

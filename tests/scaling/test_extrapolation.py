@@ -11,10 +11,18 @@ from planted import law, runs, write_csv
 import epochal
 from epochal.cli.main import main
 from epochal.errors import UserError
-from epochal.scaling import FitSettings, fit_points, make_points
-from epochal.scaling.extrapolation import ENOUGH, LEARNING, doubt, learning, steepest
+from epochal.scaling.extrapolation import (
+    ENOUGH,
+    LEARNING,
+    drop_unigram_level_runs,
+    extrapolation_error,
+    optimistic_loss,
+)
+from epochal.scaling.fit import fit_points
 from epochal.scaling.law_files import read_laws, write_laws
 from epochal.scaling.planner import make_plan
+from epochal.scaling.point_fit import FitSettings
+from epochal.scaling.points import make_points
 
 QUICK = FitSettings(bootstraps=0)
 
@@ -24,8 +32,8 @@ def fitted(points):
 
 
 def test_a_law_of_the_right_form_is_hardly_doubted():
-    assert doubt(fitted(runs(law()))) < 0.02
-    assert doubt(fitted(runs(law(), noise=0.002))) < 0.3
+    assert extrapolation_error(fitted(runs(law()))) < 0.02
+    assert extrapolation_error(fitted(runs(law(), noise=0.002))) < 0.3
 
 
 def test_runs_that_bend_away_from_the_form_are_doubted_by_as_much_as_it_errs():
@@ -35,42 +43,44 @@ def test_runs_that_bend_away_from_the_form_are_doubted_by_as_much_as_it_errs():
     points = replace(points, loss=points.loss * bend)
     largest = points.flops > 0.05 * points.flops.max()
     fit = fitted(points.take(~largest))
-    fit = replace(fit, doubt=doubt(fit))
+    fit = replace(fit, extrapolation_error=extrapolation_error(fit))
     last = points.take(largest)
     where = (last.params, last.tokens, last.unique_tokens)
     error = np.abs(fit.predict(*where) - last.loss)
     assert (error > 0.02).any()
-    assert (error <= fit.beyond(*where) + 2 * fit.residuals.std() * last.loss).mean() > 0.9
+    assert (
+        error <= fit.extrapolation_margin(*where) + 2 * fit.residuals.std() * last.loss
+    ).mean() > 0.9
 
 
 def test_within_the_runs_nothing_is_doubted_and_beyond_by_the_fall():
     known = replace(
         law(),
-        doubt=0.5,
-        fitted={"params": (1e7, 1e9), "tokens": (1e8, 1e10), "flops": (1e16, 6e18)},
+        extrapolation_error=0.5,
+        fitted_range={"params": (1e7, 1e9), "tokens": (1e8, 1e10), "flops": (1e16, 6e18)},
     )
-    assert known.beyond(1e8, 1e10, 1e12) == 0
+    assert known.extrapolation_margin(1e8, 1e10, 1e12) == 0
     fall = known.predict(1e8, 1e10, 1e12) - known.predict(1e8, 4e10, 1e12)
-    assert known.beyond(1e8, 4e10, 1e12) == pytest.approx(0.5 * fall)
+    assert known.extrapolation_margin(1e8, 4e10, 1e12) == pytest.approx(0.5 * fall)
     # A size and a length that were both seen, but not together: from the compute seen.
     seen = 6e18 / (6 * 1e9)
     fall = known.predict(1e9, seen, 1e12) - known.predict(1e9, 1e10, 1e12)
-    assert known.beyond(1e9, 1e10, 1e12) == pytest.approx(0.5 * fall)
-    assert replace(known, doubt=0.0).beyond(1e8, 4e10, 1e12) == 0
+    assert known.extrapolation_margin(1e9, 1e10, 1e12) == pytest.approx(0.5 * fall)
+    assert replace(known, extrapolation_error=0.0).extrapolation_margin(1e8, 4e10, 1e12) == 0
 
 
 def test_doubt_widens_a_plan_and_is_kept_in_the_file(tmp_path):
     fit = fit_points(runs(law(), noise=0.002), FitSettings(bootstraps=50)).families["ar"]
-    flops = 10 * fit.fitted["flops"][1]
+    flops = 10 * fit.fitted_range["flops"][1]
     plain, doubted = (
         make_plan({"ar": one}, 1e10, flops, vocabulary=50257).families[0].interval
-        for one in (fit, replace(fit, doubt=1.0))
+        for one in (fit, replace(fit, extrapolation_error=1.0))
     )
     assert doubted[0] < plain[0] - 0.001
     assert doubted[1] > plain[1] + 0.001
     file = tmp_path / "law.toml"
-    write_laws(file, [replace(fit, doubt=0.7)], {})
-    assert read_laws(file)["ar"].doubt == 0.7
+    write_laws(file, [replace(fit, extrapolation_error=0.7)], {})
+    assert read_laws(file)["ar"].extrapolation_error == 0.7
     file.write_text(file.read_text().replace("doubt = 0.7", "doubt = -1"))
     with pytest.raises(UserError, match="doubt of ar is -1"):
         read_laws(file)
@@ -83,7 +93,7 @@ def made(losses, family="ar"):
 
 def test_runs_above_the_level_of_token_frequencies_are_left_out():
     losses = [5.6, 5.3, *np.linspace(5.1, 4.0, 10)]
-    kept, early = learning(made(losses), 5.2)
+    kept, early = drop_unigram_level_runs(made(losses), 5.2)
     assert kept.loss.max() < 5.2
     assert early == {}
     assert [d.loss for d in kept.dropped] == [5.6, 5.3]
@@ -92,11 +102,11 @@ def test_runs_above_the_level_of_token_frequencies_are_left_out():
 
 def test_a_family_that_has_not_begun_to_learn_is_early_and_keeps_its_runs():
     few = [5.2 - LEARNING - 0.01] * (ENOUGH - 1)
-    kept, early = learning(made([5.6, 5.25, *[5.15] * 9, *few]), 5.2)
+    kept, early = drop_unigram_level_runs(made([5.6, 5.25, *[5.15] * 9, *few]), 5.2)
     assert len(kept) == 11 + len(few)
     assert early == {"ar": few[0]}
     # One that has begun, with too few runs for a law, keeps them all and is not early.
-    kept, early = learning(made([5.6, 5.3, 5.25, 4.9, 4.8, 4.7]), 5.2)
+    kept, early = drop_unigram_level_runs(made([5.6, 5.3, 5.25, 4.9, 4.8, 4.7]), 5.2)
     assert len(kept) == 6
     assert early == {}
 
@@ -104,22 +114,30 @@ def test_a_family_that_has_not_begun_to_learn_is_early_and_keeps_its_runs():
 def test_the_steepest_fall_is_twice_that_of_the_last_factor_of_compute():
     points = make_points(np.full(4, 1e6), [1e6, 2e6, 4e6, 8e6], None, [5.0, 4.8, 4.5, 4.0])
     most = points.flops.max()
-    assert steepest(points, 2 * most) == pytest.approx(4.0 - 2 * 0.5)
-    assert steepest(points, 4 * most) == pytest.approx(4.0 - 2 * 0.8)
-    assert steepest(points, 64 * most) == pytest.approx(4.0 - 2 * 2 * 1.0)  # six steps, three seen
-    assert steepest(points, most / 2) == 4.0
+    assert optimistic_loss(points, 2 * most) == pytest.approx(4.0 - 2 * 0.5)
+    assert optimistic_loss(points, 4 * most) == pytest.approx(4.0 - 2 * 0.8)
+    assert optimistic_loss(points, 64 * most) == pytest.approx(
+        4.0 - 2 * 2 * 1.0
+    )  # six steps, three seen
+    assert optimistic_loss(points, most / 2) == 4.0
 
 
 def test_a_fit_says_how_far_it_may_be_trusted_beyond_its_runs(tmp_path, capsys):
-    """Through the command, its file and the plan: the same doubt, and wider intervals."""
+    """Through the command, its file and the plan: the same error, and wider intervals."""
     points = runs(law(), noise=0.004, seed=3)
     found = epochal.fit(points, bootstraps=20).families["ar"]
-    assert found.doubt == doubt(replace(found, doubt=0.0)) > 0
-    assert found.as_dict()["doubt"] == found.doubt
+    assert (
+        found.extrapolation_error
+        == extrapolation_error(replace(found, extrapolation_error=0.0))
+        > 0
+    )
+    assert found.as_dict()["doubt"] == found.extrapolation_error
     epochal.fit(points, bootstraps=20).save(tmp_path / "law.json")
-    assert read_laws(tmp_path / "law.json")["ar"].doubt == found.doubt
+    assert read_laws(tmp_path / "law.json")["ar"].extrapolation_error == found.extrapolation_error
     write_csv(tmp_path / "p.csv", points)
     with pytest.raises(SystemExit):
         main(["fit", str(tmp_path / "p.csv"), "--bootstraps", "20"])
     said = " ".join(capsys.readouterr().out.split())
-    assert f"it was off by up to {100 * found.doubt:.3g} % of the fall foretold" in said
+    assert (
+        f"it was off by up to {100 * found.extrapolation_error:.3g} % of the fall foretold" in said
+    )

@@ -12,11 +12,12 @@ from planted import CONSTANTS, law, runs, write_csv
 
 import epochal
 from epochal.errors import DataError, UserError
-from epochal.scaling import FitSettings, fit_points, make_points
+from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
 from epochal.scaling.isoflop import isoflop
-from epochal.scaling.laws import Chinchilla, DataConstrained, Overfitting
 from epochal.scaling.optimum import optima
+from epochal.scaling.point_fit import FitSettings
+from epochal.scaling.points import make_points, read_csv
 
 QUICK = FitSettings(bootstraps=0)
 GRID = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
@@ -83,9 +84,7 @@ def test_public_points(shared, data):
 def test_published_errors_of_extrapolation(shared):
     """Gadre et al.: five small runs, least squares in loss, one exponent → two large runs."""
     path = shared / "samples/scaling/gadre_overtraining.csv"
-    points = epochal.scaling.read_csv(
-        path, {"val_loss": "loss_c4_val"}, {"train_data": "redpajama"}
-    )
+    points = read_csv(path, {"val_loss": "loss_c4_val"}, {"train_data": "redpajama"})
     multiple = points.tokens / (20 * points.params)
     small = np.isclose(multiple, 1, rtol=0.02) & (points.params < 5e8)
     small |= np.isclose(multiple, 16, rtol=0.02) & (points.params < 2e7)
@@ -104,7 +103,7 @@ def test_one_epoch_says_nothing_of_half_lives():
     found = fitted(runs(law(), noise=0.005, epochs=(1,)))
     assert found.constants["R_D"] is None
     assert found.constants["R_N"] is None
-    assert "not identified" in found.statements["R_D"]
+    assert "not identified" in found.constant_status["R_D"]
     assert found.intervals["R_D"] == (None, None)
     with pytest.raises(DataError, match="penalty on repetition"):
         fitted(runs(law(), epochs=(1,)), law="overfitting")
@@ -115,13 +114,13 @@ def test_a_half_life_beyond_the_runs_is_open_above():
     low, high = found.intervals["R_D"]
     assert high is None
     assert 1 < low < 500
-    assert found.statements["R_D"].startswith("at least")
+    assert found.constant_status["R_D"].startswith("at least")
 
 
 def test_small_models_say_nothing_of_r_n():
     found = fitted(runs(law(), sizes=(5e4, 1e5, 2e5, 4e5), noise=0.002))
     assert found.constants["R_N"] is None
-    assert "1.1·N_opt" in found.statements["R_N"]
+    assert "1.1·N_opt" in found.constant_status["R_N"]
     assert found.constants["R_D"] == pytest.approx(31.2, rel=0.2)
 
 
@@ -149,7 +148,7 @@ def test_predictions_stand_changes_that_do_not_matter():
 def test_two_stages_and_held_constants():
     staged = fitted(runs(law(R_N=1e9)), two_stage=True)
     assert staged.constants["R_D"] == pytest.approx(31.2, rel=0.15)
-    assert staged.statements["A"] == "held from stage 1"
+    assert staged.constant_status["A"] == "held from stage 1"
     points = runs(law())
     five = {name: CONSTANTS[name] for name in ("A", "B", "E", "alpha", "beta")}
     held = fit_points(points, QUICK, {"ar": five}).families["ar"]
@@ -184,7 +183,7 @@ def test_the_papers_grid_with_its_own_constants_held(keep, family, r_d, r_n, r2)
 
 def ar_grid():
     """The paper's 68 AR runs on 100M tokens."""
-    return epochal.scaling.read_csv(GRID).of_family("ar")
+    return read_csv(GRID).of_family("ar")
 
 
 def test_overfitted_runs_are_listed_and_left_out_of_monotone_laws():
@@ -234,20 +233,6 @@ def test_one_compute_budget_is_refused():
     )
     with pytest.raises(DataError, match="one compute budget"):
         fitted(points, law="chinchilla")
-
-
-def test_the_estimators():
-    points = runs(law())
-    x = np.stack([points.params, points.tokens, points.unique_tokens], axis=1)
-    estimator = DataConstrained(bootstraps=20)
-    assert estimator.fit(x, points.loss) is estimator
-    assert estimator.constants_["R_D"] == pytest.approx(31.2, rel=1e-5)
-    assert estimator.score(x, points.loss) > 0.999999
-    assert estimator.predict(x) == pytest.approx(points.loss, rel=1e-7)
-    assert estimator.get_params()["bootstraps"] == 20
-    assert estimator.set_params(tie=True).tie is True
-    assert Chinchilla.from_constants(A=300, B=900, E=1.8, alpha=0.3, beta=0.3).predict([[1e8, 1e9]])
-    assert Overfitting().get_params()["delta"] == 1e-3
 
 
 def test_same_seed_same_intervals():

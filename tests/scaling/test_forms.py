@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from planted import CONSTANTS, law
 
 from epochal.errors import UserError
-from epochal.scaling import known_law
-from epochal.scaling.forms import FORMS, Where, inner, predict, predict_with_gradient
+from epochal.scaling.forms import FORMS, Inputs, predict, predict_with_gradient, unconstrain
+from epochal.scaling.law import law_from_constants
 from epochal.scaling.presets import preset
 
 every_form = pytest.mark.parametrize("name", list(FORMS))
@@ -58,10 +58,10 @@ def test_each_law_against_its_formula_written_out(point):
 @every_form
 def test_gradients_are_those_of_finite_differences(name, random):
     form = FORMS[name]
-    where = Where.at(
+    where = Inputs.at(
         *(10 ** random.uniform(low, high, 40) for low, high in ((6, 10), (8, 12), (7, 10)))
     )
-    point = inner(form, np.array([CONSTANTS[c] for c in form.constants]))
+    point = unconstrain(form, np.array([CONSTANTS[c] for c in form.constants]))
     _, gradient = predict_with_gradient(form, point[None], where)
     for index in range(len(point)):
         step = np.zeros_like(point)
@@ -129,10 +129,12 @@ def test_the_papers_readings_reproduce_its_figure_5():
 
 def test_wrong_constants_are_refused():
     with pytest.raises(UserError, match="lacks B"):
-        known_law("chinchilla", {"A": 1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
+        law_from_constants("chinchilla", {"A": 1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
     with pytest.raises(UserError, match="does not know R_D"):
-        known_law("chinchilla", dict.fromkeys(("A", "B", "E", "alpha", "beta", "R_D"), 1.0))
+        law_from_constants(
+            "chinchilla", dict.fromkeys(("A", "B", "E", "alpha", "beta", "R_D"), 1.0)
+        )
     with pytest.raises(UserError, match="not a positive number"):
-        known_law("chinchilla", {"A": 1.0, "B": -1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
+        law_from_constants("chinchilla", {"A": 1.0, "B": -1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
     with pytest.raises(UserError, match="there is no law"):
-        known_law("chinchila", {})
+        law_from_constants("chinchila", {})

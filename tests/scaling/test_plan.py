@@ -16,11 +16,11 @@ import epochal
 from epochal.cli.main import main
 from epochal.errors import RecipeError, UserError
 from epochal.recipe import load_recipe, recipe_tree
-from epochal.scaling.crossing import closed_form, critical_compute, critical_unique_tokens
+from epochal.scaling.crossing import closed_form, critical_compute, critical_data
 from epochal.scaling.optimum import floor_loss, optima
 from epochal.scaling.plan import find_laws
 from epochal.scaling.plan_recipes import plan_recipe, write_recipes
-from epochal.scaling.planner import ReverseReport
+from epochal.scaling.planner import CriticalDataReport
 from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
@@ -98,35 +98,35 @@ def pair(**changes):
 def test_one_crossing_is_a_root():
     ar, mdm = pair()
     found = critical_compute(ar, mdm, 1e8)
-    assert found.how == "one"
-    assert found.leads == ["ar", "mdm"]
-    gap = [float(optima(m, found.at[0], 1e8).loss[0]) for m in (ar, mdm)]
+    assert found.kind == "one"
+    assert found.leaders == ["ar", "mdm"]
+    gap = [float(optima(m, found.crossings[0], 1e8).loss[0]) for m in (ar, mdm)]
     assert gap[0] == pytest.approx(gap[1], abs=1e-6)
     # The reverse question, at that budget, leads back.
-    back = critical_unique_tokens(ar, mdm, found.at[0])
-    assert any(u == pytest.approx(1e8, rel=1e-3) for u in back.at)
+    back = critical_data(ar, mdm, found.crossings[0])
+    assert any(u == pytest.approx(1e8, rel=1e-3) for u in back.crossings)
 
 
 def test_no_crossing_and_no_difference():
     ar, mdm = pair(R_D=31.2, R_N=55.0, E=2.5)
     found = critical_compute(ar, mdm, 1e8)
-    assert (found.how, found.leads) == ("none", ["ar"])
+    assert (found.kind, found.leaders) == ("none", ["ar"])
     report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
     assert "diffusion does not win up to" in report.verdict
     assert "nothing is known of the laws' runs" in report.verdict
     assert report.critical_flops is None
     same = critical_compute(law(), law(family="mdm"), 1e8)
-    assert (same.how, same.leads) == ("none", ["neither"])
+    assert (same.kind, same.leaders) == ("none", ["neither"])
 
 
 def test_nothing_is_said_far_beyond_the_runs():
     """One crossing; whether it is told depends on the largest run of each law."""
     ar, mdm = pair()
-    at = critical_compute(ar, mdm, 1e8).at[0]
+    at = critical_compute(ar, mdm, 1e8).crossings[0]
 
     def told(largest, flops=1e19, **u):
         laws = {
-            law.family: replace(law, fitted={"flops": (1e15, largest[law.family])} | u)
+            law.family: replace(law, fitted_range={"flops": (1e15, largest[law.family])} | u)
             for law in (ar, mdm)
         }
         return epochal.plan(1e8, flops, laws=laws)
@@ -141,7 +141,7 @@ def test_nothing_is_said_far_beyond_the_runs():
     assert "nothing can be said of a critical compute" in small.verdict
     # The reverse question, in U.
     laws = {
-        law.family: replace(law, fitted={"flops": (1e15, at), "unique_tokens": (1e10, 1e11)})
+        law.family: replace(law, fitted_range={"flops": (1e15, at), "unique_tokens": (1e10, 1e11)})
         for law in (ar, mdm)
     }
     back = epochal.plan(flops=at, laws=laws)
@@ -157,10 +157,10 @@ def test_several_crossings():
     late = {"A": 450.0, "R_D": 1e6, "R_N": 1e6, "K": 6e-4, "gamma": 1.2}
     mdm = law("overfitting", family="mdm", **late)
     found = critical_compute(ar, mdm, 1e8)
-    assert found.how == "several"
-    assert found.leads == ["ar", "mdm", "ar"]
+    assert found.kind == "several"
+    assert found.leaders == ["ar", "mdm", "ar"]
     report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
-    assert report.critical_flops == pytest.approx(found.at[0])
+    assert report.critical_flops == pytest.approx(found.crossings[0])
     assert "the lead changes 2 times" in report.verdict
     assert "no interval" in report.verdict
 
@@ -170,8 +170,8 @@ def test_the_papers_critical_line_as_far_as_its_constants_tell():
     laws = preset("paper")
     unique = np.array([1e7, 1e8, 1e9])
     found = [critical_compute(laws["ar"], laws["mdm"], u) for u in unique]
-    at = [f.at[0] for f in found]
-    assert [f.how for f in found] == ["one"] * 3
+    at = [f.crossings[0] for f in found]
+    assert [f.kind for f in found] == ["one"] * 3
     slope = np.polyfit(np.log(unique), np.log(at), 1)[0]
     assert 2.30 < slope < 2.37
     low, high = found[1].interval
@@ -201,7 +201,7 @@ def test_intervals_and_verdicts_of_a_fit():
     )
     assert close.winner is None
     assert "Too close to call" in close.verdict
-    assert 0 < close.share_for_diffusion < 1
+    assert 0 < close.p_mdm_better < 1
 
 
 def test_the_papers_grid_planned_by_a_law_that_can_turn():
@@ -287,7 +287,7 @@ def test_limits_of_the_search_are_told_and_budgets_below_a_token_refused():
 
 def test_what_lies_outside_of_the_runs_is_said():
     report = epochal.plan(1e11, 1e24, laws=epochal.fit(runs(law()), bootstraps=0))
-    words = " ".join(report.families[0].extrapolates)
+    words = " ".join(report.families[0].extrapolation_warnings)
     assert "U 100B is above the fitted 1B" in words
     assert report.families[0].interval is None
 
@@ -343,10 +343,10 @@ def test_models_that_do_not_fit_the_gpus_are_told():
 
 def test_the_reverse_question():
     report = epochal.plan(flops=1e20)
-    assert isinstance(report, ReverseReport)
-    assert report.crossings.leads == ["mdm", "ar"]
+    assert isinstance(report, CriticalDataReport)
+    assert report.crossings.leaders == ["mdm", "ar"]
     low, high = report.crossings.interval
-    assert low <= report.crossings.at[0] <= high
+    assert low <= report.crossings.crossings[0] <= high
     assert "below 95.6M unique tokens" in report.verdict
     with pytest.raises(UserError, match="both families"):
         epochal.plan(flops=1e20, laws="muennighoff")

@@ -9,29 +9,30 @@ import pytest
 import epochal
 from epochal.cli.main import main
 from epochal.runs import RunRecord
-from epochal.scaling import read_csv
-from epochal.scaling.from_runs import read_points
-from epochal.scaling.settings import RunOfPoint, not_best, setting_of
+from epochal.scaling.points import Candidate, dominated_settings, read_csv, setting_of
+from epochal.scaling.read import read_points
 from made_runs import make_run
 
 
 def run(loss, tokens=1e6, family="ar", **setting):
-    return RunOfPoint(family, 1e6, tokens, 1e5, loss, setting)
+    return Candidate(family, 1e6, tokens, 1e5, loss, setting)
 
 
 def test_the_best_setting_is_chosen_by_the_mean_over_its_seeds():
     runs = [run(3.0, dropout=0.0), run(3.6, dropout=0.0), run(3.2, dropout=0.1)]
-    left_out = not_best([*runs, run(3.2, dropout=0.1), run(2.0, family="mdm", dropout=0.0)])
+    left_out = dominated_settings(
+        [*runs, run(3.2, dropout=0.1), run(2.0, family="mdm", dropout=0.0)]
+    )
     assert set(left_out) == {0, 1}
     assert left_out[0] == left_out[1]
     assert "dropout=0.0 gave 3.3000 nats in the mean of 2 runs, dropout=0.1 3.2000" in left_out[0]
 
 
 def test_seeds_of_one_setting_all_stay_and_points_are_apart():
-    assert not_best([run(3.0, dropout=0.1), run(3.5, dropout=0.1)]) == {}
-    assert not_best([run(3.0, dropout=0.1), run(3.5, tokens=2e6, dropout=0.0)]) == {}
+    assert dominated_settings([run(3.0, dropout=0.1), run(3.5, dropout=0.1)]) == {}
+    assert dominated_settings([run(3.0, dropout=0.1), run(3.5, tokens=2e6, dropout=0.0)]) == {}
     # Other batches round one length to other whole steps.
-    assert set(not_best([run(3.0, batch=8), run(3.5, tokens=1.005e6, batch=16)])) == {1}
+    assert set(dominated_settings([run(3.0, batch=8), run(3.5, tokens=1.005e6, batch=16)])) == {1}
 
 
 def test_what_is_no_setting():

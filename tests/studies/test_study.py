@@ -19,8 +19,9 @@ from epochal.report import write_report
 from epochal.report.collect import read_runs
 from epochal.report.law_section import find_laws, read_study
 from epochal.runs import RunFolder
-from epochal.scaling import FitSettings, intervals
-from epochal.scaling.laws import DataConstrained
+from epochal.scaling import intervals
+from epochal.scaling.law import law_from_constants
+from epochal.scaling.point_fit import FitSettings
 from epochal.studies import laws as study_laws
 from epochal.studies import regularise as study_regularise
 from epochal.studies import runner as study_lab
@@ -33,11 +34,13 @@ from epochal.sweeps.sweep import SweepResult
 from made_runs import result
 
 LAWS = {
-    "ar": DataConstrained.from_constants(
-        A=60.0, B=400.0, E=1.8, alpha=0.35, beta=0.37, R_D=30.0, R_N=5.0
+    "ar": law_from_constants(
+        "data-constrained",
+        {"A": 60.0, "B": 400.0, "E": 1.8, "alpha": 0.35, "beta": 0.37, "R_D": 30.0, "R_N": 5.0},
     ),
-    "mdm": DataConstrained.from_constants(
-        A=60.0, B=900.0, E=1.9, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+    "mdm": law_from_constants(
+        "data-constrained",
+        {"A": 60.0, "B": 900.0, "E": 1.9, "alpha": 0.35, "beta": 0.37, "R_D": 300.0, "R_N": 5.0},
     ),
 }
 
@@ -77,7 +80,7 @@ class PlantedRuns:
         unique = run.recipe.data.unique_tokens
         numbers = run_numbers(run.recipe, unique, facts.vocabulary)
         family = run.recipe.family
-        exact = LAWS[family].predict([[numbers.params, numbers.tokens, unique]])[0]
+        exact = LAWS[family].predict(numbers.params, numbers.tokens, unique)
         scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
         factor = self.dropout[family] if run.recipe.train.hidden_dropout else 1.0
         nll = float(factor * exact * (1 + 0.002 * scatter.normal()))
@@ -133,7 +136,7 @@ def plant(patch):
     patch.setattr(study_lab, "_seconds_to_start", lambda: 3.0)
     patch.setattr(study_lab, "run_all", runs)
     # The planted laws are far above what token frequencies give.
-    patch.setattr("epochal.studies.study.frequency_level", lambda *stores: 30.0)
+    patch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 30.0)
     patch.setattr("epochal.studies.study.write_report", no_report)
     patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
     patch.setattr(study_laws, "FitSettings", partial(FitSettings, bootstraps=30))
@@ -360,11 +363,20 @@ def test_a_family_that_has_not_begun_is_not_foretold(planted, text, tmp_path, mo
     monkeypatch.setitem(
         LAWS,
         "mdm",
-        DataConstrained.from_constants(
-            A=0.01, B=0.01, E=8.95, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+        law_from_constants(
+            "data-constrained",
+            {
+                "A": 0.01,
+                "B": 0.01,
+                "E": 8.95,
+                "alpha": 0.35,
+                "beta": 0.37,
+                "R_D": 300.0,
+                "R_N": 5.0,
+            },
         ),
     )
-    monkeypatch.setattr("epochal.studies.study.frequency_level", lambda *stores: 9.0)
+    monkeypatch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 9.0)
     train = planted.train
 
     def sudden(run, facts, folder):
@@ -374,8 +386,17 @@ def test_a_family_that_has_not_begun_is_not_foretold(planted, text, tmp_path, mo
                 patch.setitem(
                     LAWS,
                     "mdm",
-                    DataConstrained.from_constants(
-                        A=0.01, B=0.01, E=8.0, alpha=0.35, beta=0.37, R_D=300.0, R_N=5.0
+                    law_from_constants(
+                        "data-constrained",
+                        {
+                            "A": 0.01,
+                            "B": 0.01,
+                            "E": 8.0,
+                            "alpha": 0.35,
+                            "beta": 0.37,
+                            "R_D": 300.0,
+                            "R_N": 5.0,
+                        },
                     ),
                 )
             train(run, facts, folder)

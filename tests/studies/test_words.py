@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from epochal.scaling import known_law, make_points
+from epochal.scaling.law import law_from_constants
 from epochal.scaling.planner import make_plan
+from epochal.scaling.points import make_points
 from epochal.studies.words import overfitting_words, with_laws
 
 UNIQUE = 1e6
@@ -58,11 +59,11 @@ def test_the_range_of_best_lengths_by_size():
 def laws(e_of_mdm):
     """AR's law, and diffusion's that differs in its floor E and in what repetition is worth."""
     constants = {"A": 300.0, "B": 700.0, "E": 1.8, "alpha": 0.3, "beta": 0.3, "R_N": 20.0}
-    ar = known_law("data-constrained", constants | {"R_D": 15.0}, "ar")
-    mdm = known_law("data-constrained", constants | {"R_D": 400.0, "E": e_of_mdm}, "mdm")
+    ar = law_from_constants("data-constrained", constants | {"R_D": 15.0}, "ar")
+    mdm = law_from_constants("data-constrained", constants | {"R_D": 400.0, "E": e_of_mdm}, "mdm")
     for one in (ar, mdm):
         object.__setattr__(one, "fitted", FITTED)
-        object.__setattr__(one, "samples", [one.inner[None].repeat(3, axis=0)])
+        object.__setattr__(one, "samples", [one.theta[None].repeat(3, axis=0)])
     return {"ar": ar, "mdm": mdm}
 
 

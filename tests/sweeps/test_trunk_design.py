@@ -19,7 +19,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
 from epochal.recipe.load import apply_overrides
 from epochal.runs import RunRecord
-from epochal.scaling.from_runs import read_points
+from epochal.scaling.read import read_points
 from epochal.sizes import GPT2_VOCABULARY
 from epochal.sweeps import design_runs
 from epochal.sweeps.file import sweep_from_tree

@@ -16,11 +16,10 @@ from scipy.optimize import minimize
 
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.estimates import Floats
-from epochal.scaling import known_law
-from epochal.scaling.forms import FORMS, Where
+from epochal.scaling.forms import FORMS, Inputs
 from epochal.scaling.intervals import bootstrap, groups_of
-from epochal.scaling.problem import Problem
-from epochal.scaling.solver import polish
+from epochal.scaling.law import law_from_constants
+from epochal.scaling.solver import FitProblem, polish
 from epochal.scaling.starts import global_search
 
 ROWS, RESAMPLES = 240, 500
@@ -34,23 +33,23 @@ _GRID = (
 )
 
 
-def make_problem(rows: int, seed: int) -> Problem:
+def make_problem(rows: int, seed: int) -> FitProblem:
     """Points spread over 57M to 16B parameters and four decades of tokens."""
     generator = np.random.default_rng(seed)
     params = 10 ** generator.uniform(7.75, 10.2, rows)
     tokens = params * 10 ** generator.uniform(0.3, 2.3, rows)
-    law = known_law("chinchilla", _PLANTED)
+    law = law_from_constants("chinchilla", _PLANTED)
     loss = law.predict(params, tokens) * np.exp(0.01 * generator.standard_normal(rows))
-    return Problem(FORMS["chinchilla"], Where.at(params, tokens, tokens), np.log(loss))
+    return FitProblem(FORMS["chinchilla"], Inputs.at(params, tokens, tokens), np.log(loss))
 
 
-def ours(problem: Problem) -> float:
+def ours(problem: FitProblem) -> float:
     """Objective of the whole search."""
     constants, _ = global_search(problem)
     return polish(problem, constants[0])[1]
 
 
-def usual(problem: Problem, starts: Floats) -> float:
+def usual(problem: FitProblem, starts: Floats) -> float:
     """Lowest objective of L-BFGS-B from some starts, analytic gradient, raw variables."""
 
     def value(point: Floats) -> tuple[float, Floats]:

@@ -10,9 +10,9 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.scaling import FamilyFit, FitReport
-    from epochal.scaling.choosing import Choice
+    from epochal.scaling.choose import Choice
     from epochal.scaling.isoflop import IsoFlop
+    from epochal.scaling.result import FamilyFit, FitReport
 
 WIDTH = 92
 _MOST = 8
@@ -203,7 +203,7 @@ def _constant(fitted: FamilyFit, name: str) -> list[str]:
         left = "open" if low is None else f"{low:.4g}"
         interval = f"{left} – {'open' if high is None else f'{high:.4g}'}"
     shown = "–" if value is None else f"{value:.5g}"
-    return [name, shown, interval, fitted.statements.get(name, "")]
+    return [name, shown, interval, fitted.constant_status.get(name, "")]
 
 
 def _sentences(fitted: FamilyFit) -> list[str]:
@@ -231,9 +231,10 @@ def _sentences(fitted: FamilyFit) -> list[str]:
             f"{100 * held['mean_relative_error']:.2f} % (at most "
             f"{100 * held['largest_relative_error']:.2f} %)"
         )
-    if fitted.doubt:
+    if fitted.extrapolation_error:
         lines.append(
-            f"foretelling its own largest runs it was off by up to {100 * fitted.doubt:.3g} % of "
+            f"foretelling its own largest runs it was off by up to "
+            f"{100 * fitted.extrapolation_error:.3g} % of "
             "the fall foretold: `epochal plan` widens its intervals beyond the runs by as much"
         )
     if fitted.isoflop is not None and fitted.isoflop.params_exponent is not None:

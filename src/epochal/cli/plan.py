@@ -10,7 +10,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.scaling.planner import PlanReport, ReverseReport
+    from epochal.scaling.planner import CriticalDataReport, PlanReport
 
 WIDTH = 92
 
@@ -63,7 +63,7 @@ def plan(
     """
     from epochal.scaling.plan import find_laws
     from epochal.scaling.plan import plan as run_plan
-    from epochal.scaling.planner import ReverseReport
+    from epochal.scaling.planner import CriticalDataReport
     from epochal.sizes import DEFAULT_MFU
     from epochal.units import parse_number
 
@@ -84,7 +84,7 @@ def plan(
     )
     written = []
     if recipe is not None:
-        if isinstance(report, ReverseReport):
+        if isinstance(report, CriticalDataReport):
             raise click.UsageError("--recipe needs --unique-tokens or --corpus")
         from epochal.scaling.plan_recipes import write_recipes
 
@@ -92,7 +92,7 @@ def plan(
     if as_json:
         print_json(report.as_dict())
         return
-    if isinstance(report, ReverseReport):
+    if isinstance(report, CriticalDataReport):
         print_reverse(report)
     else:
         print_plan(report)
@@ -126,8 +126,8 @@ def print_plan(report: PlanReport) -> None:
             f"{format_count(p.saturation_flops)} FLOPs"
         )
         _note(floor + ("; the budget is beyond that: more buys nothing" if p.saturated else ""))
-        if p.extrapolates:
-            _note(f"{p.family} extrapolates: {'; '.join(p.extrapolates)}")
+        if p.extrapolation_warnings:
+            _note(f"{p.family} extrapolates: {'; '.join(p.extrapolation_warnings)}")
     critical = report.critical
     if critical is not None and critical.interval is not None:
         ends = [format_count(e) if e is not None else "open" for e in critical.interval]
@@ -141,7 +141,7 @@ def print_plan(report: PlanReport) -> None:
         _note(note)
 
 
-def print_reverse(report: ReverseReport) -> None:
+def print_reverse(report: CriticalDataReport) -> None:
     """The answer and its notes, on standard output."""
     click.echo(textwrap.fill(report.verdict, WIDTH) + "\n")
     for note in report.notes:

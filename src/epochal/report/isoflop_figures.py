@@ -11,8 +11,8 @@ from epochal.families import get_family
 from epochal.report.figures import MARKERS, finish, logarithmic
 from epochal.report.svg import Canvas, Cell, Plot, tip
 from epochal.report.text.format import power_of_ten
-from epochal.scaling import FamilyFit
 from epochal.scaling.isoflop import Parabola
+from epochal.scaling.result import FamilyFit
 from epochal.units import format_count
 
 _GRID = 60

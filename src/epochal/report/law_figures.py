@@ -17,7 +17,8 @@ from epochal.report.isoflop_figures import isoflop_plots
 from epochal.report.law_section import most_common_unique_tokens
 from epochal.report.svg import Canvas, Cell, Plot, tip
 from epochal.report.text.format import power_of_ten
-from epochal.scaling import FamilyFit, Points
+from epochal.scaling.points import Points
+from epochal.scaling.result import FamilyFit
 from epochal.units import format_count
 
 Families = Mapping[str, FamilyFit]
@@ -215,9 +216,9 @@ def _worth(fit: FamilyFit, epochs: Floats, end: int | None = None) -> Floats:
         star = fit.intervals.get("R_D", (None, None))[end]
         if star is None:
             return epochs if end else _worth(fit, epochs)
-        changed = fit.inner.copy()
+        changed = fit.theta.copy()
         changed[fit.form.index("R_D")] = np.log(star)
-        law = replace(fit, inner=changed)
+        law = replace(fit, theta=changed)
     worth: Floats = law.unique_equivalent(epochs * 1e6, 1e6) / 1e6
     return worth
 
@@ -324,7 +325,7 @@ def constants_rows(families: Families) -> list[Sequence[str]]:
 
 
 def _constant(fit: FamilyFit, name: str) -> str:
-    value, said = fit.constants.get(name), fit.statements.get(name)
+    value, said = fit.constants.get(name), fit.constant_status.get(name)
     low, high = fit.intervals.get(name, (None, None))
     if said is None and low is not None and high is not None:
         said = f"{_short(low)} to {_short(high)}"

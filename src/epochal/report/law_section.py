@@ -11,10 +11,13 @@ from typing import Any
 from epochal.errors import EpochalError, RunError
 from epochal.families import family_names, get_family
 from epochal.report.collect import Run
-from epochal.scaling import FamilyFit, FitReport, FitSettings, Points, fit_points
-from epochal.scaling.extrapolation import learning, with_doubt
-from epochal.scaling.from_runs import read_points
+from epochal.scaling.extrapolation import drop_unigram_level_runs, with_extrapolation_error
+from epochal.scaling.fit import fit_points
 from epochal.scaling.planner import PlanReport, make_plan
+from epochal.scaling.point_fit import FitSettings
+from epochal.scaling.points import Points
+from epochal.scaling.read import read_points
+from epochal.scaling.result import FamilyFit, FitReport
 
 LEAST_RUNS = 5
 """Of fewer runs of a family no law is tried."""
@@ -88,8 +91,8 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
         try:
             points = read_points(paths)
             if isinstance(level, int | float):
-                points, _ = learning(points, level)
-            made = with_doubt(fit_points(points, FitSettings(law=law)))
+                points, _ = drop_unigram_level_runs(points, level)
+            made = with_extrapolation_error(fit_points(points, FitSettings(law=law)))
         except EpochalError as error:
             refusals.append(f"{family}: {error}")
             continue

@@ -62,10 +62,10 @@ from epochal.report.text.format import (
     sentence,
 )
 from epochal.report.verdicts import Group, group_runs
-from epochal.scaling import FitReport
 from epochal.scaling.advisor import advise
-from epochal.scaling.choosing import check_law
+from epochal.scaling.choose import check_law
 from epochal.scaling.planner import PlanReport
+from epochal.scaling.result import FitReport
 from epochal.units import format_count
 
 _SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")

@@ -16,10 +16,10 @@ from epochal.report.collect import Run
 from epochal.report.figures import MARKERS, family_keys, finish, logarithmic
 from epochal.report.svg import Canvas, Cell, Plot, tip
 from epochal.report.text.format import power_of_ten, printable, sentence
-from epochal.scaling import FamilyFit
 from epochal.scaling.optimum import optima
 from epochal.scaling.plan_recipes import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, row_notes
+from epochal.scaling.result import FamilyFit
 from epochal.units import format_count, format_epochs
 
 _GRID = 24
@@ -50,7 +50,7 @@ def plan_sentences(plan: PlanReport) -> list[str]:
     found = []
     for one in plan.families:
         title = get_family(one.family).title.capitalize()
-        found += [f"{title}: {text}." for text in one.extrapolates]
+        found += [f"{title}: {text}." for text in one.extrapolation_warnings]
         if one.saturated:
             found.append(
                 f"{title}: the budget is more than these tokens can use; "
@@ -98,7 +98,7 @@ def _recipe(one: FamilyPlan, plan: PlanReport, runs: Sequence[Run]) -> str:
 def budget_plot(plan: PlanReport, families: Mapping[str, FamilyFit]) -> Plot:
     """The best loss that each family can have for a budget, by the laws."""
     unique = plan.unique_tokens
-    ends = [fit.fitted["flops"] for fit in families.values()]
+    ends = [fit.fitted_range["flops"] for fit in families.values()]
     low = min(*(low for low, _ in ends), *(one.flops for one in plan.families))
     high = max(*(high for _, high in ends), plan.flops)
     if plan.critical_flops is not None and plan.critical_flops < 30 * high:

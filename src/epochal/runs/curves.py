@@ -10,7 +10,7 @@ from epochal.errors import RunError
 from epochal.estimates import Floats
 from epochal.runs.record import RunRecord
 
-RISE = 0.01
+OVERFIT_NATS = 0.01
 """Nats above the best from which a curve counts as risen. Chosen by us: the in-training
 estimate meets the same rows and masks each time, so its steps are far quieter than this."""
 FALL = 0.005
@@ -39,7 +39,7 @@ class Curve:
     @property
     def overfits(self) -> bool:
         """Whether the NLL has turned up again."""
-        return self.rise > RISE
+        return self.rise > OVERFIT_NATS
 
     @property
     def still_falling(self) -> bool:

@@ -20,10 +20,10 @@ import numpy as np
 from epochal import rng
 from epochal.estimates import Floats
 from epochal.runs import RunRecord
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
 from epochal.scaling.optimum import best_length
 
-RISE = 0.01
+OVERFIT_NATS = 0.01
 """Nats above the best from which a curve may count as turned (as in the comparison)."""
 FEWEST = 6
 """Evaluations needed to say anything of what is to come."""
@@ -70,7 +70,7 @@ class Advice:
 
 def advise(
     run: RunRecord | Sequence[dict[str, Any]],
-    law: KnownLaw | None = None,
+    law: ScalingLaw | None = None,
     *,
     numbers: dict[str, Any] | None = None,
     seconds: float | None = None,
@@ -95,7 +95,7 @@ def advise(
     noise = _noise(nll)
     lowest = int(nll.argmin())
     after = nll[lowest + 1 :]
-    limit = nll[lowest] + max(RISE, 3 * noise)
+    limit = nll[lowest] + max(OVERFIT_NATS, 3 * noise)
     turned = bool(len(after) >= 2 and (after[-2:] > limit).all())
     ahead = None if seconds is None or seconds <= 0 else 1 + 3600 / seconds
     vertices, gains = _carry_on(np.log(epochs), nll, ahead)
@@ -143,7 +143,7 @@ def _noise(nll: Floats) -> float:
     return float(np.median(np.abs(second)) / 0.6745 / np.sqrt(6.0))
 
 
-def _law_epoch(law: KnownLaw | None, numbers: dict[str, Any] | None) -> float | None:
+def _law_epoch(law: ScalingLaw | None, numbers: dict[str, Any] | None) -> float | None:
     if law is None or numbers is None or law.form.monotone:
         return None
     unique = float(numbers["unique_tokens"])

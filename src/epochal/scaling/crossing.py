@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from epochal.estimates import Floats
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
 from epochal.scaling.optimum import optima
 
 _EQUAL = 1e-9  # nats that are no difference
@@ -26,10 +26,10 @@ _SPAN = 1e14
 class Crossings:
     """Where the lead changes along one axis (FLOPs, or unique tokens)."""
 
-    how: Literal["none", "one", "several"]
-    at: list[float]
+    kind: Literal["none", "one", "several"]
+    crossings: list[float]
     """The crossings, rising."""
-    leads: list[str]
+    leaders: list[str]
     """Family in the lead before, between and after them: one more than `at`."""
     interval: tuple[float | None, float | None] | None
     """95 % of the first crossing where diffusion's lead begins (along compute) or ends (along
@@ -49,7 +49,7 @@ def closed_form(unique_tokens: float) -> float:
     return float(2.12 * 10**1.956 * unique_tokens**2.174)
 
 
-def pairs(ar: KnownLaw, mdm: KnownLaw, most: int | None = None) -> list[tuple[Floats, Floats]]:
+def pairs(ar: ScalingLaw, mdm: ScalingLaw, most: int | None = None) -> list[tuple[Floats, Floats]]:
     """Resamples of both laws side by side, one pair of [S, k] arrays per kind of resample.
 
     Resamples of fits are independent, so they are paired in order; readings of a figure are
@@ -70,16 +70,16 @@ def pairs(ar: KnownLaw, mdm: KnownLaw, most: int | None = None) -> list[tuple[Fl
 
 
 def gaps(
-    ar: KnownLaw, mdm: KnownLaw, flops: Floats | float, unique_tokens: Floats | float
+    ar: ScalingLaw, mdm: ScalingLaw, flops: Floats | float, unique_tokens: Floats | float
 ) -> Floats:
     """L_mdm* − L_ar* at each budget; below 0 diffusion leads."""
     result: Floats = optima(mdm, flops, unique_tokens).loss - optima(ar, flops, unique_tokens).loss
     return result
 
 
-def critical_compute(ar: KnownLaw, mdm: KnownLaw, unique_tokens: float) -> Crossings:
+def critical_compute(ar: ScalingLaw, mdm: ScalingLaw, unique_tokens: float) -> Crossings:
     """Compute at which the lead changes on `unique_tokens`, from one epoch of a small model up."""
-    smallest = min([law.fitted.get("params", (1e5,))[0] for law in (ar, mdm)])
+    smallest = min([law.fitted_range.get("params", (1e5,))[0] for law in (ar, mdm)])
     low = 6.0 * min(smallest, unique_tokens) * unique_tokens
     return _crossings(
         lambda x, a, b: (
@@ -92,7 +92,7 @@ def critical_compute(ar: KnownLaw, mdm: KnownLaw, unique_tokens: float) -> Cross
     )
 
 
-def critical_unique_tokens(ar: KnownLaw, mdm: KnownLaw, flops: float) -> Crossings:
+def critical_data(ar: ScalingLaw, mdm: ScalingLaw, flops: float) -> Crossings:
     """U at which the lead changes when `flops` are spent."""
     return _crossings(
         lambda x, a, b: (
@@ -108,7 +108,7 @@ Gap = Callable[[Floats, Floats | None, Floats | None], Floats]
 
 
 def _crossings(
-    gap: Gap, laws: tuple[KnownLaw, KnownLaw], span: tuple[float, float], towards: float
+    gap: Gap, laws: tuple[ScalingLaw, ScalingLaw], span: tuple[float, float], towards: float
 ) -> Crossings:
     """`towards` is the sign of the gap after the crossing that the interval is of."""
     low, high = np.log(span[0]), np.log(span[1])
@@ -153,7 +153,7 @@ def _bisect(gap: Gap, low: float, high: float, sign: float) -> float:
 
 
 def _interval(
-    gap: Gap, laws: tuple[KnownLaw, KnownLaw], grid: Floats, towards: float
+    gap: Gap, laws: tuple[ScalingLaw, ScalingLaw], grid: Floats, towards: float
 ) -> tuple[tuple[float | None, float | None] | None, float | None]:
     """First crossing towards a sign in each resample → (95 % interval, share that have one)."""
     low, high, shares = [], [], []

@@ -11,12 +11,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from epochal.scaling.first_fit import FitSettings, make_problem
+from epochal.data.blend import Blend
+from epochal.data.opened import open_corpus
+from epochal.data.store import TokenStore
+from epochal.errors import EpochalError
+from epochal.runs import RunRecord
 from epochal.scaling.forms import FORMS
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
+from epochal.scaling.point_fit import FitSettings, make_problem
 from epochal.scaling.points import Points
 from epochal.scaling.result import FamilyFit, FitReport, range_of
 from epochal.scaling.solver import solve
+from epochal.scaling.verdict import TITLES
 
 SHARES = (0.5, 0.25)
 """Runs with more than this share of the largest compute are foretold from the others. Chosen by
@@ -29,11 +35,11 @@ went through all of its runs and foretold nothing."""
 LEARNING, ENOUGH = 0.15, 3
 """A family has begun to learn from context where this many of its runs are so many nats below the
 level of token frequencies. Chosen by us: what a document's own frequencies bring is about 0.1."""
-UNTRIED = 1.0
+UNKNOWN_EXTRAPOLATION_ERROR = 1.0
 """Where too few runs are left to try: the fall foretold may be all wrong, or twice as deep."""
 
 
-def doubt(fit: FamilyFit) -> float:
+def extrapolation_error(fit: FamilyFit) -> float:
     """By what share of the fall foretold beyond the runs the law may be off.
 
     The law is fitted without the runs above a half, then a quarter, of the largest compute, and
@@ -42,7 +48,7 @@ def doubt(fit: FamilyFit) -> float:
     """
     rows = fit.points
     found = []
-    held = {name: float(fit.inner[fit.form.index(name)]) for name in (*fit.held, *fit.unknown)}
+    held = {name: float(fit.theta[fit.form.index(name)]) for name in (*fit.held, *fit.unknown)}
     for share in SHARES:
         large = rows.flops > share * rows.flops.max() * 1.01
         rest, tested = rows.take(~large), rows.take(large)
@@ -51,31 +57,34 @@ def doubt(fit: FamilyFit) -> float:
         problem = make_problem(rest, fit.form, FitSettings(tie=fit.tied), held, [])
         if len(rest) <= len(problem.free):
             continue
-        end = solve(problem, fit.inner[None])
-        law = KnownLaw(
+        end = solve(problem, fit.theta[None])
+        law = ScalingLaw(
             family=fit.family,
             form=fit.form,
-            inner=end.constants[0],
+            theta=end.constants[0],
             unknown=fit.unknown,
-            fitted=range_of(rest),
-            doubt=1.0,
+            fitted_range=range_of(rest),
+            extrapolation_error=1.0,
         )
         where = (tested.params, tested.tokens, tested.unique_tokens)
         error = law.predict(*where) - tested.loss
-        fall = law.beyond(*where)
+        fall = law.extrapolation_margin(*where)
         size = float(np.sqrt((fall**2).mean()))
         if size > 0:
             found.append(TWICE * float(np.sqrt((error**2).mean())) / size)
-    return max(found, default=UNTRIED)
+    return max(found, default=UNKNOWN_EXTRAPOLATION_ERROR)
 
 
-def with_doubt(report: FitReport) -> FitReport:
+def with_extrapolation_error(report: FitReport) -> FitReport:
     """The report, each family's law with its `doubt`."""
-    families = {name: replace(fit, doubt=doubt(fit)) for name, fit in report.families.items()}
+    families = {
+        name: replace(fit, extrapolation_error=extrapolation_error(fit))
+        for name, fit in report.families.items()
+    }
     return replace(report, families=families)
 
 
-def learning(points: Points, level: float) -> tuple[Points, dict[str, float]]:
+def drop_unigram_level_runs(points: Points, level: float) -> tuple[Points, dict[str, float]]:
     """The points that a law is fitted to, and the families that are early: lowest loss.
 
     `level` is the NLL of token frequencies alone. Of a family that learns from context, the runs
@@ -96,7 +105,7 @@ def learning(points: Points, level: float) -> tuple[Points, dict[str, float]]:
     return kept, early
 
 
-def steepest(points: Points, flops: float) -> float:
+def optimistic_loss(points: Points, flops: float) -> float:
     """A loss that `flops` beyond the runs may reach, whatever the law: the lowest seen, less twice
     what it fell over the last such factor of compute.
 
@@ -111,3 +120,52 @@ def steepest(points: Points, flops: float) -> float:
     span = np.log(spent[-1] / spent[0])
     share = max(1.0, np.log(factor) / span) if span > 0 else 1.0
     return float(lowest[-1] - 2 * share * (before - lowest[-1]))
+
+
+COUNTED = 10_000_000
+"""Tokens of the text that are counted."""
+
+
+def corpus_unigram_nll(train: TokenStore, validation: TokenStore, vocabulary: int) -> float:
+    """NLL of the validation tokens by the frequencies of the training tokens, nats per token.
+
+    Each token is counted once more than it was seen.
+    """
+    counts = np.bincount(train.tokens[:COUNTED], minlength=vocabulary) + 1.0
+    seen = np.bincount(validation.tokens[:COUNTED], minlength=vocabulary)
+    return float(-(seen * np.log(counts / counts.sum())).sum() / seen.sum())
+
+
+def plateau_notes(points: Points) -> list[str]:
+    """What is to be said of runs that are no better than that.
+
+    Nothing for points without run folders, and where their corpus is not found.
+    """
+    if not points.recipes:
+        return []
+    level = _level(points.run[int(np.argmax(points.unique_tokens))])
+    if level is None:
+        return []
+    notes = []
+    for family in sorted(set(points.family)):
+        own = points.of_family(family)
+        behind = int((own.loss >= level).sum())
+        if behind:
+            notes.append(
+                f"{behind} of {len(own)} {TITLES[family]} runs are no better than token "
+                f"frequencies alone ({level:.3f} nats per token): they say nothing of the fall "
+                "that follows, so leave them out, or train longer"
+            )
+    return notes
+
+
+def _level(run: str) -> float | None:
+    """That of a run's corpus; None where it is not found, or mixes stores."""
+    try:
+        record = RunRecord(run)
+        corpus = open_corpus(record.data)
+    except EpochalError:
+        return None
+    if isinstance(corpus.train, Blend):
+        return None
+    return corpus_unigram_nll(corpus.train, corpus.validation, corpus.tokenizer.vocabulary)

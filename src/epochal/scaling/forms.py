@@ -26,7 +26,7 @@ _LARGEST = 300.0  # exp of it is still a float
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Inputs:
     """Points at which a law is taken; arrays that broadcast to [S, n]."""
 
     log_n: Floats
@@ -39,7 +39,7 @@ class Where:
     """D / min(U, D) − 1, at least 0."""
 
     @classmethod
-    def at(cls, params: Floats, tokens: Floats, unique_tokens: Floats) -> Where:
+    def at(cls, params: Floats, tokens: Floats, unique_tokens: Floats) -> Inputs:
         """From N, D and U themselves."""
         log_n, log_d = np.log(params), np.log(tokens)
         log_unique = np.log(unique_tokens)
@@ -60,7 +60,7 @@ class Form:
     """Names of its constants, in order."""
     formula: str
     source: str
-    terms: Callable[[Floats, Where], list[Term]]
+    terms: Callable[[Floats, Inputs], list[Term]]
     monotone: bool = True
     """Whether more epochs never raise the loss; False if it can describe overfitting."""
 
@@ -105,18 +105,18 @@ def not_identified(unknown: Collection[str]) -> dict[str, float]:
     return values
 
 
-def outer(form: Form, inner: Floats) -> Floats:
+def constrain(form: Form, inner: Floats) -> Floats:
     """Inner constants [..., k] → the constants themselves."""
     return np.where(np.array(form.logarithmic), np.exp(np.minimum(inner, 700.0)), inner)
 
 
-def inner(form: Form, outer_values: Floats) -> Floats:
+def unconstrain(form: Form, outer_values: Floats) -> Floats:
     """The constants [..., k] → inner ones."""
     logs = np.array(form.logarithmic)
     return np.where(logs, np.log(np.where(logs, outer_values, 1.0)), outer_values)
 
 
-def predict(form: Form, constants: Floats, where: Where) -> Floats:
+def predict(form: Form, constants: Floats, where: Inputs) -> Floats:
     """log of the loss, [S, n], for inner constants [S, k]."""
     logs = [log for log, _ in form.terms(_columns(constants), where)]
     top = np.maximum.reduce([np.broadcast_to(log, np.broadcast(*logs).shape) for log in logs])
@@ -124,7 +124,7 @@ def predict(form: Form, constants: Floats, where: Where) -> Floats:
     return result
 
 
-def predict_with_gradient(form: Form, constants: Floats, where: Where) -> tuple[Floats, Floats]:
+def predict_with_gradient(form: Form, constants: Floats, where: Inputs) -> tuple[Floats, Floats]:
     """log of the loss [S, n] and its derivatives by inner constants [S, k, n]."""
     terms = form.terms(_columns(constants), where)
     shape = np.broadcast(*(log for log, _ in terms)).shape
@@ -177,7 +177,7 @@ def log_optimal_params(
     return g + ratio * (g + log_u), derivatives
 
 
-def effective_params(columns: Floats, where: Where) -> tuple[Floats, dict[int, Floats | float]]:
+def effective_params(columns: Floats, where: Inputs) -> tuple[Floats, dict[int, Floats | float]]:
     """log N' and its derivatives: parameters above N_opt(u) count less and less."""
     a, b, _, alpha, beta, _, star = columns[:7]
     log_best, by_constant = log_optimal_params(a, b, alpha, beta, where.log_u)
@@ -205,7 +205,7 @@ def _power(
     return log_scale - exponent * log_value, derivatives
 
 
-def _chinchilla(columns: Floats, where: Where) -> list[Term]:
+def _chinchilla(columns: Floats, where: Inputs) -> list[Term]:
     a, b, e, alpha, beta = columns[:5]
     return [
         _power(where.log_n, {}, a, alpha, 0, 3),
@@ -214,7 +214,7 @@ def _chinchilla(columns: Floats, where: Where) -> list[Term]:
     ]
 
 
-def _data_constrained(columns: Floats, where: Where) -> list[Term]:
+def _data_constrained(columns: Floats, where: Inputs) -> list[Term]:
     a, b, e, alpha, beta, star_d, _ = columns[:7]
     log_n, by_n = effective_params(columns, where)
     log_d, by_star, _ = effective(where.log_u, where.repetitions, star_d)
@@ -225,7 +225,7 @@ def _data_constrained(columns: Floats, where: Where) -> list[Term]:
     ]
 
 
-def _penalty(columns: Floats, where: Where, first: int) -> Term:
+def _penalty(columns: Floats, where: Inputs, first: int) -> Term:
     """K·R^gamma·(N/U)^kappa; constants `first`, `first` + 1 and `first` + 2."""
     k, gamma, kappa = columns[first : first + 3]
     with np.errstate(divide="ignore"):
@@ -235,15 +235,15 @@ def _penalty(columns: Floats, where: Where, first: int) -> Term:
     return k + gamma * log_r + kappa * crowding, derivatives
 
 
-def _chinchilla_penalty(columns: Floats, where: Where) -> list[Term]:
+def _chinchilla_penalty(columns: Floats, where: Inputs) -> list[Term]:
     return [*_chinchilla(columns, where), _penalty(columns, where, 5)]
 
 
-def _overfitting(columns: Floats, where: Where) -> list[Term]:
+def _overfitting(columns: Floats, where: Inputs) -> list[Term]:
     return [*_data_constrained(columns, where), _penalty(columns, where, 7)]
 
 
-def _coupled(columns: Floats, where: Where) -> list[Term]:
+def _coupled(columns: Floats, where: Inputs) -> list[Term]:
     """β·log(A^(1/β)·N'^(−α/β) + B^(1/β)/D') and E."""
     a, b, e, alpha, beta, star_d, _ = columns[:7]
     log_n, by_n = effective_params(columns, where)

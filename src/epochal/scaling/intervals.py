@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from epochal import rng
 from epochal.estimates import Floats
-from epochal.scaling.forms import outer
-from epochal.scaling.known import LEVEL
-from epochal.scaling.problem import Problem
-from epochal.scaling.solver import solve
+from epochal.scaling.forms import constrain
+from epochal.scaling.law import LEVEL
+from epochal.scaling.solver import FitProblem, solve
 
 _BOOTSTRAP_ROUNDS = 40
 _BOOTSTRAP_TOLERANCE = 1e-5
@@ -31,7 +30,7 @@ def groups_of(names: Sequence[object]) -> NDArray[np.int64]:
 
 
 def bootstrap(
-    problem: Problem,
+    problem: FitProblem,
     minima: Floats,
     groups: NDArray[np.int64],
     count: int,
@@ -66,10 +65,10 @@ def bootstrap(
     return best
 
 
-def percentiles(problem: Problem, samples: Sequence[Floats]) -> dict[str, tuple[float, float]]:
+def percentiles(problem: FitProblem, samples: Sequence[Floats]) -> dict[str, tuple[float, float]]:
     """95 % percentile interval of each constant; the widest over the sets of samples."""
     edge = (1 - LEVEL) / 2
-    ranges = [np.quantile(outer(problem.form, s), (edge, 1 - edge), axis=0) for s in samples]
+    ranges = [np.quantile(constrain(problem.form, s), (edge, 1 - edge), axis=0) for s in samples]
     low = np.min([r[0] for r in ranges], axis=0)
     high = np.max([r[1] for r in ranges], axis=0)
     return {
@@ -78,7 +77,7 @@ def percentiles(problem: Problem, samples: Sequence[Floats]) -> dict[str, tuple[
     }
 
 
-def threshold(problem: Problem, residuals: Floats, objective: float) -> float:
+def threshold(problem: FitProblem, residuals: Floats, objective: float) -> float:
     """Objective up to which a profile counts as within 95 %.
 
     Beyond δ Huber's terms are those of a Laplace distribution, whose log-likelihood at the best
@@ -91,7 +90,7 @@ def threshold(problem: Problem, residuals: Floats, objective: float) -> float:
 
 
 def profile(
-    problem: Problem, minima: Floats, objective: float, name: str
+    problem: FitProblem, minima: Floats, objective: float, name: str
 ) -> tuple[float | None, float | None, list[tuple[float, float]]]:
     """95 % profile interval of a half-life (None: open), and the profile (value, objective).
 

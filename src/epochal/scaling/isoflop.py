@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from epochal.estimates import Floats
-from epochal.scaling.known import SINGLE_EPOCH
+from epochal.scaling.law import SINGLE_EPOCH
 from epochal.scaling.points import Points
 
 SAME_BUDGET = 1.12

@@ -15,9 +15,9 @@ from epochal import files
 from epochal.errors import UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.scaling.choosing import Choice
+from epochal.scaling.choose import Choice
 from epochal.scaling.forms import not_identified
-from epochal.scaling.known import KnownLaw, known_law
+from epochal.scaling.law import ScalingLaw, law_from_constants
 
 _FORMAT = 1
 _DIGITS = 10
@@ -30,7 +30,7 @@ _NO_CONSTANTS = ("law", *_WHOLE, "recipe", "doubt")
 """Keys of a section that has its constants directly."""
 
 
-def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str, Any]) -> None:
+def write_laws(path: str | Path, laws: Sequence[ScalingLaw], settings: Mapping[str, Any]) -> None:
     """Write laws with their resamples. Raises UserError unless the name ends in .toml or .json."""
     path = Path(path)
     content = {
@@ -46,18 +46,18 @@ def write_laws(path: str | Path, laws: Sequence[KnownLaw], settings: Mapping[str
         raise UserError(f"a law is written to a .toml or .json file, not to {path.name!r}")
 
 
-def _content(law: KnownLaw) -> dict[str, Any]:
+def _content(law: ScalingLaw) -> dict[str, Any]:
     # Optional, and TOML has no None.
     runs = {name: getattr(law, name) for name in (*_WHOLE, "recipe")}
     choice = getattr(law, "choice", None)
     return {
         "law": law.form.name,
         **{name: value for name, value in runs.items() if value is not None},
-        **({"doubt": law.doubt} if law.doubt else {}),
+        **({"doubt": law.extrapolation_error} if law.extrapolation_error else {}),
         **({} if choice is None else {"choice": _choice(choice)}),
         "constants": {k: v for k, v in law.constants.items() if v is not None},
         "unknown": sorted(law.unknown),
-        "fitted": {name: list(ends) for name, ends in law.fitted.items()},
+        "fitted": {name: list(ends) for name, ends in law.fitted_range.items()},
         "samples": [_rounded(samples) for samples in law.samples],
     }
 
@@ -107,7 +107,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_laws(path: str | Path) -> dict[str, KnownLaw]:
+def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
     """The laws of a file, by family: one written here, or constants alone.
 
     A family's section has `constants` (and, if it is not "data-constrained", `law`), or the
@@ -115,7 +115,7 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
     """
     content = read_file(path)
     families = content.get("families", content)
-    laws: dict[str, KnownLaw] = {}
+    laws: dict[str, ScalingLaw] = {}
     for family in family_names():
         section = families.get(family) if isinstance(families, dict) else None
         if not isinstance(section, dict):
@@ -132,7 +132,7 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
             )
         default = "data-constrained" if {"R_D", "R_N"} & set(constants) else "chinchilla"
         try:
-            law = known_law(str(section.get("law", default)), constants, family, str(path))
+            law = law_from_constants(str(section.get("law", default)), constants, family, str(path))
         except UserError as error:
             raise UserError(f"{path}, {family}: {error}") from None
         laws[family] = _with_runs(_with_samples(law, section, path), section, path)
@@ -144,7 +144,7 @@ def read_laws(path: str | Path) -> dict[str, KnownLaw]:
     return laws
 
 
-def _with_runs(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:
+def _with_runs(law: ScalingLaw, section: Mapping[str, Any], path: str | Path) -> ScalingLaw:
     """The law with what is known of its runs: rows, vocabulary, a recipe, doubt."""
     for name, meaning in _WHOLE.items():
         value = section.get(name)
@@ -161,11 +161,15 @@ def _with_runs(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> K
         raise UserError(f"{path}: doubt of {law.family} is {doubt!r}, not a number of 0 or more")
     length, vocabulary = section.get("sequence_length"), section.get("vocabulary")
     return replace(
-        law, sequence_length=length, vocabulary=vocabulary, recipe=recipe, doubt=float(doubt)
+        law,
+        sequence_length=length,
+        vocabulary=vocabulary,
+        recipe=recipe,
+        extrapolation_error=float(doubt),
     )
 
 
-def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -> KnownLaw:
+def _with_samples(law: ScalingLaw, section: Mapping[str, Any], path: str | Path) -> ScalingLaw:
     try:
         samples = [np.asarray(s, dtype=float) for s in section.get("samples", [])]
         fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted", {}).items()}
@@ -181,7 +185,7 @@ def _with_samples(law: KnownLaw, section: Mapping[str, Any], path: str | Path) -
             )
         for name, value in not_identified(law.unknown).items():
             values[:, law.form.index(name)] = value  # files of older versions have others
-    return replace(law, samples=samples, fitted=fitted)
+    return replace(law, samples=samples, fitted_range=fitted)
 
 
 def read_hold(path: str | Path) -> dict[str, dict[str, float]]:

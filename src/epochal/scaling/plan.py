@@ -10,17 +10,22 @@ from pathlib import Path
 from epochal.data.opened import open_corpus
 from epochal.errors import UserError
 from epochal.recipe.schema import Data
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
 from epochal.scaling.law_files import read_laws
 from epochal.scaling.plan_memory import memory_notes
-from epochal.scaling.planner import PlanReport, ReverseReport, make_plan, make_reverse
+from epochal.scaling.planner import (
+    CriticalDataReport,
+    PlanReport,
+    critical_unique_tokens,
+    make_plan,
+)
 from epochal.scaling.presets import NOTES, PRESETS, preset
 from epochal.scaling.result import FitReport
 from epochal.scaling.verdict import TITLES
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, gpu_peak
 from epochal.units import format_count
 
-Laws = str | Path | FitReport | Mapping[str, KnownLaw]
+Laws = str | Path | FitReport | Mapping[str, ScalingLaw]
 
 
 def plan(
@@ -34,7 +39,7 @@ def plan(
     sizes: Sequence[str] | None = None,
     corpus: str | Path | None = None,
     vocabulary: int | None = None,
-) -> PlanReport | ReverseReport:
+) -> PlanReport | CriticalDataReport:
     """What to train on so many unique tokens with a budget, or (without U) when diffusion wins.
 
     The budget is `flops`, or `gpus` ("8xH100") for `hours` at a share `mfu` of their peak.
@@ -57,7 +62,7 @@ def plan(
                 f"{unique_tokens:,.0f}; give no more, or another corpus"
             )
     if unique_tokens is None:
-        return make_reverse(known, budget, notes)
+        return critical_unique_tokens(known, budget, notes)
     of_runs = {law.vocabulary for law in known.values() if law.vocabulary is not None}
     vocabulary = vocabulary or max(of_runs, default=GPT2_VOCABULARY)
     notes += _vocabulary_notes(known, vocabulary)
@@ -70,7 +75,7 @@ def plan(
     return replace(report, notes=[*more, *report.notes])
 
 
-def find_laws(laws: Laws) -> tuple[dict[str, KnownLaw], list[str]]:
+def find_laws(laws: Laws) -> tuple[dict[str, ScalingLaw], list[str]]:
     """Laws by family, and what is to be said of them. Raises UserError."""
     if isinstance(laws, FitReport):
         return dict(laws.families), []
@@ -86,7 +91,7 @@ def find_laws(laws: Laws) -> tuple[dict[str, KnownLaw], list[str]]:
     return read_laws(laws), []
 
 
-def _vocabulary_notes(laws: Mapping[str, KnownLaw], vocabulary: int) -> list[str]:
+def _vocabulary_notes(laws: Mapping[str, ScalingLaw], vocabulary: int) -> list[str]:
     """What is to be said of laws of other tokens than those of the plan."""
     return [
         f"the {TITLES[family]} law is of a vocabulary of {law.vocabulary:,} tokens, the plan of "

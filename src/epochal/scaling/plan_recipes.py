@@ -11,8 +11,8 @@ from epochal.errors import RecipeError, UserError
 from epochal.families import get_family
 from epochal.recipe import Recipe, recipe_from_tree, recipe_toml
 from epochal.recipe.schema import Data, Evaluation, Train
-from epochal.scaling.alternatives import model_for
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
+from epochal.scaling.optimum import model_for
 from epochal.scaling.planner import FamilyPlan, PlanReport, recipe_length
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
@@ -84,7 +84,7 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
 
 
 def recipe_by_law(
-    plan: FamilyPlan, law: KnownLaw, report: PlanReport, corpus: str | None = None
+    plan: FamilyPlan, law: ScalingLaw, report: PlanReport, corpus: str | None = None
 ) -> Recipe:
     """The recipe of one family's plan, as the law's runs were trained where it knows of one.
 
@@ -109,7 +109,7 @@ def recipe_by_law(
 def write_recipes(
     path: str | Path,
     report: PlanReport,
-    laws: Mapping[str, KnownLaw],
+    laws: Mapping[str, ScalingLaw],
     corpus: str | None = None,
 ) -> list[Path]:
     """Write the recommended family's recipe to `path`, the other's beside it with its name.
@@ -129,7 +129,7 @@ def write_recipes(
     return written
 
 
-def _head(plan: FamilyPlan, report: PlanReport, law: KnownLaw) -> str:
+def _head(plan: FamilyPlan, report: PlanReport, law: ScalingLaw) -> str:
     size = f"{format_count(plan.params)} parameters"
     passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
     length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"

@@ -11,29 +11,33 @@ import numpy as np
 from epochal.errors import UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.scaling.alternatives import (
-    Alternative,
-    LadderChoice,
-    best_of_sizes,
-    iso_loss,
-    ladder_sizes,
-)
 from epochal.scaling.crossing import (
     Crossings,
     closed_form,
     critical_compute,
-    critical_unique_tokens,
+    critical_data,
     pairs,
 )
-from epochal.scaling.known import KnownLaw
-from epochal.scaling.optimum import LARGEST, SMALLEST, Optima, floor_loss, optima
+from epochal.scaling.law import ScalingLaw
+from epochal.scaling.optimum import (
+    LARGEST,
+    SMALLEST,
+    Alternative,
+    LadderChoice,
+    Optima,
+    best_of_sizes,
+    floor_loss,
+    iso_loss,
+    ladder_sizes,
+    optima,
+)
 from epochal.scaling.verdict import (
-    REACH,
     TITLES,
-    begins,
+    TRUSTED_FACTOR,
     critical_words,
-    reach,
+    first_crossing,
     reverse_words,
+    trusted_flops,
     verdict_words,
 )
 from epochal.units import format_count
@@ -73,7 +77,7 @@ class FamilyPlan:
     saturated: bool
     alternatives: list[Alternative]
     """Less for nearly the same loss."""
-    extrapolates: list[str]
+    extrapolation_warnings: list[str]
     """What lies outside of the rows that the law was fitted to."""
 
 
@@ -92,7 +96,7 @@ class PlanReport:
     difference: float | None
     """Loss of diffusion minus loss of AR."""
     difference_interval: tuple[float, float] | None
-    share_for_diffusion: float | None
+    p_mdm_better: float | None
     """Share of resamples in which diffusion's best is lower."""
     critical_flops: float | None
     """Where diffusion's lead begins on these tokens; None: nowhere, or everywhere."""
@@ -107,7 +111,7 @@ class PlanReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReverseReport:
+class CriticalDataReport:
     """At which number of unique tokens diffusion leads when a budget is spent."""
 
     flops: float
@@ -121,7 +125,7 @@ class ReverseReport:
 
 
 def make_plan(
-    laws: Mapping[str, KnownLaw],
+    laws: Mapping[str, ScalingLaw],
     unique_tokens: float,
     flops: float,
     *,
@@ -139,7 +143,7 @@ def make_plan(
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)
-    known: dict[str, KnownLaw] = {
+    known: dict[str, ScalingLaw] = {
         family: laws[family] for family in family_names() if family in laws
     }
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in known.values()]
@@ -149,7 +153,7 @@ def make_plan(
     winner, difference, interval, share = _compare(known, plans, unique_tokens, flops)
     text = verdict_words(plans, winner, difference, interval, share)
     if critical is not None:
-        text += f"; {critical_words(critical, flops, reach(known))}"
+        text += f"; {critical_words(critical, flops, trusted_flops(known))}"
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
@@ -159,8 +163,8 @@ def make_plan(
         verdict=f"{text}.",
         difference=difference,
         difference_interval=interval,
-        share_for_diffusion=share,
-        critical_flops=begins(critical),
+        p_mdm_better=share,
+        critical_flops=first_crossing(critical),
         critical=critical,
         closed_form_flops=closed_form(unique_tokens),
         notes=[*notes, *_limits(plans), *row_notes(plans, unique_tokens), *_notes(known)],
@@ -218,7 +222,7 @@ def row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[str]:
 
 
 def _family(
-    law: KnownLaw,
+    law: ScalingLaw,
     unique: float,
     flops: float,
     choices: Mapping[str, float],
@@ -250,12 +254,12 @@ def _family(
         saturation_flops=saturation,
         saturated=flops >= saturation,
         alternatives=iso_loss(law, unique, flops, loss, params),
-        extrapolates=_outside(law, params, tokens, unique, spent, epochs),
+        extrapolation_warnings=_outside(law, params, tokens, unique, spent, epochs),
     )
 
 
 def _interval(
-    law: KnownLaw, unique: float, flops: float, best: Optima
+    law: ScalingLaw, unique: float, flops: float, best: Optima
 ) -> tuple[float, float] | None:
     """95 % interval of the best loss, each resample at its own best."""
     if not law.samples:
@@ -266,13 +270,13 @@ def _interval(
     return min(float(low), loss) - error, max(float(high), loss) + error
 
 
-def _error(law: KnownLaw, params: float, tokens: float, unique: float) -> float:
+def _error(law: ScalingLaw, params: float, tokens: float, unique: float) -> float:
     """Nats by which a prediction may be wrong beside the spread of the samples."""
-    return law.reading_error + float(law.beyond(params, tokens, unique))
+    return law.reading_error + float(law.extrapolation_margin(params, tokens, unique))
 
 
 def _outside(
-    law: KnownLaw, params: float, tokens: float, unique: float, flops: float, epochs: float
+    law: ScalingLaw, params: float, tokens: float, unique: float, flops: float, epochs: float
 ) -> list[str]:
     """Sentences on what lies outside of the fitted rows by more than a tenth."""
     found = []
@@ -284,9 +288,9 @@ def _outside(
         "epochs": ("epochs", epochs),
     }
     for name, (title, value) in titles.items():
-        if name not in law.fitted:
+        if name not in law.fitted_range:
             continue
-        low, high = law.fitted[name]
+        low, high = law.fitted_range[name]
         if not low / 1.1 <= value <= high * 1.1:
             side, end = ("above", high) if value > high else ("below", low)
             found.append(f"{title} {format_count(value)} is {side} the fitted {format_count(end)}")
@@ -294,7 +298,7 @@ def _outside(
 
 
 def _compare(
-    laws: Mapping[str, KnownLaw], plans: Sequence[FamilyPlan], unique: float, flops: float
+    laws: Mapping[str, ScalingLaw], plans: Sequence[FamilyPlan], unique: float, flops: float
 ) -> tuple[str | None, float | None, tuple[float, float] | None, float | None]:
     """(winner, difference, its interval, share of resamples for diffusion)."""
     if len(plans) < 2:
@@ -330,7 +334,7 @@ def _quantiles(draws: Sequence[Floats], whole: bool) -> tuple[float, float]:
     return float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
 
 
-def _notes(laws: Mapping[str, KnownLaw]) -> list[str]:
+def _notes(laws: Mapping[str, ScalingLaw]) -> list[str]:
     notes = []
     for family, law in laws.items():
         if not law.repeats:
@@ -362,9 +366,9 @@ def _notes(laws: Mapping[str, KnownLaw]) -> list[str]:
     return notes
 
 
-def make_reverse(
-    laws: Mapping[str, KnownLaw], flops: float, notes: Sequence[str] = ()
-) -> ReverseReport:
+def critical_unique_tokens(
+    laws: Mapping[str, ScalingLaw], flops: float, notes: Sequence[str] = ()
+) -> CriticalDataReport:
     """At which U diffusion wins when `flops` are spent. Raises UserError without both families."""
     _check_amount("FLOPs", flops, _MOST_FLOPS)
     if set(laws) != set(family_names()):
@@ -372,18 +376,24 @@ def make_reverse(
             "the question at which U diffusion wins needs laws of both families; these laws are "
             f"of {' and '.join(laws)} only. Give --unique-tokens, or --laws paper"
         )
-    found = critical_unique_tokens(laws["ar"], laws["mdm"], flops)
-    return ReverseReport(
+    found = critical_data(laws["ar"], laws["mdm"], flops)
+    return CriticalDataReport(
         flops=flops,
         crossings=found,
-        verdict=reverse_words(found, flops, _believed(laws), reach(laws)),
+        verdict=reverse_words(found, flops, trusted_unique_tokens(laws), trusted_flops(laws)),
         notes=[*notes, *_notes(laws)],
     )
 
 
-def _believed(laws: Mapping[str, KnownLaw]) -> tuple[float, float]:
+def trusted_unique_tokens(laws: Mapping[str, ScalingLaw]) -> tuple[float, float]:
     """Range of U that all of the laws are believed in."""
-    ends = [law.fitted["unique_tokens"] for law in laws.values() if "unique_tokens" in law.fitted]
+    ends = [
+        law.fitted_range["unique_tokens"]
+        for law in laws.values()
+        if "unique_tokens" in law.fitted_range
+    ]
     if not ends:
         return 0.0, float("inf")
-    return max(low for low, _ in ends) / REACH, min(high for _, high in ends) * REACH
+    return max(low for low, _ in ends) / TRUSTED_FACTOR, min(
+        high for _, high in ends
+    ) * TRUSTED_FACTOR

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from epochal.errors import DataError, UserError, nearest
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.scaling.settings import RunOfPoint, not_best
 from epochal.units import format_count, parse_number
 
 COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
@@ -212,12 +212,12 @@ def _best_settings(points: Points, settings: Sequence[str]) -> Points:
     """The points of the best setting each, the others as dropped."""
     columns = (points.params, points.tokens, points.unique_tokens, points.loss)
     runs = [
-        RunOfPoint(family, n, d, u, loss, {"setting": setting})
+        Candidate(family, n, d, u, loss, {"setting": setting})
         for family, n, d, u, loss, setting in zip(
             points.family, *(column.tolist() for column in columns), settings, strict=True
         )
     ]
-    left_out = not_best(runs)
+    left_out = dominated_settings(runs)
     rest = points.take(np.array([i not in left_out for i in range(len(points))], dtype=bool))
     dropped = [points.drop(index, reason) for index, reason in sorted(left_out.items())]
     return replace(rest, notes=points.notes, dropped=dropped)
@@ -288,3 +288,101 @@ def describe_point(params: float, tokens: float, unique_tokens: float) -> str:
     """ "124M params, 4.9B tokens, 49 epochs", for messages."""
     epochs = tokens / min(tokens, unique_tokens)
     return f"{format_count(params)} params, {format_count(tokens)} tokens, {epochs:.3g} epochs"
+
+
+_OF_THE_POINT = frozenset(
+    {
+        "family",
+        "seed",
+        "data.unique_tokens",
+        "train.steps",
+        "train.tokens",
+        "train.epochs",
+        "train.flops",
+        "train.device",
+        "train.compile",
+        "train.deterministic",
+    }
+)
+_ALIKE = 0.01
+"""Lengths within this share of each other are equal: batches round them to whole steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A run as one of several at its point."""
+
+    family: str
+    params: float
+    tokens: float
+    """Of the whole run, as planned."""
+    unique_tokens: float
+    loss: float
+    setting: Mapping[str, Any]
+    """All that may differ at one point, by name."""
+
+
+def setting_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's identity is neither its point, nor its seed, corpus or evaluation."""
+    return {
+        key: value
+        for key, value in identity.items()
+        if key == "eval.ema" or not (key in _OF_THE_POINT or key.startswith(("corpus.", "eval.")))
+    }
+
+
+def dominated_settings(runs: Sequence[Candidate]) -> dict[int, str]:
+    """Index → why the run is left out: another setting has the lower mean loss at its point."""
+    found: dict[int, str] = {}
+    for indices in _points(runs):
+        by_setting: dict[Hashable, list[int]] = defaultdict(list)
+        for index in indices:
+            by_setting[_key(runs[index].setting)].append(index)
+        if len(by_setting) < 2:
+            continue
+        groups = list(by_setting.values())
+        means = [float(np.mean([runs[i].loss for i in group])) for group in groups]
+        best = int(np.argmin(means))
+        names = _names([runs[group[0]].setting for group in groups])
+        for number, group in enumerate(groups):
+            if number == best:
+                continue
+            reason = (
+                f"not the best setting of its size, tokens and unique tokens: {names[number]} gave "
+                f"{_mean(means[number], group)}, {names[best]} {_mean(means[best], groups[best])}"
+            )
+            found |= dict.fromkeys(group, reason)
+    return found
+
+
+def _points(runs: Sequence[Candidate]) -> list[list[int]]:
+    """Indices of runs of one family at one point."""
+    curves: dict[Hashable, list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        curves[run.family, run.params, run.unique_tokens].append(index)
+    points = []
+    for indices in curves.values():
+        indices.sort(key=lambda i: runs[i].tokens)
+        group = indices[:1]
+        for index in indices[1:]:
+            if runs[index].tokens > runs[group[0]].tokens * (1 + _ALIKE):
+                points.append(group)
+                group = []
+            group.append(index)
+        points.append(group)
+    return points
+
+
+def _key(setting: Mapping[str, Any]) -> Hashable:
+    return tuple(sorted((name, repr(value)) for name, value in setting.items()))
+
+
+def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each setting by what is not the same in all."""
+    keys = sorted({key for setting in settings for key in setting})
+    differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
+    return [", ".join(f"{k}={s.get(k, 'unset')}" for k in differing) for s in settings]
+
+
+def _mean(loss: float, group: Sequence[int]) -> str:
+    return f"{loss:.4f} nats" + (f" in the mean of {len(group)} runs" if len(group) > 1 else "")

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from epochal.scaling.known import KnownLaw, known_law
+from epochal.scaling.law import ScalingLaw, law_from_constants
 from epochal.sizes import GPT2_VOCABULARY
 
 READING_ERROR = 0.01
@@ -76,14 +76,14 @@ NOTES = {
 PRESETS = tuple(NOTES)
 
 
-def preset(name: str) -> dict[str, KnownLaw]:
+def preset(name: str) -> dict[str, ScalingLaw]:
     """The laws of a preset by family: "muennighoff" (AR) or "paper" (both)."""
     return {"ar": _muennighoff()} if name == "muennighoff" else _paper()
 
 
-def _muennighoff() -> KnownLaw:
-    law = known_law("data-constrained", _MUENNIGHOFF, "ar", "muennighoff")
-    samples = np.repeat(law.inner[None], len(_MUENNIGHOFF_R_D), axis=0)
+def _muennighoff() -> ScalingLaw:
+    law = law_from_constants("data-constrained", _MUENNIGHOFF, "ar", "muennighoff")
+    samples = np.repeat(law.theta[None], len(_MUENNIGHOFF_R_D), axis=0)
     samples[:, law.form.index("R_D")] = np.log(_MUENNIGHOFF_R_D)
     fitted = {
         "params": (7e6, 9e9),
@@ -91,11 +91,11 @@ def _muennighoff() -> KnownLaw:
         "tokens": (1e8, 9e11),
         "epochs": (1.0, 1500.0),
     }
-    law = replace(law, samples=[samples], whole_range=True, fitted=fitted)
+    law = replace(law, samples=[samples], whole_range=True, fitted_range=fitted)
     return replace(law, sequence_length=_LENGTH, vocabulary=GPT2_VOCABULARY)
 
 
-def _paper() -> dict[str, KnownLaw]:
+def _paper() -> dict[str, ScalingLaw]:
     laws = {}
     for family, known in _PAPER.items():
         readings = []
@@ -103,13 +103,13 @@ def _paper() -> dict[str, KnownLaw]:
             for star in known["R_D"]:  # type: ignore[attr-defined]
                 five = dict(zip(_NAMES, known[reading], strict=True))  # type: ignore[call-overload]
                 constants = five | {"R_D": star, "R_N": known["R_N"]}
-                readings.append(known_law("data-constrained", constants, family, "paper"))
-        samples = np.stack([law.inner for law in readings])
+                readings.append(law_from_constants("data-constrained", constants, family, "paper"))
+        samples = np.stack([law.theta for law in readings])
         laws[family] = replace(
             readings[0],
             samples=[samples],
             whole_range=True,
-            fitted=dict(_PAPER_RANGE),
+            fitted_range=dict(_PAPER_RANGE),
             sequence_length=_LENGTH,
             vocabulary=GPT2_VOCABULARY,
             reading_error=READING_ERROR,

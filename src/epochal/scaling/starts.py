@@ -12,10 +12,9 @@ import dataclasses
 import numpy as np
 
 from epochal.estimates import Floats
-from epochal.scaling.forms import FORMS, Form, Where, effective
-from epochal.scaling.known import SINGLE_EPOCH
-from epochal.scaling.problem import Problem
-from epochal.scaling.solver import solve
+from epochal.scaling.forms import FORMS, Form, Inputs, effective
+from epochal.scaling.law import SINGLE_EPOCH
+from epochal.scaling.solver import FitProblem, solve
 
 EXPONENTS = np.geomspace(0.04, 1.6, 17)
 _REWEIGHTINGS = 12
@@ -25,7 +24,7 @@ _DEEPEN = 16
 _KEEP = 28
 
 
-def projected(problem: Problem, log_n: Floats, log_d: Floats, keep: int) -> Floats:
+def projected(problem: FitProblem, log_n: Floats, log_d: Floats, keep: int) -> Floats:
     """The best `keep` cells of the grid, [S, 5]: inner A, B, E, α, β.
 
     `log_n` and `log_d` are (effective) parameters and tokens of the points. Cells with a
@@ -92,7 +91,7 @@ def _spread(error: Floats, alpha: Floats, beta: Floats, keep: int) -> list[int]:
     return chosen
 
 
-def search_starts(problem: Problem) -> Floats:
+def search_starts(problem: FitProblem) -> Floats:
     """Inner constants to start from, [S, k], for any form."""
     form = problem.form
     starts = _fives(problem)
@@ -103,13 +102,13 @@ def search_starts(problem: Problem) -> Floats:
     return _with_held(problem, starts)
 
 
-def _with_held(problem: Problem, starts: Floats) -> Floats:
+def _with_held(problem: FitProblem, starts: Floats) -> Floats:
     for name, value in problem.held.items():
         starts[:, problem.form.index(name)] = value
     return starts
 
 
-def _fives(problem: Problem) -> Floats:
+def _fives(problem: FitProblem) -> Floats:
     """Starts for (A, B, E, α, β)."""
     where = problem.where
     if "R_D" not in problem.form.constants and problem.form.monotone:
@@ -125,18 +124,18 @@ def _fives(problem: Problem) -> Floats:
     return np.concatenate(found)
 
 
-def _varies(where: Where, rows: np.ndarray) -> bool:
+def _varies(where: Inputs, rows: np.ndarray) -> bool:
     return bool(np.ptp(where.log_n[rows]) > 0.5 and np.ptp(where.log_d[rows]) > 0.5)
 
 
-def _rows(problem: Problem, rows: np.ndarray) -> Problem:
+def _rows(problem: FitProblem, rows: np.ndarray) -> FitProblem:
     """The problem on some of its rows."""
     where = problem.where
-    part = Where(*(getattr(where, field.name)[rows] for field in dataclasses.fields(Where)))
+    part = Inputs(*(getattr(where, field.name)[rows] for field in dataclasses.fields(Inputs)))
     return dataclasses.replace(problem, where=part, log_loss=problem.log_loss[rows], held={})
 
 
-def _with_half_lives(problem: Problem, five: Floats) -> Floats:
+def _with_half_lives(problem: FitProblem, five: Floats) -> Floats:
     """Add every pair of half-lives of the grid, each to the start that fits best with it."""
     lives = np.log(np.array([(d, n) for d in HALF_LIVES for n in HALF_LIVES]))
     both = np.concatenate(
@@ -161,7 +160,7 @@ def _with_penalty(form: Form, starts: Floats) -> Floats:
     )
 
 
-def global_search(problem: Problem) -> tuple[Floats, Floats]:
+def global_search(problem: FitProblem) -> tuple[Floats, Floats]:
     """All distinct minima found, best first: inner constants [M, k] and objectives [M]."""
     starts = search_starts(problem)
     if len(starts) > _KEEP:
@@ -173,7 +172,7 @@ def global_search(problem: Problem) -> tuple[Floats, Floats]:
 
 
 def distinct(
-    problem: Problem, constants: Floats, objective: Floats, apart: float = 0.02
+    problem: FitProblem, constants: Floats, objective: Floats, apart: float = 0.02
 ) -> tuple[Floats, Floats]:
     """Ends that differ by more than `apart` in some free inner constant, best first."""
     base_free = problem.to_free(constants)

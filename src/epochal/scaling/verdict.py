@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from epochal.scaling.crossing import Crossings
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
 from epochal.units import format_count
 
 TITLES = {"ar": "AR", "mdm": "diffusion"}
-REACH = 10.0
+TRUSTED_FACTOR = 10.0
 """So many times the largest fitted compute, and beyond the fitted U, laws are believed. Chosen
 by us."""
 
@@ -29,17 +29,19 @@ class Predicted(Protocol):
     def loss(self) -> float: ...
 
 
-def reach(laws: Mapping[str, KnownLaw]) -> float | None:
+def trusted_flops(laws: Mapping[str, ScalingLaw]) -> float | None:
     """FLOPs up to which all of the laws are believed; None if nothing is known of their runs."""
-    ends = [law.fitted["flops"][1] for law in laws.values() if "flops" in law.fitted]
-    return REACH * min(ends) if ends else None
+    ends = [law.fitted_range["flops"][1] for law in laws.values() if "flops" in law.fitted_range]
+    return TRUSTED_FACTOR * min(ends) if ends else None
 
 
-def begins(critical: Crossings | None) -> float | None:
+def first_crossing(critical: Crossings | None) -> float | None:
     """First crossing into diffusion's lead."""
     if critical is None:
         return None
-    into = [c for c, lead in zip(critical.at, critical.leads[1:], strict=True) if lead == "mdm"]
+    into = [
+        c for c, lead in zip(critical.crossings, critical.leaders[1:], strict=True) if lead == "mdm"
+    ]
     return into[0] if into else None
 
 
@@ -85,16 +87,16 @@ def critical_words(critical: Crossings, flops: float, limit: float | None) -> st
     if limit is None:
         high_words = f"{format_count(high)} FLOPs (nothing is known of the laws' runs)"
     else:
-        high_words = f"{format_count(limit)} FLOPs, {REACH:g} times the largest run fitted"
+        high_words = f"{format_count(limit)} FLOPs, {TRUSTED_FACTOR:g} times the largest run fitted"
         high = min(high, limit)
     if high <= low:
         return (
             f"nothing can be said of a critical compute: it would lie above {format_count(low)} "
             f"FLOPs, and the laws are believed up to {high_words}"
         )
-    at = [c for c in critical.at if c <= high]
-    leads = critical.leads[: len(at) + 1]
-    into = [c for c, lead in zip(at, leads[1:], strict=True) if lead == "mdm"]
+    at = [c for c in critical.crossings if c <= high]
+    leaders = critical.leaders[: len(at) + 1]
+    into = [c for c, lead in zip(at, leaders[1:], strict=True) if lead == "mdm"]
     if into:
         several = f"the lead changes {len(at)} times; " if len(at) > 1 else ""
         ratio = flops / into[0]
@@ -103,8 +105,8 @@ def critical_words(critical: Crossings, flops: float, limit: float | None) -> st
         return f"{several}{told}"
     if at:
         return f"diffusion leads only below {format_count(at[0])} FLOPs, up to {high_words}"
-    if leads[0] == "ar":
-        later = begins(critical)
+    if leaders[0] == "ar":
+        later = first_crossing(critical)
         text = f"diffusion does not win up to {high_words}"
         if later is None:
             return text
@@ -112,7 +114,7 @@ def critical_words(critical: Crossings, flops: float, limit: float | None) -> st
             f"{text}: not within reach; the laws put it at {format_count(later)} FLOPs, where "
             "nothing was measured"
         )
-    if leads[0] == "mdm":
+    if leaders[0] == "mdm":
         return f"there is no critical compute: diffusion leads at every budget up to {high_words}"
     return f"the laws give no difference up to {high_words}"
 
@@ -126,17 +128,18 @@ def reverse_words(
     where = f"from {format_count(low)} to {format_count(high)} unique tokens"
     if high <= low:
         return f"Nothing can be said {budget}: the laws were fitted to other numbers of tokens."
-    at = [u for u in found.at if low <= u <= high]
-    before = sum(u < low for u in found.at)
-    leads = found.leads[before : before + len(at) + 1]
+    at = [u for u in found.crossings if low <= u <= high]
+    before = sum(u < low for u in found.crossings)
+    leaders = found.leaders[before : before + len(at) + 1]
     beyond = ""
     if limit is not None and flops > limit:
         beyond = (
-            f" The budget is more than {REACH:g} times the largest run fitted, so this is a guess."
+            f" The budget is more than {TRUSTED_FACTOR:g} times the largest run fitted, so "
+            "this is a guess."
         )
     if not at:
-        lead = TITLES.get(leads[0], "neither family")
-        outside = [u for u in found.at if not low <= u <= high]
+        lead = TITLES.get(leaders[0], "neither family")
+        outside = [u for u in found.crossings if not low <= u <= high]
         later = (
             f" The laws put a change at {format_count(outside[0])}, beyond what was measured."
             if outside
@@ -145,7 +148,7 @@ def reverse_words(
         return f"{budget[0].upper()}{budget[1:]} {lead} leads at every U {where}.{later}{beyond}"
     edges = [low, *at, high]
     words = []
-    for first, last, lead in zip(edges[:-1], edges[1:], leads, strict=True):
+    for first, last, lead in zip(edges[:-1], edges[1:], leaders, strict=True):
         if lead != "mdm":
             continue
         if first == low:
@@ -155,7 +158,7 @@ def reverse_words(
         else:
             words.append(f"from {format_count(first)} to {format_count(last)}")
     interval = ""
-    if found.interval is not None and None not in found.interval and found.how == "one":
+    if found.interval is not None and None not in found.interval and found.kind == "one":
         interval = f" (interval {' to '.join(format_count(e) for e in found.interval if e)})"
     text = f"{budget} diffusion is predicted to win {' and '.join(words)} unique tokens{interval}"
     return f"{text[0].upper()}{text[1:]}, AR otherwise, {where}.{beyond}"

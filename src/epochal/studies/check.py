@@ -11,9 +11,9 @@ from epochal.errors import EpochalError
 from epochal.families import family_names
 from epochal.progress import hidden
 from epochal.runs import RunRecord
-from epochal.scaling.alternatives import LadderChoice
-from epochal.scaling.extrapolation import UNTRIED, steepest
-from epochal.scaling.from_runs import read_points
+from epochal.scaling.extrapolation import UNKNOWN_EXTRAPOLATION_ERROR, optimistic_loss
+from epochal.scaling.optimum import LadderChoice
+from epochal.scaling.read import read_points
 from epochal.studies.compare import compare_existing
 from epochal.studies.laws import StudyLaws
 from epochal.studies.parts import choose
@@ -50,7 +50,7 @@ class Checked:
 
 def near_probes(laws: StudyLaws, params: Mapping[str, float]) -> dict[str, float]:
     """The sizes that the laws may be asked about: from the smallest probed to a little above."""
-    ranges = [fit.fitted["params"] for fit in laws.report.families.values()]
+    ranges = [fit.fitted_range["params"] for fit in laws.report.families.values()]
     low, high = min(r[0] for r in ranges), LARGER * max(r[1] for r in ranges)
     return {size: n for size, n in params.items() if low <= n * 1.001 and n <= high}
 
@@ -113,14 +113,14 @@ def _compare(laws: StudyLaws, loss: float, taken: Tried | None, state: RunState)
     point = read_points([state.run_dir])
     where = (point.params, point.tokens, point.unique_tokens)
     low, high = (float(end[0]) for end in law.predict_interval(*where))
-    error = 2 * float(law.residuals.std()) * loss + float(law.beyond(*where)[0])
+    error = 2 * float(law.residuals.std()) * loss + float(law.extrapolation_margin(*where)[0])
     low, high = min(low, loss) - error, max(high, loss) + error
-    if law.doubt >= UNTRIED:
-        low = min(low, steepest(law.points, float(point.flops[0])))
+    if law.extrapolation_error >= UNKNOWN_EXTRAPOLATION_ERROR:
+        low = min(low, optimistic_loss(law.points, float(point.flops[0])))
     early = state.family in laws.early
     for family, other in laws.report.families.items():
         if early and family not in laws.early:
-            low = min(low, float((other.predict(*where) - other.beyond(*where))[0]))
+            low = min(low, float((other.predict(*where) - other.extrapolation_margin(*where))[0]))
     ratio = 1.0 if taken is None else taken.ratio
     predicted, low = loss * ratio, low * ratio
     seen = float(point.loss[0])

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from epochal.errors import DataError, EpochalError
 from epochal.families import family_names
-from epochal.scaling import FitSettings, fit_points
-from epochal.scaling.extrapolation import learning, with_doubt
+from epochal.scaling.extrapolation import drop_unigram_level_runs, with_extrapolation_error
+from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
-from epochal.scaling.from_runs import read_points
+from epochal.scaling.point_fit import FitSettings
 from epochal.scaling.points import Points
+from epochal.scaling.read import read_points
 from epochal.scaling.result import FitReport
 from epochal.scaling.verdict import TITLES
 
@@ -50,7 +51,7 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
     be told. Raises DataError or RunError where the runs determine no law of both families.
     """
     points = read_points(places)
-    kept, early = learning(points, level)
+    kept, early = drop_unigram_level_runs(points, level)
     notes: list[str] = []
     for law in ("data-constrained", "chinchilla"):
         try:
@@ -73,7 +74,7 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
         "tell when it will"
         for family, lowest in early.items()
     ]
-    return StudyLaws(points, with_doubt(report), level, early, notes)
+    return StudyLaws(points, with_extrapolation_error(report), level, early, notes)
 
 
 def _fitted(points: Points, law: str) -> FitReport:

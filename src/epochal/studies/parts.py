@@ -11,8 +11,8 @@ from typing import Any
 
 from epochal import files
 from epochal.recipe.load import Tree
-from epochal.scaling.alternatives import LadderChoice, best_of_sizes
-from epochal.scaling.known import KnownLaw
+from epochal.scaling.law import ScalingLaw
+from epochal.scaling.optimum import LadderChoice, best_of_sizes
 from epochal.studies.probes import Costs, Probe, shape_of
 
 WIDTH_OF_FULL_RATE = 128
@@ -90,7 +90,7 @@ def base_recipe(corpus: Path, length: int, batch: int) -> Tree:
     }
 
 
-def choose(law: KnownLaw, unique: int, flops: float, params: Mapping[str, float]) -> LadderChoice:
+def choose(law: ScalingLaw, unique: int, flops: float, params: Mapping[str, float]) -> LadderChoice:
     """The best size and length of one family for a compute budget."""
     choice = best_of_sizes(law, float(unique), flops, params, 1.0, only=True)
     assert choice is not None  # it is None only where sizes far from the optimum are refused
@@ -98,7 +98,7 @@ def choose(law: KnownLaw, unique: int, flops: float, params: Mapping[str, float]
 
 
 def affordable(
-    laws: Mapping[str, KnownLaw],
+    laws: Mapping[str, ScalingLaw],
     unique: int,
     params: Mapping[str, float],
     costs: Costs,

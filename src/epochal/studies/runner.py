@@ -273,7 +273,7 @@ class Lab:
             seconds = max(20.0, (self.clock.left - TAIL_SECONDS) * 0.9 / turns)
             unique = self.corpus.train.unique_tokens
             at = affordable(laws.report.families, unique, params, costs, seconds)
-            largest = max(fit.fitted["flops"][1] for fit in laws.report.families.values())
+            largest = max(fit.fitted_range["flops"][1] for fit in laws.report.families.values())
             known = {"budget": self.clock.budget, "flops": min(at, FARTHEST * largest)}
             self.clock.save(check=known)
         return float(known["flops"])

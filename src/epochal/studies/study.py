@@ -15,7 +15,7 @@ from epochal.data.readers import DocumentRule
 from epochal.errors import EpochalError, UserError
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
-from epochal.scaling.level import frequency_level
+from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.plan import plan
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
@@ -184,7 +184,7 @@ class _Study:
         """Laws that can describe what was seen; None, with a note, where none is determined."""
         assert corpus.validation is not None  # a study holds out a share of its text
         vocabulary = corpus.tokenizer.vocabulary
-        level = frequency_level(corpus.train, corpus.validation, vocabulary)
+        level = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
         try:
             laws = study_laws([self.folder / "probes"], level)
         except EpochalError as error:
@@ -226,7 +226,7 @@ class _Study:
         if planned is not None:
             self.notes += planned.notes
             for family in planned.families:
-                self.notes += [f"{family.family}: {text}" for text in family.extrapolates]
+                self.notes += [f"{family.family}: {text}" for text in family.extrapolation_warnings]
                 if family.size is not None:
                     self.notes += left_aside(self.tried, family.family, family.size.epochs)
         content: dict[str, Any] = {

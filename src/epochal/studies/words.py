@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from epochal.families import family_names
-from epochal.scaling.alternatives import LadderChoice
+from epochal.scaling.optimum import LadderChoice
 from epochal.scaling.planner import PlanReport
+from epochal.scaling.point_fit import OVERFIT_SHARE
 from epochal.scaling.points import Points
 from epochal.scaling.result import FitReport
-from epochal.scaling.rows import RISE
-from epochal.scaling.verdict import TITLES, critical_words, reach, verdict_words
+from epochal.scaling.verdict import TITLES, critical_words, trusted_flops, verdict_words
 from epochal.studies.regularise import CLEAR, Tried, best_setting
 from epochal.sweeps.record import RunState
 from epochal.units import format_count, format_epochs
@@ -48,7 +48,7 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
 
 
 def reach_words(planned: PlanReport, report: FitReport, early: Mapping[str, float]) -> str:
-    """Whether the lead changes within `verdict.REACH` times the largest compute measured."""
+    """Whether the lead changes within the compute up to which the laws are trusted."""
     if early:
         who = " and ".join(TITLES[family] for family in early)
         return (
@@ -57,7 +57,7 @@ def reach_words(planned: PlanReport, report: FitReport, early: Mapping[str, floa
         )
     if planned.critical is None:
         return "There is no law of the other family, so nothing is said of a crossing."
-    text = critical_words(planned.critical, planned.flops, reach(report.families))
+    text = critical_words(planned.critical, planned.flops, trusted_flops(report.families))
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -91,7 +91,7 @@ def overfitting_words(points: Points) -> tuple[bool, list[str]]:
     turned: dict[tuple[str, float], list[float]] = defaultdict(list)
     for (family, unique, _), ladder in runs.items():
         tokens, lowest = min(ladder, key=lambda pair: pair[1])
-        if any(d > tokens and loss > lowest * (1 + RISE) for d, loss in ladder):
+        if any(d > tokens and loss > lowest * (1 + OVERFIT_SHARE) for d, loss in ladder):
             turned[family, unique].append(tokens / unique)
     words = [
         f"{TITLES[family]} overfits {format_count(unique)} unique tokens: of the lengths tried "
@@ -163,7 +163,7 @@ def with_laws(
             winner,
             planned.difference,
             planned.difference_interval,
-            planned.share_for_diffusion,
+            planned.p_mdm_better,
             short=True,
         )
     order = by_loss if turned else sorted(by_loss, key=lambda p: p.family != winner)

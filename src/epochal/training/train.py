@@ -36,8 +36,8 @@ from epochal.recipe import (
     run_numbers,
 )
 from epochal.runs import RunFolder, RunRecord, read_lines
-from epochal.scaling import read_laws
 from epochal.scaling.advisor import advise
+from epochal.scaling.law_files import read_laws
 from epochal.training.branch import Start, find_start
 from epochal.training.logger import Journal, NoJournal, check_same_run
 from epochal.training.loop import Advise, Evaluate, Loop

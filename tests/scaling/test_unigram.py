@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from epochal.data import PreparedCorpus
-from epochal.scaling import make_points
-from epochal.scaling.from_runs import read_points
-from epochal.scaling.level import frequency_level, plateau_notes
+from epochal.scaling.extrapolation import corpus_unigram_nll, plateau_notes
+from epochal.scaling.points import make_points
+from epochal.scaling.read import read_points
 
 
 def test_the_level_is_that_of_a_unigram_model(tiny_corpus):
@@ -20,7 +20,7 @@ def test_the_level_is_that_of_a_unigram_model(tiny_corpus):
     total = len(train) + vocabulary
     expected = -sum(math.log((train.count(token) + 1) / total) for token in set(held)
                     for _ in range(held.count(token))) / len(held)  # fmt: skip
-    found = frequency_level(corpus.train, corpus.validation, vocabulary)
+    found = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
     assert found == pytest.approx(expected, rel=1e-12)
 
 
@@ -28,7 +28,7 @@ def test_runs_that_have_not_got_below_are_told(tiny_corpus, tiny_pair):
     corpus = PreparedCorpus.open(tiny_corpus)
     points = read_points([tiny_pair])
     seen = corpus.train.first(int(points.unique_tokens[0]))
-    level = frequency_level(seen, corpus.validation, corpus.tokenizer.vocabulary)
+    level = corpus_unigram_nll(seen, corpus.validation, corpus.tokenizer.vocabulary)
     high, low = (replace(points, loss=0 * points.loss + level + by) for by in (0.1, -0.1))
     words = f"are no better than token frequencies alone ({level:.3f} nats per token)"
     assert [words in note for note in plateau_notes(high)] == [True, True]

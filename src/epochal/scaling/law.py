@@ -13,13 +13,13 @@ from epochal.estimates import Floats
 from epochal.scaling.forms import (
     FORMS,
     Form,
-    Where,
+    Inputs,
+    constrain,
     effective,
-    inner,
     log_optimal_params,
     not_identified,
-    outer,
     predict,
+    unconstrain,
 )
 
 LEVEL = 0.95
@@ -29,12 +29,12 @@ SINGLE_EPOCH = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class KnownLaw:
+class ScalingLaw:
     """One family's law."""
 
     family: str
     form: Form
-    inner: Floats
+    theta: Floats
     """Inner constants, [k]; see forms.py."""
     samples: list[Floats] = field(default_factory=list)
     """Sets of resampled inner constants, each [S, k]; intervals take the widest set."""
@@ -43,7 +43,7 @@ class KnownLaw:
     unknown: frozenset[str] = frozenset()
     """Constants that nothing is known of: R_D (no run repeats), R_N (no run is large enough).
     `inner` and `samples` have `not_identified` for them."""
-    fitted: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fitted_range: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
     sequence_length: int | None = None
     """Context of the runs, tokens: the losses are of rows of this length. None: not known."""
@@ -54,7 +54,7 @@ class KnownLaw:
     source: str = ""
     reading_error: float = 0.0
     """Nats by which any loss may be wrong beside the spread of the samples."""
-    doubt: float = 0.0
+    extrapolation_error: float = 0.0
     """Share of a fall foretold beyond the fitted runs by which it may be wrong (`foretell`)."""
 
     @property
@@ -63,12 +63,12 @@ class KnownLaw:
         if all its runs were of one epoch (constants without runs are taken as written)."""
         if "R_D" in self.form.constants or not self.form.monotone:
             return "R_D" not in self.unknown
-        return self.fitted.get("epochs", (1.0, np.inf))[1] > SINGLE_EPOCH
+        return self.fitted_range.get("epochs", (1.0, np.inf))[1] > SINGLE_EPOCH
 
     @property
     def constants(self) -> dict[str, float | None]:
         """The constants by name; None for what is unknown."""
-        values = outer(self.form, self.inner)
+        values = constrain(self.form, self.theta)
         return {
             name: None if name in self.unknown else float(value)
             for name, value in zip(self.form.constants, values, strict=True)
@@ -79,7 +79,7 @@ class KnownLaw:
 
         Where the law says nothing of repetition (`repeats`), repeated tokens count for nothing.
         """
-        losses: Floats = self._losses(self.inner[None], params, tokens, unique_tokens)[0]
+        losses: Floats = self._losses(self.theta[None], params, tokens, unique_tokens)[0]
         return losses
 
     def predict_interval(
@@ -105,23 +105,27 @@ class KnownLaw:
         )
         if not self.repeats:
             d = np.minimum(d, u)
-        flat = Where.at(n.ravel(), d.ravel(), u.ravel())
+        flat = Inputs.at(n.ravel(), d.ravel(), u.ravel())
         losses = np.exp(predict(self.form, constants, flat))
         shaped: Floats = losses.reshape(len(constants), *n.shape)
         return shaped
 
-    def beyond(self, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
+    def extrapolation_margin(self, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
         """Nats by which predictions beyond the fitted runs may be wrong: `doubt` times the change
         from the fitted run that would be nearest, of fitted size, length and compute, to there.
         """
         n, d = (np.asarray(v, dtype=float) for v in (params, tokens))
-        if not self.doubt or not {"params", "tokens", "flops"} <= set(self.fitted):
+        if not self.extrapolation_error or not {"params", "tokens", "flops"} <= set(
+            self.fitted_range
+        ):
             return np.zeros_like(n * d)
-        near = np.clip(n, *self.fitted["params"])
-        longest = np.minimum(self.fitted["tokens"][1], self.fitted["flops"][1] / (6 * near))
+        near = np.clip(n, *self.fitted_range["params"])
+        longest = np.minimum(
+            self.fitted_range["tokens"][1], self.fitted_range["flops"][1] / (6 * near)
+        )
         there = self.predict(n, d, unique_tokens)
         change = self.predict(near, np.minimum(d, longest), unique_tokens) - there
-        return self.doubt * np.abs(change)
+        return self.extrapolation_error * np.abs(change)
 
     def unique_equivalent(self, tokens: Any, unique_tokens: Any) -> Floats:
         """D': how many fresh tokens `tokens` seen of `unique_tokens` are worth.
@@ -131,8 +135,8 @@ class KnownLaw:
         if "R_D" not in self.form.constants or "R_D" in self.unknown:
             raise UserError(f"the law {self.form.name} of {self.family} does not know R_D")
         d, u = (np.asarray(v, dtype=float) for v in (tokens, unique_tokens))
-        where = Where.at(np.ones_like(d + u), d + 0 * u, u + 0 * d)
-        star = np.asarray(self.inner[self.form.index("R_D")])
+        where = Inputs.at(np.ones_like(d + u), d + 0 * u, u + 0 * d)
+        star = np.asarray(self.theta[self.form.index("R_D")])
         return np.exp(effective(where.log_u, where.repetitions, star)[0])
 
     @property
@@ -143,14 +147,14 @@ class KnownLaw:
 
     def optimal_params(self, tokens: Any) -> Floats:
         """N_opt(u): the compute-optimal model for so many fresh tokens (additive laws)."""
-        a, b, _, alpha, beta = self.inner[:5]
+        a, b, _, alpha, beta = self.theta[:5]
         log_u = np.log(np.asarray(tokens, dtype=float))
         return np.exp(log_optimal_params(a, b, alpha, beta, log_u)[0])
 
 
-def known_law(
+def law_from_constants(
     law: str, constants: Mapping[str, float | None], family: str = "ar", source: str = ""
-) -> KnownLaw:
+) -> ScalingLaw:
     """A law from its constants. R_D and R_N may be left out or None: unknown.
 
     Raises UserError for an unknown law and for constants that are missing or not positive.
@@ -169,10 +173,10 @@ def known_law(
     bad += [n for n, v in zip(form.constants, values, strict=True) if v == 0 and n != "kappa"]
     if bad:
         raise UserError(f"{bad[0]} = {given.get(bad[0])!r} is not a positive number")
-    return KnownLaw(
+    return ScalingLaw(
         family=family,
         form=form,
-        inner=inner(form, values.astype(float)),
+        theta=unconstrain(form, values.astype(float)),
         unknown=frozenset(unknown),
         source=source,
     )

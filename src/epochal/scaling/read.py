@@ -19,8 +19,15 @@ from epochal.errors import DataError, RecipeError, RunError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
 from epochal.runs.find import find_runs
-from epochal.scaling.points import COLUMNS, PAPER_N, Dropped, Points
-from epochal.scaling.settings import RunOfPoint, not_best, setting_of
+from epochal.scaling.points import (
+    COLUMNS,
+    PAPER_N,
+    Candidate,
+    Dropped,
+    Points,
+    dominated_settings,
+    setting_of,
+)
 
 At = Literal["final", "best"]
 
@@ -52,7 +59,7 @@ def read_points(
         else:
             rows.append(made)
     if not all_settings:
-        left_out = not_best([row.candidate for row in rows])
+        left_out = dominated_settings([row.candidate for row in rows])
         dropped += [row.drop(left_out[i]) for i, row in enumerate(rows) if i in left_out]
         rows = [row for i, row in enumerate(rows) if i not in left_out]
     if not rows:
@@ -103,10 +110,10 @@ class _Row:
     setting: Mapping[str, Any]
 
     @property
-    def candidate(self) -> RunOfPoint:
+    def candidate(self) -> Candidate:
         """The run as one of several at its point."""
         unique, loss = self.unique_tokens, self.val_loss
-        return RunOfPoint(self.family, self.params, self.planned, unique, loss, self.setting)
+        return Candidate(self.family, self.params, self.planned, unique, loss, self.setting)
 
     def drop(self, reason: str) -> Dropped:
         """What is to be said of a run that is left out."""

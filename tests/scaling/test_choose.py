@@ -12,8 +12,7 @@ from planted import law, runs, write_csv
 import epochal
 from epochal.cli.main import main
 from epochal.errors import DataError, UserError
-from epochal.scaling import FitSettings, fit_points, make_points, read_laws
-from epochal.scaling.choosing import (
+from epochal.scaling.choose import (
     CANDIDATES,
     aicc,
     choose_law,
@@ -21,8 +20,11 @@ from epochal.scaling.choosing import (
     held_out_groups,
     paired,
 )
-from epochal.scaling.first_fit import first_fit
+from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS, predict
+from epochal.scaling.law_files import read_laws
+from epochal.scaling.point_fit import FitSettings, point_fit
+from epochal.scaling.points import make_points
 
 SMALL = {"budgets": (4e7, 3e8), "sizes": (7e6, 5e7, 3e8, 2e9), "epochs": (1, 4, 16, 64)}
 
@@ -51,7 +53,7 @@ def test_without_repetition_the_half_lives_are_refused():
     assert found.form.name == "data-constrained"
     assert "nothing tells the laws apart" in found.choice.why
     assert found.constants["R_D"] is None
-    assert "not identified" in found.statements["R_D"]
+    assert "not identified" in found.constant_status["R_D"]
     # Without repetition and without half-lives it is Chinchilla's law.
     plain = fit_points(
         runs(law(), noise=0.005, epochs=(1,)), FitSettings(law="chinchilla", bootstraps=0)
@@ -78,11 +80,11 @@ def test_held_out_errors_are_those_of_a_fit_without_the_group():
     points = runs(law(), noise=0.01, **SMALL)
     groups = held_out_groups(points)
     assert int(groups.max()) + 1 == 8
-    fit = first_fit(points, "ar", FORMS["data-constrained"], FitSettings(keep_overfitted=True))
+    fit = point_fit(points, "ar", FORMS["data-constrained"], FitSettings(keep_overfitted=True))
     errors = held_out_errors(fit, groups)
     for group in (0, 5):
         rest = points.take(groups != group)
-        alone = first_fit(rest, "ar", FORMS["data-constrained"], FitSettings(keep_overfitted=True))
+        alone = point_fit(rest, "ar", FORMS["data-constrained"], FitSettings(keep_overfitted=True))
         out = points.take(groups == group)
         where = type(fit.problem.where).at(out.params, out.tokens, out.unique_tokens)
         said = predict(fit.problem.form, alone.constants[:1], where)[0]
@@ -98,7 +100,7 @@ def test_aicc_of_squares_is_that_of_a_normal_distribution():
     """Burnham & Anderson 2002: n·log(RSS/n) + 2k + 2k(k+1)/(n − k − 1), k with the variance."""
     points = runs(law(), noise=0.01, **SMALL)
     settings = FitSettings(delta=np.inf, keep_overfitted=True)
-    fit = first_fit(points, "ar", FORMS["data-constrained"], settings)
+    fit = point_fit(points, "ar", FORMS["data-constrained"], settings)
     n, k, objective = 32, 8, float(fit.objectives[0])
     rss = 2 * objective
     plain = n * np.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)

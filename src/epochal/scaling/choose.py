@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from epochal.errors import DataError, UserError
 from epochal.estimates import Floats
-from epochal.scaling.first_fit import FirstFit, FitSettings, first_fit
 from epochal.scaling.forms import FORMS
 from epochal.scaling.intervals import groups_of
-from epochal.scaling.known import SINGLE_EPOCH
+from epochal.scaling.law import SINGLE_EPOCH
+from epochal.scaling.point_fit import FitSettings, PointFit, point_fit
 from epochal.scaling.points import Points
-from epochal.scaling.problem import Problem
-from epochal.scaling.solver import solve
+from epochal.scaling.solver import FitProblem, solve
 
 AUTO = "auto"
 """The name that stands for a choice among CANDIDATES."""
@@ -43,7 +42,7 @@ _NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class LawScore:
     """A law's scores."""
 
     law: str
@@ -66,7 +65,7 @@ class Choice:
     runs: int
     groups: int
     """Of runs that were held out together."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[LawScore, ...]
     rule: str = RULE
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,11 +97,11 @@ def choose_law(
         why = "fewer than two runs repeat their tokens, so nothing tells the laws apart"
         return Choice(first, why, len(points), 0, ())
     settings = dataclasses.replace(settings, keep_overfitted=True)
-    fits: dict[str, FirstFit] = {}
+    fits: dict[str, PointFit] = {}
     refused: dict[str, str] = {}
     for name in CANDIDATES:
         try:
-            fits[name] = first_fit(points, family, FORMS[name], settings, hold, _POLISHED)
+            fits[name] = point_fit(points, family, FORMS[name], settings, hold, _POLISHED)
         except DataError as error:
             refused[name] = str(error)
     if not fits:
@@ -117,7 +116,7 @@ def choose_law(
     }
     chosen, why = _choose(errors, scores, groups)
     candidates = tuple(
-        Candidate(
+        LawScore(
             name,
             len(fits[name].problem.free) if name in fits else len(FORMS[name].constants),
             float(errors[name].mean()) if name in fits else None,
@@ -141,7 +140,7 @@ def held_out_groups(rows: Points) -> NDArray[np.int64]:
     return groups if groups.max() + 1 >= _FEWEST_GROUPS else np.arange(len(rows))
 
 
-def held_out_errors(fit: FirstFit, groups: NDArray[np.int64]) -> Floats:
+def held_out_errors(fit: PointFit, groups: NDArray[np.int64]) -> Floats:
     """|log predicted − log seen| of each row by the law fitted without its fold, [n]."""
     folds = groups % min(int(groups.max()) + 1, _FOLDS)
     number = int(folds.max()) + 1
@@ -157,11 +156,11 @@ def held_out_errors(fit: FirstFit, groups: NDArray[np.int64]) -> Floats:
     return np.maximum(np.where(np.isfinite(held), held, 10.0), _NOTHING)
 
 
-def _log_errors(problem: Problem, constants: Floats) -> Floats:
+def _log_errors(problem: FitProblem, constants: Floats) -> Floats:
     return dataclasses.replace(problem, residual="log").residuals(constants)
 
 
-def aicc(problem: Problem, objective: float, inside: float) -> float | None:
+def aicc(problem: FitProblem, objective: float, inside: float) -> float | None:
     """AICc of Huber's terms as a likelihood at its best scale; None with too few rows for it.
 
     −2 log L = 2n/(1 + inside)·log(objective/n): Laplace's likelihood if no row is within δ

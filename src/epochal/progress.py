@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -106,3 +106,29 @@ class _Lines:
         self._next = time.monotonic() + _LOG_EVERY_SECONDS
         share = f"{100 * done / self._total:3.0f}%" if self._total else f"{done:g}"
         print(f"{self._title} {share} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+COLUMN_GAP = 2
+"""Spaces between the columns of a table."""
+
+
+def table_width(rows: Sequence[Sequence[str]]) -> int:
+    """Characters per line of a table; `rows` include its header."""
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return sum(longest) + COLUMN_GAP * (len(longest) - 1)
+
+
+def fit_columns(
+    rows: Sequence[Sequence[str]], width: int, least_important: Sequence[str]
+) -> list[int]:
+    """Places of the columns to show in a terminal of `width` characters.
+
+    The first of `rows` is the header. Columns are left out in the order of `least_important`
+    until the rest fits, or none of them is left.
+    """
+    shown = list(range(len(rows[0])))
+    for name in least_important:
+        if table_width([[row[place] for place in shown] for row in rows]) <= width:
+            break
+        shown.remove(rows[0].index(name))
+    return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 
 from epochal.errors import RecipeError
 from epochal.recipe import run_numbers
+from epochal.results import note
 from epochal.sizes import GPT2_VOCABULARY, LADDER, gpu_peak
-from epochal.sweeps import design_runs
-from epochal.sweeps.designs import shape_changes
+from epochal.sweeps.designs import design_runs, shape_changes
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.listing import list_sweep
+from epochal.sweeps.listing import ListingNote, list_sweep
 
 UNIQUE = 50_000_000
 SMALL = list(LADDER)[:12]
@@ -261,15 +262,18 @@ def test_a_listing_without_the_corpus(tmp_path):
         "base": {"data": {"corpus": str(tmp_path / "nowhere"), "sequence_length": 2048}},
     }
     listing = list_sweep(sweep_from_tree(tree, "iso"), gpu="h100", mfu=0.5)
-    assert [row.params for row in listing.rows] == [217_503_104, 416_887_040]
-    assert all(row.epochs is None and row.unique_tokens is None for row in listing.rows)
-    assert listing.flops == pytest.approx(1.2e19, rel=1e-3)
+    assert [row.params for row in listing.runs] == [217_503_104, 416_887_040]
+    assert all(row.epochs is None and row.unique_tokens is None for row in listing.runs)
+    assert listing.total.flops == pytest.approx(1.2e19, rel=1e-3)
     spent = sum(
         LADDER[row.size].matmul_flops_per_token(GPT2_VOCABULARY, 2048) * row.tokens
-        for row in listing.rows
+        for row in listing.runs
     )
-    assert listing.gpu_hours == pytest.approx(spent / (0.5 * gpu_peak("H100")) / 3600)
-    assert "GPT-2" in listing.notes[0]
+    assert listing.total.gpu_hours == pytest.approx(spent / (0.5 * gpu_peak("H100")) / 3600)
+    assert [note.code for note in listing.notes] == [
+        ListingNote.CORPUS_MISSING,
+        ListingNote.GPU_HOURS,
+    ]
     with pytest.raises(RecipeError, match=r"ar-217M-3ep.*base\.data\.unique_tokens"):
         list_sweep(
             sweep_from_tree(
@@ -305,6 +309,13 @@ def test_the_listing_says_which_runs_are_the_same():
         "base": {"model": {"size": "7M"}, "train": {"steps": 4}, "data": {"corpus": "no/corpus"}},
     }
     notes = list_sweep(sweep_from_tree(tree, "t")).notes
-    assert [note for note in notes if "the same run" in note] == [
-        "ar-b is the same run as ar-a, settings and seed"
-    ]
+    assert note(ListingNote.SAME_RUN, run="ar-b", other="ar-a") in notes
+    assert sum(one.code == ListingNote.SAME_RUN for one in notes) == 1
+
+
+def test_the_old_key_of_early_stopping_is_read_with_a_notice(capsys):
+    tree = {"sweep": {"design": "epochs", "epochs": [1], "stop_hopeless": True}, "base": base()}
+    assert sweep_from_tree(copy.deepcopy(tree), "t").early_stopping
+    assert capsys.readouterr().err.count("sweep.early_stopping") == 1
+    off = sweep_from_tree(copy.deepcopy(tree), "t", ["sweep.stop_hopeless=false"])
+    assert not off.early_stopping

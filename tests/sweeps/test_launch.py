@@ -1,4 +1,4 @@
-"""Running a sweep: order, failures, stopping, going on; with stand-ins for training processes."""
+"""Running a sweep: order, failures, stopping, resuming; with stand-ins for training processes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ import time
 
 import pytest
 
-from epochal.errors import RecipeError, RunError, TrainingStopped, UserError
-from epochal.recipe import identity
+from epochal.errors import OptionError, RecipeError, RunError, TrainingStopped
+from epochal.recipe import identity, load_recipe
+from epochal.results import note
 from epochal.runs import RunFolder
-from epochal.sweeps import design_runs
+from epochal.sweeps.designs import design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.finished import FinishedRuns, check_own_folder, corpus_hashes, recipe_hash
+from epochal.sweeps.finished import (
+    FinishedRuns,
+    check_own_folder,
+    corpus_hashes,
+    recipe_hash,
+    recipe_hash_0_1,
+)
 from epochal.sweeps.launch import Launch
 from epochal.sweeps.listing import corpus_facts
-from epochal.sweeps.monitor import Watch, hopeless
-from epochal.sweeps.record import RunState, SweepFolder
-from epochal.sweeps.slots import Slot, divide, tell_idle_gpus
+from epochal.sweeps.monitor import RunMonitor, early_stop_reason
+from epochal.sweeps.options import SweepOptions
+from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
+from epochal.sweeps.slots import Slot, make_slots, warn_idle_gpus
 from epochal.sweeps.sweep import plan_states, sweep, write_recipes
 from tiny_runs import overrides
 
@@ -44,7 +52,7 @@ info("running")
 with (run.parent / "order.txt").open("a") as file: file.write(run.name + "\\n")
 print("hello from", run.name, flush=True)
 lr = recipe["train"]["lr"]
-if lr == 0.666 and not (run.parent / "mended").exists():
+if lr == 0.666 and not (run.parent / "fixed").exists():
     print("something broke", flush=True); sys.exit(3)
 if lr == 0.5:
     for number in range(100):
@@ -89,14 +97,15 @@ def world(tiny_corpus, tmp_path):
         (folder.path / "identities.json").write_text(json.dumps(known))
         states = plan_states(runs, facts, folder, retry=retry, places=[tmp_path])
         write_recipes(runs, states, folder)
-        watches = {
-            run.name: Watch(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100) for run in runs
+        monitors = {
+            run.name: RunMonitor(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100)
+            for run in runs
         }
         return Launch(
             name="test",
             folder=folder,
             states=states,
-            watches=watches,
+            monitors=monitors,
             slots=[StandIn(number) for number in range(slots)],
             screen=Quiet(),
             evaluate=False,
@@ -134,7 +143,7 @@ def test_all_runs_are_run_and_kept_in_the_record(world, tmp_path):
     assert record["states"] == {"finished": 3}
     assert [run["nll"] for run in record["runs"]] == [4.0] * 3
     assert "hello from a" in (tmp_path / "sweep" / "logs" / "a.log").read_text()
-    assert launch.screen.events[-1].endswith("(3 of 3)")
+    assert "3 of 3" in launch.screen.events[-1]
 
 
 def test_a_failure_does_not_end_the_others_and_is_tried_again_on_request(world, tmp_path):
@@ -144,9 +153,9 @@ def test_a_failure_does_not_end_the_others_and_is_tried_again_on_request(world, 
     assert states_of(first) == {"a": "finished", "bad": "failed", "c": "finished"}
     bad = first.states[1]
     assert (bad.exit_code, bad.attempts) == (3, 1)
-    assert "exit code 3" in bad.why
+    assert bad.reason == note(RunReason.TRAINING_FAILED, exit_code=3)
     assert first.folder.log_tail("bad")[-1] == "something broke"
-    (tmp_path / "sweep" / "mended").touch()
+    (tmp_path / "sweep" / "fixed").touch()
     again = world(tree)
     again.run()
     assert states_of(again)["bad"] == "failed"
@@ -158,7 +167,7 @@ def test_a_failure_does_not_end_the_others_and_is_tried_again_on_request(world, 
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGINT, "STOP"])
-def test_a_signal_or_file_stops_all_and_the_same_call_goes_on(world, tmp_path, asked_by):
+def test_a_signal_or_file_stops_all_and_the_same_call_resumes(world, tmp_path, asked_by):
     tree = listed(slow=0.25, slower=0.25)
     tree["runs"][1]["seed"] = 7
     launch = world(tree)
@@ -186,16 +195,16 @@ def test_a_signal_or_file_stops_all_and_the_same_call_goes_on(world, tmp_path, a
     assert set(states_of(world(tree)).values()) == {"waiting"}
 
 
-def test_a_hopeless_run_is_ended_and_the_record_says_why(world):
-    launch = world(listed(rising=0.5, a=0.01), stop_hopeless=True)
+def test_a_run_is_ended_early_and_the_record_has_the_reason(world):
+    launch = world(listed(rising=0.5, a=0.01), early_stopping=True)
     launch.run()
-    assert states_of(launch) == {"rising": "ended early", "a": "finished"}
-    assert "turned up" in launch.states[0].why
-    again = world(listed(rising=0.5, a=0.01), stop_hopeless=True)
-    assert states_of(again)["rising"] == "ended early"
+    assert states_of(launch) == {"rising": State.ENDED_EARLY, "a": State.FINISHED}
+    assert launch.states[0].reason.code == RunReason.VALIDATION_ROSE
+    again = world(listed(rising=0.5, a=0.01), early_stopping=True)
+    assert states_of(again)["rising"] == State.ENDED_EARLY
 
 
-def test_runs_that_go_on_from_another_wait_for_it_and_fail_with_it(world, tmp_path):
+def test_branches_wait_for_their_trunk_and_fail_with_it(world, tmp_path):
     launch = world(listed(branch=0.01, trunk=0.02, lost=0.03, bad=0.666))
     launch.states[0].after = ["trunk"]
     launch.states[2].after = ["bad"]
@@ -212,12 +221,13 @@ def test_runs_that_go_on_from_another_wait_for_it_and_fail_with_it(world, tmp_pa
 
 
 def test_runs_may_be_left_out_while_the_sweep_goes_on(world):
+    no_time = note(RunReason.NO_TIME)
     launch = world(
-        listed(a=0.01, b=0.02), may_start=lambda s: "no time left" if s.name == "b" else None
+        listed(a=0.01, b=0.02), may_start=lambda state: no_time if state.name == "b" else None
     )
     launch.run()
-    assert states_of(launch) == {"a": "finished", "b": "left out"}
-    assert launch.states[1].why == "no time left"
+    assert states_of(launch) == {"a": State.FINISHED, "b": State.LEFT_OUT}
+    assert launch.states[1].reason == no_time
 
 
 def test_a_run_that_another_process_holds_is_waited_for(world, tmp_path, monkeypatch):
@@ -254,7 +264,7 @@ def test_too_many_unique_tokens_are_refused_before_anything_starts(tiny_corpus, 
     tree = listed(fine=0.01, large=0.02) | {"base": base(tiny_corpus)}
     tree["runs"][1]["data.unique_tokens"] = 10**9
     with pytest.raises(RecipeError, match="the run large wants 1,000,000,000 unique tokens"):
-        sweep(sweep_from_tree(tree, "t"), out=tmp_path / "s")
+        sweep(sweep_from_tree(tree, "t"), options=SweepOptions(out=tmp_path / "s"))
     assert not (tmp_path / "s" / "fine").exists()
 
 
@@ -262,7 +272,7 @@ def test_a_changed_sweep_in_the_same_folder_is_refused(world, tmp_path):
     world(listed(a=0.01)).run()
     folder = RunFolder(tmp_path / "sweep" / "a")
     folder.write_info(folder.read_info() | {"identity": {"train.lr": 0.9}})
-    with pytest.raises(RunError, match=r"other settings.*--out"):
+    with pytest.raises(RunError, match=r"other settings.*`out`"):
         world(listed(a=0.01))
 
 
@@ -279,18 +289,77 @@ def test_what_is_done_about_faults_may_change_in_a_run_that_stopped_at_them(
 
     check_own_folder(answer(on_nan="skip"), folder)
     with pytest.raises(RunError, match=r"train\.on_spike"):
-        check_own_folder(answer(on_spike="skip"), folder)  # it has passed over spikes
+        check_own_folder(answer(on_spike="skip"), folder)  # it has ignored spikes
     folder.write_info({"identity": identity(answer(on_spike="stop"))})
     check_own_folder(answer(on_spike="rewind", spike_factor=5.0), folder)
     folder.write_info({"identity": identity(answer(on_nan="skip"))})
-    with pytest.raises(RunError, match=r"train\.on_nan.*--out"):
+    with pytest.raises(RunError, match=r"train\.on_nan"):
         check_own_folder(run.recipe, folder)
 
 
-def test_a_damaged_record_is_named(tmp_path):
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(RunError, match=r"sweep\.json is damaged"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 2, "runs": ["a"]}',
+        '{"format": 2, "runs": [{"name": "a", "state": "finished"}]}',
+        '{"format": 2, "runs": [{"name": "a", "family": "ar", "run_dir": "r", "identity": "h", '
+        '"state": "happy"}]}',
+        '{"format": 3, "runs": []}',
+    ],
+)
+def test_a_damaged_record_or_one_of_another_version_is_named(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(RunError, match=r"sweep\.json (is damaged|has format 3).*delete it"):
         SweepFolder(tmp_path).read()
+
+
+def test_a_record_of_version_0_1_is_read(world, tiny_corpus, tmp_path):
+    """Its reasons are sentences, its hash is of the keys' old names; nothing is done again."""
+    runs = {"a": ("failed", "its training ended with exit code 3"), "b": ("ended early", "turned")}
+    [first, second] = design_runs(
+        sweep_from_tree(listed(a=0.01, b=0.02) | {"base": base(tiny_corpus)}, "test")
+    )
+    known = {"a": recipe_hash_0_1(first.recipe), "b": recipe_hash_0_1(second.recipe)}
+    entries = [
+        {"name": name, "family": "ar", "run_dir": name, "identity": known[name], "steps": 3}
+        | {"state": state, "why": why, "attempts": 2, "exit_code": 3, "nll": 4.5, "seconds": 1.5}
+        | {"after": []}
+        for name, (state, why) in runs.items()
+    ]
+    (tmp_path / "sweep").mkdir()
+    record = {"format": 1, "sweep": "test", "states": {"failed": 1, "ended early": 1}}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(record | {"runs": entries}))
+    launch = world(listed(a=0.01, b=0.02))
+    assert states_of(launch) == {"a": State.FAILED, "b": State.ENDED_EARLY}
+    assert launch.states[0].reason.values == {"text": "its training ended with exit code 3"}
+    assert (launch.states[0].attempts, launch.states[0].seconds) == (2, 1.5)
+
+
+def test_the_hash_of_version_0_1():
+    """As version 0.1.0 computed it for this recipe."""
+    recipe = load_recipe(
+        None,
+        {"data.corpus": "c", "model.size": "7M", "train.epochs": 3, "train.global_batch_size": 16}
+        | {"train.grad_clip": 0.5, "model.tie_embeddings": True},
+    )
+    known = "49d1d84e4de73efe17cd5148a99d87539bfad7e5231d5deab6756bdd0d54fc52"
+    assert recipe_hash_0_1(recipe) == known
+
+
+def test_finished_runs_that_were_archived_are_not_taken(world, tiny_corpus, tmp_path):
+    """`--restart` renames a folder to NAME.old-N; runs inside it count no longer."""
+    tree = listed(a=0.01)
+    [run] = design_runs(sweep_from_tree(tree | {"base": base(tiny_corpus)}, "test"))
+    info = {"status": "finished", "family": "ar", "best": {"step": 3, "nll_nats_per_token": 3.5}}
+    what = identity(run.recipe) | corpus_hashes(run.recipe)
+    for place in ("pair.old-1/ar", "sweep.old-2/deep/er", ".hidden/run"):
+        RunFolder(tmp_path / place).write_info(info | {"identity": what})
+    assert FinishedRuns([tmp_path]).find(run.recipe) is None
+    assert states_of(world(tree)) == {"a": State.WAITING}
 
 
 @pytest.mark.parametrize(
@@ -306,28 +375,28 @@ def test_a_damaged_record_is_named(tmp_path):
     ],
 )
 def test_the_machine_is_divided(capsys, jobs, cpus, gpus, environment, threads, devices):
-    slots = divide(jobs, cpus=cpus, gpus=gpus, environment=environment)
+    slots = make_slots(jobs, cpus=cpus, gpus=gpus, environment=environment)
     used = {gpu for slot in devices for gpu in (slot or "").split(",") if gpu}
     unused = len(gpus) - len(used)
-    tell_idle_gpus(slots, gpus=gpus, environment=environment)
-    told = capsys.readouterr().err
-    assert (f"leaves {unused} GPU" in told) if unused else not told
+    warn_idle_gpus(slots, gpus)
+    said = capsys.readouterr().err
+    assert (f"leave {unused} GPU" in said) if unused else not said
     assert [slot.env["OMP_NUM_THREADS"] for slot in slots] == [threads] * jobs
     assert [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in slots] == devices
 
 
 def test_visible_gpus_are_respected_and_no_jobs_refused(tmp_path):
-    slots = divide(1, cpus=1, environment={"CUDA_VISIBLE_DEVICES": "3, 5"})
+    slots = make_slots(1, cpus=1, environment={"CUDA_VISIBLE_DEVICES": "3, 5"})
     assert slots[0].env["CUDA_VISIBLE_DEVICES"] == "3,5"
     command = slots[0].train_command(tmp_path / "r.toml", evaluate=True)
     assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     assert Slot(0).train_command(tmp_path / "r.toml", True)[1:4] == ["-m", "epochal", "train"]
-    with pytest.raises(UserError, match="--jobs 0"):
-        divide(0)
+    with pytest.raises(OptionError, match="jobs"):
+        make_slots(0)
 
 
 def watch(tmp_path, name, points, family="ar", flops=1e15, steps=100):
-    made = Watch(tmp_path / name / "metrics.jsonl", family, steps, flops, 1000)
+    made = RunMonitor(tmp_path / name / "metrics.jsonl", family, steps, flops, 1000)
     made.path.parent.mkdir(parents=True)
     lines = [
         {"kind": "eval", "step": step, "epochs": 1.0, "nll_nats_per_token": nll}
@@ -353,25 +422,27 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     assert made.curve == [(5, 6.0)]
 
 
-def test_who_is_hopeless(tmp_path):
+def test_which_runs_are_ended_early(tmp_path):
     falling = watch(tmp_path, "falling", [(20, 5.0), (60, 4.0)])
-    assert hopeless(falling, [falling]) is None
+    assert early_stop_reason(falling, [falling]) is None
     risen = watch(tmp_path, "risen", [(10, 4.0), (29, 4.5)])
-    assert hopeless(risen, []) is None  # not for long enough
+    assert early_stop_reason(risen, []) is None  # not for long enough
     risen = watch(tmp_path, "risen2", [(10, 4.0), (30, 4.25)])
-    assert "turned up" in hopeless(risen, [])
+    assert early_stop_reason(risen, []).code == RunReason.VALIDATION_ROSE
     slight = watch(tmp_path, "slight", [(10, 4.0), (40, 4.15)])
-    assert hopeless(slight, []) is None
+    assert early_stop_reason(slight, []) is None
     behind = watch(tmp_path, "behind", [(20, 6.0), (60, 4.6)])
-    assert "falling" in hopeless(behind, [falling])
+    reason = early_stop_reason(behind, [falling])
+    assert (reason.code, reason.values["rival"]) == (RunReason.FAR_BEHIND, "falling")
     early = watch(tmp_path, "early", [(20, 9.0)])
-    assert hopeless(early, [falling]) is None
+    assert early_stop_reason(early, [falling]) is None
     for name, change in (("other", {"family": "mdm"}), ("large", {"flops": 2e15})):
-        assert hopeless(watch(tmp_path, name, [(60, 9.0)], **change), [falling]) is None
+        assert early_stop_reason(watch(tmp_path, name, [(60, 9.0)], **change), [falling]) is None
 
 
 def test_states_round_trip(tmp_path):
-    state = RunState(name="a", family="ar", run_dir="x", identity="h", why="w", after=["b"])
+    state = RunState(name="a", family="ar", run_dir="x", identity="h", after=["b"])
+    state.reason = note(RunReason.FAR_BEHIND, nll=4.5, share=0.5, rival="b", rival_nll=3.5)
     SweepFolder(tmp_path).write("s", [state])
     assert SweepFolder(tmp_path).read() == {"a": state}
 
@@ -403,12 +474,12 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "resume" in said
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert again.returncode == 1, again.stderr
     assert "orphan failed" in again.stdout
     assert str(tmp_path / "none") in again.stdout.replace("\n", "")
-    result = sweep(file, out=tmp_path / "runs" / "three", retry=False)
+    result = sweep(file, options=SweepOptions(out=tmp_path / "runs" / "three"))
     assert {run.name: run.state for run in result.runs} == {
         "ar": "finished",
         "mdm": "finished",
@@ -419,6 +490,6 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     # Another sweep with one of the runs in it finds it.
     del tree["runs"][1:]
     (tmp_path / "one.toml").write_text(tomlkit.dumps(tree))
-    other = sweep(tmp_path / "one.toml", out=tmp_path / "runs" / "one")
+    other = sweep(tmp_path / "one.toml", options=SweepOptions(out=tmp_path / "runs" / "one"))
     assert other.runs[0].run_dir == str(tmp_path / "runs" / "three" / "ar")
     assert recipe_hash(design_runs(sweep_from_tree(tree, "x"))[0].recipe) == other.runs[0].identity

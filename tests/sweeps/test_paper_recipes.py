@@ -11,8 +11,8 @@ import epochal
 from epochal.data.names import NAMED_SETS
 from epochal.recipe import find_recipe, load_recipe
 from epochal.recipe.load import read_toml
-from epochal.sweeps import load_sweep
 from epochal.sweeps.designs import design_runs
+from epochal.sweeps.file import load_sweep
 from epochal.sweeps.listing import list_sweep
 from epochal.training.dry_run import dry_run
 
@@ -46,10 +46,10 @@ def test_recipes_are_dry_run_without_their_corpus(name):
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweeps_are_dry_run_without_their_corpus(name):
     listing = list_sweep(load_sweep(name), gpu="H100")
-    assert len(listing.rows) >= 2
-    assert listing.gpu_hours is not None
-    assert listing.gpu_hours > 1
-    assert all(row.steps > 0 for row in listing.rows)
+    assert len(listing.runs) >= 2
+    assert listing.total.gpu_hours is not None
+    assert listing.total.gpu_hours > 1
+    assert all(row.steps > 0 for row in listing.runs)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -92,7 +92,7 @@ def test_quickstart(family, steps, tokens, flops):
 def test_isoflop_has_the_papers_budgets_and_its_optima():
     listing = list_sweep(load_sweep("recipes/paper/isoflop.toml"))
     grid = {}
-    for row in listing.rows:
+    for row in listing.runs:
         budget = round(row.flops / 1e18)
         grid.setdefault((row.family, budget), []).append(row)
         assert row.flops == pytest.approx(budget * 1e18, rel=1e-2)
@@ -116,7 +116,7 @@ def test_data_value_uses_the_papers_sets_and_spends_one_budget():
     assert len(found) == 40
     known = {one.tokens for one in NAMED_SETS.values() if one.use.startswith("data value")}
     assert {run.recipe.data.unique_tokens for run in found} == known
-    for row in list_sweep(load_sweep("paper/data-value")).rows:
+    for row in list_sweep(load_sweep("paper/data-value")).runs:
         budget = float(row.name.split("-")[2])
         epochs = float(row.name.split("-")[3].removesuffix("ep"))
         assert row.flops == pytest.approx(budget, rel=1e-3)
@@ -140,8 +140,8 @@ def test_the_costs_in_the_docs_are_those_of_the_dry_run(name):
     short = name.removeprefix("paper/")
     folder = Path(__file__).parents[2] / "docs" / "experiments"
     listing = list_sweep(load_sweep(name), gpu="H100")
-    assert listing.gpu_hours is not None
-    hours, runs_ = f"{listing.gpu_hours:,.0f}", len(listing.rows)
+    assert listing.total.gpu_hours is not None
+    hours, runs_ = f"{listing.total.gpu_hours:,.0f}", len(listing.runs)
     if short.startswith("epochs-"):
         row = rf"\| {short.removeprefix('epochs-')} \| {runs_} \| .* \| {hours} \|"
         assert re.search(row, (folder / "epochs.md").read_text(encoding="utf-8"))

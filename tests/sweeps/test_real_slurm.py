@@ -10,7 +10,7 @@ import pytest
 
 from epochal.recipe import load_recipe, recipe_toml
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.slurm import Resources
+from epochal.sweeps.options import Resources
 from epochal.sweeps.submit import submit
 from tiny_runs import overrides
 
@@ -49,7 +49,7 @@ def test_a_warned_job_saves_is_queued_again_and_finishes(tiny_corpus, tmp_path, 
     changes = {"train__steps": 1500, "checkpoint__every": "1500 steps", "eval__every": "50%"}
     values = overrides(tiny_corpus, folder.path, **changes)
     (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))
-    made = submit(tmp_path / "r.toml", resources=Resources(gpus=0, nodes=nodes, minutes=15))
+    made = submit(tmp_path / "r.toml", (), Resources(gpus=0, nodes=nodes, minutes=15))
     [job] = made.jobs.values()
     try:
         wait_for(lambda: folder.metrics_file.exists() and folder.metrics_file.stat().st_size)

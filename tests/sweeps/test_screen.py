@@ -1,4 +1,4 @@
-"""The live table of a sweep fits the terminal and tells the runs apart."""
+"""The live table of a sweep fits the terminal, and the runs can be told apart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from epochal.sweeps.monitor import Watch
-from epochal.sweeps.record import RunState
+from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.record import RunState, State
 from epochal.sweeps.screen import _table
 
 NAMES = [f"mdm-{size}-U4k-{epochs}ep" for size in ("32x2x2", "48x2x2") for epochs in (1, 2)]
@@ -17,14 +17,14 @@ NAMES = [f"mdm-{size}-U4k-{epochs}ep" for size in ("32x2x2", "48x2x2") for epoch
 
 def table_lines(tmp_path, width, names=NAMES, room=20):
     states = [
-        RunState(name=name, family="mdm", run_dir=name, identity="", state="training")
+        RunState(name=name, family="mdm", run_dir=name, identity="", state=State.TRAINING)
         for name in names
     ]
-    watches = {
-        name: Watch(tmp_path, "mdm", 10, step=5, epochs=1.5, loss=6.5, speed=123456.0)
+    monitors = {
+        name: RunMonitor(tmp_path, "mdm", 10, step=5, epochs=1.5, loss=6.5, speed=123456.0)
         for name in names
     }
-    launch = SimpleNamespace(name="grid", states=states, watches=watches, started=0.0)
+    launch = SimpleNamespace(name="grid", states=states, monitors=monitors, started=0.0)
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(_table(launch, width, room))
     return console.file.getvalue().splitlines()

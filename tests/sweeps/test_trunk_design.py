@@ -21,7 +21,7 @@ from epochal.recipe.load import apply_overrides
 from epochal.runs import RunRecord
 from epochal.scaling.read import read_points
 from epochal.sizes import GPT2_VOCABULARY
-from epochal.sweeps import design_runs
+from epochal.sweeps.designs import design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import corpus_facts, list_sweep
 from epochal.sweeps.record import SweepFolder
@@ -97,9 +97,9 @@ def test_trunk_and_branches_have_the_rates_of_runs_trained_alone(
     listing = list_sweep(sweep_from_tree(values, "test"))
     per_step = numbers(runs[0]).flops_per_token * numbers(runs[0]).tokens_per_step
     steps = sum(numbers(run).steps - run.start_step for run in runs)
-    assert listing.flops == pytest.approx(steps * per_step)
-    assert listing.tokens == steps * 48 * 128
-    assert [row.flops for row in listing.rows] == pytest.approx(
+    assert listing.total.flops == pytest.approx(steps * per_step)
+    assert listing.total.tokens == steps * 48 * 128
+    assert [row.flops for row in listing.runs] == pytest.approx(
         [numbers(run).flops for run in runs]
     )
 
@@ -178,4 +178,4 @@ def test_a_real_trunk_with_its_branches(tiny_corpus, tmp_path, capsys):
     # A trunk that none of the branches needs any more is not trained.
     shutil.rmtree(out / "ar-trunk")
     rest = planned([1536, 2048], tmp_path / "runs" / "rest")
-    assert [state.state for state in rest.values()] == ["left out", "finished", "finished"]
+    assert [state.state for state in rest.values()] == ["left_out", "finished", "finished"]

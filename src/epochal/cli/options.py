@@ -127,7 +127,7 @@ def _kind(hint: Any, default: Any, parse: Callable[[str], Any] | None) -> dict[s
     if get_origin(hint) is typing.Annotated:
         hint = get_args(hint)[0]
     if parse is not None:
-        return {"callback": functools.partial(_parsed, parse)}
+        return {"type": str, "callback": functools.partial(_parsed, parse)}
     origin = get_origin(hint)
     if origin is Literal:
         return {"type": click.Choice([str(word) for word in get_args(hint)])}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.output import json_option, print_json, print_table
-from epochal.cli.submit import OPTION_NAMES, cluster_options, make_resources, print_submission
+from epochal.cli.options import options, refuse
+from epochal.cli.output import json_option, print_json, print_note, print_table
+from epochal.cli.submit import print_submission
+from epochal.sweeps.options import Resources, SubmitOptions, SweepOptions
 
 if TYPE_CHECKING:
     from epochal.sweeps.listing import Listing
@@ -16,34 +19,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", metavar="SWEEP")
+@click.argument("source", metavar="SWEEP")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="List the runs with their cost, and end.")
+@click.option("--dry-run", is_flag=True, help="List the runs with their cost, then exit.")
 @click.option("--gpu", metavar="NAME", help="With --dry-run: GPU hours on this GPU, like H100.")
-@click.option("--jobs", default=1, show_default=True, help="Runs at a time on this machine.")
-@click.option("--out", help="Folder for the runs.  [default: runs/<sweep's name>]")
-@click.option("--retry", is_flag=True, help="Try runs again that failed or were ended early.")
-@click.option(
-    "--reuse",
-    multiple=True,
-    metavar="FOLDER",
-    help="Where to look for runs that are done.  [default: the folder that holds --out]",
-)
-@click.option("--slurm", is_flag=True, help="Hand the runs to Slurm; options as of submit.")
-@cluster_options
+@options(SweepOptions)
+@click.option("--slurm", is_flag=True, help="Submit the runs to Slurm; its options follow.")
+@options(Resources, into="resources")
 @json_option
 def sweep(
-    name: str,
+    source: str,
     overrides: tuple[str, ...],
     dry_run: bool,
     gpu: str | None,
-    jobs: int,
-    out: str | None,
-    retry: bool,
-    reuse: tuple[str, ...],
+    options: SweepOptions,
     slurm: bool,
+    resources: Resources,
     as_json: bool,
-    **options: Any,
 ) -> int:
     """Many runs from one file: isoFLOP grids, epochs, data value, ablations, trunks, seeds.
 
@@ -53,7 +45,7 @@ def sweep(
 
     Runs that are finished, also in other sweeps, are recognised by recipe and corpus and not done
     again. A run that fails does not end the others; the exit code is then 1. Ctrl-C or SIGTERM
-    ends all with a checkpoint, and the same command goes on.
+    ends all with a checkpoint, and the same command resumes.
 
     \b
     Examples:
@@ -62,114 +54,118 @@ def sweep(
       epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch_size=32
       epochal sweep isoflop.toml --slurm --gpus 8 --time 12h --dry-run
     """
-    from epochal.sweeps import load_sweep
-
-    _check_options(gpu, dry_run, slurm, jobs, reuse)
     if slurm:
-        from epochal.sweeps.submit import submit
-
-        made = submit(
-            name,
+        refuse(["jobs", "reuse"], "is for this machine; with --slurm use --parallel")
+        refuse(["gpu"], "is for a --dry-run without --slurm")
+        return _submit(
+            source,
             overrides,
-            resources=make_resources(options),
-            out=out,
-            retry=retry,
-            dry_run=dry_run,
+            resources,
+            SubmitOptions(out=options.out, retry=options.retry, dry_run=dry_run),
+            as_json,
         )
-        if as_json:
-            print_json(made.as_dict())
-        else:
-            print_submission(made, dry_run)
-        return 0
+    refuse([field.name for field in fields(Resources)], "is for a cluster: add --slurm")
     if dry_run:
-        from epochal.sweeps.listing import list_sweep
-
-        listing = list_sweep(load_sweep(name, overrides), gpu)
-        if as_json:
-            print_json(listing.as_dict())
-        else:
-            print_listing(listing)
-        return 0
+        refuse([field.name for field in fields(SweepOptions)], "has no effect with --dry-run")
+        return _list(source, overrides, gpu, as_json)
+    refuse(["gpu"], "needs --dry-run; runs take the GPUs of this machine")
     from epochal.sweeps.sweep import sweep as run
 
-    result = run(name, overrides, jobs=jobs, out=out, retry=retry, reuse=reuse or None)
+    result = run(source, overrides, options)
     if as_json:
-        print_json(result.as_dict())
+        print_json(result)
     else:
         print_result(result)
     return 1 if result.failed else 0
 
 
-def _check_options(
-    gpu: str | None, dry_run: bool, slurm: bool, jobs: int, reuse: tuple[str, ...]
-) -> None:
-    """Refuse options that would do nothing."""
-    from epochal.errors import UserError
+def _submit(
+    source: str,
+    overrides: tuple[str, ...],
+    resources: Resources,
+    options: SubmitOptions,
+    as_json: bool,
+) -> int:
+    from epochal.sweeps.submit import submit
 
-    if gpu and (slurm or not dry_run):
-        raise UserError("--gpu is for the estimate of --dry-run; runs take the GPUs there are")
-    if slurm and (jobs != 1 or reuse):
-        raise UserError("--jobs and --reuse are for this machine; with --slurm use --parallel")
-    context = click.get_current_context()
-    given = [
-        option.name
-        for option in context.command.params
-        if option.name in OPTION_NAMES
-        and context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given and not slurm:
-        raise UserError(f"--{given[0]} is for a cluster: add --slurm, or leave it out")
+    submission = submit(source, overrides, resources, options)
+    if as_json:
+        print_json(submission)
+    else:
+        print_submission(submission)
+    return 0
+
+
+def _list(source: str, overrides: tuple[str, ...], gpu: str | None, as_json: bool) -> int:
+    from epochal.sweeps.file import load_sweep
+    from epochal.sweeps.listing import list_sweep
+
+    listing = list_sweep(load_sweep(source, overrides), gpu)
+    if as_json:
+        print_json(listing)
+    else:
+        print_listing(listing)
+    return 0
 
 
 def print_listing(listing: Listing) -> None:
     """The runs, their sum and the notes, on standard output."""
+    from epochal.report.text import describe
     from epochal.units import format_count
 
+    total = listing.total
     header = ["run", "family", "size", "params", "unique", "tokens", "epochs", "FLOPs", "steps"]
-    trunks = any(row.after for row in listing.rows)
+    trunks = any(run.after for run in listing.runs)
     if trunks:
-        header.append("own FLOPs")
-    if listing.gpu:
-        header.append(f"{listing.gpu} hours")
+        header.append("incremental FLOPs")
+    if total.gpu:
+        header.append(f"{total.gpu} hours")
     rows = [
         [
-            row.name,
-            row.family,
-            row.size,
-            format_count(row.params),
-            "all" if row.unique_tokens is None else format_count(row.unique_tokens),
-            format_count(row.tokens),
-            "–" if row.epochs is None else f"{row.epochs:.4g}",
-            f"{row.flops:.3g}",
-            f"{row.steps:,}",
-            *([f"{row.own_flops:.3g}"] if trunks else []),
-            *([] if row.gpu_hours is None else [f"{row.gpu_hours:,.1f}"]),
+            run.name,
+            run.family,
+            run.size,
+            format_count(run.params),
+            "all" if run.unique_tokens is None else format_count(run.unique_tokens),
+            format_count(run.tokens),
+            "–" if run.epochs is None else f"{run.epochs:.4g}",
+            f"{run.flops:.3g}",
+            f"{run.steps:,}",
+            *([f"{run.incremental_flops:.3g}"] if trunks else []),
+            *([] if run.gpu_hours is None else [f"{run.gpu_hours:,.1f}"]),
         ]
-        for row in listing.rows
+        for run in listing.runs
     ]
     print_table(header, rows, left=3)
-    total = f"\n{len(rows)} runs, {format_count(listing.tokens)} tokens, {listing.flops:.3g} FLOPs"
-    if listing.gpu_hours is not None:
-        total += f", {listing.gpu_hours:,.1f} {listing.gpu} hours"
-    click.echo(total)
+    text = f"\n{total.runs} runs, {format_count(total.tokens)} tokens, {total.flops:.3g} FLOPs"
+    if total.gpu_hours is not None:
+        text += f", {total.gpu_hours:,.1f} {total.gpu} hours"
+    click.echo(text)
     for note in listing.notes:
-        click.echo(f"  · {note}")
+        print_note(describe(note))
 
 
 def print_result(result: SweepResult) -> None:
-    """What became of each run, and the ends of the logs of those that failed."""
+    """The state of each run, and the ends of the logs of those that failed."""
+    from epochal.report.text.sweep import state_text
+
     rows = [
-        [run.name, run.state, "–" if run.nll is None else f"{run.nll:.4f}"] for run in result.runs
+        [
+            run.name,
+            run.state.replace("_", " "),
+            "–" if run.nll is None else f"{run.nll:.4f}",
+        ]
+        for run in result.runs
     ]
     print_table(["run", "state", "best NLL"], rows, left=2)
-    told = [run for run in result.runs if run.why and run not in result.failed]
-    if told:
+    explained = [run for run in result.runs if run.reason and run not in result.failed]
+    if explained:
         click.echo()
-    for run in told:
-        click.echo(f"{run.name}: {run.why}")
+    for run in explained:
+        click.echo(f"{run.name} {state_text(run)}")
     for run in result.failed:
-        click.echo(f"\n{run.name} failed: {run.why}")
-        for line in result.log_tail(run):
+        click.echo(f"\n{run.name} {state_text(run)}")
+        for line in result.log_tails.get(run.name, []):
             click.echo(f"  | {line}")
     counts = f"{len(result.finished)} of {len(result.runs)} runs finished"
     click.echo(f"\n{counts}; record: {result.path}/sweep.json")

@@ -56,6 +56,13 @@ def rename_tree(tree: Mapping[str, Any], *, notice: bool = True) -> dict[str, An
     return copy
 
 
+def old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys under the names of version 0.1: the inverse of `rename_flat`."""
+    old = {new: old for old, new in RENAMED.items()}
+    named = {old.get(key, key): value for key, value in values.items()}
+    return {key: _negated(v) if key in _NEGATED else v for key, v in named.items()}
+
+
 def _negated(value: Any) -> Any:
     """The opposite; of a list (a sweep's grid), of each value. What is no switch is left."""
     if isinstance(value, list):

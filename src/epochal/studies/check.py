@@ -10,6 +10,7 @@ from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
 from epochal.families import family_names
 from epochal.progress import hidden
+from epochal.report.text import describe
 from epochal.runs import RunRecord
 from epochal.scaling.extrapolation import UNKNOWN_EXTRAPOLATION_ERROR, optimistic_loss
 from epochal.scaling.optimum import LadderChoice
@@ -85,7 +86,8 @@ def judge(
         made.checks.append(Check(str(result["note"]), bool(result["inside"])))
     for state in states:
         if state not in done:
-            text = f"{state.name} was not checked: {state.why or state.state}"
+            why = describe(state.reason) if state.reason else state.state
+            text = f"{state.name} was not checked: {why}"
             made.checks.append(Check(text, held=False))
     if len(done) == len(family_names()):
         with hidden():

@@ -15,6 +15,7 @@ from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
 from epochal.families import family_names, get_family
 from epochal.recipe.load import Tree
+from epochal.report.text import describe
 from epochal.runs import RunRecord
 from epochal.studies.probes import Costs, Probe
 from epochal.sweeps.record import RunState
@@ -150,7 +151,7 @@ def _judged(variant: Variant, state: RunState) -> Tried:
     assert probe.nll is not None
     difference: float | None = None
     error: float | None = None
-    why = state.why or state.state
+    why = describe(state.reason) if state.reason else state.state
     if state.state == "finished" and state.nll is not None:
         try:
             records = RunRecord(state.run_dir), RunRecord(probe.run_dir)

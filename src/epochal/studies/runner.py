@@ -18,6 +18,7 @@ from epochal.families import family_names
 from epochal.progress import say
 from epochal.recipe import Recipe
 from epochal.recipe.load import apply_overrides, recipe_from_tree
+from epochal.results import Note, note
 from epochal.studies import regularise
 from epochal.studies.check import FARTHEST, Checked, choices, judge
 from epochal.studies.laws import StudyLaws
@@ -33,8 +34,8 @@ from epochal.studies.regularise import Tried, Variant
 from epochal.sweeps.designs import SweepRun
 from epochal.sweeps.file import Sweep, sweep_from_tree
 from epochal.sweeps.listing import CorpusFacts
-from epochal.sweeps.record import RunState, SweepFolder
-from epochal.sweeps.slots import divide
+from epochal.sweeps.record import RunReason, RunState, SweepFolder
+from epochal.sweeps.slots import make_slots
 from epochal.sweeps.sweep import run_all
 from epochal.training.measure import measure_sizes
 
@@ -83,7 +84,7 @@ class Lab:
                 lambda family, size: _recipe(self.settings, Probe(family, size, 10**4, 1.0, 0.0)),
                 sizes,
                 flops,
-                int(divide(self.jobs)[0].env["OMP_NUM_THREADS"]),
+                make_slots(self.jobs)[0].threads,
                 min(3.0, max(0.5, limit / 2)),
             )
             validation = self.corpus.validation.unique_tokens if self.corpus.validation else 0
@@ -145,7 +146,7 @@ class Lab:
         lengths = {name: {"train.tokens": probe.tokens} for name, probe in probes.items()}
         states, factor = self._train("probes", probes, lengths, until)
         finished = sum(state.state == "finished" for state in states)
-        left_out = sum(state.state == "left out" for state in states)
+        left_out = sum(state.state == "left_out" for state in states)
         failed = [state.name for state in states if state.state == "failed"]
         if left_out:
             self.notes.append(f"{left_out} probe runs were left out for lack of time")
@@ -212,10 +213,10 @@ class Lab:
                 return earlier
             return sum(s.seconds for s in done) / sum(probes[s.name].seconds for s in done)
 
-        def may_start(state: RunState) -> str | None:
+        def may_start(state: RunState) -> Note | None:
             self.clock.save(factor=factor())
             if self.clock.used + 0.9 * factor() * probes[state.name].seconds > until:
-                return "no time was left for it in the budget"
+                return note(RunReason.NO_TIME)
             seen.append(state)
             return None
 

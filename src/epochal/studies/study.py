@@ -26,7 +26,7 @@ from epochal.studies.regularise import NOT_TRIED, Tried, left_aside
 from epochal.studies.runner import Lab, recommended
 from epochal.studies.words import overfitting_words, with_laws, without_law
 from epochal.sweeps.record import RunState
-from epochal.sweeps.slots import divide, tell_idle_gpus
+from epochal.sweeps.slots import make_slots, warn_idle_gpus
 
 LEAST_BUDGET = 120.0
 """Seconds."""
@@ -96,7 +96,7 @@ def study(
         )
     clock = Clock(Path(out) / "state.json", budget)
     work = _Study(Path(out), clock, jobs or _default_jobs(), flops)
-    tell_idle_gpus(divide(work.jobs))
+    warn_idle_gpus(make_slots(work.jobs))
     try:
         return work.run(text, tokenizer)
     finally:
@@ -264,10 +264,10 @@ class _Study:
 
 def _default_jobs() -> int:
     """Two runs at a time on a CPU with two cores or more; on GPUs one for each."""
-    slots = divide(1)
+    slots = make_slots(1)
     if slots[0].gpus:
         return slots[0].gpus
-    return 2 if int(slots[0].env["OMP_NUM_THREADS"]) > 1 else 1
+    return 2 if slots[0].threads > 1 else 1
 
 
 def _text_bytes(text: str | Path | None) -> int:

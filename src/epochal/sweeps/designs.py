@@ -16,7 +16,7 @@ from epochal.recipe.numbers import RunNumbers, run_numbers
 from epochal.sizes import GPT2_VOCABULARY, LADDER
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.schema import Axes
-from epochal.sweeps.trunk import Branch, grow_trunk
+from epochal.sweeps.trunk import Branch, build_trunk
 from epochal.units import format_count
 
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
@@ -118,7 +118,7 @@ def _trunk_runs(
     if not branches:
         return
     trunk = "-".join([*point[0], "trunk"])
-    recipe, grown = grow_trunk(branches)
+    recipe, grown = build_trunk(branches)
     yield SweepRun(trunk, recipe)
     for (name, _, _), (branch, start) in zip(branches, grown, strict=True):
         yield SweepRun(name, branch, trunk, start)
@@ -162,7 +162,7 @@ def _points(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
 
 
 def _design(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
-    families = part.families or (sweep.base.get("family", "ar"),)
+    families = part.families or (sweep.base.get("family", Recipe.family),)
     for family, size in itertools.product(families, part.sizes or [None]):
         labels, changes = [str(family)], {"family": family}
         if size is not None:

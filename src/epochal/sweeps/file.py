@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
+from epochal.progress import say
 from epochal.recipe import find_recipe, known_keys
 from epochal.recipe.load import (
     Tree,
@@ -27,11 +28,13 @@ from epochal.recipe.load import (
     read_toml,
     split_override,
 )
-from epochal.sweeps.schema import Axes
+from epochal.sweeps.schema import DESIGNS, Axes
 
 SECTIONS = ("sweep", "part", "grid", "variants", "runs", "base")
-OPTIONS = ("evaluate", "stop_hopeless")
-"""Keys of `[sweep]` that say how the runs are run, not which there are."""
+OPTIONS = ("evaluate", "early_stopping")
+"""Keys of `[sweep]` about how the runs are run, not about which runs there are."""
+RENAMED = {"stop_hopeless": "early_stopping"}
+"""Old key of `[sweep]` → today's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,8 @@ class Sweep:
     """The recipe of all runs, as nested values."""
     evaluate: bool = True
     """Whether the best checkpoint of each run is evaluated."""
-    stop_hopeless: bool = False
-    """Whether hopeless runs are ended early."""
+    early_stopping: bool = False
+    """Whether runs that cannot become the best are ended early."""
 
 
 def is_sweep(path: str | Path) -> bool:
@@ -72,7 +75,7 @@ def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     tree = read_toml(path)
     if "sweep" not in tree:
         raise RecipeError(
-            f"{path} has no [sweep] section, so it is no sweep; `epochal train {name}` trains by it"
+            f"{path} has no [sweep] section, so it is a recipe; `epochal train {name}` trains it"
         )
     return sweep_from_tree(tree, path.stem, overrides)
 
@@ -84,12 +87,14 @@ def sweep_from_tree(
     for section in tree:
         if section not in SECTIONS:
             if section in {key.partition(".")[0] for key in known_keys()}:
-                raise RecipeError(f"`{section}` stands outside of [base]; write `base.{section}`")
+                raise RecipeError(f"`{section}` is outside of [base]; write `base.{section}`")
             hint = nearest(section, SECTIONS) or f" Sections are {', '.join(SECTIONS)}."
             raise RecipeError(f"unknown section `{section}` in a sweep.{hint}")
     changes = dict(
         overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
     )
+    if "sweep" in tree:
+        tree["sweep"] = {_new_name(key): value for key, value in _section(tree, "sweep").items()}
     _apply(tree, changes)
     settings = _section(tree, "sweep")
     parts = _tables(tree, "part")
@@ -114,11 +119,13 @@ def sweep_from_tree(
 
 
 def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
-    """Set overrides. What is given for `[sweep]` counts for every part."""
+    """Set overrides. Those of `[sweep]` apply to every part."""
     base: Tree = {}
     for dotted, value in changes.items():
         section, _, rest = dotted.partition(".")
         if section == "sweep" and rest:
+            rest = _new_name(rest)
+            dotted = f"sweep.{rest}"
             for part in _tables(tree, "part"):
                 part.pop(rest, None)
         if section in SECTIONS and rest:
@@ -129,6 +136,13 @@ def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
         else:
             base[dotted] = value
     apply_overrides(tree.setdefault("base", {}), base)
+
+
+def _new_name(key: str) -> str:
+    """Today's name of a key of `[sweep]`; a notice for an old one."""
+    if key in RENAMED:
+        say(f"the key `sweep.{key}` is now `sweep.{RENAMED[key]}`; the old name is still read")
+    return RENAMED.get(key, key)
 
 
 def _section(tree: Tree, name: str) -> Tree:
@@ -165,7 +179,7 @@ def _axes(values: Tree) -> Axes:
         key = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
         if first["type"] == "missing":
-            raise RecipeError(f"`sweep.{key}` is missing: it names the design") from None
+            raise RecipeError(f"`sweep.{key}` is missing: one of {', '.join(DESIGNS)}") from None
         raise RecipeError(f"`sweep.{key}` = {first['input']!r}: {message}") from None
 
 

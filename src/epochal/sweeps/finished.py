@@ -1,4 +1,4 @@
-"""Which runs of a sweep are done already, here or in another sweep's folder."""
+"""Which runs of a sweep are already finished, here or in another sweep's folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from epochal.data.opened import open_corpus
 from epochal.errors import RunError
 from epochal.recipe import Recipe, identity
 from epochal.recipe.load import differing_keys
+from epochal.recipe.renames import old_names
 from epochal.runs import RunFolder, RunRecord
 from epochal.runs.find import runs_below
 
 
 class FinishedRuns:
-    """Finished runs below some folders, found by what decides their numbers."""
+    """Finished runs below some folders, found by the settings that decide their numbers."""
 
     def __init__(self, places: Sequence[Path]) -> None:
-        """Read every run record below `places`; damaged ones and those put aside are left out."""
+        """Read every run record below `places`; damaged and archived ones are left out."""
         self._found: dict[str, list[Path]] = {}
         for path in runs_below(places):
             info = _info(path)
@@ -38,7 +39,7 @@ class FinishedRuns:
         for path in candidates:
             info = _info(path)
             if "start" in info and recipe.train.start_from is None:
-                continue  # its recipe does not say how many steps its trunk was warmed up
+                continue  # its recipe does not give the steps of its trunk's warm-up
             stored = info["identity"]
             if all(stored.get(key) == value for key, value in wanted.items()):
                 return path
@@ -46,17 +47,22 @@ class FinishedRuns:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Hash of what decides a run's numbers, but for the corpus."""
+    """Hash of the settings that decide a run's numbers, without the corpus."""
     return _recipe_hash(identity(recipe))
 
 
+def recipe_hash_0_1(recipe: Recipe) -> str:
+    """The same from the keys' names in version 0.1, as its sweep.json has it."""
+    return _recipe_hash(old_names(identity(recipe)))
+
+
 def corpus_hashes(recipe: Recipe) -> dict[str, str]:
-    """The corpus' part of a run's identity. Raises DataError if it is not there."""
+    """The corpus' part of a run's identity. Raises DataError if the corpus is missing."""
     return open_corpus(recipe.data).identity()
 
 
 def check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise RunError if the run's folder holds a run with other settings, by training's rule."""
+    """Raise RunError if the run's folder holds a run that the recipe could not resume."""
     info = folder.read_info()
     if info is None:
         return
@@ -66,12 +72,12 @@ def check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
         key = differing[0]
         raise RunError(
             f"{folder.path} holds a run with other settings (`{key}` {stored.get(key)!r} → "
-            f"{wanted.get(key)!r}); give the changed sweep another place with --out"
+            f"{wanted.get(key)!r}); give the changed sweep another folder, `out`"
         )
 
 
 def best_nll(record: RunRecord) -> float | None:
-    """Best validation NLL: as evaluated, else as seen in training; None before any."""
+    """Best validation NLL in nats per token: evaluated, else seen in training, else None."""
     result = record.evaluation("best")
     if result is not None:
         return result.nll_nats_per_token
@@ -84,7 +90,7 @@ def best_nll(record: RunRecord) -> float | None:
 
 
 def kept_steps(folder: RunFolder) -> set[int]:
-    """Steps of the checkpoints with an optimizer, from which other runs can start."""
+    """Steps of the checkpoints that have optimizer state, from which other runs can start."""
     found = [*folder.checkpoints.glob("last-*"), *folder.checkpoints.glob("kept-*")]
     return {int(path.name[5:]) for path in found if path.name[5:].isdigit()}
 

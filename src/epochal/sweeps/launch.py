@@ -1,7 +1,7 @@
-"""Running the runs of a sweep on this machine: a process per slot, until nothing is left.
+"""Running the runs of a sweep on this machine: one process per slot, until none is left.
 
-A run's process is `python -m epochal train RECIPE`, in a session of its own, so that Ctrl-C at
-the terminal reaches this process alone, which then asks each run to end with a checkpoint.
+A run's process is `python -m epochal train RECIPE`, in a new session (setsid), so that Ctrl-C at
+the terminal reaches only this process, which then asks each run to end with a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,54 +20,56 @@ from typing import Any, Protocol
 
 from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
+from epochal.results import Note, note
 from epochal.runs import RunFolder, RunRecord
 from epochal.sweeps.finished import best_nll, needs_evaluation
-from epochal.sweeps.monitor import Watch, hopeless
-from epochal.sweeps.record import DONE, RunState, SweepFolder
+from epochal.sweeps.monitor import RunMonitor, early_stop_reason
+from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder
 from epochal.sweeps.slots import Slot
 
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 5.0
-"""A run that another process holds is looked at again after so long."""
+"""Until a run that another process holds is tried again."""
 STOPPED_BY_FILE = 75
-MayStart = Callable[[RunState], str | None]
-"""A run that is to be started → why it should not be, or None."""
+"""Exit code of a training that ended because of its STOP file."""
+MayStart = Callable[[RunState], Note | None]
+"""A run that could be started now → the reason to leave it out, or None."""
 
 
 class Screen(Protocol):
-    """Where a launch shows what goes on."""
+    """Where a launch shows its progress."""
 
     def event(self, text: str) -> None:
-        """Something happened."""
+        """Show a line that stays."""
 
     def show(self, launch: Launch) -> None:
-        """The state a moment later; called several times a second."""
+        """Show the present state; called several times a second."""
 
 
 @dataclass(slots=True)
 class _Active:
-    """A run's process at work."""
+    """A running process of a run."""
 
     state: RunState
     slot: Slot
     process: subprocess.Popen[bytes]
     log: Any
-    ended_early: str = ""
+    ended_early: Note | None = None
     began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, kw_only=True)
 class Launch:
-    """A sweep at work."""
+    """A running sweep."""
 
     name: str
     folder: SweepFolder
     states: list[RunState]
-    watches: dict[str, Watch]
+    monitors: dict[str, RunMonitor]
     slots: list[Slot]
     screen: Screen
     evaluate: bool = True
-    stop_hopeless: bool = False
+    early_stopping: bool = False
     may_start: MayStart | None = None
     started: float = field(default_factory=time.monotonic)
     _active: list[_Active] = field(default_factory=list)
@@ -76,11 +78,11 @@ class Launch:
     def run(self) -> None:
         """Work until every run is done or has failed.
 
-        Failures do not end the others. Raises TrainingStopped after Ctrl-C, SIGTERM or a file
-        STOP in the sweep's folder, when every run has saved a checkpoint; the same command goes on.
+        A failure does not end the others. Raises TrainingStopped after Ctrl-C, SIGTERM or a file
+        STOP in the sweep's folder, when every run has saved a checkpoint to resume from.
         """
         self._save()
-        self._stop_file.unlink(missing_ok=True)  # it was for an earlier sitting
+        self._stop_file.unlink(missing_ok=True)  # it ended an earlier session
         with _signals() as asked:
             try:
                 while self._work_is_left():
@@ -100,7 +102,7 @@ class Launch:
 
     @property
     def _stop_file(self) -> Path:
-        """Ends the sweep, as a run's ends the run."""
+        """Ends the sweep; the one in a run's folder ends the run."""
         return RunFolder(self.folder.path).stop_file
 
     def _work_is_left(self) -> bool:
@@ -119,18 +121,18 @@ class Launch:
                 self._train(state, free.pop(0))
 
     def _is_due(self, state: RunState, by_name: dict[str, RunState]) -> bool:
-        """Whether nothing has to happen first; a run whose start failed fails as well."""
+        """Whether it waits for nothing; a run fails if its trunk is not finished."""
         first = [by_name[name] for name in state.after]
-        lost = [one.name for one in first if one.state in DONE and one.state != "finished"]
+        lost = [one.name for one in first if one.state in DONE and one.state != State.FINISHED]
         if lost:
-            self._done(state, "failed", f"{lost[0]}, which it goes on from, is not finished")
+            self._done(state, State.FAILED, note(RunReason.TRUNK_NOT_FINISHED, trunk=lost[0]))
             return False
         return time.monotonic() >= self._not_before.get(state.name, 0.0) and all(
-            one.state == "finished" for one in first
+            one.state == State.FINISHED for one in first
         )
 
     def _is_ready(self, state: RunState) -> bool:
-        """Whether a process should be started now: not held by another, not done, and wanted."""
+        """Whether to start it now: not finished, not left out, not held by another process."""
         folder = RunFolder(self.folder.run_dir(state.name))
         try:
             with folder.lock():
@@ -143,21 +145,23 @@ class Launch:
         if _status(folder) == "finished" and not (
             self.evaluate and needs_evaluation(RunRecord(folder.path))
         ):
-            self._done(state, "finished")
+            self._done(state, State.FINISHED)
             return False
         reason = self.may_start(state) if self.may_start else None
         if reason:
-            self._done(state, "left out", reason)
+            self._done(state, State.LEFT_OUT, reason)
         return not reason
 
     def _train(self, state: RunState, slot: Slot) -> None:
-        state.state, state.why, state.exit_code = "training", "", None
+        state.state, state.reason, state.exit_code = State.TRAINING, None, None
         state.attempts += 1
         recipe = self.folder.recipe_file(state.name)
         self._spawn(state, slot, slot.train_command(recipe, self.evaluate))
         self.screen.event(f"{state.name} started")
 
-    def _spawn(self, state: RunState, slot: Slot, command: list[str], early: str = "") -> None:
+    def _spawn(
+        self, state: RunState, slot: Slot, command: list[str], early: Note | None = None
+    ) -> None:
         path = self.folder.log_file(state.name)
         with files.storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,48 +190,48 @@ class Launch:
 
     def _ended(self, active: _Active, code: int) -> None:
         state, folder = active.state, RunFolder(self.folder.run_dir(active.state.name))
-        if state.state == "evaluating":
+        if state.state == State.EVALUATING:
             if code:
-                self._done(state, "failed", f"its evaluation ended with exit code {code}")
+                self._done(state, State.FAILED, note(RunReason.EVALUATION_FAILED, exit_code=code))
             elif active.ended_early:
-                self._done(state, "ended early", active.ended_early)
+                self._done(state, State.ENDED_EARLY, active.ended_early)
             else:
-                self._done(state, "finished")
+                self._done(state, State.FINISHED)
             return
         finished = code == 0 and _status(folder) == "finished"
         if not finished and not (active.ended_early and code == STOPPED_BY_FILE):
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            self._done(state, "failed", f"its training ended with {how}")
+            self._done(state, State.FAILED, note(RunReason.TRAINING_FAILED, exit_code=code))
         elif self.evaluate and needs_evaluation(RunRecord(folder.path)):
-            state.state = "evaluating"
+            state.state = State.EVALUATING
             command = active.slot.evaluate_command(str(folder.path))
             self._spawn(state, active.slot, command, active.ended_early)
         else:
-            early = "" if finished else active.ended_early
-            self._done(state, "ended early" if early else "finished", early)
+            early = None if finished else active.ended_early
+            self._done(state, State.ENDED_EARLY if early else State.FINISHED, early)
 
-    def _done(self, state: RunState, how: Any, why: str = "") -> None:
-        state.state, state.why = how, why
+    def _done(self, state: RunState, how: State, reason: Note | None = None) -> None:
+        state.state, state.reason = how, reason
         if _status(RunFolder(self.folder.run_dir(state.name))):
             state.nll = best_nll(RunRecord(self.folder.run_dir(state.name)))
         done = sum(one.state in DONE for one in self.states)
         nll = "" if state.nll is None else f", NLL {state.nll:.4f}"
-        text = f"{state.name} {how}{nll}{': ' * bool(why)}{why}"
-        self.screen.event(f"{text}  ({done} of {len(self.states)})")
+        why = "" if reason is None else f" ({reason.code.replace('_', ' ')})"
+        text = f"{state.name} {how.replace('_', ' ')}{why}{nll}"
+        self.screen.event(f"{text}  [{done} of {len(self.states)}]")
         self._save()
 
     def _look(self) -> None:
-        """Read the metrics of what is being trained; end what is hopeless, if that is wanted."""
+        """Read the metrics of the running runs; end bad ones early, if `early_stopping`."""
         for active in self._active:
-            watch = self.watches[active.state.name]
-            fresh = watch.read()
-            if not (fresh and self.stop_hopeless) or active.ended_early:
+            monitor = self.monitors[active.state.name]
+            fresh = monitor.read()
+            if not (fresh and self.early_stopping) or active.ended_early:
                 continue
-            reason = hopeless(watch, list(self.watches.values()))
-            if reason and active.state.state == "training":
+            reason = early_stop_reason(monitor, list(self.monitors.values()))
+            if reason and active.state.state == State.TRAINING:
                 active.ended_early = reason
                 stop_file = RunFolder(self.folder.run_dir(active.state.name)).stop_file
-                files.write_text(stop_file, f"{reason}\n")
+                files.write_text(stop_file, f"{reason.code}\n")
 
     def _end_all(self, asked: list[int]) -> None:
         """Let every run save a checkpoint and end; a second signal kills them."""
@@ -235,7 +239,7 @@ class Launch:
         count = len(self._active)
         what = "the run after its" if count == 1 else f"{count} runs, each after its"
         self.screen.event(
-            f"ending {what} step with a checkpoint; once more to kill "
+            f"ending {what} step with a checkpoint; signal again to kill "
             f"{'it' if count == 1 else 'them'}"
         )
         for active in self._active:
@@ -248,7 +252,7 @@ class Launch:
             time.sleep(POLL_SECONDS / 4)
         for active in self._active:
             active.log.close()
-            active.state.state, active.state.exit_code = "stopped", active.process.returncode
+            active.state.state, active.state.exit_code = State.STOPPED, active.process.returncode
             active.state.seconds += time.monotonic() - active.began
         self._active.clear()
         self._save()
@@ -258,8 +262,7 @@ class Launch:
             by, code = signal.Signals(asked[0]).name, 128 + asked[0]
         self._stop_file.unlink(missing_ok=True)
         raise TrainingStopped(
-            f"by {by} with {left} of {len(self.states)} runs to go; the "
-            "same command goes on from there",
+            f"by {by} with {left} of {len(self.states)} runs to go; run the same command to resume",
             code,
         )
 
@@ -276,7 +279,7 @@ def _status(folder: RunFolder) -> str | None:
 
 
 def _signal(active: _Active, number: int) -> None:
-    """To the whole session of the run's process: torchrun has children of its own."""
+    """Send a signal to the whole process group of a run: torchrun has children."""
     try:
         os.killpg(active.process.pid, number)
     except ProcessLookupError:
@@ -285,7 +288,7 @@ def _signal(active: _Active, number: int) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Numbers of the signals that came in: SIGINT, SIGTERM. Only in the main thread."""
+    """The SIGINT and SIGTERM received so far. Only works in the main thread."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -1,4 +1,4 @@
-"""How far the running runs are, read from their metrics, and which of them are hopeless."""
+"""Progress of the running runs, read from their metrics, and which of them to end early."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MARGIN = 0.5
+from epochal.results import Note, note
+from epochal.sweeps.record import RunReason
+
+BEHIND_NATS = 0.5
 """Nats above the best run of the same budget at the same share of the run: far behind."""
 BEHIND_FROM = 0.5
-"""Share of a run before which nobody is judged to be behind."""
-RISE = 0.2
-"""Nats above the run's own best from which it counts as turned up for good."""
-TURNED_FOR = 2.0
-"""The run has gone on for so many times the tokens of its best without a better one."""
+"""Share of a run before which it is not compared with others."""
+RISE_NATS = 0.2
+"""Nats above the run's own best from which it counts as risen for good."""
+RISE_TOKENS = 2.0
+"""Tokens trained since the best, over the tokens of the best, before a rise counts."""
 
 
 @dataclass(slots=True)
-class Watch:
+class RunMonitor:
     """Reads a growing metrics.jsonl, each line once."""
 
     path: Path
     family: str
     steps: int | None
     flops: float = 0.0
-    """Of the whole run, where known."""
+    """Of the whole run, 0 where they are not known."""
     unique_tokens: int | None = None
-    """U. Runs of one family, U and budget (within 5 %) are rivals."""
+    """U. Runs of one family, U and budget (within 5 %) are compared."""
     step: int = 0
     epochs: float = 0.0
     loss: float | None = None
@@ -38,7 +41,7 @@ class Watch:
     _offset: int = 0
 
     def read(self) -> bool:
-        """Take in new whole lines; whether there was a new validation figure."""
+        """Read new whole lines; returns whether there was a new validation NLL."""
         try:
             size = self.path.stat().st_size
         except OSError:
@@ -71,7 +74,7 @@ class Watch:
 
     @property
     def share(self) -> float:
-        """How much of the run is done, 0 to 1."""
+        """Share of the run that is done, 0 to 1."""
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
     @property
@@ -87,37 +90,37 @@ class Watch:
         return min(seen, default=None)
 
 
-def hopeless(run: Watch, others: list[Watch]) -> str | None:
-    """Why a run is not worth going on with, or None.
+def early_stop_reason(run: RunMonitor, others: list[RunMonitor]) -> Note | None:
+    """Why a run should be ended early, or None.
 
-    Turned up for good: its validation NLL is RISE above its own best, and it has gone on for
-    TURNED_FOR times the tokens of its best. Far behind: from BEHIND_FROM of the run on, its
-    best NLL is MARGIN above that which a run of its family, U and budget had at that share.
+    VALIDATION_ROSE: its validation NLL is RISE_NATS above its own best, and it has trained
+    RISE_TOKENS times the tokens of its best since. FAR_BEHIND: from BEHIND_FROM of the run on,
+    its best NLL is BEHIND_NATS above that of a run of its family, U and budget at that share.
     Chosen by us, wide enough that a run so ended would not have become the best.
     """
     if not run.curve:
         return None
     step, nll = run.curve[-1]
     best_step, best = min(run.curve, key=lambda point: point[1])
-    if nll > best + RISE and step >= (1 + TURNED_FOR) * best_step:
-        return (
-            f"turned up: validation {nll:.3f} at step {step:,}, {nll - best:.3f} above its best "
-            f"{best:.3f} at step {best_step:,}"
-        )
+    if nll > best + RISE_NATS and step >= (1 + RISE_TOKENS) * best_step:
+        return note(RunReason.VALIDATION_ROSE, nll=nll, step=step, best=best, best_step=best_step)
     if run.share < BEHIND_FROM:
         return None
     for rival in others:
-        if rival is run or not _rivals(rival, run):
+        if rival is run or not _comparable(rival, run):
             continue
         reached = rival.at_share(run.share)
-        if reached is not None and best > reached + MARGIN:
-            return (
-                f"far behind: validation {best:.3f} after {100 * run.share:.0f} % of the run, "
-                f"where {rival.path.parent.name} had {reached:.3f}"
+        if reached is not None and best > reached + BEHIND_NATS:
+            return note(
+                RunReason.FAR_BEHIND,
+                nll=best,
+                share=run.share,
+                rival=rival.path.parent.name,
+                rival_nll=reached,
             )
     return None
 
 
-def _rivals(one: Watch, other: Watch) -> bool:
+def _comparable(one: RunMonitor, other: RunMonitor) -> bool:
     same = one.family == other.family and one.unique_tokens == other.unique_tokens
     return same and one.flops > 0 and abs(one.flops - other.flops) <= 0.05 * other.flops

@@ -1,56 +1,91 @@
 """The state of a sweep: one entry per run, kept in `sweep.json` beside the runs.
 
 runs/isoflop/
-    sweep.json              what was asked for and what became of each run
+    sweep.json              the state of each run
     recipes/NAME.toml       recipe of each run
-    logs/NAME.log           what the run's processes printed
+    logs/NAME.log           output of the run's processes
     NAME/                   the run's record
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from epochal import files
 from epochal.errors import RunError
+from epochal.results import Note, NoteCode, note, to_json
 
-State = Literal[
-    "waiting", "training", "evaluating", "finished", "failed", "stopped", "ended early", "left out"
-]
-DONE: tuple[State, ...] = ("finished", "failed", "ended early", "left out")
-"""States in which nothing more is done with a run by itself."""
+FORMAT = 2
+"""Of sweep.json. Format 1 had the reason as a sentence, `why`."""
+
+
+class State(StrEnum):
+    """What a run of a sweep is doing, or how it ended."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    ENDED_EARLY = "ended_early"
+    LEFT_OUT = "left_out"
+
+
+DONE = (State.FINISHED, State.FAILED, State.ENDED_EARLY, State.LEFT_OUT)
+"""A run in one of these states is not started again without `retry`."""
+
+
+class RunReason(NoteCode):
+    """Why a run is in its state."""
+
+    TRAINING_FAILED = "training_failed"
+    """Values: exit_code, negative for a signal."""
+    EVALUATION_FAILED = "evaluation_failed"
+    """Values: exit_code."""
+    TRUNK_NOT_FINISHED = "trunk_not_finished"
+    """Values: trunk."""
+    BRANCHES_FINISHED = "branches_finished"
+    SAME_RUN = "same_run"
+    """Finished in another folder. Values: run_dir."""
+    NO_TIME = "no_time"
+    VALIDATION_ROSE = "validation_rose"
+    """Values: nll, step, best, best_step."""
+    FAR_BEHIND = "far_behind"
+    """Values: nll, share, rival, rival_nll."""
+    EARLIER_VERSION = "earlier_version"
+    """The sentence in a file of format 1. Values: text."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """One run of a sweep and what became of it."""
+    """One run of a sweep and its state."""
 
     name: str
     family: str
     run_dir: str
-    """Where the record is; a run of another sweep if that had the same run."""
+    """Where the record is: in another sweep's folder if that had the same run."""
     identity: str
-    """Hash of the recipe's identity, corpus not included."""
+    """Hash of the recipe's identity without the corpus."""
     steps: int | None = None
-    """Length of the run, where it is known."""
-    state: State = "waiting"
-    why: str = ""
-    """For runs that failed, were ended early or left out; and where a run was taken from."""
+    """Length of the run; None where it is not known."""
+    state: State = State.WAITING
+    reason: Note | None = None
+    """Why it failed, was ended early or left out; where it was found if not in its own folder."""
     attempts: int = 0
     exit_code: int | None = None
     nll: float | None = None
-    """Best validation NLL: evaluated if it is, else the one seen in training."""
+    """Best validation NLL in nats per token: evaluated, else as seen in training."""
     seconds: float = 0.0
-    """Spent by the processes of this run, in all sittings."""
+    """Spent by the processes of this run, over all sessions."""
     after: list[str] = field(default_factory=list)
     """Names of runs that must be finished first."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +96,7 @@ class SweepFolder:
 
     @property
     def record_file(self) -> Path:
-        """What became of the runs."""
+        """The states of the runs."""
         return self.path / "sweep.json"
 
     def run_dir(self, name: str) -> Path:
@@ -73,39 +108,39 @@ class SweepFolder:
         return self.path / "recipes" / f"{name}.toml"
 
     def log_file(self, name: str) -> Path:
-        """What the run's processes printed."""
+        """Output of the run's processes."""
         return self.path / "logs" / f"{name}.log"
 
     def write(self, name: str, states: list[RunState]) -> None:
-        """Keep `sweep.json`."""
-        counts: dict[str, int] = {}
-        for state in states:
-            counts[state.state] = counts.get(state.state, 0) + 1
+        """Write `sweep.json`."""
         content = {
-            "format": 1,
+            "format": FORMAT,
             "sweep": name,
-            "states": counts,
-            "runs": [state.as_dict() for state in states],
+            "states": Counter(state.state.value for state in states),
+            "runs": states,
         }
-        files.write_json(self.record_file, content)
+        files.write_json(self.record_file, to_json(content))
 
     def read(self) -> dict[str, RunState]:
-        """Name → state at the last writing; empty before. Raises RunError if damaged."""
+        """Name → state in `sweep.json`; empty before the first. Also reads format 1.
+
+        Raises RunError for a file that is damaged or of another version.
+        """
         if not self.record_file.exists():
             return {}
-        known = {one.name for one in fields(RunState)}
         try:
             content = json.loads(self.record_file.read_text(encoding="utf-8"))
-            runs = [
-                RunState(**{key: value for key, value in run.items() if key in known})
-                for run in content["runs"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.record_file} is damaged ({error}); delete it and run the command again, "
-                "the runs themselves tell what is done"
-            ) from None
-        return {run.name: run for run in runs}
+            version = content["format"]
+            if version in (1, FORMAT):
+                return {run["name"]: _state(run) for run in content["runs"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"is damaged ({type(error).__name__}: {error})"
+        else:
+            problem = f"has format {version!r}, this version reads 1 and {FORMAT}"
+        raise RunError(
+            f"{self.record_file} {problem}; delete it and run the command again: which runs are "
+            "finished is read from their own folders"
+        )
 
     def log_tail(self, name: str, lines: int = 8) -> list[str]:
         """The last lines that the run's processes printed."""
@@ -114,3 +149,15 @@ class SweepFolder:
             return []
         text = path.read_text(encoding="utf-8", errors="replace")
         return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _state(run: Mapping[str, Any]) -> RunState:
+    """One entry of sweep.json; keys that are not known are left out."""
+    known = {key: run[key] for key in (one.name for one in fields(RunState)) if key in run}
+    known["state"] = State(str(known["state"]).replace(" ", "_"))
+    reason = known.pop("reason", None)
+    if reason is not None:
+        known["reason"] = Note(RunReason(reason["code"]), reason["values"])
+    elif run.get("why"):
+        known["reason"] = note(RunReason.EARLIER_VERSION, text=str(run["why"]))
+    return RunState(**known)

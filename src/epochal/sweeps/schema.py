@@ -28,7 +28,7 @@ class Axes:
     ablation: the base and each of `[variants]`. trunk: one long run at a constant rate, and for
     each length a run that starts from it and decays. list: the `[[runs]]` as they stand."""
     families: tuple[str, ...] = ()
-    """ar, mdm or both."""
+    """Names of families."""
     sizes: tuple[str, ...] = ()
     """Names of the ladder, or "96x3x3" for d_model x layers x heads."""
     flops: tuple[Quantity, ...] = ()
@@ -50,7 +50,7 @@ class Axes:
         if wrong := [key for key in given if key not in allowed]:
             raise RecipeError(
                 f"`sweep.{wrong[0]}` has no place in the design {self.design}; "
-                + (f"give `sweep.{allowed[0]}`" if allowed else "each run says its own length")
+                + (f"give `sweep.{allowed[0]}`" if allowed else "each run has its own length")
             )
         if missing := [key for key in needed if not getattr(self, key)]:
             raise RecipeError(
@@ -59,7 +59,7 @@ class Axes:
             )
         if self.design == "list" and (self.families or self.sizes or self.unique_tokens):
             raise RecipeError(
-                "only `sweep.seeds` goes with the design list: each run says the rest itself"
+                "only `sweep.seeds` goes with the design list: each run has its own other settings"
             )
         if self.design == "data-value":
             _check_data_value(self)

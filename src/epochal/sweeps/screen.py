@@ -1,10 +1,9 @@
-"""What a sweep shows while it runs: a live table on a terminal, sparse lines in a log."""
+"""The progress of a running sweep: a live table on a terminal, sparse lines in a log."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -12,19 +11,26 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from epochal.progress import say, visible
+from epochal.progress import COLUMN_GAP, fit_columns, say, table_width, visible
 from epochal.sweeps.launch import Launch
-from epochal.sweeps.monitor import Watch
-from epochal.sweeps.record import RunState
+from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.record import RunState, State
 
 LINE_EVERY_SECONDS = 60.0
-_ORDER = ("training", "evaluating", "failed", "stopped", "ended early", "finished", "left out")
-_ROOM = 6
-"""Lines of the terminal that the table leaves for its head, its foot and a prompt."""
+_ORDER = (
+    State.TRAINING,
+    State.EVALUATING,
+    State.FAILED,
+    State.STOPPED,
+    State.ENDED_EARLY,
+    State.FINISHED,
+    State.LEFT_OUT,
+)
+_MARGIN = 6
+"""Lines of the terminal left for the table's header, its footer and the prompt."""
 _COLUMNS = ("run", "state", "done", "epoch", "loss", "best val", "tok/s")
-_LEFT_OUT_FIRST = ("tok/s", "epoch", "loss", "best val", "done", "state")
-_GAP = 2
-_LEAST_NAME = 8
+_LEAST_IMPORTANT = ("tok/s", "epoch", "loss", "best val", "done")
+_SHORTEST_NAME = 8
 
 
 class SweepScreen:
@@ -59,74 +65,65 @@ class SweepScreen:
             say(text)
 
     def show(self, launch: Launch) -> None:
-        """Redraw the table, or once a minute a line for each run at work."""
+        """Redraw the table, or once a minute print a line for each running run."""
         if self._live is not None:
             size = self._console.size
-            self._live.update(_table(launch, size.width, size.height - _ROOM))
+            self._live.update(_table(launch, size.width, size.height - _MARGIN))
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_SECONDS
             for state in launch.states:
-                if state.state in ("training", "evaluating"):
-                    say(f"{state.name} {state.state} {_progress(launch.watches[state.name])}")
+                if state.state in (State.TRAINING, State.EVALUATING):
+                    say(f"{state.name} {state.state} {_progress(launch.monitors[state.name])}")
 
 
-def _progress(watch: Watch) -> str:
-    parts = [f"{100 * watch.share:.0f}%", f"epoch {watch.epochs:.2f}"]
-    if watch.loss is not None:
-        parts.append(f"loss {watch.loss:.3f}")
-    if watch.best is not None:
-        parts.append(f"best val {watch.best:.3f}")
-    if watch.speed:
-        parts.append(f"{watch.speed:,.0f} tok/s")
+def _progress(monitor: RunMonitor) -> str:
+    parts = [f"{100 * monitor.share:.0f}%", f"epoch {monitor.epochs:.2f}"]
+    if monitor.loss is not None:
+        parts.append(f"loss {monitor.loss:.3f}")
+    if monitor.best is not None:
+        parts.append(f"best val {monitor.best:.3f}")
+    if monitor.speed:
+        parts.append(f"{monitor.speed:,.0f} tok/s")
     return " ".join(parts)
 
 
-def _table(launch: Launch, width: int, room: int) -> Group:
-    """Runs at work first, then what went wrong, then the rest as far as there is room.
+def _table(launch: Launch, width: int, height: int) -> Group:
+    """Running runs first, then failed ones, then the rest, as many as `height` lines hold.
 
-    Where the terminal is too narrow for the names, columns are left out, the least telling ones
-    first; a name that is still too long keeps its end, which tells it from its neighbours.
+    Where the terminal is too narrow for the names, the least important columns are left out; a
+    name that is still too long keeps its end, in which neighbouring names differ.
     """
     states = sorted(
         (state for state in launch.states if state.state in _ORDER),
         key=lambda state: _ORDER.index(state.state),
-    )[: max(1, room)]
-    rows = [_row(state, launch.watches[state.name]) for state in states]
-    shown = list(_COLUMNS)
-    while _width(rows, shown) > width and shown[2:]:
-        shown.remove(next(name for name in _LEFT_OUT_FIRST if name in shown))
-    longest = max(_LEAST_NAME, width - _width(rows, shown[1:]) - _GAP)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for name in shown:
-        left = name in ("run", "state")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        row["run"] = _end_of(row["run"], longest)
-        table.add_row(*(row[name] for name in shown))
+    )[: max(1, height)]
+    rows = [_row(state, launch.monitors[state.name]) for state in states]
+    shown = fit_columns([_COLUMNS, *rows], width, _LEAST_IMPORTANT)
+    others = table_width([[row[place] for place in shown[1:]] for row in (_COLUMNS, *rows)])
+    longest = max(_SHORTEST_NAME, width - others - COLUMN_GAP)
+    table = Table(box=None, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False, header_style="bold")
+    for place in shown:
+        name = _COLUMNS[place]
+        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
+    for name, *rest in rows:
+        row = [name if len(name) <= longest else f"…{name[len(name) - longest + 1 :]}", *rest]
+        table.add_row(*(row[place] for place in shown))
     counts = Counter(state.state for state in launch.states)
     minutes = (time.monotonic() - launch.started) / 60
-    foot = ", ".join(f"{number} {name}" for name, number in counts.items())
+    foot = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
     return Group(table, Text(f"{launch.name}: {foot}; {minutes:.1f} minutes", style="dim"))
 
 
-def _width(rows: list[dict[str, str]], shown: Sequence[str]) -> int:
-    """Letters that these columns take, gaps between them included."""
-    return sum(max([len(name), *(len(row[name]) for row in rows)]) + _GAP for name in shown) - _GAP
-
-
-def _end_of(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"…{name[len(name) - longest + 1 :]}"
-
-
-def _row(state: RunState, watch: Watch) -> dict[str, str]:
-    best = state.nll if state.nll is not None else watch.best
-    at_work = state.state == "training"
-    return {
-        "run": state.name,
-        "state": state.state,
-        "done": f"{100 * watch.share:.0f}%" if at_work else "",
-        "epoch": f"{watch.epochs:.2f}" if at_work else "",
-        "loss": f"{watch.loss:.3f}" if at_work and watch.loss is not None else "",
-        "best val": "" if best is None else f"{best:.3f}",
-        "tok/s": f"{watch.speed:,.0f}" if at_work and watch.speed else "",
-    }
+def _row(state: RunState, monitor: RunMonitor) -> list[str]:
+    """One cell for each of `_COLUMNS`."""
+    best = state.nll if state.nll is not None else monitor.best
+    training = state.state == State.TRAINING
+    return [
+        state.name,
+        state.state.replace("_", " "),
+        f"{100 * monitor.share:.0f}%" if training else "",
+        f"{monitor.epochs:.2f}" if training else "",
+        f"{monitor.loss:.3f}" if training and monitor.loss is not None else "",
+        "" if best is None else f"{best:.3f}",
+        f"{monitor.speed:,.0f}" if training and monitor.speed else "",
+    ]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from epochal.errors import UserError
+from epochal.data.parallel import cores
+from epochal.errors import OptionError
 from epochal.progress import say
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -22,13 +23,18 @@ class Slot:
 
     number: int
     env: dict[str, str] = field(default_factory=dict)
-    """What differs from the environment of this process."""
+    """Changes to the environment of this process."""
     gpus: int = 0
 
-    def train_command(self, recipe_file: Path, evaluate: bool) -> list[str]:
-        """The command that trains by a recipe file, with a process per GPU of the slot.
+    @property
+    def threads(self) -> int:
+        """CPU threads of a run in this slot."""
+        return int(self.env["OMP_NUM_THREADS"])
 
-        A single process evaluates as well, if that is wanted, which saves starting another.
+    def train_command(self, recipe_file: Path, evaluate: bool) -> list[str]:
+        """The command that trains a recipe, with one process per GPU of the slot.
+
+        A single process also evaluates, if `evaluate`, which saves starting another.
         """
         rest = ["-m", "epochal", "train", str(recipe_file)]
         if self.gpus < 2:
@@ -41,7 +47,7 @@ class Slot:
         return [sys.executable, "-m", "epochal", "eval", run_dir, "--checkpoint", "best"]
 
 
-def divide(
+def make_slots(
     jobs: int,
     *,
     cpus: int | None = None,
@@ -50,22 +56,21 @@ def divide(
 ) -> list[Slot]:
     """`jobs` slots, each with its share of the CPU threads and GPUs.
 
-    The threads divided are those that OMP_NUM_THREADS allows, else all CPUs that this process
-    may use; one at least. GPUs are those in CUDA_VISIBLE_DEVICES, else all; with fewer GPUs than
-    slots they are shared in turn. Every slot has as many, since all runs are checked for that
-    many before one starts. Raises UserError for fewer than one job.
+    The threads divided are those that OMP_NUM_THREADS allows, else one per CPU core that this
+    process may use; at least one per slot. GPUs are those in CUDA_VISIBLE_DEVICES, else all;
+    with fewer GPUs than slots they are shared in turn. Every slot has the same number, since all
+    runs are checked for that number before one starts. Raises OptionError for less than one job.
     """
     if jobs < 1:
-        raise UserError(f"--jobs {jobs}: at least one run at a time")
+        raise OptionError("jobs", jobs, "should be at least 1")
     env = os.environ if environment is None else environment
-    available = cpus if cpus is not None else _cpus()
+    available = cpus if cpus is not None else cores()
     allowed = env.get("OMP_NUM_THREADS", "")
     threads = min(available, int(allowed)) if allowed.isdigit() and int(allowed) else available
     devices = gpus if gpus is not None else _gpus(env)
     slots = []
     for number in range(jobs):
-        share = max(1, threads // jobs)
-        changes = {name: str(share) for name in _THREADS}
+        changes = dict.fromkeys(_THREADS, str(max(1, threads // jobs)))
         own: list[str] = []
         if devices:
             each = max(1, len(devices) // jobs)
@@ -76,33 +81,20 @@ def divide(
     return slots
 
 
-def tell_idle_gpus(
-    slots: Sequence[Slot],
-    *,
-    gpus: list[str] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Tell which GPUs `divide` left without work, since every slot has as many."""
-    devices = (
-        gpus if gpus is not None else _gpus(os.environ if environment is None else environment)
-    )
+def warn_idle_gpus(slots: Sequence[Slot], gpus: list[str] | None = None) -> None:
+    """Say which GPUs have no slot, since every slot has the same number; `gpus`: default all."""
+    devices = gpus if gpus is not None else _gpus(os.environ)
     jobs, each = len(slots), slots[0].gpus
     if unused := max(0, len(devices) - each * jobs):
-        plural = "s" if unused > 1 else ""
+        plural = "s" * (unused > 1)
         say(
-            f"--jobs {jobs}: {each} of the {len(devices)} GPUs for each run leaves {unused} "
-            f"GPU{plural} without work; --jobs {len(devices)} would use all"
+            f"{jobs} runs at a time with {each} of the {len(devices)} GPUs each leave {unused} "
+            f"GPU{plural} idle; jobs = {len(devices)} would use all"
         )
 
 
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _gpus(env: Mapping[str, str]) -> list[str]:
-    """Ids of the GPUs that may be used, asked of nvidia-smi, without torch."""
+    """Ids of the GPUs that may be used, from nvidia-smi, without torch."""
     visible = env.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [device.strip() for device in visible.split(",") if device.strip()]

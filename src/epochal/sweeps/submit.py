@@ -1,131 +1,130 @@
-"""Hand a run, or the runs of a sweep, to a Slurm cluster."""
+"""Submit a run, or the runs of a sweep, to a Slurm cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from epochal import files
 from epochal.data.opened import open_corpus
-from epochal.errors import RunError
+from epochal.errors import OptionError, RunError
 from epochal.recipe import find_recipe, load_recipe, recipe_toml
+from epochal.results import Note, NoteCode, note
 from epochal.runs import RunFolder
-from epochal.sweeps import design_runs, is_sweep, load_sweep
+from epochal.sweeps.designs import design_runs
+from epochal.sweeps.file import is_sweep, load_sweep
 from epochal.sweeps.listing import corpus_facts
-from epochal.sweeps.record import DONE, RunState, SweepFolder
-from epochal.sweeps.slurm import (
-    Cluster,
-    Resources,
-    TrainTask,
-    need_submitit,
-    script,
-    submit_tasks,
-)
-from epochal.sweeps.sweep import check_runs, placed, places_of, plan_states, write_recipes
+from epochal.sweeps.options import Resources, SubmitOptions
+from epochal.sweeps.record import DONE, RunState, State, SweepFolder
+from epochal.sweeps.slurm import TrainTask, need_submitit, script, submit_tasks
+from epochal.sweeps.sweep import check_runs, placed, plan_states, write_recipes
 from epochal.training.parallel.mesh import plan_mesh
+
+
+class SkipReason(NoteCode):
+    """Why a run of a sweep is not submitted."""
+
+    DONE = "done"
+    """Values: state, reason (a note of the state, or None)."""
+    IN_USE = "in_use"
+    """Another process is working on it."""
+    TRUNK_SKIPPED = "trunk_skipped"
+    """Values: trunk, reason (why that is skipped)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What was handed in, or would be."""
+    """The jobs that were submitted, or after a dry run would be."""
 
-    jobs: dict[str, str]
-    """Run folder → job id; empty after a dry run."""
-    skipped: dict[str, str]
-    """Run folder → why it was not handed in."""
     script: str
     """The sbatch script."""
     logs: Path
     """Folder of what the jobs print."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        made = {"jobs": self.jobs, "skipped": self.skipped, "script": self.script}
-        return made | {"logs": str(self.logs)}
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Run folder → job id; empty after a dry run."""
+    skipped: dict[str, Note] = field(default_factory=dict)
+    """Run folder → why it was not submitted (SkipReason)."""
 
 
 def submit(
-    name: str | Path,
+    source: str | Path,
     overrides: Sequence[str] | Mapping[str, Any] = (),
-    *,
     resources: Resources | None = None,
-    out: str | Path | None = None,
-    retry: bool = False,
-    cluster: Cluster = "slurm",
-    dry_run: bool = False,
+    options: SubmitOptions | None = None,
 ) -> Submission:
     """Submit the run of a recipe, or all runs of a sweep that are not done, as Slurm jobs.
 
-    The runs of a sweep become one array, and those that go on from another of them a second
-    that waits for it. A job that is preempted or runs out of time saves a checkpoint, is queued
-    again and goes on. `dry_run` only makes the script. Raises RecipeError, DataError or RunError
-    for what is wrong with recipe or corpus, and UserError where Slurm is not there or refuses.
+    The runs of a sweep become one array, and those that start from a trunk a second one that
+    waits for it. A job that is preempted or runs out of time saves a checkpoint, is queued again
+    and resumes. Raises RecipeError, DataError or RunError for what is wrong with recipe or
+    corpus, OptionError for options that would do nothing, and UserError where Slurm is missing
+    or refuses.
     """
     need_submitit()
-    path = find_recipe(str(name))
-    asked = resources or Resources()
+    resources, options = resources or Resources(), options or SubmitOptions()
+    _check_cluster(resources, options)
+    path = find_recipe(str(source))
     if is_sweep(path):
-        return _submit_sweep(path, overrides, asked, out, retry, cluster, dry_run)
+        return _submit_sweep(path, overrides, resources, options)
+    if options.retry:
+        raise OptionError("retry", True, f"is for a sweep, and {source} is a recipe")
     recipe = load_recipe(path, overrides)
-    recipe.model.architecture()  # raises for a size that is not known, here and not in the job
-    run_dir = Path(out) if out is not None else Path(str(recipe.run_dir))
+    recipe.model.architecture()  # raises RecipeError for an unknown size here, not in the job
+    run_dir = options.out or Path(str(recipe.run_dir))
     logs = run_dir / "slurm"
     file = logs / "recipe.toml"
-    task = _task(file, run_dir, asked, evaluate=True)
-    text = script(asked, run_dir.name, logs, [task])
-    if dry_run:
-        return Submission({}, {}, text, logs)
-    corpus = open_corpus(recipe.data)  # raises, saying what is missing
-    plan_mesh(recipe, asked.processes, corpus.tokenizer.vocabulary)
+    task = _task(file, run_dir, resources, evaluate=True)
+    text = script(resources, run_dir.name, logs, [task])
+    if options.dry_run:
+        return Submission(text, logs)
+    corpus = open_corpus(recipe.data)  # raises DataError, naming what is missing
+    plan_mesh(recipe, resources.processes, corpus.tokenizer.vocabulary)
     with RunFolder(run_dir).lock():
         files.write_text(file, recipe_toml(placed(recipe, run_dir)))
-    [job] = submit_tasks([task], asked, run_dir.name, logs, cluster)
-    return Submission({str(run_dir): job}, {}, text, logs)
+    [job] = submit_tasks([task], resources, run_dir.name, logs, options.cluster)
+    return Submission(text, logs, {str(run_dir): job})
+
+
+def _check_cluster(resources: Resources, options: SubmitOptions) -> None:
+    """Raise OptionError for what only Slurm heeds, where jobs are processes of this machine."""
+    if options.cluster == "slurm":
+        return
+    if options.dry_run:
+        raise OptionError("dry_run", True, 'prints the script for Slurm, not for cluster "local"')
+    default = Resources()
+    for name in ("partition", "nodes", "cpus", "memory_gb", "parallel", "requeues", "setup",
+                 "sbatch"):  # fmt: skip
+        if (value := getattr(resources, name)) != getattr(default, name):
+            raise OptionError(name, value, 'is for Slurm; leave it out with cluster "local"')
 
 
 def _submit_sweep(
     path: Path,
     overrides: Sequence[str] | Mapping[str, Any],
-    asked: Resources,
-    out: str | Path | None,
-    retry: bool,
-    cluster: Cluster,
-    dry_run: bool,
+    resources: Resources,
+    options: SubmitOptions,
 ) -> Submission:
     sweep = load_sweep(path, overrides)
-    folder = SweepFolder(Path(out) if out is not None else Path("runs") / sweep.name)
+    folder = SweepFolder(options.out or Path("runs") / sweep.name)
     logs = folder.path / "slurm"
     facts = corpus_facts(sweep)
     runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
-    states = plan_states(runs, facts, folder, retry=retry, places=places_of(folder, None))
-    check_runs(runs, states, asked.processes, facts)
-    skipped = {
-        state.run_dir: f"{state.state}{': ' * bool(state.why)}{state.why}"
-        for state in states
-        if state.state in DONE
-    }
-    if not dry_run:
-        skipped |= _held(folder, states)
-    lost = {
-        state.name: state.run_dir
-        for state in states
-        if state.run_dir in skipped and state.state != "finished"
-    }
-    for state in states:
-        if state.state not in DONE and (gone := [name for name in state.after if name in lost]):
-            skipped[state.run_dir] = f"{gone[0]}, which it starts from: {skipped[lost[gone[0]]]}"
+    places = [folder.path, folder.path.parent]
+    states = plan_states(runs, facts, folder, retry=options.retry, places=places)
+    check_runs(runs, states, resources.processes, facts)
+    skipped = _skipped(folder, states, held=not options.dry_run)
     open_states = [state for state in states if state.run_dir not in skipped]
     tasks = {
         state.name: _task(
-            folder.recipe_file(state.name), Path(state.run_dir), asked, evaluate=sweep.evaluate
+            folder.recipe_file(state.name), Path(state.run_dir), resources, evaluate=sweep.evaluate
         )
         for state in open_states
     }
-    text = script(asked, sweep.name, logs, list(tasks.values())) if tasks else ""
-    if dry_run or not tasks:
-        return Submission({}, skipped, text, logs)
+    text = script(resources, sweep.name, logs, list(tasks.values())) if tasks else ""
+    if options.dry_run or not tasks:
+        return Submission(text, logs, {}, skipped)
     open_corpus(runs[0].recipe.data)
     write_recipes(runs, states, folder)
     folder.write(sweep.name, states)
@@ -137,38 +136,63 @@ def _submit_sweep(
         more = {"dependency": "afterok:" + ":".join(sorted(waits))} if waits else {}
         ids = submit_tasks(
             [tasks[state.name] for state in level],
-            replace(asked, more={**asked.more, **more}),
+            replace(resources, sbatch={**resources.sbatch, **more}),
             sweep.name,
             logs,
-            cluster,
+            options.cluster,
         )
         jobs |= dict(zip((state.name for state in level), ids, strict=True))
-    return Submission({str(folder.run_dir(n)): job for n, job in jobs.items()}, skipped, text, logs)
+    return Submission(text, logs, {str(folder.run_dir(n)): job for n, job in jobs.items()}, skipped)
 
 
-def _task(file: Path, run_dir: Path, asked: Resources, evaluate: bool) -> TrainTask:
+def _task(file: Path, run_dir: Path, resources: Resources, evaluate: bool) -> TrainTask:
     return TrainTask(
         recipe_file=str(file),
         run_dir=str(run_dir),
-        nodes=asked.nodes,
-        gpus=asked.gpus,
-        grace=asked.grace,
+        nodes=resources.nodes,
+        gpus=resources.gpus,
+        grace=resources.grace,
         evaluate=evaluate,
     )
 
 
-def _held(folder: SweepFolder, states: list[RunState]) -> dict[str, str]:
-    """Runs that another process is working on."""
-    held = {}
+def _skipped(folder: SweepFolder, states: list[RunState], held: bool) -> dict[str, Note]:
+    """Run folder → why it is not submitted: done, in use (if `held`), or without its trunk."""
+    skipped = {
+        state.run_dir: note(SkipReason.DONE, state=state.state, reason=state.reason)
+        for state in states
+        if state.state in DONE
+    }
+    if held:
+        skipped |= {
+            state.run_dir: note(SkipReason.IN_USE)
+            for state in states
+            if state.state not in DONE and _in_use(folder.run_dir(state.name))
+        }
+    lost = {
+        state.name: skipped[state.run_dir]
+        for state in states
+        if state.run_dir in skipped and state.state != State.FINISHED
+    }
     for state in states:
-        if state.state in DONE or not folder.run_dir(state.name).is_dir():
+        if state.state in DONE:
             continue
-        try:
-            with RunFolder(folder.run_dir(state.name)).lock():
-                pass
-        except RunError:
-            held[state.run_dir] = "another process is working on it"
-    return held
+        for trunk in state.after:
+            if trunk in lost:
+                skipped[state.run_dir] = note(
+                    SkipReason.TRUNK_SKIPPED, trunk=trunk, reason=lost[trunk]
+                )
+    return skipped
+
+
+def _in_use(run_dir: Path) -> bool:
+    if not run_dir.is_dir():
+        return False
+    try:
+        with RunFolder(run_dir).lock():
+            return False
+    except RunError:
+        return True
 
 
 def _levels(states: list[RunState]) -> list[list[RunState]]:

@@ -1,4 +1,4 @@
-"""Run the runs of a sweep, skip what is done, and tell what came of each."""
+"""Train the runs of a sweep on this machine, except those that are already finished."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from epochal.errors import RecipeError, UserError
 from epochal.progress import say
 from epochal.recipe import Recipe, recipe_toml
 from epochal.recipe.schema import Data
+from epochal.results import note
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps import Sweep, SweepRun, design_runs, load_sweep
+from epochal.sweeps.designs import SweepRun, design_runs
+from epochal.sweeps.file import Sweep, load_sweep
 from epochal.sweeps.finished import (
     FinishedRuns,
     best_nll,
@@ -23,87 +25,81 @@ from epochal.sweeps.finished import (
     kept_steps,
     needs_evaluation,
     recipe_hash,
+    recipe_hash_0_1,
 )
 from epochal.sweeps.launch import Launch, MayStart
 from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
-from epochal.sweeps.monitor import Watch
-from epochal.sweeps.record import DONE, RunState, SweepFolder
+from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.options import SweepOptions
+from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder
 from epochal.sweeps.screen import SweepScreen
-from epochal.sweeps.slots import divide, tell_idle_gpus
+from epochal.sweeps.slots import make_slots, warn_idle_gpus
 from epochal.training.parallel.mesh import plan_mesh
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What became of the runs of a sweep."""
+    """The runs of a sweep and their states."""
 
-    name: str
+    sweep: str
     path: Path
     """The sweep's folder."""
     runs: list[RunState]
+    log_tails: dict[str, list[str]]
+    """Failed run → the last lines that its processes printed."""
 
     @property
     def failed(self) -> list[RunState]:
-        """Runs that failed; the others were done all the same."""
-        return [run for run in self.runs if run.state == "failed"]
+        """Runs that failed."""
+        return [run for run in self.runs if run.state == State.FAILED]
 
     @property
     def finished(self) -> list[RunState]:
-        """Runs that are finished, those taken from other sweeps included."""
-        return [run for run in self.runs if run.state == "finished"]
-
-    def log_tail(self, run: RunState) -> list[str]:
-        """The last lines that a run's processes printed."""
-        return SweepFolder(self.path).log_tail(run.name)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        runs = [
-            run.as_dict() | ({"log_tail": self.log_tail(run)} if run.state == "failed" else {})
-            for run in self.runs
-        ]
-        return {"sweep": self.name, "path": str(self.path), "runs": runs}
+        """Runs that are finished, those found in other sweeps included."""
+        return [run for run in self.runs if run.state == State.FINISHED]
 
 
 def sweep(
-    file: str | Path | Sweep,
+    source: str | Path | Sweep,
     overrides: Sequence[str] | Mapping[str, Any] = (),
-    *,
-    jobs: int = 1,
-    out: str | Path | None = None,
-    retry: bool = False,
-    reuse: Sequence[str | Path] | None = None,
+    options: SweepOptions | None = None,
 ) -> SweepResult:
-    """Train and evaluate all runs of a sweep on this machine, `jobs` at a time.
+    """Train and evaluate all runs of a sweep on this machine, `options.jobs` at a time.
 
-    The runs go to `<out>/<run's name>`; `out` is runs/<sweep's name> if not given. A run is a
-    process of its own and has its share of the threads or GPUs. Runs that are finished, here or
-    in a folder of `reuse` (default: the folder that holds `out`), are not done again: they are
-    known by the hashes of recipe and corpus. A failure does not end the others; failed runs are
-    tried again with `retry`. Raises RecipeError, DataError or RunError before anything starts, and
-    TrainingStopped after Ctrl-C or SIGTERM, when all is saved and the same call goes on.
+    The runs go to `<out>/<run's name>`. A run is a process of its own and has its share of the
+    threads or GPUs. Runs that are finished, in `out` or in a folder of `reuse`, are not done
+    again: they are identified by the hashes of recipe and corpus. A failure does not end the
+    others. Raises RecipeError, DataError or RunError before anything starts, and TrainingStopped
+    after Ctrl-C or SIGTERM, when all is saved and the same call resumes.
     """
-    wanted = prepared(file, overrides)
-    folder = SweepFolder(Path(out) if out is not None else Path("runs") / wanted.name)
-    facts = corpus_facts(wanted)
-    runs = design_runs(wanted, facts.vocabulary, facts.unique_tokens)
-    tell_idle_gpus(divide(jobs))
+    options = options or SweepOptions()
+    loaded = _loaded(source, overrides)
+    folder = SweepFolder(options.out or Path("runs") / loaded.name)
+    facts = corpus_facts(loaded)
+    runs = design_runs(loaded, facts.vocabulary, facts.unique_tokens)
+    warn_idle_gpus(make_slots(options.jobs))
     return run_all(
-        wanted, runs, facts, folder, jobs=jobs, retry=retry, places=places_of(folder, reuse)
+        loaded,
+        runs,
+        facts,
+        folder,
+        jobs=options.jobs,
+        retry=options.retry,
+        places=[folder.path, *(options.reuse or [folder.path.parent])],
     )
 
 
-def prepared(file: str | Path | Sweep, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
-    """The sweep, from a file, a shipped name or as it is."""
-    if not isinstance(file, Sweep):
-        return load_sweep(file, overrides)
+def _loaded(source: str | Path | Sweep, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
+    """The sweep from a file or a shipped name, or as it is."""
+    if not isinstance(source, Sweep):
+        return load_sweep(source, overrides)
     if overrides:
         raise UserError("give overrides with a sweep file, or change the Sweep itself")
-    return file
+    return source
 
 
 def run_all(
-    wanted: Sweep,
+    source: Sweep,
     runs: list[SweepRun],
     facts: CorpusFacts,
     folder: SweepFolder,
@@ -115,8 +111,8 @@ def run_all(
 ) -> SweepResult:
     """Run a list of runs as `sweep` does; `may_start` may leave some out."""
     if not facts.found:
-        open_corpus(runs[0].recipe.data)  # raises, saying what is missing
-    slots = divide(jobs)
+        open_corpus(runs[0].recipe.data)  # raises DataError, naming what is missing
+    slots = make_slots(jobs)
     with RunFolder(folder.path).lock():
         states = plan_states(runs, facts, folder, retry=retry, places=places)
         check_runs(runs, states, slots[0].gpus, facts)
@@ -124,17 +120,19 @@ def run_all(
         _say_what_is_done(states)
         with SweepScreen() as screen:
             Launch(
-                name=wanted.name,
+                name=source.name,
                 folder=folder,
                 states=states,
-                watches=_watches(runs, facts, folder),
+                monitors=_monitors(runs, facts, folder),
                 slots=slots,
                 screen=screen,
-                evaluate=wanted.evaluate,
-                stop_hopeless=wanted.stop_hopeless,
+                evaluate=source.evaluate,
+                early_stopping=source.early_stopping,
                 may_start=may_start,
             ).run()
-    return SweepResult(wanted.name, folder.path, states)
+    failed = [state.name for state in states if state.state == State.FAILED]
+    tails = {name: folder.log_tail(name) for name in failed}
+    return SweepResult(source.name, folder.path, states, tails)
 
 
 def plan_states(
@@ -149,13 +147,13 @@ def plan_states(
 
     Raises RunError if a run's folder holds a run with other settings.
     """
-    before, done = folder.read(), FinishedRuns(places)
+    before, finished = folder.read(), FinishedRuns(places)
     states: list[RunState] = []
     starts = _starts(runs)
     for run in runs:
         recipe = placed(run.recipe, folder.run_dir(run.name))
         if run.after is not None:
-            recipe = _started(recipe, folder.run_dir(run.after).as_posix())
+            recipe = _branched(recipe, folder.run_dir(run.after).as_posix())
         state = RunState(
             name=run.name,
             family=recipe.family,
@@ -166,13 +164,13 @@ def plan_states(
         )
         check_own_folder(recipe, RunFolder(folder.run_dir(run.name)))
         old = before.get(run.name)
-        if old is not None and old.identity == state.identity:
+        if old is not None and old.identity in (state.identity, recipe_hash_0_1(recipe)):
             state.attempts, state.exit_code = old.attempts, old.exit_code
             state.seconds = old.seconds
-            if old.state in ("failed", "ended early") and not retry:
-                state.state, state.why, state.nll = old.state, old.why, old.nll
-        if state.state in ("waiting", "failed"):
-            _take_finished(state, recipe, done, starts.get(run.name, set()))
+            if old.state in (State.FAILED, State.ENDED_EARLY) and not retry:
+                state.state, state.reason, state.nll = old.state, old.reason, old.nll
+        if state.state in (State.WAITING, State.FAILED):
+            _take_finished(state, recipe, finished, starts.get(run.name, set()))
         states.append(state)
     _leave_out_trunks(states, starts)
     return states
@@ -190,24 +188,24 @@ def _starts(runs: list[SweepRun]) -> dict[str, set[int]]:
 def _leave_out_trunks(states: list[RunState], starts: Mapping[str, set[int]]) -> None:
     """A trunk that was never begun is not needed where all its branches are finished."""
     for state in states:
-        branches = [one for one in states if state.name in one.after]
+        branches = [other for other in states if state.name in other.after]
         begun = RunFolder(Path(state.run_dir)).read_info() is not None
         if (
             state.name in starts
-            and state.state == "waiting"
+            and state.state == State.WAITING
             and not begun
-            and all(one.state == "finished" for one in branches)
+            and all(branch.state == State.FINISHED for branch in branches)
         ):
-            state.state, state.why = "left out", "all runs that start from it are finished"
+            state.state, state.reason = State.LEFT_OUT, note(RunReason.BRANCHES_FINISHED)
 
 
 def check_runs(
     runs: list[SweepRun], states: list[RunState], processes: int, facts: CorpusFacts
 ) -> None:
-    """Raise RecipeError for a run that is still to be done and cannot be.
+    """Raise RecipeError for a run that is not done and cannot be run.
 
-    That is one which does not fit its processes, or wants more tokens than the corpus has. So it
-    is found before the others have run for days.
+    That is one whose mesh does not fit `processes`, or that wants more tokens than the corpus
+    has. So it is found before the others have run for days.
     """
     done = {state.name for state in states if state.state in DONE}
     tokens: dict[Data, int] = {}
@@ -230,64 +228,62 @@ def check_runs(
 
 
 def write_recipes(runs: list[SweepRun], states: list[RunState], folder: SweepFolder) -> None:
-    """Write the recipe of each run, as its process will read it."""
+    """Write the recipe of each run, which its process will read."""
     places = {state.name: state.run_dir for state in states}
     for run in runs:
         recipe = placed(run.recipe, folder.run_dir(run.name))
         if run.after is not None:
-            recipe = _started(recipe, Path(places[run.after]).as_posix())
+            recipe = _branched(recipe, Path(places[run.after]).as_posix())
         files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
 
 
 def placed(recipe: Recipe, run_dir: Path) -> Recipe:
-    """The recipe with a place for its run."""
+    """The recipe with the folder of its run."""
     return dataclasses.replace(recipe, run_dir=run_dir.as_posix())
 
 
-def _started(recipe: Recipe, trunk: str) -> Recipe:
-    """The branch's recipe with its trunk, of which it takes the last checkpoint that will do."""
+def _branched(recipe: Recipe, trunk: str) -> Recipe:
+    """The branch's recipe with its trunk, from whose last usable checkpoint it starts."""
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, start_from=trunk))
 
 
-def _take_finished(state: RunState, recipe: Recipe, done: FinishedRuns, starts: set[int]) -> None:
-    found = done.find(recipe)
-    if found is None:
+def _take_finished(
+    state: RunState, recipe: Recipe, finished: FinishedRuns, starts: set[int]
+) -> None:
+    path = finished.find(recipe)
+    if path is None:
         return
-    record = RunRecord(found)
-    own = found.resolve() == Path(state.run_dir).resolve()
+    record = RunRecord(path)
+    own = path.resolve() == Path(state.run_dir).resolve()
     if not own and not starts <= kept_steps(record.folder):
-        return  # the same trunk, but without the checkpoints that are wanted here
+        return  # the same trunk, but without the checkpoints that the branches need
     if own and needs_evaluation(record):
         return  # the launch sees to it
-    state.state, state.nll, state.run_dir = "finished", best_nll(record), str(found)
-    state.why = "" if own else f"the same run as {found}"
+    state.state, state.nll, state.run_dir = State.FINISHED, best_nll(record), str(path)
+    state.reason = None if own else note(RunReason.SAME_RUN, run_dir=str(path))
 
 
-def _watches(runs: list[SweepRun], facts: CorpusFacts, folder: SweepFolder) -> dict[str, Watch]:
-    watches = {}
+def _monitors(
+    runs: list[SweepRun], facts: CorpusFacts, folder: SweepFolder
+) -> dict[str, RunMonitor]:
+    monitors = {}
     for run in runs:
         numbers, unique = numbers_of(run.recipe, facts)
-        watches[run.name] = Watch(
+        monitors[run.name] = RunMonitor(
             RunFolder(folder.run_dir(run.name)).metrics_file,
             run.recipe.family,
             numbers.steps,
             numbers.flops,
             unique,
         )
-    return watches
-
-
-def places_of(folder: SweepFolder, reuse: Sequence[str | Path] | None) -> list[Path]:
-    """Folders in which finished runs are looked for."""
-    given = [folder.path.parent] if reuse is None else [Path(place) for place in reuse]
-    return [folder.path, *given]
+    return monitors
 
 
 def _say_what_is_done(states: list[RunState]) -> None:
-    names = [state.state for state in states]
-    if finished := names.count("finished"):
-        taken = sum(state.state == "finished" and bool(state.why) for state in states)
-        also = f", {taken} of them in other folders" if taken else ""
-        say(f"{finished} of {len(states)} runs are finished already{also}")
-    if failed := names.count("failed"):
-        say(f"{failed} failed before and are left as they are; --retry tries them again")
+    finished = [state for state in states if state.state == State.FINISHED]
+    if finished:
+        elsewhere = sum(state.reason is not None for state in finished)
+        also = f", {elsewhere} of them in other folders" if elsewhere else ""
+        say(f"{len(finished)} of {len(states)} runs are already finished{also}")
+    if failed := sum(state.state == State.FAILED for state in states):
+        say(f"{failed} failed before and are left as they are; `retry` tries them again")

@@ -20,13 +20,13 @@ Branch = tuple[str, Recipe, RunNumbers]
 """(name, recipe as a run of its own, its numbers)."""
 
 
-def grow_trunk(branches: Sequence[Branch]) -> tuple[Recipe, list[tuple[Recipe, int]]]:
+def build_trunk(branches: Sequence[Branch]) -> tuple[Recipe, list[tuple[Recipe, int]]]:
     """(the trunk's recipe, each branch's recipe and the step of the trunk at which it starts).
 
     The recipes differ in their length only. The trunk ends where the longest branch begins to
     decay, and keeps checkpoints where the others do. It is warmed up over the recipe's share of
-    itself; a branch's recipe gets the share that is as many steps, so it says of the branch what
-    a run trained alone would have to be to have the same weights. Raises RecipeError where a
+    itself; a branch's recipe gets the share that is as many steps, so that a run
+    trained alone with it would get the same weights. Raises RecipeError where a
     branch cannot start from a trunk.
     """
     starts = [_start(name, recipe, numbers) for name, recipe, numbers in branches]

@@ -68,7 +68,7 @@ def test_all_train_as_the_paper_did(name):
             "samples",
         )
         assert (train.beta1, train.weight_decay, train.schedule) == (0.9, 0.1, "cosine")
-        assert recipe.mdm.noise == "iid"
+        assert getattr(recipe.options, "noise", "iid") == "iid"
         assert recipe.model.size is not None
         if name != "paper/attention-dropout":
             assert train.attention_dropout == 0.1

@@ -26,6 +26,9 @@ _MODULES = {
     "Recipe": "epochal.recipe",
     "RunRecord": "epochal.runs",
     "average": "epochal.evaluation.ensemble",
+    "Resources": "epochal.sweeps.options",
+    "SubmitOptions": "epochal.sweeps.options",
+    "SweepOptions": "epochal.sweeps.options",
     "compare": "epochal.studies.compare",
     "compare_existing": "epochal.studies.compare",
     "download": "epochal.data.download",
@@ -91,6 +94,9 @@ if TYPE_CHECKING:
     from epochal.studies.compare import compare_existing as compare_existing
     from epochal.studies.quickstart import quickstart as quickstart
     from epochal.studies.study import study as study
+    from epochal.sweeps.options import Resources as Resources
+    from epochal.sweeps.options import SubmitOptions as SubmitOptions
+    from epochal.sweeps.options import SweepOptions as SweepOptions
     from epochal.sweeps.submit import submit as submit
     from epochal.sweeps.sweep import sweep as sweep
     from epochal.training.dry_run import dry_run as dry_run

@@ -8,10 +8,13 @@ import epochal
 
 NAMES = [
     "Comparison",
+    "DownstreamOptions",
     "EpochalError",
+    "GenerationConfig",
     "LoadedModel",
     "NLLResult",
     "Recipe",
+    "QualityOptions",
     "Resources",
     "RunRecord",
     "SubmitOptions",

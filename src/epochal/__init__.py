@@ -20,10 +20,13 @@ from epochal._version import __version__ as __version__
 
 _MODULES = {
     "Comparison": "epochal.comparison",
+    "DownstreamOptions": "epochal.downstream_tasks.options",
     "EpochalError": "epochal.errors",
+    "GenerationConfig": "epochal.generation.config",
     "LoadedModel": "epochal.evaluation.load",
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
+    "QualityOptions": "epochal.evaluation.options",
     "RunRecord": "epochal.runs",
     "average": "epochal.evaluation.ensemble",
     "Resources": "epochal.sweeps.options",
@@ -69,13 +72,16 @@ if TYPE_CHECKING:
     from epochal.data.subset import subset as subset
     from epochal.data.verify import verify as verify
     from epochal.downstream_tasks.downstream import downstream as downstream
+    from epochal.downstream_tasks.options import DownstreamOptions as DownstreamOptions
     from epochal.errors import EpochalError as EpochalError
     from epochal.evaluation.ensemble import average as average
     from epochal.evaluation.ensemble import ensemble as ensemble
     from epochal.evaluation.evaluate import evaluate as evaluate
     from epochal.evaluation.gap import gap as gap
     from epochal.evaluation.load import LoadedModel as LoadedModel
+    from epochal.evaluation.options import QualityOptions as QualityOptions
     from epochal.evaluation.quality import quality as quality
+    from epochal.generation.config import GenerationConfig as GenerationConfig
     from epochal.interop.exports import export_hf as export_hf
     from epochal.interop.exports import export_safetensors as export_safetensors
     from epochal.interop.imports import import_hf as import_hf

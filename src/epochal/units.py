@@ -47,6 +47,14 @@ def parse_count(text: str | int | float) -> int:
     return int(value)
 
 
+def parse_counts(text: str) -> tuple[int, ...]:
+    """`8,16,32k` → (8, 16, 32_000). Raises UserError for anything else."""
+    try:
+        return tuple(parse_count(part) for part in text.split(","))
+    except UserError as error:
+        raise UserError(f"{text!r} is not a list of whole numbers such as 8,16,32") from error
+
+
 def _decimal(text: str | int | float) -> Decimal:
     """The number exactly as written: in binary, 1.001M would be a hair below 1,001,000."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):

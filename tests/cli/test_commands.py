@@ -135,8 +135,10 @@ def test_generate(call, tiny_pair):
     assert (
         len(json.loads(out)["texts"] if isinstance(json.loads(out), dict) else json.loads(out)) == 2
     )
-    refused(call("generate", tiny_pair / "ar", "--tokens", "0"), "tokens = 0")
+    refused(call("generate", tiny_pair / "ar", "--tokens", "0"), "--tokens 0")
     refused(call("generate", tiny_pair / "ar", "--prompt", "[MASK]"), "cannot fill in")
+    refused(call("generate", tiny_pair / "ar", "--cached"), "--cached", "autoregressive")
+    refused(call("generate", tiny_pair / "ar", "--order", "confidence"), "--order")
     refused(call("generate", tiny_pair / "nothing"), "is not a run")
 
 
@@ -150,12 +152,12 @@ def test_generate_streams_and_reads_files(call, tiny_pair, tmp_path):
     assert code == 0
     assert "2 prompts written" in out
     assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 2
-    assert "2 were there" in call("generate", run, *files, "--tokens", "5")[1]
+    assert "2 already there" in call("generate", run, *files, "--tokens", "5")[1]
     refused(call("generate", run, *files, "--tokens", "6"), "with other settings")
     refused(call("generate", run, *files[:2]), "go together")
     refused(call("generate", run, *files, "--prompt", "a"), "neither --prompt")
     refused(call("generate", run, "--stream", "--json"), "leave out --json")
-    refused(call("generate", run, "--cached"), "give their length")
+    refused(call("generate", run, "--cached"), "--cached", "needs blocks")
     refused(call("generate", run, "--block", "4", "--steps", "2", "--tokens", "12"), "3 blocks")
 
 
@@ -168,7 +170,7 @@ def test_quality(call, tiny_pair, tmp_path):
     assert "distinct-1" in out
     code, out, _ = call("quality", runs / "ar", *words, "--json")
     assert [row["steps"] for row in json.loads(out)["rows"]] == [8]
-    refused(call("quality", runs / "mdm", *words, "--steps", "1,a"), "no list of whole numbers")
+    refused(call("quality", runs / "mdm", *words, "--steps", "1,a"), "list of whole numbers")
 
 
 def test_downstream(call, tiny_pair, tmp_path):
@@ -177,15 +179,20 @@ def test_downstream(call, tiny_pair, tmp_path):
 
     runs = shutil.copytree(tiny_pair, tmp_path / "pair")
     rows = write_rows(tmp_path / "rows", tasks=["sciq", "lambada_standard"])
-    words = ("--tasks", "sciq,lambada_standard", "--data", rows, "--draws", "8")
-    code, out, _ = call("downstream", runs / "mdm", *words)
+    words = ("--tasks", "sciq,lambada_standard", "--data", rows)
+    code, out, _ = call("downstream", runs / "mdm", *words, "--draws", "8")
     assert code == 0
     assert "25.00 %" in out  # chance
     assert "68.67 %" in out  # the paper's
     assert "up to 8 masks" in out
     code, out, _ = call("downstream", runs / "ar", *words, "--json")
     assert [one["task"] for one in json.loads(out)] == ["sciq", "lambada_standard"]
+    code, out, err = call("downstream", runs / "mdm", *words, "--mode", "ar", "--no-pad")
+    assert "mode chain_rule" in out
+    assert "short rows not padded" in out
+    assert "the mode ar is now chain_rule" in err
     refused(call("downstream", runs / "ar", *words, "--mode", "mc"), "exact")
+    refused(call("downstream", runs / "ar", *words, "--draws", "8"), "--draws 8")
     refused(call("downstream", tmp_path / "no", *words), "is not a run")
 
 

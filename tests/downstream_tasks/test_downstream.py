@@ -14,15 +14,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from epochal.downstream_tasks.harness_tasks import go_offline_without_hub, load_tasks
+from epochal.downstream_tasks.options import DownstreamOptions
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
 from epochal.errors import DataError, EpochalError, UserError
+from epochal.results import to_json
 from epochal.runs import RunRecord
 from local_tasks import ROWS, write_rows
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-from epochal.downstream_tasks.downstream import _error_from_draws, downstream  # noqa: E402
+import torch  # noqa: E402
+
+from epochal.cli.lm_eval import default_device  # noqa: E402
+from epochal.downstream_tasks.downstream import _error_from_draws, _run, downstream  # noqa: E402
 from epochal.downstream_tasks.harness_model import HarnessModel  # noqa: E402
 
 
@@ -44,7 +50,7 @@ def models(runs):
     return {
         "ar": HarnessModel(str(runs / "ar"), device="cpu"),
         "mc": HarnessModel(str(runs / "mdm"), draws=9, device="cpu"),
-        "chain": HarnessModel(str(runs / "mdm"), mode="ar", device="cpu"),
+        "chain_rule": HarnessModel(str(runs / "mdm"), mode="chain_rule", device="cpu"),
         "nll": HarnessModel(str(runs / "mdm"), mode="nll", draws=9, device="cpu"),
         "generate": HarnessModel(str(runs / "mdm"), mode="generate", device="cpu"),
     }
@@ -59,26 +65,30 @@ def instances(*pairs):
 
 @pytest.mark.parametrize("family", ["ar", "mdm"])
 def test_all_nine_tasks_from_local_rows(runs, rows, family):
-    results = downstream(runs / family, data=rows, draws=8, device="cpu")
+    earlier = RunRecord(runs / family).folder.downstream_file("sciq", "best", "ar")
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_text('{"task": "sciq", "mode": "ar"}')
+    draws = {"mdm": 8}.get(family)
+    results = downstream(runs / family, DownstreamOptions(data=rows, draws=draws, device="cpu"))
     assert [result.task for result in results] == list(PAPER_TASKS)
     for result in results:
         accuracy = result.metrics["acc"]
         assert 0 <= accuracy.value <= 1
         assert accuracy.standard_error == 0  # the three rows are the same
-        assert result.mode == ("ar" if family == "ar" else "mc")
+        assert result.mode == ("exact" if family == "ar" else "mc")
+        assert result.draws == draws
         assert result.documents == 3
         assert result.data == "local"
         assert result.harness.startswith("0.4.")
         assert result.chance == PAPER_TASKS[result.task].chance / 100
         assert set(result.paper) == {"100M", "500M"}
     assert results[-1].metrics["perplexity"].value > 1
+    # A result under the earlier name of the mode is replaced, and left alone by other modes.
+    assert earlier.exists() == (family == "mdm")
+    earlier.unlink(missing_ok=True)
     kept = RunRecord(runs / family).downstream()
     assert sorted(one["task"] for one in kept) == sorted(PAPER_TASKS)
-    assert kept == json.loads(json.dumps(sorted((r.as_dict() for r in results), key=_by_task)))
-
-
-def _by_task(result):
-    return f"{result['task']}-{result['checkpoint']}"
+    assert kept == to_json(sorted(results, key=lambda result: f"{result.task}-"))
 
 
 def test_a_folder_of_own_tasks(runs, tmp_path):
@@ -100,7 +110,9 @@ def test_a_folder_of_own_tasks(runs, tmp_path):
     }
     text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in task.items())
     (tmp_path / "mine.yaml").write_text(text.replace('"mine"', "mine"))
-    [result] = downstream(runs / "mdm", tasks=str(tmp_path), device="cpu", limit=1)
+    [result] = downstream(
+        runs / "mdm", DownstreamOptions(tasks=str(tmp_path), device="cpu", limit=1)
+    )
     assert (result.task, result.documents, result.chance, result.paper) == ("mine", 1, None, None)
     assert not list((runs / "mdm" / "downstream").glob("mine*"))  # a part is not kept
 
@@ -108,19 +120,20 @@ def test_a_folder_of_own_tasks(runs, tmp_path):
 def test_modes_give_what_they_can(runs, rows):
     """Lambada: perplexity needs likelihoods, accuracy needs generation."""
     given = {}
-    for mode in ("ar", "mc", "generate", "nll"):
-        [result] = downstream(
-            runs / "mdm", tasks="lambada_standard", data=rows, mode=mode, device="cpu"
-        )
+    for mode in ("chain_rule", "mc", "generate", "nll"):
+        options = DownstreamOptions(tasks="lambada_standard", data=rows, mode=mode, device="cpu")
+        [result] = downstream(runs / "mdm", options)
         given[mode] = sorted(result.metrics)
-        assert (result.draws is None) == (mode in ("ar", "generate"))
+        assert (result.draws is None) == (mode in ("chain_rule", "generate"))
     assert given == {
-        "ar": ["acc", "perplexity"],
+        "chain_rule": ["acc", "perplexity"],
         "mc": ["acc", "perplexity"],
         "generate": ["acc"],
         "nll": ["perplexity"],
     }
-    [result] = downstream(runs / "mdm", tasks="sciq", data=rows, mode="ar", device="cpu")
+    options = DownstreamOptions(tasks="sciq", data=rows, mode="ar", device="cpu")
+    [result] = downstream(runs / "mdm", options)
+    assert result.mode == "chain_rule"  # once called ar
     assert result.metrics["acc"].standard_error_draws == 0
 
 
@@ -164,10 +177,10 @@ def test_modes_of_diffusion_agree_on_one_token(models):
     one = models["mc"].loaded.tokenizer
     [ids] = [one.encode(" ")]
     pairs = [("The list of", one.decode([int(ids[0])]))]
-    values = {m: models[m].loglikelihood(instances(*pairs))[0] for m in ("mc", "chain", "nll")}
-    assert values["mc"][0] == pytest.approx(values["chain"][0], rel=1e-5)
+    values = {m: models[m].loglikelihood(instances(*pairs))[0] for m in ("mc", "chain_rule", "nll")}
+    assert values["mc"][0] == pytest.approx(values["chain_rule"][0], rel=1e-5)
     assert values["nll"][0] == values["mc"][0]
-    assert values["mc"][1] == values["chain"][1]
+    assert values["mc"][1] == values["chain_rule"][1]
     assert values["nll"][1] is False
     nothing, greedy = models["generate"].loglikelihood(instances(*pairs))[0]
     assert math.isnan(nothing)
@@ -178,11 +191,11 @@ def test_what_does_not_fit_is_cut_at_the_left_and_counted(models):
     """L = 32: AR reads 32 tokens and scores a 33rd, diffusion reads what it scores, too."""
     for name, limit in (("ar", 33), ("mc", 32)):
         model = models[name]
-        model.cut_contexts = model.cut_continuations = 0
+        model.truncated_contexts = model.truncated_continuations = 0
         long, short = "value list name " * 20, " is the end"
         found = model.loglikelihood(instances((long, short), ("A", long), ("A", short)))
         assert all(math.isfinite(value) for value, _ in found)
-        assert (model.cut_contexts, model.cut_continuations) == (2, 1)
+        assert (model.truncated_contexts, model.truncated_continuations) == (2, 1)
         made = model._request((long, short), 0)
         assert len(made.ids) == limit
         assert made.scored == len(model.loaded.tokenizer.encode(long.rstrip() + " " + short)) - len(
@@ -194,7 +207,7 @@ def test_what_does_not_fit_is_cut_at_the_left_and_counted(models):
 
 def test_rolling_likelihood_is_the_sum_over_windows(models):
     text = "The value of the list is the name of it. " * 8
-    for name in ("ar", "chain", "mc"):
+    for name in ("ar", "chain_rule", "mc"):
         model = models[name]
         [value] = model.loglikelihood_rolling(instances((text,)))
         tokens = len(model.loaded.tokenizer.encode(text))
@@ -240,15 +253,20 @@ def test_choices_share_their_masks_and_companions_change_nothing(models):
 def test_what_is_refused(runs, rows, tmp_path):
     def refused(message, run="mdm", kind=UserError, **options):
         with pytest.raises(kind, match=message):
-            downstream(runs / run, device="cpu", **{"data": rows, "tasks": "sciq", **options})
+            given = DownstreamOptions(**{"data": rows, "tasks": "sciq", "device": "cpu", **options})
+            downstream(runs / run, given)
 
-    refused("an autoregressive run's likelihood is exact", "ar", mode="mc")
-    refused("'x' is not one of ar, mc", mode="x")
+    refused("autoregressive models have exact and nll", "ar", mode="mc")
+    refused("masked diffusion models have mc", mode="exact")
+    refused("'x' is not one of exact, mc", mode="x")
+    refused("draws", "ar", draws=32)
+    refused("draws", mode="chain_rule", draws=32)
+    refused("pad", "ar", pad=True)
     refused("draws = 3: at least 7", draws=3)
     refused("draws = 0: at least 7", draws=0, data=None)  # before a download is tried
     refused("limit = 0", limit=0)
-    refused("no folder", data=tmp_path / "nothing")
-    refused("names no task", tasks=" , ")
+    refused("no such folder", data=tmp_path / "nothing")
+    refused("paper", tasks=" , ")
     refused("holds no task", tasks=str(tmp_path))
     refused("no task 'hellaswga'. Did you mean `hellaswag`", tasks="sciq,hellaswga")
     refused("ranks choices", mode="generate")
@@ -277,7 +295,7 @@ def test_what_is_refused(runs, rows, tmp_path):
 def test_tasks_of_ones_own_that_are_broken(runs, tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        downstream(runs / "ar", tasks=str(tmp_path), device="cpu")
+        downstream(runs / "ar", DownstreamOptions(tasks=str(tmp_path), device="cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -288,32 +306,46 @@ def test_a_download_that_cannot_be(runs, tmp_path, monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(EpochalError, match=r"sciq must be downloaded .*--data FOLDER") as caught:
-        downstream(runs / "ar", tasks="sciq", data=tmp_path, device="cpu")
+    options = DownstreamOptions(tasks="sciq", data=tmp_path, device="cpu")
+    with pytest.raises(EpochalError, match=r"download the rows of the task sciq") as caught:
+        downstream(runs / "ar", options)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
 
 def test_a_hub_out_of_reach_is_not_tried_for_long(monkeypatch):
-    """Inside, the libraries look only for what is there; a hub that answers changes nothing."""
-    import datasets
-    import huggingface_hub
-
-    from epochal.downstream_tasks import harness_tasks
-
+    """The libraries then look only for what is there; a hub that answers changes nothing."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    # Set first, so that it is taken away at the end.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        with harness_tasks._no_long_wait():
-            assert not datasets.config.HF_HUB_OFFLINE
-    with harness_tasks._no_long_wait():
-        assert datasets.config.HF_HUB_OFFLINE
-        assert huggingface_hub.constants.HF_HUB_OFFLINE
-    assert not datasets.config.HF_HUB_OFFLINE
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        go_offline_without_hub()
+        assert "HF_HUB_OFFLINE" not in os.environ
+    go_offline_without_hub()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_libraries_are_left_as_they_were(runs, rows):
+    """Nothing of theirs is patched while tasks are scored, and their bars stay hidden."""
+    import datasets
+    import tqdm
+
+    before = tqdm.tqdm.__init__, datasets.config.HF_HUB_OFFLINE
+    seen = []
+
+    class Watching(HarnessModel):
+        def loglikelihood(self, requests, disable_tqdm=False):
+            seen.append((tqdm.tqdm.__init__, datasets.config.HF_HUB_OFFLINE))
+            return super().loglikelihood(requests)
+
+    raw = Watching(str(runs / "ar"), device="cpu")
+    manager, [task] = load_tasks(["sciq"], None, rows, rows.parent / "work")
+    _run(raw, task, manager, 1)
+    assert seen == [before]
 
 
 def test_slips_are_told_before_torch_is_imported(tiny_pair):
@@ -348,30 +380,50 @@ def test_a_call_of_the_harness_itself(runs, rows, tmp_path):
     assert "|sciq|" in done.stdout.replace(" ", "")
 
 
-def test_the_harness_default_device_is_no_wish(runs, monkeypatch):
-    """`cuda:0` is what the harness says when nobody asked; model arguments go before options."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_a_device_that_was_asked_for_is_used_or_refused(runs, monkeypatch):
+    """The harness's own default, cuda:0, never gets to the model through epochal-lm-eval."""
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    harness = {"device": "cuda:0", "batch_size": 1, "max_batch_size": None}
-    model = HarnessModel.create_from_arg_obj({"run": str(runs / "ar")}, harness)
-    assert model.loaded.machine.device.type == "cpu"
-    found = HarnessModel.create_from_arg_string(
-        f"run={runs / 'ar'},device=cpu,batch_size=3", harness
+    run = str(runs / "ar")
+    if not torch.cuda.is_available():
+        with pytest.raises(EpochalError, match="cuda:0"):
+            HarnessModel.create_from_arg_obj({"run": run}, {"device": "cuda:0", "batch_size": 1})
+        model = HarnessModel.create_from_arg_obj({"run": run}, {"device": "auto", "batch_size": 1})
+        assert model.loaded.machine.device.type == "cpu"
+    # Model arguments override the harness's options.
+    options = {"device": "cuda:7", "batch_size": 1, "max_batch_size": None}
+    one, three = (
+        HarnessModel.create_from_arg_string(f"run={run},device=cpu,batch_size={n}", options)
+        for n in (1, 3)
     )
-    assert found.reader.batch_tokens == 3 * model.reader.batch_tokens
-    with pytest.raises(EpochalError, match='the device "nonsense" cannot be used'):
-        HarnessModel.create_from_arg_obj({"run": str(runs / "ar"), "device": "nonsense"}, harness)
+    assert three.reader.batch_tokens == 3 * one.reader.batch_tokens
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        ("run --model epochal --model_args run=a --tasks sciq", True),
+        ("-M epochal -t sciq", True),
+        ("run --model=epochal --device cuda:0", False),
+        ("run --model epochal --device=cpu", False),
+        ("run --model epochal --config a.yaml", False),
+        ("run --model hf --tasks sciq", False),
+        ("ls tasks", False),
+    ],
+)
+def test_without_a_device_epochal_is_asked_for_any(words, added):
+    assert default_device(words.split()) == (["--device", "auto"] if added else [])
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions_and_find_the_same(runs, tmp_path):
     """Under torchrun, against a single process: values to rounding, each question once."""
     rows = write_rows(tmp_path / "rows", copies=5, tasks=["sciq", "lambada_standard"])
-    options = {"tasks": "sciq,lambada_standard", "data": rows, "draws": 8, "device": "cpu"}
-    alone = downstream(runs / "mdm", **options)
+    names = "sciq,lambada_standard"
+    options = DownstreamOptions(tasks=names, data=rows, draws=8, device="cpu")
+    alone = downstream(runs / "mdm", options)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words += ["-m", "epochal", "downstream", str(runs / "mdm"), "--draws", "8", "--json"]
-    words += ["--tasks", options["tasks"], "--data", str(rows), "--device", "cpu"]
+    words += ["--tasks", names, "--data", str(rows), "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for one, other in zip(alone, json.loads(done.stdout), strict=True):

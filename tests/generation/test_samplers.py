@@ -9,16 +9,16 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from epochal.errors import UserError
-from epochal.generation.autoregressive import text_steps
-from epochal.generation.sampling import Sampling, certainty, sample_keys
-from epochal.generation.unmasking import Schedule, unmask_steps
+from epochal.errors import OptionError
+from epochal.generation.autoregressive import generate_autoregressive
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import certainty, sample_keys
+from epochal.generation.unmasking import blocks, generate_by_unmasking
 from epochal.models import Transformer, initialise
 from epochal.sizes import Architecture
 from tiny_world import LENGTH, MACHINE, MASK, VOCABULARY, Oracle, random_joint
 
 V, M, END = 30, 30, 0  # of the small transformer
-GREEDY = Sampling(temperature=0)
 
 
 def small_model(layers=2, seed=3):
@@ -39,34 +39,33 @@ def prompts(rows, length, seed=1):
     return torch.randint(1, V, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def go_on(model, prompt, tokens, sampling=GREEDY, seed=0, end=-1, keys=None, **more):
-    keys = sample_keys(seed, "", len(prompt)) if keys is None else keys
-    steps = text_steps(
+def continued(model, prompt, tokens, temperature=0, seed=0, end=-1, keys=None, **more):
+    """[B, up to `tokens`] what is written after the prompts."""
+    *_, last = generate_autoregressive(
         model,
         prompt,
-        tokens,
+        GenerationConfig(tokens=tokens, temperature=temperature),
+        mask=M,
         end=end,
         vocabulary=V,
-        sampling=sampling,
-        keys=keys,
+        keys=sample_keys(seed, "", len(prompt)) if keys is None else keys,
         machine=MACHINE,
         **more,
     )
-    found = list(steps)
-    return torch.stack(found, dim=1) if found else prompt[:, :0]
+    assert last.settled == last.ids.shape[1]
+    return last.ids[:, prompt.shape[1] :]
 
 
-def states(model, ids, schedule, sampling=GREEDY, seed=0, keys=None, mask=M, vocabulary=V):
-    keys = sample_keys(seed, "", len(ids)) if keys is None else keys
+def states(model, ids, seed=0, keys=None, mask=M, vocabulary=V, temperature=0, **config):
     return list(
-        unmask_steps(
+        generate_by_unmasking(
             model,
             ids,
-            schedule,
+            GenerationConfig(temperature=temperature, **config),
             mask=mask,
+            end=-1,
             vocabulary=vocabulary,
-            sampling=sampling,
-            keys=keys,
+            keys=sample_keys(seed, "", len(ids)) if keys is None else keys,
             machine=MACHINE,
         )
     )
@@ -88,20 +87,19 @@ def test_greedy_text_with_the_cache_is_that_without(model, length, prefill):
     for _ in range(12):
         logits = model.logits(ids, "causal")[:, -1, :V]
         ids = torch.cat((ids, logits.argmax(dim=-1, keepdim=True)), dim=1)
-    assert torch.equal(go_on(model, prompt, 12, prefill=prefill), ids[:, length:])
+    assert torch.equal(continued(model, prompt, 12, prefill=prefill), ids[:, length:])
 
 
 def test_after_the_end_there_is_only_the_end(model):
     prompt = prompts(6, 3)
-    free = go_on(model, prompt, 15, Sampling(), seed=2)
+    free = continued(model, prompt, 15, temperature=1, seed=2)
     end = int(free[2, 4])
-    found = go_on(model, prompt, 15, Sampling(), seed=2, end=end)
+    found = continued(model, prompt, 15, temperature=1, seed=2, end=end)
     for row in found.tolist():
         if end in row:
             assert set(row[row.index(end) :]) == {end}
-    one = go_on(model, prompt[2:3], 15, end=int(go_on(model, prompt[2:3], 1)[0, 0]))
+    one = continued(model, prompt[2:3], 15, end=int(continued(model, prompt[2:3], 1)[0, 0]))
     assert one.shape == (1, 1)  # all samples have ended
-    assert go_on(model, prompt, 0).shape == (6, 0)
 
 
 class LeftToRight(Oracle):
@@ -138,17 +136,17 @@ def fits(counts, probabilities):
 def test_ar_samples_have_the_joint_distribution():
     joint = random_joint(4, concentration=1.0)
     oracle = LeftToRight(joint)
-    steps = text_steps(
+    *_, last = generate_autoregressive(
         oracle,
         torch.zeros((SAMPLES, 1), dtype=torch.long),
-        LENGTH - 1,
+        GenerationConfig(tokens=LENGTH - 1),
+        mask=MASK,
         end=-1,
         vocabulary=VOCABULARY,
-        sampling=Sampling(),
         keys=sample_keys(5, "", SAMPLES),
         machine=MACHINE,
     )
-    assert fits(frequencies(torch.stack(list(steps), dim=1)), joint[0].ravel())
+    assert fits(frequencies(last.ids[:, 1:]), joint[0].ravel())
 
 
 # --- masked diffusion, in distribution ---------------------------------------------------------
@@ -162,10 +160,10 @@ class Knower(Oracle):
         return super().__call__(ids, rule)
 
 
-def written(oracle, schedule, seed=6, samples=SAMPLES):
+def written(oracle, samples=SAMPLES, **config):
     ids = torch.full((samples, LENGTH), MASK)
     ids[:, 0] = 0
-    rows = fill(oracle, ids, schedule, Sampling(), seed, mask=MASK, vocabulary=VOCABULARY)
+    rows = fill(oracle, ids, 6, mask=MASK, vocabulary=VOCABULARY, temperature=1, **config)
     return frequencies(rows[:, 1:])
 
 
@@ -186,8 +184,8 @@ def by_orders(oracle, weights):
 def test_one_place_a_step_by_a_model_that_knows_the_joint_gives_the_joint(order):
     """Blocks of one: whatever the measure, the order is then left to right."""
     joint = random_joint(4, concentration=1.0)
-    schedule = Schedule(steps=LENGTH - 1, order=order, block=1)
-    assert fits(written(Knower(joint), schedule), joint[0].ravel())
+    counts = written(Knower(joint), steps=LENGTH - 1, order=order, block=1)
+    assert fits(counts, joint[0].ravel())
 
 
 def test_ancestral_steps_give_the_average_over_orders():
@@ -202,17 +200,16 @@ def test_ancestral_steps_give_the_average_over_orders():
     assert expected.sum() == pytest.approx(1)
     # With 150 steps two of the four places meet in one step in 4 % of the samples; the model's
     # joint of two places in a step differs little from that of one after the other.
-    slow, fast = (Schedule(steps=steps, order="ancestral") for steps in (150, 1))
-    assert fits(written(oracle, slow, samples=8000), expected)
-    assert not fits(written(oracle, fast, samples=8000), expected)
+    slow, fast = (written(oracle, 8000, steps=steps, order="ancestral") for steps in (150, 1))
+    assert fits(slow, expected)
+    assert not fits(fast, expected)
 
 
 @pytest.mark.parametrize("remask", [0.0, 0.5, 0.9])
 def test_the_masked_share_is_the_schedule_s_with_and_without_remasking(model, remask):
-    """4 steps: a quarter comes to light in each; remasking reveals as many more as it hides."""
+    """4 steps: a quarter is unmasked in each; remasking unmasks as many more as it masks."""
     ids = torch.full((120, 20), M)
-    schedule = Schedule(steps=4, order="ancestral", remask=remask)
-    found = states(model, ids, schedule, Sampling())
+    found = states(model, ids, steps=4, order="ancestral", remask=remask, temperature=1)
     shares = [(state.ids == M).double().mean().item() for state in found]
     for share, expected in zip(shares, (0.75, 0.5, 0.25, 0), strict=True):
         assert share == pytest.approx(expected, abs=4.5 * (0.25 / 2400) ** 0.5)
@@ -232,8 +229,8 @@ def test_every_mask_is_filled_and_nothing_else_touched(model, order, steps, more
     ids = prompts(3, 14)
     ids[:, [2, 3, 5, 6, 7, 10, 11, 13]] = M
     hidden, before = ids == M, ids.clone()
-    schedule = Schedule(steps=max(steps, 2 if "block" in more else 1), order=order, **more)
-    found = states(model, ids, schedule, Sampling())
+    steps = max(steps, 2 if "block" in more else 1)
+    found = states(model, ids, steps=steps, order=order, temperature=1, **more)
     assert torch.equal(ids, before)  # the argument is left alone
     assert torch.equal(found[-1].ids[~hidden], before[~hidden])
     assert found[-1].ids.max() < V
@@ -252,7 +249,7 @@ def test_the_surest_come_first_equally_many_per_step(model, order, remask):
     ids = torch.full((1, 11), M)
     ids[0, 3] = 7
     steps, sure, expected = 4, {}, ids[0].tolist()
-    found = states(model, ids, Schedule(steps=steps, order=order, remask=remask))
+    found = states(model, ids, steps=steps, order=order, remask=remask)
     for step in range(steps):
         logits = model.logits(torch.tensor([expected]), "bidirectional")[0, :, :V]
         token = logits.argmax(-1)
@@ -279,29 +276,30 @@ def test_a_sample_does_not_depend_on_its_batch(model, order, block, remask):
     keys = sample_keys(1, "", 6)
     # Of 6 steps a block, some rows need fewer by chance: the next block must not notice.
     schedule = Schedule(steps=18, order=order, block=block, remask=remask)
-    together = fill(model, ids, schedule, Sampling(), keys=keys)
-    alone = [fill(model, ids[:1], schedule, Sampling(), keys=keys[i : i + 1]) for i in range(6)]
+    together = fill(model, ids, schedule, temperature=1, keys=keys)
+    alone = [fill(model, ids[:1], schedule, temperature=1, keys=keys[i : i + 1]) for i in range(6)]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together[0], together[1])
     prompt = prompts(1, 3).repeat(6, 1)
-    texts = go_on(model, prompt, 9, Sampling(), keys=keys)
+    texts = continued(model, prompt, 9, temperature=1, keys=keys)
     for i in range(6):
         assert torch.equal(
-            texts[i : i + 1], go_on(model, prompt[:1], 9, Sampling(), keys=keys[i : i + 1])
+            texts[i : i + 1], continued(model, prompt[:1], 9, temperature=1, keys=keys[i : i + 1])
         )
 
 
 def test_blocks_are_filled_from_left_to_right(model):
     ids = prompts(2, 13)
     ids[:, [1, 2, 4, 6, 7, 8, 10, 12]] = M
-    found = states(model, ids, Schedule(steps=6, block=3), Sampling())
+    found = states(model, ids, steps=6, block=3, temperature=1)
     for left, right in pairwise([[1, 2, 4], [6, 7, 8], [10, 12]]):
         for state in found:
             if (state.ids[:, right] != M).any():
                 assert (state.ids[:, left] != M).all()
-    assert [end - first for first, end, _ in Schedule(steps=6, block=3).blocks(8)] == [3, 3, 2]
-    assert [steps for *_, steps in Schedule(steps=6, block=3).blocks(8)] == [2, 2, 2]
-    assert sum(steps for *_, steps in Schedule(steps=7, block=3).blocks(8)) == 7
+    parts = blocks(GenerationConfig(steps=6, block=3), 8)
+    assert [end - first for first, end, _ in parts] == [3, 3, 2]
+    assert [steps for *_, steps in parts] == [2, 2, 2]
+    assert sum(steps for *_, steps in blocks(GenerationConfig(steps=7, block=3), 8)) == 7
 
 
 @pytest.mark.parametrize(("layers", "steps", "same"), [(2, 3, True), (1, 12, True), (3, 12, False)])
@@ -310,8 +308,8 @@ def test_the_cached_prefix_is_exact_where_it_is_said_to_be(layers, steps, same):
     model = small_model(layers, seed=4)
     ids = prompts(8, 16)
     ids[:, 4:] = M
-    plain = states(model, ids, Schedule(steps=steps, block=4), seed=3)
-    kept = states(model, ids, Schedule(steps=steps, block=4, cached=True), seed=3)
+    plain = states(model, ids, steps=steps, block=4, seed=3)
+    kept = states(model, ids, steps=steps, block=4, cached=True, seed=3)
     assert len(plain) == len(kept)
     assert torch.equal(plain[-1].ids, kept[-1].ids) == same
     if same:
@@ -322,28 +320,27 @@ def test_the_cache_reads_only_from_the_block_on(model):
     ids = torch.full((1, 12), M)
     read = []
     hook = model.register_forward_pre_hook(lambda module, given: read.append(given[0].shape[1]))
-    states(model, ids, Schedule(steps=6, block=4, cached=True))
+    states(model, ids, steps=6, block=4, cached=True)
     hook.remove()
     assert read == [12, 12, 12, 8, 12, 4]
 
 
 def test_nothing_masked_needs_no_pass(model):
-    assert states(model, prompts(1, 5), Schedule(steps=3)) == []
+    assert states(model, prompts(1, 5), steps=3) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"steps": 0}, "steps = 0: give at least 1"),
-        ({"remask": 1.0}, "remask = 1.0: give a share from 0 to below 1"),
-        ({"remask": -0.1}, "remask = -0.1"),
-        ({"block": 0}, "block = 0: give at least 1 token"),
-        ({"cached": True}, "a cached prefix needs blocks"),
-    ],
+    "settings", [{"steps": 0}, {"remask": 1.0}, {"remask": -0.1}, {"block": 0}, {"tokens": 0}]
 )
-def test_senseless_schedules_are_refused(settings, message):
-    with pytest.raises(UserError) as caught:
-        Schedule(**settings)
-    assert str(caught.value).startswith(message)
-    with pytest.raises(UserError, match="steps = 2: 3 blocks of 4 tokens need"):
-        Schedule(steps=2, block=4).blocks(12)
+def test_values_out_of_range_name_their_option(settings):
+    with pytest.raises(OptionError) as caught:
+        GenerationConfig(**settings)
+    [(name, value)] = settings.items()
+    assert (caught.value.name, caught.value.value) == (name, value)
+
+
+def test_options_that_do_not_go_together():
+    with pytest.raises(OptionError, match="3 blocks of 4 tokens"):
+        blocks(GenerationConfig(steps=2, block=4), 12)
+    with pytest.raises(OptionError, match="needs blocks"):
+        blocks(GenerationConfig(cached=True), 12)

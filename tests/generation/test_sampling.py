@@ -10,8 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.errors import UserError
-from epochal.generation.sampling import Sampling, certainty, sample_keys, uniforms
+from epochal.errors import OptionError
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import certainty, probabilities, sample, sample_keys, uniforms
+
+
+def drawn(temperature=1.0, top_k=None, top_p=None):
+    return GenerationConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+
 
 LOGITS = st.lists(st.integers(-60, 60), min_size=2, max_size=12, unique=True)
 
@@ -43,7 +49,7 @@ def at_the_edge(expected, top_p):
 @given(LOGITS, st.floats(0.3, 3), st.none() | st.integers(1, 15), st.none() | st.floats(0.05, 1))
 def test_top_k_and_top_p(values, temperature, top_k, top_p):
     logits = [value / 10 for value in values]
-    found = Sampling(temperature, top_k, top_p).probabilities(torch.tensor([logits]))[0]
+    found = probabilities(torch.tensor([logits]), drawn(temperature, top_k, top_p))[0]
     expected = reference_probabilities(logits, temperature, top_k, top_p)
     if at_the_edge(expected, top_p):
         return
@@ -62,17 +68,17 @@ def test_the_warpers_of_transformers_agree():
             expected = warp.TopKLogitsWarper(top_k)(None, expected)
         if top_p:
             expected = warp.TopPLogitsWarper(top_p)(None, expected)
-        found = Sampling(temperature, top_k, top_p).probabilities(logits)
+        found = probabilities(logits, drawn(temperature, top_k, top_p))
         torch.testing.assert_close(found, expected.softmax(-1), rtol=1e-4, atol=1e-6)
 
 
 def test_samples_follow_the_probabilities():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).repeat(40_000, 1)
-    sampling = Sampling(temperature=0.7, top_k=3)
+    config = drawn(0.7, top_k=3)
     chance = torch.rand(40_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    tokens = sampling.sample(logits, chance)
+    tokens = sample(logits, chance, config)
     share = torch.bincount(tokens, minlength=4).double() / 40_000
-    expected = sampling.probabilities(logits[:1])[0].double()
+    expected = probabilities(logits[:1], config)[0].double()
     assert expected[3] == share[3] == 0
     assert ((share - expected).abs() < 4 * (expected * (1 - expected) / 40_000).sqrt() + 1e-9).all()
 
@@ -80,33 +86,33 @@ def test_samples_follow_the_probabilities():
 def test_the_ends_of_the_unit_interval():
     """A token without a chance is never drawn, not even through rounding."""
     logits = torch.tensor([[-50.0, 0.0, 0.1, -60.0, -70.0]])
-    sampling = Sampling(top_k=2)
+    config = drawn(top_k=2)
     for chance in (0.0, 1 - 2.0**-53, 1.0):
-        token = sampling.sample(logits, torch.tensor([chance], dtype=torch.float64))
+        token = sample(logits, torch.tensor([chance], dtype=torch.float64), config)
         assert token.item() == (1 if chance == 0 else 2)
 
 
 def test_temperature_zero_takes_the_likeliest():
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
-    assert Sampling(temperature=0).sample(logits, torch.tensor([0.99, 0.0])).tolist() == [1, 0]
+    assert sample(logits, torch.tensor([0.99, 0.0]), drawn(0)).tolist() == [1, 0]
 
 
 def test_top_p_at_its_edges():
     """The token that reaches top_p is in, the next is out; the likeliest always stays."""
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
     for top_p, kept in ((1e-9, 1), (0.5, 1), (0.500001, 2), (0.75, 2), (0.76, 3), (1.0, 4)):
-        found = Sampling(top_p=top_p).probabilities(logits)[0]
+        found = probabilities(logits, drawn(top_p=top_p))[0]
         assert int((found > 0).sum()) == kept
         assert found.sum().item() == pytest.approx(1)
     # After top-k, the share is of what top-k has left: 0.5 is two thirds of 0.75.
-    assert Sampling(top_k=2, top_p=0.66).probabilities(logits)[0].tolist() == [1, 0, 0, 0]
-    assert (Sampling(top_k=2, top_p=0.67).probabilities(logits)[0] > 0).sum() == 2
-    assert Sampling(top_k=9).probabilities(logits)[0].tolist() == [0.5, 0.25, 0.125, 0.125]
+    assert probabilities(logits, drawn(top_k=2, top_p=0.66))[0].tolist() == [1, 0, 0, 0]
+    assert (probabilities(logits, drawn(top_k=2, top_p=0.67))[0] > 0).sum() == 2
+    assert probabilities(logits, drawn(top_k=9))[0].tolist() == [0.5, 0.25, 0.125, 0.125]
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-37, 1e-45, 1e-60, 1e-310])
 def test_a_tiny_temperature_takes_the_likeliest(temperature):
-    found = Sampling(temperature).probabilities(torch.tensor([[30.0, 29.0, -40.0]]))
+    found = probabilities(torch.tensor([[30.0, 29.0, -40.0]]), drawn(temperature))
     assert found.tolist() == [[1, 0, 0]]
 
 
@@ -137,17 +143,17 @@ def test_chance_depends_on_key_step_place_and_purpose_alone():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings",
     [
-        ({"temperature": -1.0}, "temperature = -1.0: give 0 or a positive number"),
-        ({"temperature": float("nan")}, "temperature = nan"),
-        ({"temperature": float("inf")}, "temperature = inf"),
-        ({"top_k": 0}, "top_k = 0: give at least 1"),
-        ({"top_p": 0.0}, "top_p = 0.0: give a share above 0 and up to 1"),
-        ({"top_p": 1.5}, "top_p = 1.5"),
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
     ],
 )
-def test_senseless_settings_are_refused(settings, message):
-    with pytest.raises(UserError) as caught:
-        Sampling(**settings)
-    assert str(caught.value).startswith(message)
+def test_values_out_of_range_name_their_option(settings):
+    with pytest.raises(OptionError) as caught:
+        GenerationConfig(**settings)
+    assert [caught.value.name] == list(settings)

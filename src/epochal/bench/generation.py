@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
 from epochal.device import Machine, find_machine
-from epochal.generation.autoregressive import text_steps
-from epochal.generation.sampling import Sampling, sample_keys
-from epochal.generation.unmasking import Schedule, unmask_steps
+from epochal.generation.autoregressive import generate_autoregressive
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import sample_keys
+from epochal.generation.unmasking import generate_by_unmasking
 from epochal.models import Transformer
 
 TEXTS = 4
 BLOCKS = 4
 """Of diffusion's new tokens, filled from left to right."""
-_GREEDY = Sampling(temperature=0.0)
 _NEVER = -1
 """An end token that no model writes: all variants write equally much."""
 
@@ -65,17 +65,17 @@ def _model(setting: Setting, family: str) -> tuple[Transformer, Machine]:
 
 def cached(model: Transformer, machine: Machine, ids: Tensor, new: int, vocabulary: int) -> Tensor:
     """[B, P] prompts → [B, P + new] through the cache."""
-    steps = text_steps(
+    *_, last = generate_autoregressive(
         model,
         ids,
-        new,
+        GenerationConfig(tokens=new, temperature=0),
+        mask=_NEVER,
         end=_NEVER,
         vocabulary=vocabulary,
-        sampling=_GREEDY,
         keys=sample_keys(0, "", len(ids)),
         machine=machine,
     )
-    return torch.cat([ids, *(token[:, None] for token in steps)], dim=1)
+    return last.ids
 
 
 @torch.no_grad()
@@ -97,18 +97,17 @@ def _mdm(setting: Setting, ids: Tensor, new: int) -> dict[str, Callable[[], Tens
     rows = F.pad(ids, (0, new), value=mask)
 
     def write(keep: bool) -> Tensor:
-        schedule = Schedule(block=new // BLOCKS, cached=keep)
-        states = unmask_steps(
+        *_, last = generate_by_unmasking(
             model,
             rows,
-            schedule,
+            GenerationConfig(temperature=0, block=new // BLOCKS, cached=keep),
             mask=mask,
+            end=_NEVER,
             vocabulary=setting.vocabulary,
-            sampling=_GREEDY,
             keys=sample_keys(0, "", len(rows)),
             machine=machine,
         )
-        return [state.ids for state in states][-1]
+        return last.ids
 
     return {
         "mdm: blocks, all read anew": lambda: write(keep=False),

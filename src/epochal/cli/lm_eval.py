@@ -1,4 +1,4 @@
-"""`epochal-lm-eval`: the harness's own command line, with the model type `epochal` known.
+"""`epochal-lm-eval`: the harness's own command line, with the model type `epochal` registered.
 
 Also `python -m epochal.cli.lm_eval`. The harness finds no plug-ins by itself.
 """
@@ -23,10 +23,21 @@ def main() -> None:
         import epochal.downstream_tasks.harness_model as harness_model  # registers the model type
 
         assert harness_model.HarnessModel is not None
+        sys.argv += default_device(sys.argv[1:])
         cli_evaluate()
     except EpochalError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def default_device(words: list[str]) -> list[str]:
+    """`--device auto` for a run of Epochal without a device, whose default would be cuda:0.
+
+    So a cuda:0 that reaches the model was asked for. A --config may name the device.
+    """
+    names = {word.partition("=")[0] for word in words}
+    ours = "--model=epochal" in words or ("epochal" in words and names & {"--model", "-M"})
+    return ["--device", "auto"] if ours and not names & {"--device", "--config", "-C"} else []
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def _option(one: dataclasses.Field[Any], hint: Any, text: str) -> Callable[[Any]
     elif not isinstance(default, bool):
         settings["default"] = default
         settings["show_default"] = default not in (None, (), {}, "")
-    if isinstance(default, bool):
-        names = [f"{flag}/--no-{flag[2:]}" if default else flag]
+    if isinstance(default, bool) or bool in get_args(hint):
+        names = [flag if default is False else f"{flag}/--no-{flag[2:]}"]
         settings |= {"is_flag": True, "default": default}
     return click.option(*names, one.name, **settings)
 
@@ -127,7 +127,8 @@ def _kind(hint: Any, default: Any, parse: Callable[[str], Any] | None) -> dict[s
     if get_origin(hint) is typing.Annotated:
         hint = get_args(hint)[0]
     if parse is not None:
-        return {"type": str, "callback": functools.partial(_parsed, parse)}
+        # Without a type, click would take one from a tuple that is the default.
+        return {"callback": functools.partial(_parsed, parse), "type": click.UNPROCESSED}
     origin = get_origin(hint)
     if origin is Literal:
         return {"type": click.Choice([str(word) for word in get_args(hint)])}

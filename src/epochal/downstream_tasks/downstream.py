@@ -9,22 +9,20 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass
-from functools import partialmethod
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
 from epochal import files
 from epochal.downstream_tasks.harness_tasks import load_tasks
-from epochal.downstream_tasks.options import Mode, check_downstream
+from epochal.downstream_tasks.options import RENAMED_FROM, DownstreamOptions, check_downstream
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
 from epochal.evaluation.evaluate import which_checkpoint
-from epochal.evaluation.load import CheckpointName
 from epochal.progress import hidden
+from epochal.results import to_json
 from epochal.runs import RunRecord
 from epochal.training.parallel.world import one_voice, quiet
 
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from epochal.downstream_tasks.harness_model import HarnessModel
 
 BOOTSTRAPS = 1000
-"""For the error of metrics that are no mean, such as perplexity."""
+"""For the error of metrics that are not means, such as perplexity."""
 RESAMPLINGS = 200
 FEWSHOT_SEED = 1234
 """The harness's own default."""
@@ -52,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What one task says about one checkpoint. Accuracies are shares from 0 to 1."""
+    """Scores of one checkpoint on one task. Accuracies are shares from 0 to 1."""
 
     task: str
     family: str
@@ -60,79 +58,69 @@ class TaskResult:
     step: int
     mode: str
     draws: int | None
-    """Masks per continuation at most; None where no masks are drawn."""
+    """Masks per continuation, at most; None where no masks are drawn."""
     seed: int
     padded: bool
-    """Whether rows were lengthened with masks to the sequence length."""
+    """Whether rows were padded with masks to the sequence length."""
     metrics: dict[str, Score]
     chance: float | None
     """Accuracy of a blind guess, where known."""
     paper: dict[str, float] | None
     """The paper's accuracy for this family by unique tokens, where there is one."""
     documents: int
-    cut_contexts: int
-    """Requests whose context lost its beginning, since it did not fit."""
-    cut_continuations: int
-    """Requests whose continuation alone did not fit and lost its beginning."""
+    truncated_contexts: int
+    """Requests whose context was cut at the left, since it did not fit."""
+    truncated_continuations: int
+    """Requests whose continuation alone did not fit and was cut at the left."""
     harness: str
     """Version of lm-evaluation-harness."""
     data: str
     """local or hub."""
     limit: int | None
-    """Only so many first documents were scored."""
+    """Number of documents that were scored, the first ones; None: all."""
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @one_voice()
 def downstream(
-    run: str | Path | RunRecord,
-    *,
-    tasks: str = "paper",
-    data: str | Path | None = None,
-    mode: Mode | None = None,
-    draws: int = 32,
-    seed: int = 0,
-    pad: bool | None = None,
-    checkpoint: CheckpointName | None = None,
-    limit: int | None = None,
-    device: str = "auto",
+    run: str | Path | RunRecord, options: DownstreamOptions | None = None
 ) -> list[TaskResult]:
     """One result per task, zero-shot unless the task says otherwise, with standard errors.
 
-    `tasks` is "paper" (its nine), names with commas, or a folder of YAML tasks; `data` a folder
-    of local rows, TASK/SPLIT.jsonl. `mode`: exact for AR; for diffusion `mc` (default), `ar`,
-    `generate` or `nll`, see docs/downstream.md. `pad` lengthens the rows of a diffusion run with
-    masks to its sequence length (the default, unless it was trained on short rows). Each task
-    is kept with the run as soon as it is done, unless `limit` cut it short. Under torchrun the
-    questions are shared out, and all processes but the first get an empty list. Raises
-    UserError for what does not go together or is not there, and what `load` raises.
+    Each task is saved in the run's folder as soon as it is done, unless `options.limit` cut it
+    short. Under torchrun the questions are split over the processes, and all but the first get an
+    empty list. Raises UserError for options that do not go together and for missing tasks or data,
+    and what `load` raises.
     """
+    options = options or DownstreamOptions()
     record = run if isinstance(run, RunRecord) else RunRecord(run)
-    names, own = check_downstream(
-        record, tasks=tasks, data=data, mode=mode, draws=draws, limit=limit
-    )
+    names, own = check_downstream(record, options)
     with (
-        _quiet(),
+        _quiet_libraries(),
         hidden() if quiet() else nullcontext(),
         tempfile.TemporaryDirectory(prefix="epochal-tasks-") as work,
     ):
         from epochal.downstream_tasks.harness_model import HarnessModel
 
-        rows = Path(data) if data is not None else None
         model = HarnessModel(
-            str(record.path), checkpoint, mode, draws, seed, pad=pad, device=device
+            str(record.path),
+            options.checkpoint,
+            options.mode,
+            options.draws,
+            options.seed,
+            options.pad,
+            options.device,
         )
+        checkpoint = options.checkpoint or which_checkpoint(record, model.loaded.step)
         try:
-            manager, found = load_tasks(names, own, rows, Path(work))
             results = []
-            for task in found:
-                some = _run(model, task, manager, limit)
-                name = checkpoint or which_checkpoint(record, model.loaded.step)
-                results += [_result(one, model, name, rows, limit, record) for one in some]
+            with redirect_stderr(io.StringIO()):  # the harness's bars; the model shows its own
+                manager, tasks = load_tasks(names, own, options.data, Path(work))
+                for task in tasks:
+                    for raw in _run(model, task, manager, options.limit):
+                        results.append(_result(raw, model, checkpoint, options))
+                        if options.limit is None:
+                            _save(results[-1], record)
         finally:
             model.processes.close()
     return results
@@ -146,7 +134,7 @@ class _Raw:
     metrics: dict[str, Any]
     samples: list[dict[str, Any]]
     errors: dict[tuple[str, str], float]
-    cut: tuple[int, int]
+    truncated: tuple[int, int]
     version: str
     seconds: float
 
@@ -157,62 +145,66 @@ def _run(model: HarnessModel, task: Any, manager: Any, limit: int | None) -> lis
 
     start = time.monotonic()
     model.errors.clear()
-    model.cut_contexts = model.cut_continuations = 0
+    model.truncated_contexts = model.truncated_continuations = 0
     loaded = manager.load([task])
-    for one in loaded["tasks"].values():  # what its `simple_evaluate` does before
-        if one.get_config("num_fewshot") is None:
-            one.set_config(key="num_fewshot", value=0)
-        one.set_fewshot_seed(seed=FEWSHOT_SEED)
-    found = evaluator.evaluate(
+    for each in loaded["tasks"].values():  # what its `simple_evaluate` does before
+        if each.get_config("num_fewshot") is None:
+            each.set_config(key="num_fewshot", value=0)
+        each.set_fewshot_seed(seed=FEWSHOT_SEED)
+    outcome = evaluator.evaluate(
         model, loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True
     )
-    told = model.processes.gather((model.errors, model.cut_contexts, model.cut_continuations))
-    if found is None:
+    gathered = model.processes.gather(
+        (model.errors, model.truncated_contexts, model.truncated_continuations)
+    )
+    if outcome is None:
         return []
-    errors = {key: value for part, _, _ in told for key, value in part.items()}
-    cut = sum(part[1] for part in told), sum(part[2] for part in told)
+    errors = {key: value for part, _, _ in gathered for key, value in part.items()}
+    truncated = sum(part[1] for part in gathered), sum(part[2] for part in gathered)
     seconds = time.monotonic() - start
     return [
-        _Raw(name, metrics, found["samples"].get(name, []), errors, cut, __version__, seconds)
-        for name, metrics in found["results"].items()
+        _Raw(
+            name, metrics, outcome["samples"].get(name, []), errors, truncated, __version__, seconds
+        )
+        for name, metrics in outcome["results"].items()
     ]
 
 
 def _result(
-    raw: _Raw,
-    model: HarnessModel,
-    checkpoint: str,
-    rows: Path | None,
-    limit: int | None,
-    record: RunRecord,
+    raw: _Raw, model: HarnessModel, checkpoint: str, options: DownstreamOptions
 ) -> TaskResult:
     paper = PAPER_TASKS.get(raw.name)
-    family = model.loaded.family
-    drawn = family != "ar" and model.mode in ("mc", "nll")
-    result = TaskResult(
+    family = model.family.name
+    local = options.data is not None and (Path(options.data) / raw.name).is_dir()
+    return TaskResult(
         task=raw.name,
         family=family,
         checkpoint=checkpoint,
         step=model.loaded.step,
         mode=model.mode,
-        draws=model.draws if drawn else None,
+        draws=model.mask_draws,
         seed=model.seed,
         padded=model.reader.pad_to > 0,
         metrics=_scores(raw, model.mode),
         chance=paper.chance / 100 if paper else None,
-        paper={k: v / 100 for k, v in paper.figures(family).items()} if paper else None,
+        paper=paper.shares(family) if paper else None,
         documents=len(raw.samples) or int(raw.metrics.get("sample_len", 0)),
-        cut_contexts=raw.cut[0],
-        cut_continuations=raw.cut[1],
+        truncated_contexts=raw.truncated[0],
+        truncated_continuations=raw.truncated[1],
         harness=raw.version,
-        data="local" if rows is not None and (rows / raw.name).is_dir() else "hub",
-        limit=limit,
+        data="local" if local else "hub",
+        limit=options.limit,
         seconds=raw.seconds,
     )
-    if limit is None:
-        path = record.folder.downstream_file(raw.name, checkpoint, model.mode)
-        files.write_json(path, result.as_dict())
-    return result
+
+
+def _save(result: TaskResult, record: RunRecord) -> None:
+    """Keep a result, in place of one under the mode's earlier name."""
+    path = record.folder.downstream_file(result.task, result.checkpoint, result.mode)
+    files.write_json(path, to_json(result))
+    if result.mode in RENAMED_FROM:
+        earlier = RENAMED_FROM[result.mode]
+        record.folder.downstream_file(result.task, result.checkpoint, earlier).unlink(True)
 
 
 def _scores(raw: _Raw, mode: str) -> dict[str, Score]:
@@ -228,11 +220,10 @@ def _scores(raw: _Raw, mode: str) -> dict[str, Score]:
         error = raw.metrics.get(f"{name}_stderr,{rest}")
         error = float(error) if isinstance(error, int | float) else math.nan
         label = name if rest == "none" else key
-        draws = _error_from_draws(raw) if name == "acc" and choices else None
         scores[label] = Score(
             value=float(value),
             standard_error=error if math.isfinite(error) else None,
-            standard_error_draws=draws,
+            standard_error_draws=_error_from_draws(raw) if name == "acc" and choices else None,
         )
     return scores
 
@@ -241,8 +232,8 @@ def _error_from_draws(raw: _Raw) -> float:
     """Standard error of the accuracy that comes from the masks, not from the questions.
 
     The likelihoods are jittered by their own standard errors; each question's share p of right
-    answers then has the variance p(1 − p). Choices share their masks, which the jitter leaves
-    out of account, so the figure is rather too large than too small.
+    answers then has the variance p(1 − p). Choices share their masks, which the jitter ignores,
+    so the error is rather too large than too small.
     """
     variance = 0.0
     random = np.random.default_rng(0)
@@ -258,22 +249,16 @@ def _error_from_draws(raw: _Raw) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars, log lines, prints and warnings of the libraries."""
+def _quiet_libraries() -> Iterator[None]:
+    """Without the log lines, prints and warnings of the libraries."""
     import datasets as datasets  # sets its loggers' levels when it is imported
-    import tqdm  # type: ignore[import-untyped]
 
     names = ("lm_eval", "lm-eval", "datasets", "huggingface_hub", "httpx")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
-    bars = partialmethod(tqdm.tqdm.__init__, disable=True)
     try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-            mock.patch.object(tqdm.tqdm, "__init__", bars),
-        ):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

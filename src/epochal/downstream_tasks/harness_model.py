@@ -9,7 +9,9 @@ Python, importing this module does. The harness has no discovery of plug-ins.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from itertools import groupby
 from typing import Any
 
@@ -25,12 +27,19 @@ from lm_eval.utils import (
 from torch import distributed
 
 from epochal import rng
-from epochal.downstream_tasks.options import Mode, check_mode
+from epochal.downstream_tasks.options import (
+    DEFAULT_DRAWS,
+    Mode,
+    check_scoring,
+    draws_masks,
+    resolve_mode,
+)
 from epochal.errors import UserError
 from epochal.evaluation.load import CheckpointName, LoadedModel
-from epochal.generation.autoregressive import text_steps
-from epochal.generation.sampling import Sampling, sample_keys
-from epochal.generation.unmasking import Schedule, unmask_steps
+from epochal.families import get_family
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import sample_keys
+from epochal.generation.writer import writer_of
 from epochal.interop.load import load
 from epochal.likelihood.conditional import (
     Likelihood,
@@ -40,14 +49,11 @@ from epochal.likelihood.conditional import (
     greedy_match,
     monte_carlo,
 )
-from epochal.likelihood.draws import check_masks
-from epochal.likelihood.queries import Reader
-from epochal.progress import bar
+from epochal.progress import Bar, bar
 from epochal.rng import Keys
 from epochal.training.parallel.world import processes
 from epochal.training.train import evaluation_batch
 
-DEFAULT_DRAWS = 32
 _NEW_TOKENS = 256
 """The harness's own default of `max_gen_toks`."""
 
@@ -60,51 +66,42 @@ class HarnessModel(LM):  # type: ignore[misc]
         self,
         run: str | LoadedModel,
         checkpoint: CheckpointName | None = None,
-        mode: Mode | None = None,
-        draws: int = DEFAULT_DRAWS,
+        mode: str | None = None,
+        draws: int | None = None,
         seed: int = 0,
         pad: bool | None = None,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        """`mode` is ar, mc (default for diffusion), generate or nll; an AR run has only ar and nll.
+        """`mode`, `draws` and `pad` as in `DownstreamOptions`.
 
-        `pad` lengthens each row of a diffusion run with masks to its sequence length, as the
-        original does; the default does, unless the run was trained with rows of random length.
-        `batch_size` counts rows of that length; short rows share one. Raises UserError for a
-        mode that the family has not, and for too few draws.
+        `batch_size` counts rows of the sequence length; short rows share one. Raises UserError
+        for options that the run's family does not have, and for too few draws.
         """
         super().__init__()
         self.processes = _Processes()
         self._rank, self._world_size = self.processes.rank, self.processes.world
         self._device = torch.device("cpu")  # what the harness gathers are small counts
+        self._stderr = sys.stderr
         if not isinstance(run, LoadedModel):
             run = load(run, checkpoint, self.processes.device(device))
         self.loaded = run
-        self.mode = check_mode(mode, run.family)
-        self.draws, self.seed = int(draws), int(seed)
-        if run.family != "ar" and self.mode in ("mc", "nll"):
-            check_masks(self.draws)
+        self.family = get_family(run.family)
+        self.mode: Mode = resolve_mode(mode, self.family)
+        check_scoring(self.mode, self.family, draws, pad)
+        self.draws = DEFAULT_DRAWS if draws is None else int(draws)
+        self.seed = int(seed)
         text = str(batch_size or "")
         rows = int(text) if text.isdigit() else evaluation_batch(run.recipe)
         rows = min(rows, int(max_batch_size)) if max_batch_size else rows
-        causal = run.family == "ar"
-        pad = run.padded_length > 0 if pad is None else pad
-        self.limit = run.sequence_length + (1 if causal else 0)
-        self.reader = Reader(
-            run.model,
-            run.machine,
-            causal,
-            run.tokenizer.vocabulary,
-            rows * run.sequence_length,
-            pad_to=0 if causal or not pad else run.sequence_length,
-            pad_id=run.tokenizer.mask,
-        )
-        self.cut_contexts = 0
-        """Contexts that lost their beginning, since they did not fit."""
-        self.cut_continuations = 0
-        """Continuations that alone did not fit and lost their beginning."""
+        self.reader = run.reader(rows * run.sequence_length, pad)
+        # A causal model scores one token more than it reads.
+        self.limit = run.sequence_length + (1 if self.reader.causal else 0)
+        self.truncated_contexts = 0
+        """Requests whose context was cut at the left, since it did not fit."""
+        self.truncated_continuations = 0
+        """Requests whose continuation alone did not fit and was cut at the left."""
         self.errors: dict[tuple[str, str], float] = {}
         """(context, continuation) → standard error of its log-likelihood."""
 
@@ -112,11 +109,8 @@ class HarnessModel(LM):  # type: ignore[misc]
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> HarnessModel:
-        """A model from model arguments, which go before the harness's own options."""
+        """A model from model arguments, which override the harness's own options."""
         options = {k: v for k, v in (additional_config or {}).items() if v is not None}
-        # The harness says cuda:0 when nobody asked for a device, also where there is no GPU.
-        if options.get("device") == "cuda:0":
-            options["device"] = "auto"
         return cls(**options | arg_dict)
 
     @classmethod
@@ -129,25 +123,25 @@ class HarnessModel(LM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """For each (context, continuation): log-likelihood in nats, and whether it is greedy.
 
-        Greedy means: written by taking the likeliest tokens. In mode `ar` from left to right,
-        in `mc` and `generate` in the order of confidence. In `nll` it is not asked for, and
-        False. In `generate` the log-likelihood is not computed, and NaN.
+        Greedy means: written by taking the most likely tokens. In the modes exact and chain_rule
+        from left to right, in mc and generate in the order of confidence. In nll it is not
+        computed, and False. In generate the log-likelihood is not computed, and NaN.
         """
         if self.mode == "generate":
             _refuse_choices(requests)
-        asked = [self._request(request.args, _question(request)) for request in requests]
-        found = self._score(asked, "score")
-        greedy = [bool(one.greedy) and self.mode != "nll" for one in found]
-        if self.mode in ("mc", "generate") and not self.reader.causal:
-            left = [i for i, one in enumerate(found) if one.greedy is None]
-            with bar("generate", len(left)) as progress:
-                some = [asked[i] for i in left]
-                same = greedy_match(self.reader, some, self._mask, progress.update)
-            for i, match in zip(left, same, strict=True):
+        encoded = [self._request(request.args, _question(request)) for request in requests]
+        scores = self._score(encoded)
+        greedy = [bool(score.greedy) and self.mode != "nll" for score in scores]
+        if self.mode in ("mc", "generate"):
+            unknown = [i for i, score in enumerate(scores) if score.greedy is None]
+            with self._bar("generate", len(unknown)) as progress:
+                candidates = [encoded[i] for i in unknown]
+                matches = greedy_match(self.reader, candidates, self._mask, progress.update)
+            for i, match in zip(unknown, matches, strict=True):
                 greedy[i] = match
-        for request, one in zip(requests, found, strict=True):
-            self.errors[request.args] = one.standard_error
-        return [(one.log_prob, same) for one, same in zip(found, greedy, strict=True)]
+        for request, score in zip(requests, scores, strict=True):
+            self.errors[request.args] = score.standard_error
+        return [(score.log_prob, same) for score, same in zip(scores, greedy, strict=True)]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, in windows that overlap by one token."""
@@ -163,38 +157,38 @@ class HarnessModel(LM):  # type: ignore[misc]
                 parts.append(self._fitted(window[0], window[1], key))
                 owner.append(number)
         sums = [0.0] * len(requests)
-        for number, one in zip(owner, self._score(parts, "score"), strict=True):
-            sums[number] += one.log_prob
+        for number, score in zip(owner, self._score(parts), strict=True):
+            sums[number] += score.log_prob
         return sums
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to one of the `until` texts.
 
-        Greedy unless the task sets a temperature; a diffusion model takes one token a pass,
-        the surest first. Contexts of one length are written together.
+        Greedy unless the task sets a temperature; a masked diffusion model unmasks one token per
+        pass, the most confident first. Contexts of one length are batched.
         """
         texts = [""] * len(requests)
-        wanted = [self._wanted(*request.args) for request in requests]
+        encoded = [self._generation(*request.args) for request in requests]
 
         def shape(i: int) -> tuple[int, float, int]:
-            ids, new, heat = wanted[i]
-            return new, heat, len(ids)
+            ids, config = encoded[i]
+            return config.tokens, config.temperature, len(ids)
 
         order = sorted(range(len(requests)), key=shape)
         done = 0
-        with bar("generate", len(requests)) as progress:
-            for (new, heat, length), same in groupby(order, key=shape):
+        with self._bar("generate", len(requests)) as progress:
+            for (new, _, length), same in groupby(order, key=shape):
                 group = list(same)
                 size = max(1, self.reader.batch_tokens // (length + new))
                 for first in range(0, len(group), size):
                     part = group[first : first + size]
-                    prompts = torch.tensor([wanted[i][0] for i in part])
+                    prompts = torch.tensor([encoded[i][0] for i in part])
                     keys = np.concatenate(
                         [sample_keys(self.seed, requests[i].args[0], 1) for i in part]
                     )
-                    rows = self._write(prompts, new, Sampling(temperature=heat), keys)
+                    rows = self._write(prompts, encoded[part[0]][1], keys)
                     for i, row in zip(part, rows, strict=True):
-                        texts[i] = self._ended(row, requests[i].args[1])
+                        texts[i] = self._until(row, requests[i].args[1])
                     done += len(part)
                     progress.update(done)
         return texts
@@ -215,12 +209,23 @@ class HarnessModel(LM):  # type: ignore[misc]
     def get_model_info(self) -> dict[str, Any]:
         """What the harness keeps with its results."""
         return {
-            "family": self.loaded.family,
+            "family": self.family.name,
             "mode": self.mode,
-            "draws": self.draws if self.mode in ("mc", "nll") else None,
-            "cut_contexts": self.cut_contexts,
-            "cut_continuations": self.cut_continuations,
+            "draws": self.mask_draws,
+            "truncated_contexts": self.truncated_contexts,
+            "truncated_continuations": self.truncated_continuations,
         }
+
+    @property
+    def mask_draws(self) -> int | None:
+        """Masks per continuation, at most; None where no masks are drawn."""
+        return self.draws if draws_masks(self.mode, self.family) else None
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Bar]:
+        """A progress bar, also where standard error was redirected to hide the harness's."""
+        with redirect_stderr(self._stderr), bar(title, total) as progress:
+            yield progress
 
     @property
     def _mask(self) -> int:
@@ -250,52 +255,55 @@ class HarnessModel(LM):  # type: ignore[misc]
     def _fitted(self, context: Sequence[int], continuation: Sequence[int], key: int) -> Request:
         """What does not fit is cut at the left, and counted; one token stays as the context."""
         ids = [*context, *continuation][-self.limit :]
-        self.cut_contexts += len(context) + len(continuation) > self.limit
-        self.cut_continuations += len(continuation) >= self.limit
+        self.truncated_contexts += len(context) + len(continuation) > self.limit
+        self.truncated_continuations += len(continuation) >= self.limit
         scored = min(len(continuation), self.limit - 1)
         return Request(np.array(ids, dtype=np.int32), scored, key)
 
-    def _score(self, asked: Sequence[Request], title: str) -> list[Likelihood]:
-        with bar(title, len(asked)) as progress:
-            if self.reader.causal:
-                return exact(self.reader, asked, progress.update)
-            if self.mode == "ar":
-                return chain_rule(self.reader, asked, self._mask, progress.update)
+    def _score(self, requests: Sequence[Request]) -> list[Likelihood]:
+        with self._bar("score", len(requests)) as progress:
+            if self.family.exact:
+                return exact(self.reader, requests, progress.update)
+            if self.mode == "chain_rule":
+                return chain_rule(self.reader, requests, self._mask, progress.update)
             if self.mode == "generate":
-                return [Likelihood(float("nan"), 0.0, None)] * len(asked)
+                return [Likelihood(float("nan"), 0.0, None)] * len(requests)
             return monte_carlo(
-                self.reader, asked, self._mask, self.draws, self.seed, progress.update
+                self.reader, requests, self._mask, self.draws, self.seed, progress.update
             )
 
-    def _wanted(self, context: str, settings: dict[str, Any]) -> tuple[list[int], int, float]:
-        """Ids of the context, how many tokens to write, and the temperature."""
-        new = min(int(settings.get("max_gen_toks", _NEW_TOKENS)), self.limit - 2)
+    def _generation(
+        self, context: str, settings: dict[str, Any]
+    ) -> tuple[list[int], GenerationConfig]:
+        """Ids of the context, cut at the left to fit, and how to continue it."""
+        new = max(1, min(int(settings.get("max_gen_toks", _NEW_TOKENS)), self.limit - 2))
         warm = settings.get("do_sample", False)
+        temperature = float(settings.get("temperature", 0.0)) if warm else 0.0
         ids = self._encode(context)
         kept = (ids or [self._end])[-(self.limit - 1 - new) :]
-        self.cut_contexts += len(kept) < len(ids)
-        return kept, new, float(settings.get("temperature", 0.0)) if warm else 0.0
+        self.truncated_contexts += len(kept) < len(ids)
+        return kept, GenerationConfig(tokens=new, temperature=temperature)
 
     def _write(
-        self, prompts: torch.Tensor, new: int, sampling: Sampling, keys: Keys
+        self, prompts: torch.Tensor, config: GenerationConfig, keys: Keys
     ) -> list[list[int]]:
-        shared: dict[str, Any] = {
-            "vocabulary": self.loaded.tokenizer.vocabulary,
-            "sampling": sampling,
-            "keys": keys,
-            "machine": self.loaded.machine,
-        }
-        if self.reader.causal:
-            steps = text_steps(self.loaded.model, prompts, new, end=self._end, **shared)
-            return [list(row) for row in zip(*(token.tolist() for token in steps), strict=True)]
-        masks = torch.full((len(prompts), new), self._mask)
-        ids = torch.cat((prompts, masks), dim=1)
-        for state in unmask_steps(self.loaded.model, ids, Schedule(), mask=self._mask, **shared):
-            ids = state.ids
-        rows: list[list[int]] = ids[:, prompts.shape[1] :].tolist()
+        writer, ids = writer_of(self.family), prompts
+        if writer.infills:
+            ids = torch.cat((prompts, torch.full((len(prompts), config.tokens), self._mask)), dim=1)
+        *_, last = writer.generate(
+            self.loaded.model,
+            ids,
+            config,
+            mask=self._mask,
+            end=self._end,
+            vocabulary=self.loaded.tokenizer.vocabulary,
+            keys=keys,
+            machine=self.loaded.machine,
+        )
+        rows: list[list[int]] = last.ids[:, prompts.shape[1] :].tolist()
         return rows
 
-    def _ended(self, ids: list[int], settings: dict[str, Any]) -> str:
+    def _until(self, ids: list[int], settings: dict[str, Any]) -> str:
         """Text up to the end of the document, and up to the first of the `until` texts."""
         text = self.loaded.tokenizer.decode(
             ids[: ids.index(self._end)] if self._end in ids else ids
@@ -322,7 +330,7 @@ class _Processes:
         return name or "auto"
 
     def close(self) -> None:
-        """Part from the others."""
+        """Leave the process group."""
         if self.world > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -351,6 +359,6 @@ def _refuse_choices(requests: Sequence[Any]) -> None:
         # The harness repeats a request to give all processes equally many.
         if seen.setdefault(_question(request), request.args) != request.args:
             raise UserError(
-                f"mode = 'generate' gives no likelihoods, and the task {request.task_name} ranks "
-                "choices by them; use --mode mc or ar"
+                f"the mode generate gives no likelihoods, and the task {request.task_name} ranks "
+                "choices by them; choose another mode"
             )

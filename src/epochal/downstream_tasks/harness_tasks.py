@@ -1,6 +1,6 @@
-"""Tasks of lm-evaluation-harness: by name, from local files, or a folder of one's own.
+"""Tasks of lm-evaluation-harness: by name, from local files, or a folder of your own.
 
-Local files lie as TASK/SPLIT.jsonl in a data folder and have the columns of the task's
+Local files are TASK/SPLIT.jsonl in a data folder and have the columns of the task's
 dataset. For each task a small YAML file is written that includes the harness's own definition
 and changes where the rows come from, so prompts and metrics are the harness's.
 """
@@ -8,25 +8,24 @@ and changes where the rows come from, so prompts and metrics are the harness's.
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest import mock
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from epochal import files
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
-from epochal.errors import DataError, UserError, nearest
+from epochal.errors import DataError, OptionError, UserError, nearest
 
 DOCS = "docs/downstream.md"
-_PATIENCE = 5.0
-"""Seconds that the hub has to answer a connection."""
+_TIMEOUT = 5.0
+"""Seconds for the hub to answer a connection."""
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -48,17 +47,17 @@ def task_names(spec: str) -> tuple[list[str], Path | None]:
     if spec == "paper":
         return list(PAPER_TASKS), None
     if folder.is_dir():
-        found = [re.search(r"(?m)^task:\s*(\S+)\s*$", _text(path)) for path in _yaml_files(folder)]
-        names = [match[1].strip("\"'") for match in found if match]
+        lines = [re.search(r"(?m)^task:\s*(\S+)\s*$", _text(path)) for path in _yaml_files(folder)]
+        names = [line[1].strip("\"'") for line in lines if line]
         if not names:
             raise UserError(
                 f"the folder {spec} holds no task: it needs YAML files with a line `task: NAME` "
-                f"({DOCS}); for rows of known tasks give the folder with --data"
+                f"({DOCS}); rows of known tasks are given as the option data"
             )
         return names, folder
     names = [name.strip() for name in spec.split(",") if name.strip()]
     if not names:
-        raise UserError(f"--tasks {spec!r} names no task; give `paper` or names like sciq,piqa")
+        raise OptionError("tasks", spec, "give `paper` or names like sciq,piqa")
     return list(dict.fromkeys(names)), None
 
 
@@ -68,7 +67,7 @@ def load_tasks(
     """The harness's `TaskManager`, and the task and group objects in the order of `names`.
 
     `own` is a folder of YAML tasks, `data` one of local rows, `work` an empty folder for
-    what is written on the way. Raises UserError for an unknown task, one that must be
+    temporary files. Raises UserError for an unknown task, one that must be
     downloaded and cannot be, and local files that do not fit.
     """
     from lm_eval.tasks import TaskManager
@@ -83,8 +82,7 @@ def load_tasks(
     for name in names:
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks) if own is None else _unread(name, own)
-    with _no_long_wait():
-        return manager, [it for name in names for it in _load_one(manager, name, own, data)]
+    return manager, [task for name in names for task in _load_one(manager, name, own, data)]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -111,33 +109,23 @@ def _unknown(name: str, known: Sequence[str]) -> UserError:
     )
 
 
-@contextmanager
-def _no_long_wait() -> Iterator[None]:
-    """Where the hub cannot be reached, look for what was downloaded before, and nothing else.
+def go_offline_without_hub() -> None:
+    """Set HF_HUB_OFFLINE for this process, before `datasets` is imported, if no hub answers.
 
-    The libraries would try for half a minute. A proxy stands for what lies behind it.
+    Then what was downloaded before is found at once; the libraries would first try for half a
+    minute. A proxy stands for what is behind it. For the command line: a library's user sets it.
     """
-    import datasets
-    import huggingface_hub
-
-    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
-    asked = urlsplit(proxy) if proxy else address
-    if asked.hostname is None or _answers(
-        asked.hostname, asked.port or (80 if asked.scheme == "http" else 443)
-    ):
-        yield
-        return
-    with (
-        mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True),
-        mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
-    ):
-        yield
+    target = urlsplit(proxy) if proxy else address
+    port = target.port or (80 if target.scheme == "http" else 443)
+    if target.hostname is not None and not _answers(target.hostname, port):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _answers(host: str, port: int) -> bool:
     try:
-        socket.create_connection((host, port), _PATIENCE).close()
+        socket.create_connection((host, port), _TIMEOUT).close()
     except OSError:
         return False
     return True
@@ -151,8 +139,8 @@ def _unread(name: str, own: Path) -> DataError:
         try:
             load_yaml(path, resolve_func=False)
         except Exception as error:  # of the YAML library, and of a file that is included
-            said = " ".join(str(error).split())[:200]
-            return DataError(f"{path} cannot be read as a task's YAML file: {said}")
+            reason = " ".join(str(error).split())[:200]
+            return DataError(f"{path} cannot be read as a task's YAML file: {reason}")
     return DataError(f"the harness finds no task {name} in {own}; {DOCS} says what it needs")
 
 
@@ -165,9 +153,8 @@ def _load_one(manager: Any, name: str, own: Path | None, data: Path | None) -> l
         if data is not None and (data / name).is_dir():
             raise DataError(f"cannot read {data}/{name}: {_reason(error)}") from error
         raise UserError(
-            f"the rows of the task {name} must be downloaded and cannot be ({_reason(error)}); "
-            f"go online once, or put them into FOLDER/{name}/SPLIT.jsonl and give --data FOLDER "
-            f"({DOCS})"
+            f"cannot download the rows of the task {name} ({_reason(error)}); go online once, or "
+            f"put them into FOLDER/{name}/SPLIT.jsonl and give FOLDER as the option data ({DOCS})"
         ) from error
     group = loaded["groups"].get(name)
     return list(loaded["tasks"].values()) if group is None else [group]
@@ -182,30 +169,30 @@ def _write_task(name: str, stock: Path, data: Path | None, work: Path) -> None:
     if folder is not None and folder.is_dir():
         config = load_yaml(stock, resolve_func=False)
         splits = {key: config.get(key) for key in _SPLITS if config.get(key)}
-        there = {s: folder / f"{s}.jsonl" for s in dict.fromkeys(splits.values())}
-        there = {split: path for split, path in there.items() if path.is_file()}
-        _check_rows(name, folder, splits, there)
+        rows = {s: folder / f"{s}.jsonl" for s in dict.fromkeys(splits.values())}
+        rows = {split: path for split, path in rows.items() if path.is_file()}
+        _check_rows(name, folder, splits, rows)
         content |= {
             "dataset_path": "json",
             "dataset_name": None,
             "dataset_kwargs": {
-                "data_files": {split: str(path.resolve()) for split, path in there.items()},
+                "data_files": {split: str(path.resolve()) for split, path in rows.items()},
                 "cache_dir": str(work / "cache"),
             },
         }
-        content |= {key: split if split in there else None for key, split in splits.items()}
+        content |= {key: split if split in rows else None for key, split in splits.items()}
     # JSON is YAML, and nothing has to be quoted by hand.
     files.write_json(work / f"{name}.yaml", content)
 
 
-def _check_rows(name: str, folder: Path, splits: dict[str, str], there: dict[str, Path]) -> None:
-    """There is a split to score, and its first row has the task's columns."""
-    judged = [splits[key] for key in ("test_split", "validation_split") if key in splits]
-    usable = [split for split in judged if split in there]
+def _check_rows(name: str, folder: Path, splits: dict[str, str], rows: dict[str, Path]) -> None:
+    """Raise DataError unless a split can be scored and its first row has the task's columns."""
+    scored = [splits[key] for key in ("test_split", "validation_split") if key in splits]
+    usable = [split for split in scored if split in rows]
     if not usable:
-        wanted = " or ".join(f"{split}.jsonl" for split in judged)
+        wanted = " or ".join(f"{split}.jsonl" for split in scored)
         raise DataError(f"{folder} has no rows to score: {name} needs {wanted}")
-    path = there[usable[0]]
+    path = rows[usable[0]]
     with path.open(encoding="utf-8") as file:
         line = file.readline()
     if not line:

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from epochal import files
 from epochal.data import Tokenizer, load_tokenizer
 from epochal.data.unknown import UnknownTokenizer
 from epochal.device import Machine, find_machine
 from epochal.errors import CheckpointError, UserError
 from epochal.families import get_family
-from epochal.generation.generator import Wish, Writer
-from epochal.generation.sampling import Sampling
-from epochal.generation.unmasking import Order, Schedule
+from epochal.generation.config import GenerationConfig
+from epochal.generation.generator import Generator
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import problem_token_nll, scored_positions
+from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, objective
 from epochal.progress import bar, hidden
-from epochal.recipe import Recipe
+from epochal.recipe import Recipe, recipe_toml
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
 from epochal.training.train import build_model, evaluation_batch
@@ -109,49 +110,52 @@ class LoadedModel:
         error = (each.diff(dim=0).square().sum(0) / (2 * (draws - 1)) / draws).sqrt()
         return each.mean(0), error
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        tokens: int = 64,
-        samples: int = 1,
-        seed: int = 0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        steps: int | None = None,
-        order: Order = "confidence",
-        remask: float = 0.0,
-        block: int | None = None,
-        cached: bool = False,
-    ) -> list[str]:
-        """Texts that go on from `prompt` by up to `tokens` tokens, `samples` of them.
+    def generate(self, prompt: str = "", config: GenerationConfig | None = None) -> list[str]:
+        """`config.samples` texts that continue `prompt`.
 
-        MDM also fills in: each [MASK] in the prompt is one token, [MASK:12] twelve, and
-        [MASK:3-8] as many as fit best; then nothing is added after it. `steps` are MDM's
-        forward passes (as many as there are masked tokens if not given); `order`, `remask`,
-        `block` and `cached` say which tokens come to light when (`Schedule`). A text depends
-        on the seed, the prompt and its number, not on the other samples. Raises UserError for
-        a prompt that does not fit the model.
+        A family that fills gaps reads each [MASK] in the prompt as one token to write, [MASK:12]
+        as twelve and [MASK:3-8] as the number that fits best; then nothing is added at the end.
+        A text depends on the seed, the prompt and its index among the samples, not on the other
+        samples. Raises UserError for a prompt or an option that does not fit the model.
         """
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-        schedule = Schedule(steps, order, remask, block, cached)
-        wish = Wish(tokens, samples, seed, sampling, schedule)
-        with bar("generate", samples) as progress:
-            [(_, written)] = self.writer.write([prompt], wish, progress.update)
-        return [one.text for one in written]
+        config = config or GenerationConfig()
+        with bar("generate", config.samples) as progress:
+            [(_, generations)] = self.generator.generate([prompt], config, progress.update)
+        return [generation.text for generation in generations]
 
     @property
-    def writer(self) -> Writer:
-        """The model as an author: batches of prompts, streams, and ids beside texts."""
-        batch_tokens = evaluation_batch(self.recipe) * self.sequence_length
-        return Writer(
+    def generator(self) -> Generator:
+        """What writes with the model: batches of prompts, streams, and ids beside texts."""
+        identity = {
+            "recipe": recipe_toml(self.recipe),
+            "step": self.step,
+            "tokenizer": self.tokenizer.sha256,
+        }
+        return Generator(
             self.model,
             self.tokenizer,
             self.machine,
-            self.family == "ar",
+            get_family(self.family),
             self.sequence_length,
-            batch_tokens,
+            batch_tokens=evaluation_batch(self.recipe) * self.sequence_length,
+            model_id=files.sha256_json(identity),
+        )
+
+    def reader(self, batch_tokens: int | None = None, pad: bool | None = None) -> Reader:
+        """What gives the probabilities of chosen tokens, rows of unlike length batched.
+
+        `batch_tokens` per forward pass (those of validation if not given). `pad` lengthens rows
+        to `sequence_length` with masks; if not given, as `padded_length` says.
+        """
+        padded = self.padded_length > 0 if pad is None else pad
+        return Reader(
+            self.model,
+            self.machine,
+            causal=get_family(self.family).attention == "causal",
+            vocabulary=self.tokenizer.vocabulary,
+            batch_tokens=batch_tokens or evaluation_batch(self.recipe) * self.sequence_length,
+            pad_to=self.sequence_length if padded else 0,
+            pad_id=self.tokenizer.mask,
         )
 
     def _check_ids(self, ids: Tensor) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from epochal.errors import UserError
+from epochal.generation.config import Order, SamplingOptions
+from epochal.options import option
 from epochal.runs import RunRecord, parse_run_checkpoint
+from epochal.units import parse_counts
 
 Estimator = Literal["stratified", "paper"]
 
@@ -46,3 +49,21 @@ def check_runs(runs: Sequence[str | Path]) -> None:
     """Raises RunError for a path that is not a run; `RUN@CHECKPOINT` is one, too."""
     for run in runs:
         RunRecord(parse_run_checkpoint(str(run))[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions(SamplingOptions):
+    """Which texts are written and judged."""
+
+    steps: tuple[int, ...] | None = option(None, metavar="N,N,…", parse=parse_counts)
+    """MDM: forward passes per text.  [default: powers of two up to the tokens]"""
+    order: Order | None = None
+    """MDM: order in which tokens are unmasked.  [default: confidence]"""
+    tokens: int | None = None
+    """Tokens per text, at most.  [default: up to 64]"""
+    samples: int = 64
+    """Texts per number of steps."""
+    checkpoint: str | None = option(None, metavar="NAME")
+    """best, last, ema or a step.  [default: best]"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""

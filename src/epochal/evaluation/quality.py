@@ -5,29 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from epochal import files
 from epochal.data.opened import open_corpus
-from epochal.errors import EpochalError, UserError
+from epochal.errors import EpochalError, OptionError, UserError
 from epochal.evaluation.evaluate import which_checkpoint
-from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
-from epochal.evaluation.text_statistics import distinct, repetition
-from epochal.generation.generator import Wish
-from epochal.generation.sampling import Sampling
-from epochal.generation.unmasking import Order, Schedule
+from epochal.evaluation.load import LoadedModel, load_run
+from epochal.evaluation.options import QualityOptions
+from epochal.families import get_family
+from epochal.generation.config import GenerationConfig, SamplingOptions
 from epochal.likelihood.conditional import Request, exact, monte_carlo
-from epochal.likelihood.queries import Reader
 from epochal.progress import bar
+from epochal.results import to_json
 from epochal.runs import RunRecord, parse_run_checkpoint
 
 JUDGE_DRAWS = 32
+REPETITION_N = 4
+"""Length of the runs whose repetition is counted, chosen by us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class QualityRow:
     steps: int | None
     """Forward passes per text; None for real text."""
     nll_nats_per_token: float
-    """Of the texts under the judge: exact by AR, a bound by diffusion."""
+    """Of the texts under the judge: exact if the judge's NLL is, else a bound."""
     standard_error: float | None
     """Over texts; None for a single one."""
     distinct_1: float
@@ -45,7 +45,7 @@ class QualityRow:
     distinct_2: float
     """Different pairs of neighbours, as a share of all."""
     repetition: float
-    """Share of runs of 4 tokens that occurred before in their text."""
+    """Share of 4-grams that occurred before in their text."""
     tokens: int
     """Tokens in all texts."""
     seconds: float | None
@@ -53,7 +53,7 @@ class QualityRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """How a run writes: one row per number of steps, and one of real text."""
+    """Texts of a run: one row per number of steps, and one of real text."""
 
     family: str
     checkpoint: str
@@ -62,95 +62,86 @@ class Quality:
     """Path of the run that judged."""
     judge_family: str
     order: str
-    """left-to-right for AR."""
+    """In which tokens were unmasked, or left-to-right."""
     temperature: float
     top_k: int | None
     top_p: float | None
     samples: int
     tokens: int
-    """New tokens per text at most."""
+    """New tokens per text, at most."""
     seed: int
     rows: list[QualityRow]
     reference: QualityRow | None
-    """The beginnings of as many validation documents; None if the corpus is not there."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    """The beginnings of as many validation documents; None without the corpus."""
 
 
-def quality(
-    run: str | Path,
-    judge: str | Path,
-    *,
-    steps: Sequence[int] | None = None,
-    tokens: int | None = None,
-    samples: int = 64,
-    seed: int = 0,
-    order: Order = "confidence",
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    checkpoint: CheckpointName | None = None,
-    device: str = "auto",
-) -> Quality:
-    """Texts of `run` without a prompt, by each number of `steps`, judged by the run `judge`,
-    its best checkpoint or `RUN@CHECKPOINT`.
+def quality(run: str | Path, judge: str | Path, options: QualityOptions | None = None) -> Quality:
+    """Texts of `run` without a prompt, for each number of steps, judged by the run `judge`, its
+    best checkpoint or `RUN@CHECKPOINT`.
 
-    The judge should be of the other family: a model likes its own texts. A low NLL alone says
+    The judge should be of another family: a model likes its own texts. A low NLL alone says
     little, since dull and repetitive text has it too; read it beside distinct-n and repetition,
-    and beside the row of real text. `steps` default to powers of two up to `tokens` (at most
-    64); an AR run has one row. Kept in the run's folder. Raises UserError for unlike tokenizers
-    and for what cannot be written, and what `load` raises.
+    and beside the row of real text. A family that writes without steps has one row. Saved in
+    the run's folder. Raises UserError for unlike tokenizers and for what cannot be written, and
+    what `load` raises.
     """
-    author = load_run(run, checkpoint, device)
-    of_critic, name = parse_run_checkpoint(str(judge))
-    critic = load_run(of_critic, name, device)
+    options = options or QualityOptions()
+    author = load_run(run, options.checkpoint, options.device)
+    critic_run, critic_checkpoint = parse_run_checkpoint(str(judge))
+    critic = load_run(critic_run, critic_checkpoint, options.device)
     if author.tokenizer.sha256 != critic.tokenizer.sha256:
         raise UserError(
             f"{run} and {judge} have different tokenizers, so their NLL per token cannot be "
             "compared; give a judge trained on the same corpus"
         )
-    if author.family == "ar" and (steps or order != "confidence"):
-        raise UserError(
-            f"{run} is autoregressive and writes token by token, so it has no steps or order; "
-            "leave them out"
-        )
+    generator = author.generator
+    for name in ("steps", "order"):
+        if name in generator.unused_options and getattr(options, name):
+            raise OptionError(name, getattr(options, name), generator.why_unused)
     longest = min(author.sequence_length, critic.sequence_length) - 1
-    tokens = min(64, longest) if tokens is None else tokens
+    tokens = min(64, longest) if options.tokens is None else options.tokens
     if not 2 <= tokens <= longest:
-        raise UserError(f"tokens = {tokens}: give 2 to {longest}, which both runs can read")
-    counts = [tokens] if author.family == "ar" else list(steps or _powers(tokens))
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    record = RunRecord(run)
+        raise OptionError("tokens", tokens, f"give 2 to {longest}, which both runs can read")
+    config = GenerationConfig(
+        tokens=tokens,
+        samples=options.samples,
+        **{each.name: getattr(options, each.name) for each in fields(SamplingOptions)},
+    )
+    if "steps" in generator.unused_options:
+        configs = {tokens: config}
+    else:
+        order = options.order or config.order
+        configs = {
+            steps: replace(config, steps=steps, order=order)
+            for steps in options.steps or _powers(tokens)
+        }
     rows = []
-    for count in counts:
-        schedule = Schedule() if author.family == "ar" else Schedule(steps=count, order=order)
-        wish = Wish(tokens, samples, seed, sampling, schedule)
+    for steps, step_config in configs.items():
         start = time.monotonic()
-        with bar(f"{count} steps", samples) as progress:
-            [(_, written)] = author.writer.write([""], wish, progress.update)
+        with bar(f"{steps} steps", options.samples) as progress:
+            [(_, texts)] = generator.generate([""], step_config, progress.update)
         seconds = time.monotonic() - start
-        rows.append(_row([one.new for one in written], critic, count, seconds, seed))
-    real = _real_texts(author, tokens, samples)
+        rows.append(_row([text.new for text in texts], critic, steps, seconds, options.seed))
+    real = _real_texts(author, tokens, options.samples)
+    record = RunRecord(run)
     result = Quality(
         family=author.family,
-        checkpoint=checkpoint or which_checkpoint(record, author.step),
+        checkpoint=options.checkpoint or which_checkpoint(record, author.step),
         step=author.step,
         judge=str(judge),
         judge_family=critic.family,
-        order="left-to-right" if author.family == "ar" else order,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        samples=samples,
+        order=generator.writer.order or options.order or config.order,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        samples=options.samples,
         tokens=tokens,
-        seed=seed,
+        seed=options.seed,
         rows=rows,
-        reference=_row(real, critic, None, None, seed) if real else None,
+        reference=_row(real, critic, None, None, options.seed) if real else None,
     )
     path = record.folder.quality_file(result.checkpoint, result.order)
-    files.write_json(path, result.as_dict())
+    files.write_json(path, to_json(result))
     return result
 
 
@@ -170,7 +161,7 @@ def _row(
     if not texts:
         raise UserError(
             f"with {steps} steps all texts are empty: they begin with the end of the document; "
-            "ask for more --samples"
+            "ask for more samples"
         )
     nll = _nll(texts, critic, seed)
     lengths = np.array([len(text) for text in texts])
@@ -198,23 +189,14 @@ def _nll(texts: Sequence[Sequence[int]], critic: LoadedModel, seed: int) -> np.n
         Request(np.array([end, *text], dtype=np.int32), len(text), key)
         for key, text in enumerate(texts)
     ]
-    causal = critic.family == "ar"
-    reader = Reader(
-        critic.model,
-        critic.machine,
-        causal,
-        critic.tokenizer.vocabulary,
-        critic.writer.batch_tokens,
-        pad_to=critic.padded_length,
-        pad_id=critic.tokenizer.mask,
-    )
+    reader = critic.reader()
     with bar("judge", len(requests)) as progress:
-        if causal:
-            found = exact(reader, requests, progress.update)
+        if get_family(critic.family).exact:
+            scores = exact(reader, requests, progress.update)
         else:
             mask = critic.tokenizer.mask
-            found = monte_carlo(reader, requests, mask, JUDGE_DRAWS, seed, progress.update)
-    return -np.array([one.log_prob for one in found])
+            scores = monte_carlo(reader, requests, mask, JUDGE_DRAWS, seed, progress.update)
+    return -np.array([score.log_prob for score in scores])
 
 
 def _real_texts(author: LoadedModel, tokens: int, samples: int) -> list[list[int]]:
@@ -227,3 +209,30 @@ def _real_texts(author: LoadedModel, tokens: int, samples: int) -> list[list[int
     long = [start for start, end in pairwise(starts) if end - start > tokens]
     whole = data.validation.tokens
     return [np.asarray(whole[start : start + tokens]).tolist() for start in long[:samples]]
+
+
+def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
+    """Different n-grams of all texts together, as a share of all their n-grams.
+
+    Li et al., arXiv 1510.03055 §5. It falls with the amount of text, so compare equal amounts.
+    0 if no text has n tokens.
+    """
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(texts: Sequence[Sequence[int]], n: int = REPETITION_N) -> float:
+    """Share of n-grams that occurred before in the same text, over all texts.
+
+    0 if nothing is said twice (Welleck et al., arXiv 1908.04319 §6, "seq-rep-n").
+    """
+    total = repeated = 0
+    for text in texts:
+        grams = list(_grams(text, n))
+        total += len(grams)
+        repeated += len(grams) - len(set(grams))
+    return repeated / total if total else 0.0
+
+
+def _grams(text: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+    return (tuple(text[i : i + n]) for i in range(len(text) - n + 1))

@@ -1,4 +1,4 @@
-"""Text from an autoregressive model, token by token, with cached keys and values."""
+"""Text token by token, from left to right, with cached keys and values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal.device import Machine
-from epochal.generation.sampling import Sampling, uniforms
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import sample, uniforms
+from epochal.generation.writer import State, Writer
 from epochal.models import Transformer
 from epochal.rng import Keys
 
@@ -18,41 +20,43 @@ PREFILL_TOKENS = 1024
 
 
 @torch.no_grad()
-def text_steps(
+def generate_autoregressive(
     model: Transformer,
-    prompt: Tensor,
-    new_tokens: int,
+    ids: Tensor,
+    config: GenerationConfig,
     *,
+    mask: int,
     end: int,
     vocabulary: int,
-    sampling: Sampling,
     keys: Keys,
     machine: Machine,
     prefill: int = PREFILL_TOKENS,
-) -> Iterator[Tensor]:
-    """[B, P] prompts → up to `new_tokens` times the next token of each, [B].
+) -> Iterator[State]:
+    """[B, P] prompts → up to `config.tokens` states, each with one more token per row.
 
-    After `end` a sample holds only `end`; the steps cease when all have. The prompt is read
-    in pieces of `prefill` tokens, each token after it alone, with all before it in the cache.
+    After `end` a row holds only `end`; generation stops when all rows have ended. The prompt is
+    read in pieces of `prefill` tokens, each later token alone, with all before it in the cache.
     """
     model.eval()
     device = machine.device
-    if new_tokens < 1:
-        return
-    caches = model.new_caches(len(prompt), prompt.shape[1] + new_tokens)
+    caches = model.new_caches(len(ids), ids.shape[1] + config.tokens)
     with machine.autocast():
-        for first in range(0, prompt.shape[1], prefill):
-            piece = prompt[:, first : first + prefill].to(device)
+        for first in range(0, ids.shape[1], prefill):
+            piece = ids[:, first : first + prefill].to(device)
             hidden = model(piece, "causal", caches=caches)
-    done = torch.zeros(len(prompt), dtype=torch.bool)
-    for count in range(new_tokens):
+    done = torch.zeros(len(ids), dtype=torch.bool)
+    for step in range(config.tokens):
         with machine.autocast():
             logits = F.linear(hidden[:, -1], model.table[:vocabulary])
-        chance = uniforms(keys, count, 1)[:, 0]
-        token = sampling.sample(logits, chance).cpu().masked_fill(done, end)
+        uniform = uniforms(keys, step, 1)[:, 0]
+        token = sample(logits, uniform, config).cpu().masked_fill(done, end)
         done |= token == end
-        yield token
-        if done.all() or count + 1 == new_tokens:
+        ids = torch.cat((ids, token[:, None]), dim=1)
+        yield State(ids, settled=ids.shape[1])
+        if done.all() or step + 1 == config.tokens:
             return
         with machine.autocast():
             hidden = model(token[:, None].to(device), "causal", caches=caches)
+
+
+WRITER = Writer(generate_autoregressive, infills=False, order="left-to-right")

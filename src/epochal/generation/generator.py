@@ -1,10 +1,10 @@
-"""Prompts in, texts out: gaps, searched lengths, batches, streams, for both families."""
+"""Prompts in, texts out: gaps, searched lengths, batches and streams, for every family."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from itertools import groupby
 
 import numpy as np
@@ -13,37 +13,21 @@ import torch
 from epochal.data import Tokenizer
 from epochal.device import Machine
 from epochal.errors import UserError
-from epochal.generation.autoregressive import text_steps
-from epochal.generation.sampling import Sampling, sample_keys
-from epochal.generation.unmasking import Schedule, State, unmask_steps
+from epochal.families import Family
+from epochal.generation.config import GenerationConfig
+from epochal.generation.sampling import sample_keys
+from epochal.generation.writer import SHARED_OPTIONS, State, Writer, writer_of
 from epochal.models import Transformer
 
 Report = Callable[[int], None]
 _MASK_SPAN = re.compile(r"\[MASK(?::(\d+)(?:-(\d+))?)?\]")
 _LIKE_MASK_SPAN = re.compile(r"\[MASK:[^\]\n]*\]")
 LONGEST_SEARCH = 64
-"""Lengths that are tried for one gap at most; each is a sample of its own."""
+"""Lengths tried for one gap, at most; each is a sample of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What to write after each prompt, or into its gaps."""
-
-    tokens: int = 64
-    """New tokens at most; gaps have their own number."""
-    samples: int = 1
-    seed: int = 0
-    sampling: Sampling = field(default_factory=Sampling)
-    schedule: Schedule = field(default_factory=Schedule)
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)}: give at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
+class Generation:
     """One text."""
 
     text: str
@@ -60,56 +44,70 @@ class _Row:
     sample: int
     ids: tuple[int, ...]
     key: np.uint64
-    gaps: bool
+    start: int | None
+    """Position of the first new token; None where gaps are filled."""
 
 
 @dataclass
-class Writer:
-    """A model as an author. `causal` for the AR family."""
+class Generator:
+    """A model that writes, in the way that its family writes."""
 
     model: Transformer
     tokenizer: Tokenizer
     machine: Machine
-    causal: bool
-    longest: int
-    """The sequence length that the model was trained on."""
+    family: Family
+    sequence_length: int
+    """Longest input that the model was trained on."""
     batch_tokens: int
+    model_id: str = ""
+    """Differs between models; files of generations keep it."""
 
-    def write(
-        self, prompts: Sequence[str], wish: Wish, report: Report = lambda done: None
-    ) -> Iterator[tuple[int, list[Written]]]:
-        """(number of the prompt, its samples) for each prompt, in the order of getting done.
+    @property
+    def writer(self) -> Writer:
+        """How the family writes."""
+        return writer_of(self.family)
 
-        Prompts of one shape are written together. `report` hears the number of rows done.
-        Raises UserError, before anything is written, for a prompt that does not fit the model.
+    def generate(
+        self,
+        prompts: Sequence[str],
+        config: GenerationConfig,
+        report: Report = lambda done: None,
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """(index of the prompt, its samples) for each prompt, as soon as they are done.
+
+        Prompts of one shape are batched. `report` gets the number of rows done. Raises UserError,
+        before anything is written, for a prompt or an option that does not fit the model.
         """
-        rows = [row for number in range(len(prompts)) for row in self._asked(number, prompts, wish)]
+        self._refuse_unused(config)
+        rows = [r for number in range(len(prompts)) for r in self._checked(number, prompts, config)]
         missing = [0] * len(prompts)
         for row in rows:
             missing[row.prompt] += 1
-        found: dict[int, list[tuple[_Row, list[int], float]]] = {}
+        finished: dict[int, list[tuple[_Row, list[int], float]]] = {}
         done = 0
         for batch in self._batches(rows):
-            for row, new, score in zip(batch, *self._fill(batch, wish), strict=True):
-                found.setdefault(row.prompt, []).append((row, new, score))
+            for row, ids, score in zip(batch, *self._fill(batch, config), strict=True):
+                finished.setdefault(row.prompt, []).append((row, ids, score))
             done += len(batch)
             report(done)
             for number in sorted({row.prompt for row in batch}):
-                if len(found[number]) == missing[number]:
-                    yield number, self._best(prompts[number], found.pop(number))
+                if len(finished[number]) == missing[number]:
+                    yield number, self._best(prompts[number], finished.pop(number))
 
-    def stream(self, prompt: str, wish: Wish) -> Iterator[str]:
-        """The text in pieces: what is settled, as soon as it is. Joined, what `write` gives.
+    def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
+        """The text in pieces, each as soon as it is settled. Joined, what `generate` gives.
 
         Raises UserError for several samples and for a gap of searched length.
         """
-        rows = self._rows(0, prompt, wish)
+        self._refuse_unused(config)
+        rows = self._rows(0, prompt, config)
         if len(rows) > 1:
             raise UserError("only one text can be streamed: one sample, and gaps of fixed length")
         [row] = rows
         sent, text = "", None
-        for ids in self._settled(row, wish):
-            text = self._text(prompt, row, ids, self._cut(row, ids))
+        for state in self._states(rows, config):
+            ids = state.ids[0, : state.settled].tolist()
+            text = self._text(prompt, row, ids, self._new_ids(row, ids))
             if not text.endswith("�"):  # half of a letter
                 yield text[len(sent) :]
                 sent = text
@@ -117,56 +115,57 @@ class Writer:
             text = self._text(prompt, row, row.ids, ())
         yield text[len(sent) :]
 
-    def _settled(self, row: _Row, wish: Wish) -> Iterator[list[int]]:
-        """The row's ids as far as they are settled, after each step."""
-        if self.causal:
-            ids = list(row.ids)
-            for token in self._steps(np.array([row.key]), [row], wish):
-                ids.append(int(token[0]))
-                yield ids
-            return
-        for state in self._states([row], wish):
-            yield state.ids[0, : state.settled].tolist()
+    @property
+    def unused_options(self) -> list[str]:
+        """Fields of `GenerationConfig` that the family's way of writing does not use."""
+        used = SHARED_OPTIONS | self.writer.options
+        return [each.name for each in fields(GenerationConfig) if each.name not in used]
 
-    def _asked(self, number: int, prompts: Sequence[str], wish: Wish) -> list[_Row]:
+    @property
+    def why_unused(self) -> str:
+        """The end of an error that begins with the names of options."""
+        return f"cannot be used with {self.family.title} models; leave it out"
+
+    def _refuse_unused(self, config: GenerationConfig) -> None:
+        if unused := [name for name in self.unused_options if name in config.changed()]:
+            raise UserError(f"{', '.join(unused)} {self.why_unused}")
+
+    def _checked(self, number: int, prompts: Sequence[str], config: GenerationConfig) -> list[_Row]:
         """`_rows`, with the prompt named in errors if there are others."""
         try:
-            return self._rows(number, prompts[number], wish)
+            return self._rows(number, prompts[number], config)
         except UserError as error:
-            if len(prompts) == 1 or type(error) is not UserError:  # the model's fault, not its
+            # Errors about options, tokenizer and so on are not the prompt's fault.
+            if len(prompts) == 1 or type(error) is not UserError:
                 raise
             raise UserError(f"prompt {_shortened(prompts[number])}: {error}") from error
 
-    def _rows(self, number: int, prompt: str, wish: Wish) -> list[_Row]:
-        """All rows of a prompt: samples times lengths that are tried."""
+    def _rows(self, number: int, prompt: str, config: GenerationConfig) -> list[_Row]:
+        """All rows of a prompt: samples × lengths that are tried."""
         spans = list(_MASK_SPAN.finditer(prompt))
-        if spans and self.causal:
+        if not self.writer.infills and spans:
             raise UserError(
-                "an autoregressive model cannot fill in [MASK]; give a text to go on from, or "
-                "use a masked diffusion run"
+                f"{self.family.title} models cannot fill in [MASK]; give a text to continue, or a "
+                "run of a family that fills gaps"
             )
-        if self.causal:
-            refuse_for_ar(wish.schedule.given())
-        else:
+        if self.writer.infills:
             _refuse_misspelt(prompt)
-        keys = sample_keys(wish.seed, prompt, wish.samples)
+        keys = sample_keys(config.seed, prompt, config.samples)
         rows = []
         for length in _lengths(spans):
             # A document starts after the end of another: so does an empty prompt.
             ids = [self.tokenizer.end_of_document, *self._masked_ids(prompt, spans, length)]
-            new = 0 if spans else wish.tokens
-            if len(ids) + new > self.longest:
+            new = 0 if spans else config.tokens
+            if len(ids) + new > self.sequence_length:
                 raise UserError(
                     f"prompt and new text are {len(ids) + new} tokens, but the model was trained "
-                    f"on {self.longest}; shorten the prompt or lower the number of tokens"
+                    f"on {self.sequence_length}; shorten the prompt or lower the number of tokens"
                 )
-            ids += [self.tokenizer.mask] * (0 if self.causal else new)
-            if not self.causal:
-                wish.schedule.blocks(ids.count(self.tokenizer.mask))  # too few steps are said now
-            rows += [
-                _Row(number, sample, tuple(ids), key, bool(spans))
-                for sample, key in enumerate(keys)
-            ]
+            start = None if spans else len(ids)
+            if self.writer.infills:
+                ids += [self.tokenizer.mask] * new
+            self.writer.check(config, ids.count(self.tokenizer.mask))
+            rows += [_Row(number, nth, tuple(ids), key, start) for nth, key in enumerate(keys)]
         return rows
 
     def _masked_ids(self, prompt: str, spans: Sequence[re.Match[str]], length: int) -> list[int]:
@@ -181,12 +180,12 @@ class Writer:
         return ids
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Rows of equal length with equal gaps, about `batch_tokens` in a batch."""
+        """Rows of equal length with masks at the same positions, about `batch_tokens` each."""
         mask = self.tokenizer.mask
 
         def shape(row: _Row) -> tuple[int, tuple[int, ...]]:
-            gaps = () if self.causal else tuple(i for i, x in enumerate(row.ids) if x == mask)
-            return len(row.ids), gaps
+            gaps = (i for i, x in enumerate(row.ids) if x == mask) if self.writer.infills else ()
+            return len(row.ids), tuple(gaps)
 
         for (length, _), same in groupby(sorted(rows, key=shape), key=shape):
             group = list(same)
@@ -194,79 +193,52 @@ class Writer:
             for first in range(0, len(group), size):
                 yield group[first : first + size]
 
-    def _fill(self, rows: list[_Row], wish: Wish) -> tuple[list[list[int]], list[float]]:
-        """Per row its ids when done, and the mean log p of what was written."""
-        if self.causal:
-            keys = np.array([row.key for row in rows])
-            new = [token.tolist() for token in self._steps(keys, rows, wish)]
-            ids = [[*row.ids, *(one[i] for one in new)] for i, row in enumerate(rows)]
-            return ids, [0.0] * len(rows)
+    def _fill(
+        self, rows: list[_Row], config: GenerationConfig
+    ) -> tuple[list[list[int]], list[float]]:
+        """Per row its ids when done, and the mean log p of what was written into gaps."""
         last: State | None = None
-        for state in self._states(rows, wish):
+        for state in self._states(rows, config):
             last = state
         if last is None:  # a prompt with an empty gap
             return [list(row.ids) for row in rows], [0.0] * len(rows)
+        if last.log_probs is None:
+            return last.ids.tolist(), [0.0] * len(rows)
         gaps = rows[0].ids.count(self.tokenizer.mask)
         return last.ids.tolist(), (last.log_probs.sum(dim=1) / gaps).tolist()
 
-    def _steps(self, keys: np.ndarray, rows: list[_Row], wish: Wish) -> Iterator[torch.Tensor]:
-        return text_steps(
+    def _states(self, rows: list[_Row], config: GenerationConfig) -> Iterator[State]:
+        return self.writer.generate(
             self.model,
             torch.tensor([row.ids for row in rows]),
-            wish.tokens,
+            config,
+            mask=self.tokenizer.mask,
             end=self.tokenizer.end_of_document,
             vocabulary=self.tokenizer.vocabulary,
-            sampling=wish.sampling,
-            keys=keys,
-            machine=self.machine,
-        )
-
-    def _states(self, rows: list[_Row], wish: Wish) -> Iterator[State]:
-        return unmask_steps(
-            self.model,
-            torch.tensor([row.ids for row in rows]),
-            wish.schedule,
-            mask=self.tokenizer.mask,
-            vocabulary=self.tokenizer.vocabulary,
-            sampling=wish.sampling,
             keys=np.array([row.key for row in rows]),
             machine=self.machine,
         )
 
-    def _best(self, prompt: str, found: list[tuple[_Row, list[int], float]]) -> list[Written]:
-        """Per sample the length whose tokens the model thought likeliest on the mean."""
-        found.sort(key=lambda one: (one[0].sample, -one[2], len(one[0].ids)))
-        firsts = (next(some) for _, some in groupby(found, key=lambda one: one[0].sample))
+    def _best(self, prompt: str, rows: list[tuple[_Row, list[int], float]]) -> list[Generation]:
+        """Per sample the length whose tokens had the highest mean log p."""
+        rows.sort(key=lambda one: (one[0].sample, -one[2], len(one[0].ids)))
+        firsts = (next(some) for _, some in groupby(rows, key=lambda one: one[0].sample))
         return [
-            Written(
-                self._text(prompt, row, ids, new := self._cut(row, ids)),
-                tuple(new),
-            )
+            Generation(self._text(prompt, row, ids, new := self._new_ids(row, ids)), tuple(new))
             for row, ids, _ in firsts
         ]
 
-    def _cut(self, row: _Row, ids: Sequence[int]) -> list[int]:
-        """What was written: the gaps' tokens, or all behind the prompt up to its end."""
-        if row.gaps:
+    def _new_ids(self, row: _Row, ids: Sequence[int]) -> list[int]:
+        """What was written: the gaps' tokens, or all after the prompt up to the document's end."""
+        if row.start is None:
             return [x for x, old in zip(ids, row.ids, strict=False) if old == self.tokenizer.mask]
-        mask, end = self.tokenizer.mask, self.tokenizer.end_of_document
-        known = len(row.ids) if self.causal else row.ids.index(mask)
-        new = list(ids[known:])
+        new, end = list(ids[row.start :]), self.tokenizer.end_of_document
         return new[: new.index(end)] if end in new else new
 
     def _text(self, prompt: str, row: _Row, ids: Sequence[int], new: Sequence[int]) -> str:
-        if row.gaps:
+        if row.start is None:
             return self.tokenizer.decode(list(ids[1:]))
         return prompt + self.tokenizer.decode(list(new))
-
-
-def refuse_for_ar(given: Sequence[str]) -> None:
-    """Raises UserError if any settings of diffusion are `given`."""
-    if given:
-        raise UserError(
-            f"{', '.join(given)}: an autoregressive model writes token by token, so it has no such "
-            "setting; leave it out, or use a masked diffusion run"
-        )
 
 
 def _shortened(prompt: str) -> str:
@@ -275,11 +247,11 @@ def _shortened(prompt: str) -> str:
 
 
 def _refuse_misspelt(prompt: str) -> None:
-    """Raises UserError for something like [MASK: 4], which would else be read as text."""
+    """Raise UserError for something like [MASK: 4], which would else be read as text."""
     for match in _LIKE_MASK_SPAN.finditer(prompt):
         if _MASK_SPAN.fullmatch(match[0]) is None:
             raise UserError(
-                f"{match[0]} is no gap; write [MASK], [MASK:12] or, for a searched length, "
+                f"{match[0]} is not a gap; write [MASK], [MASK:12] or, for a searched length, "
                 "[MASK:3-8]"
             )
 

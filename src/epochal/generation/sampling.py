@@ -1,14 +1,12 @@
-"""How a token is chosen from its logits, and how sure the model was of it.
+"""How a token is drawn from its logits, and how confident the model was in it.
 
 All chance comes in as uniform numbers, which are pure functions of a sample's key, the step
-and the place (`uniforms`). So a sample is the same alone and in any batch, on any device.
-Shape letters: N choices, B samples, L places, V vocabulary.
+and the position (`uniforms`). So a sample is the same alone and in any batch, on any device.
+Shape letters: N choices, B samples, L positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,71 +15,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal import rng
-from epochal.errors import UserError
+from epochal.generation.config import GenerationConfig
 from epochal.rng import Keys
 
 Certainty = Literal["confidence", "margin", "entropy"]
 LEAST_TEMPERATURE = 1e-30
-"""What float32 can divide by; below, and above 0, is taken as this."""
+"""The least that float32 can divide by; smaller positive temperatures count as this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is chosen from its logits."""
+def probabilities(logits: Tensor, config: GenerationConfig) -> Tensor:
+    """[…, V] logits → the probabilities to draw from, float32: temperature, top-k, top-p."""
+    logits = logits.float()
+    if config.temperature == 0:
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    # Subtract the largest first: else a tiny temperature makes infinities.
+    logits = logits - logits.amax(dim=-1, keepdim=True)
+    probs = torch.softmax(logits / max(config.temperature, LEAST_TEMPERATURE), dim=-1)
+    if config.top_k is not None and config.top_k < probs.shape[-1]:
+        least = probs.topk(config.top_k, dim=-1).values[..., -1:]
+        probs = probs.masked_fill(probs < least, 0)
+    if config.top_p is not None and config.top_p < 1:
+        ordered, index = probs.sort(dim=-1, descending=True)
+        # A token stays if those before it do not reach top_p; the first always stays.
+        before = ordered.cumsum(dim=-1) - ordered
+        ordered = ordered.masked_fill(before >= config.top_p * probs.sum(-1, keepdim=True), 0)
+        probs = torch.zeros_like(probs).scatter(-1, index, ordered)
+    return probs / probs.sum(dim=-1, keepdim=True)
 
-    temperature: float = 1.0
-    """0 takes the likeliest token."""
-    top_k: int | None = None
-    """Choose among so many likeliest tokens."""
-    top_p: float | None = None
-    """Choose among the likeliest tokens that together have this probability."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature = {self.temperature}: give 0 or a positive number")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k = {self.top_k}: give at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p = {self.top_p}: give a share above 0 and up to 1")
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """[…, V] logits → the probabilities that are drawn from, float32."""
-        logits = logits.float()
-        if self.temperature == 0:
-            return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
-        # Less the largest first: else a tiny temperature makes infinities.
-        logits = logits - logits.amax(dim=-1, keepdim=True)
-        probs = torch.softmax(logits / max(self.temperature, LEAST_TEMPERATURE), dim=-1)
-        if self.top_k is not None and self.top_k < probs.shape[-1]:
-            least = probs.topk(self.top_k, dim=-1).values[..., -1:]
-            probs = probs.masked_fill(probs < least, 0)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, place = probs.sort(dim=-1, descending=True)
-            # A token stays if those before it do not reach top_p; the first always stays.
-            before = ordered.cumsum(dim=-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p * probs.sum(-1, keepdim=True), 0)
-            probs = torch.zeros_like(probs).scatter(-1, place, ordered)
-        return probs / probs.sum(dim=-1, keepdim=True)
-
-    def sample(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """[N, V] logits and [N] numbers in [0, 1) → [N] tokens, by inverting the distribution."""
-        probs = self.probabilities(logits)
-        wide = torch.float32 if probs.device.type == "mps" else torch.float64
-        cumulated = probs.to(wide).cumsum(dim=-1)
-        point = uniform.to(wide).to(probs.device)[:, None] * cumulated[:, -1:]
-        place = torch.searchsorted(cumulated, point, right=True).squeeze(-1)
-        # Rounding may put the point at the very end; the last token with a chance is meant.
-        width = probs.shape[-1]
-        last = width - 1 - (probs.flip(-1) > 0).int().argmax(dim=-1)
-        return torch.minimum(place, last)
+def sample(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
+    """[N, V] logits and [N] numbers in [0, 1) → [N] tokens, by inverting the distribution."""
+    probs = probabilities(logits, config)
+    wide = torch.float32 if probs.device.type == "mps" else torch.float64
+    cumulated = probs.to(wide).cumsum(dim=-1)
+    point = uniform.to(wide).to(probs.device)[:, None] * cumulated[:, -1:]
+    token = torch.searchsorted(cumulated, point, right=True).squeeze(-1)
+    # Rounding may put the point at the very end: then take the last token with a probability.
+    last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).int().argmax(dim=-1)
+    return torch.minimum(token, last)
 
 
 def certainty(logits: Tensor, tokens: Tensor, kind: Certainty) -> Tensor:
-    """[N] how sure the model is at each place, the surest highest; from its own probabilities,
-    before temperature and cuts.
+    """[N] how certain the model is, the most certain highest; from its own probabilities, before
+    temperature, top-k and top-p.
 
-    confidence: the probability of the chosen token. margin: of the likeliest token less that
-    of the second. entropy: minus the entropy, in nats.
+    confidence: the probability of the drawn token. margin: that of the most likely token minus
+    that of the second. entropy: minus the entropy, in nats.
     """
     logs = logits.float().log_softmax(dim=-1)
     if kind == "confidence":

@@ -14,6 +14,7 @@ from epochal.errors import NotFiniteError, RecipeError, RunError
 from epochal.evaluation.evaluate import evaluate_best
 from epochal.evaluation.load import load_run
 from epochal.families import family_names, get_family
+from epochal.generation.config import GenerationConfig
 from epochal.progress import say
 from epochal.recipe import Recipe
 from epochal.runs import RunRecord
@@ -96,13 +97,13 @@ def _one(
 def keep_samples(record: RunRecord, seed: int = 0) -> None:
     """Let a run's model go on from the beginnings of validation documents; keep the texts."""
     loaded = load_run(record.path)
-    sampling = {"temperature": 0.8, "top_p": 0.95}
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
     new = min(SAMPLE_NEW_TOKENS, loaded.sequence_length - SAMPLE_PROMPT_TOKENS - 1)
     if new < 1:
         return
     texts = []
     for prompt in _beginnings(loaded.recipe):
-        text = loaded.generate(prompt, tokens=new, seed=seed, temperature=0.8, top_p=0.95)[0]
+        [text] = loaded.generate(prompt, GenerationConfig(tokens=new, seed=seed, **sampling))
         texts.append({"prompt": prompt, "text": text, "seed": seed, **sampling})
     record.folder.write_samples(texts)
 

@@ -1,7 +1,7 @@
 """Texts for a whole file of prompts, kept as they are made, so that nothing is made twice.
 
 The output is JSON lines: `{"index": 0, "prompt": "…", "texts": ["…"], "settings": "1f0a…"}`,
-`index` being the prompt's place in the file. What is there already is not made again.
+`index` being the prompt's position in the file.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 
 from epochal import files
 from epochal.errors import UserError
-from epochal.evaluation.load import LoadedModel
-from epochal.generation.generator import Wish
+from epochal.generation.config import GenerationConfig
+from epochal.generation.generator import Generator
 from epochal.progress import bar
-from epochal.recipe import recipe_toml
 from epochal.runs import read_lines
 
 
@@ -53,16 +52,17 @@ def _prompt(file: Path, number: int, line: str) -> str:
 
 
 def generate_file(
-    model: LoadedModel, prompts: Sequence[str], out: str | Path, wish: Wish
+    generator: Generator, prompts: Sequence[str], out: str | Path, config: GenerationConfig
 ) -> tuple[int, int]:
-    """(prompts written now, prompts that were there) of the file `out`, which then has them all.
+    """(prompts written now, prompts already there) of the file `out`, which then has them all.
 
-    Each batch is added as soon as it is done; a later call goes on. At the end the lines are
-    in the order of the prompts. Raises UserError if `out` was made from other prompts, by
-    another checkpoint or with other settings, and what `Writer.write` raises.
+    Each batch is added as soon as it is done; a later call resumes. At the end the lines are in
+    the order of the prompts. Raises UserError if `out` was made from other prompts, by another
+    checkpoint or with other options, and what `Generator.generate` raises.
     """
     path = Path(out)
-    digest = _digest(model, wish)
+    decisive = {"model": generator.model_id, "config": asdict(config)}
+    digest = files.sha256_json(decisive)[:16]
     lines = {line["index"]: line for line in read_lines(path)}
     _check(path, lines, prompts, digest)
     missing = [number for number in range(len(prompts)) if number not in lines]
@@ -71,15 +71,15 @@ def generate_file(
     before = len(lines)
     with files.storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, lines)  # without a line that was torn by a kill
+        _write(path, lines)  # without a line that was cut off by a kill
         with path.open("a", encoding="utf-8") as file, bar("generate", len(missing)) as progress:
             wanted = [prompts[number] for number in missing]
-            for place, samples in model.writer.write(wanted, wish):
+            for place, samples in generator.generate(wanted, config):
                 number = missing[place]
                 lines[number] = {
                     "index": number,
                     "prompt": prompts[number],
-                    "texts": [one.text for one in samples],
+                    "texts": [sample.text for sample in samples],
                     "settings": digest,
                 }
                 file.write(json.dumps(lines[number], ensure_ascii=False) + "\n")
@@ -89,27 +89,16 @@ def generate_file(
     return len(missing), before
 
 
-def _digest(model: LoadedModel, wish: Wish) -> str:
-    """What decides the texts besides the prompts, in 16 digits."""
-    decisive = {
-        "wish": asdict(wish),
-        "recipe": recipe_toml(model.recipe),
-        "step": model.step,
-        "tokenizer": model.tokenizer.sha256,
-    }
-    return files.sha256_json(decisive)[:16]
-
-
 def _check(
     path: Path, lines: dict[int, dict[str, Any]], prompts: Sequence[str], digest: str
 ) -> None:
     for number, line in lines.items():
         if number >= len(prompts) or line["prompt"] != prompts[number]:
-            raise UserError(f"{path} holds texts for other prompts; give another --out")
+            raise UserError(f"{path} holds texts for other prompts; give another output file")
         if line["settings"] != digest:
             raise UserError(
-                f"{path} holds texts made by another checkpoint or with other settings; give "
-                "another --out"
+                f"{path} holds texts of another checkpoint or with other settings; give another "
+                "output file"
             )
 
 

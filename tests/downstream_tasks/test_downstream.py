@@ -252,8 +252,8 @@ def test_choices_share_their_masks_and_companions_change_nothing(models):
 
 def test_what_is_refused(runs, rows, tmp_path):
     def refused(message, run="mdm", kind=UserError, **options):
+        given = DownstreamOptions(**{"data": rows, "tasks": "sciq", "device": "cpu", **options})
         with pytest.raises(kind, match=message):
-            given = DownstreamOptions(**{"data": rows, "tasks": "sciq", "device": "cpu", **options})
             downstream(runs / run, given)
 
     refused("autoregressive models have exact and nll", "ar", mode="mc")

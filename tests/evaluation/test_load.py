@@ -9,6 +9,7 @@ import torch
 
 from epochal.cli.main import main
 from epochal.errors import RunError, UserError
+from epochal.generation.config import GenerationConfig
 from epochal.interop.load import load
 from epochal.training.train import train
 from tiny_runs import overrides
@@ -81,7 +82,7 @@ def test_the_nll_of_mdm_has_the_error_it_tells(mdm):
 
 def test_greedy_text_is_the_same_without_the_cache(ar):
     prompt = "The "
-    [text] = ar.generate(prompt, tokens=15, temperature=0.0)
+    [text] = ar.generate(prompt, GenerationConfig(tokens=15, temperature=0.0))
     ids = [ar.tokenizer.end_of_document, *ar.tokenizer.encode(prompt).tolist()]
     start = len(ids)
     for _ in range(15):
@@ -96,9 +97,9 @@ def test_greedy_text_is_the_same_without_the_cache(ar):
 @pytest.mark.parametrize("family", ["ar", "mdm"])
 def test_the_seed_decides(ar, mdm, family):
     model = {"ar": ar, "mdm": mdm}[family]
-    first = model.generate("The ", tokens=12, samples=3, seed=1)
-    assert first == model.generate("The ", tokens=12, samples=3, seed=1)
-    assert first != model.generate("The ", tokens=12, samples=3, seed=2)
+    first = model.generate("The ", GenerationConfig(tokens=12, samples=3, seed=1))
+    assert first == model.generate("The ", GenerationConfig(tokens=12, samples=3, seed=1))
+    assert first != model.generate("The ", GenerationConfig(tokens=12, samples=3, seed=2))
     assert len(set(first)) > 1
     assert all(text.startswith("The ") for text in first)
 
@@ -106,7 +107,9 @@ def test_the_seed_decides(ar, mdm, family):
 @pytest.mark.parametrize("order", ["confidence", "ancestral"])
 @pytest.mark.parametrize("steps", [1, 3, None])
 def test_infilling_keeps_what_was_given(mdm, order, steps):
-    [text] = mdm.generate("if [MASK:3] is [MASK] then", order=order, steps=steps, seed=2)
+    [text] = mdm.generate(
+        "if [MASK:3] is [MASK] then", GenerationConfig(order=order, steps=steps, seed=2)
+    )
     assert text.startswith("if ")
     assert " is " in text
     assert text.endswith(" then")
@@ -121,28 +124,17 @@ def test_bf16_writes_text_too(tiny_corpus, tmp_path):
         train(None, values)
         model = load(tmp_path / family)
         assert model.machine.precision == "bf16"
-        [text] = model.generate("The ", tokens=8, seed=1)
+        [text] = model.generate("The ", GenerationConfig(tokens=8, seed=1))
         assert text.startswith("The ")
         assert model.logits(some_ids(model)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tokens": 0}, "tokens = 0"),
-        ({"samples": 0}, "samples = 0"),
-        ({"steps": 0}, "steps = 0"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"top_k": 0}, "top_k"),
-        ({"top_p": 0.0}, "top_p"),
-        ({"tokens": 200}, "was trained on 32"),
-        ({"prompt": "word " * 60}, "shorten the prompt"),
-    ],
-)
-def test_what_cannot_be_generated_is_said(ar, mdm, options, message):
+@pytest.mark.parametrize("prompt", ["word " * 60, "The "])
+def test_texts_longer_than_the_model_was_trained_on_are_refused(ar, mdm, prompt):
+    config = GenerationConfig(tokens=4 if len(prompt) > 60 else 200)
     for model in (ar, mdm):
-        with pytest.raises(UserError, match=message):
-            model.generate(**{"prompt": "The ", "tokens": 4, **options})
+        with pytest.raises(UserError, match="was trained on 32"):
+            model.generate(prompt, config)
 
 
 def test_ar_cannot_fill_in(ar):
@@ -178,7 +170,7 @@ def test_a_damaged_checkpoint_names_the_other(tiny_pair, tmp_path, capsys):
     (best / "model.safetensors").write_bytes(b"short")
     message = said(capsys, "generate", run, "--prompt", "a")
     assert "or read another: --checkpoint last" in message
-    assert len(load(run, "last").generate("a", tokens=2, samples=1)) == 1
+    assert len(load(run, "last").generate("a", GenerationConfig(tokens=2, samples=1))) == 1
     for other in (run / "checkpoints").glob("last-*"):
         (other / "model.safetensors").write_bytes(b"short")
     message = said(capsys, "generate", run, "--prompt", "a")
@@ -197,7 +189,7 @@ def test_checkpoints_where_they_do_not_belong(tiny_pair, tmp_path, capsys):
 @pytest.mark.parametrize(
     "given", ["--order confidence", "--order margin", "--cached", "--steps 4", "--remask 0.5"]
 )
-def test_settings_of_diffusion_are_refused_for_ar(tiny_pair, capsys, given):
+def test_options_that_ar_does_not_use_are_refused(tiny_pair, capsys, given):
     message = said(capsys, "generate", tiny_pair / "ar", "--prompt", "a", *given.split())
-    name = given.split()[0]
-    assert f"{name}: an autoregressive model writes token by token" in message
+    assert given.split()[0] in message
+    assert "autoregressive" in message

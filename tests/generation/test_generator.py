@@ -53,23 +53,23 @@ def test_a_stream_joined_is_the_text(models, family, block):
         assert "".join(models["mdm"].generator.stream(gaps, GenerationConfig())) == whole
 
 
-def test_what_cannot_be_streamed(models):
-    for prompt, config in (
-        ("The", GenerationConfig(tokens=4, samples=2)),
-        ("a [MASK:2-3]", GenerationConfig()),
-    ):
-        with pytest.raises(UserError, match="only one text can be streamed"):
-            list(models["mdm"].generator.stream(prompt, config))
+@pytest.mark.parametrize(
+    ("prompt", "options"), [("The", {"tokens": 4, "samples": 2}), ("a [MASK:2-3]", {})]
+)
+def test_what_cannot_be_streamed(models, prompt, options):
+    stream = models["mdm"].generator.stream(prompt, GenerationConfig(**options))
+    with pytest.raises(UserError, match="only one text can be streamed"):
+        list(stream)
 
 
-def test_settings_of_diffusion_are_refused_by_ar(models):
+def test_options_that_a_family_does_not_use_are_refused(models):
+    generator = models["ar"].generator
     config = GenerationConfig(tokens=4, steps=2, block=2, remask=0.1)
-    for write in (lambda: texts(models["ar"], ["a"], config),
-                  lambda: list(models["ar"].generator.stream("a", config))):  # fmt: skip
-        with pytest.raises(
-            UserError, match="steps, remask, block cannot be used with autoregressive"
-        ):
-            write()
+    for text in (generator.generate(["a"], config), generator.stream("a", config)):
+        with pytest.raises(UserError, match=r"^steps, remask, block cannot be used with"):
+            list(text)
+    assert generator.unused_options == ["steps", "order", "remask", "block", "cached"]
+    assert models["mdm"].generator.unused_options == []
 
 
 def test_the_searched_length_is_the_one_with_the_likeliest_tokens(models):
@@ -108,17 +108,18 @@ def test_gaps_that_make_no_sense(models, prompt, message):
 
 
 def test_the_prompt_at_fault_is_named_among_several(models):
+    generator, config = models["ar"].generator, GenerationConfig(tokens=2)
     with pytest.raises(UserError, match=r"^prompt 'a \[MASK\]': autoregressive models cannot"):
-        list(models["ar"].generator.generate(["The", "a [MASK]"], GenerationConfig(tokens=2)))
+        list(generator.generate(["The", "a [MASK]"], config))
     with pytest.raises(UserError, match=r"^autoregressive models cannot"):
-        list(models["ar"].generator.generate(["a [MASK]"], GenerationConfig(tokens=2)))
+        list(generator.generate(["a [MASK]"], config))
 
 
 # --- files of prompts --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["ar", "mdm"])
-def test_a_file_of_prompts_goes_on_where_it_was_broken_off(models, tmp_path, family):
+def test_a_file_of_prompts_is_resumed(models, tmp_path, family):
     config, out = GenerationConfig(tokens=6, samples=2), tmp_path / "deep" / "texts.jsonl"
     assert generate_file(models[family].generator, PROMPTS, out, config) == (5, 0)
     whole = out.read_text()

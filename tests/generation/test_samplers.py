@@ -275,9 +275,9 @@ def test_a_sample_does_not_depend_on_its_batch(model, order, block, remask):
     ids[:, 0] = 9  # places of a row of masks alone are all equally sure, up to rounding
     keys = sample_keys(1, "", 6)
     # Of 6 steps a block, some rows need fewer by chance: the next block must not notice.
-    schedule = Schedule(steps=18, order=order, block=block, remask=remask)
-    together = fill(model, ids, schedule, temperature=1, keys=keys)
-    alone = [fill(model, ids[:1], schedule, temperature=1, keys=keys[i : i + 1]) for i in range(6)]
+    config = {"steps": 18, "order": order, "block": block, "remask": remask, "temperature": 1}
+    together = fill(model, ids, keys=keys, **config)
+    alone = [fill(model, ids[:1], keys=keys[i : i + 1], **config) for i in range(6)]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together[0], together[1])
     prompt = prompts(1, 3).repeat(6, 1)

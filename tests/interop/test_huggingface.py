@@ -14,6 +14,7 @@ from epochal.cli.main import main
 from epochal.data import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
+from epochal.generation.config import GenerationConfig
 from epochal.interop import hf_tokenizer, read_hf
 from epochal.interop.exports import export_hf
 from epochal.interop.hf_export import mask_name
@@ -102,7 +103,7 @@ def test_greedy_text_of_the_stock_llama_is_ours(transformers, runs, exported):
     theirs = opened(transformers, exported / "ar")
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "ar")
     for prompt in ("The ", "if x", ""):
-        [expected] = ours.generate(prompt, tokens=16, temperature=0.0)
+        [expected] = ours.generate(prompt, GenerationConfig(tokens=16, temperature=0.0))
         ids = tokenizer(ours.tokenizer.end_token + prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             new = theirs.generate(
@@ -122,12 +123,14 @@ def test_the_diffusion_models_own_generate_is_ours(transformers, runs, exported,
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "mdm")
     assert tokenizer.mask_token_id == ours.tokenizer.mask
     end, mask = ours.tokenizer.end_token, tokenizer.mask_token
-    [expected] = ours.generate("if [MASK:5] is [MASK] then", temperature=0.0, steps=steps)
+    [expected] = ours.generate(
+        "if [MASK:5] is [MASK] then", GenerationConfig(temperature=0.0, steps=steps)
+    )
     ids = tokenizer(f"{end}if {5 * mask} is {mask} then", return_tensors="pt").input_ids
     filled = theirs.generate(ids, steps=steps)
     assert ours.tokenizer.decode(filled[0, 1:].tolist()) == expected
     more = theirs.generate(tokenizer(f"{end}The", return_tensors="pt").input_ids, max_new_tokens=7)
-    [text] = ours.generate("The", tokens=7, temperature=0.0)
+    [text] = ours.generate("The", GenerationConfig(tokens=7, temperature=0.0))
     new = more[0, 1:].tolist()
     end_id = ours.tokenizer.end_of_document
     assert ours.tokenizer.decode(new[: new.index(end_id)] if end_id in new else new) == text
@@ -185,7 +188,8 @@ def test_the_folder_can_be_loaded_as_it_is(runs, exported, family):
     ours, theirs = load(runs / family), load(exported / family)
     ids = ids_for(ours)
     assert torch.equal(theirs.logits(ids), ours.logits(ids))
-    assert theirs.generate("The ", tokens=5, seed=1) == ours.generate("The ", tokens=5, seed=1)
+    config = GenerationConfig(tokens=5, seed=1)
+    assert theirs.generate("The ", config) == ours.generate("The ", config)
 
 
 def test_a_llama_of_another_origin_comes_in(transformers, tmp_path):

@@ -13,6 +13,7 @@ from epochal.cli.main import main
 from epochal.data import prepare
 from epochal.errors import DataError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
+from epochal.generation.config import GenerationConfig
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load
 from epochal.report import write_report
@@ -71,7 +72,7 @@ def test_a_run_without_a_tokenizer_gives_logits_and_losses(bare):
 def test_what_it_cannot_do_without_a_tokenizer_is_said(bare, corpus):
     _, run = bare
     with pytest.raises(DataError, match="knows ids but no text; import it again with --tokenizer"):
-        load(run).generate("The ", tokens=3)
+        load(run).generate("The ", GenerationConfig(tokens=3))
     with pytest.raises(RunError, match="was imported without a corpus"):
         evaluate(run)
     with pytest.raises(UserError, match="the imported run has no tokenizer"):
@@ -98,7 +99,7 @@ def test_with_a_corpus_and_the_optimizer_training_goes_on(family, corpus, tmp_pa
     assert record.status == "stopped"
     before = evaluate(run)
     assert (before.checkpoint, before.step) == ("best", 60)
-    assert load(run).generate("a", tokens=4)
+    assert load(run).generate("a", GenerationConfig(tokens=4))
     train(record.recipe)
     after = RunRecord(run)
     assert after.status == "finished"
@@ -129,7 +130,7 @@ def test_with_the_originals_tokenizer_text_works(shared, tmp_path, corpus):
         sample("ar"), tmp_path / "ar", tokenizer=tokenizer, unique_tokens=12_000
     )
     assert record.numbers["unique_tokens"] == 12_000
-    [text] = load(record.path).generate("The ", tokens=8, temperature=0.0)
+    [text] = load(record.path).generate("The ", GenerationConfig(tokens=8, temperature=0.0))
     assert text.startswith("The ")
     with pytest.raises(UserError, match="made with the tokenizer"):
         evaluate(record, corpus=corpus)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from epochal.training.parallel.world import quiet
+from epochal.training.parallel.world import is_secondary_rank
 from epochal.training.train import train
 
 MODES: dict[str, dict[str, object]] = {
@@ -53,7 +53,7 @@ def main() -> None:
     for turn in range(ROUNDS):
         for number, mode in enumerate(MODES):
             found[mode].append(measure(recipe, words, mode, top / f"{turn}-{number}"))
-    if quiet():
+    if is_secondary_rank():
         return
     best = {mode: max(speed for speed, _ in pairs) for mode, pairs in found.items()}
     for mode, pairs in found.items():

@@ -54,8 +54,8 @@ def test_killed_in_a_step_and_in_a_save_it_goes_on_by_itself(killed):
         assert found.step == expected.step
         for name, weight in expected.model.state_dict().items():
             assert torch.equal(found.model.state_dict()[name], weight), (which, name)
-    assert "going on from step 8 of 24" in said, "the save after step 8 was whole"
-    assert "going on from step 12 of 24" in said, "that after step 16 was not"
+    assert "resuming from step 8 of 24" in said, "the save after step 8 was whole"
+    assert "resuming from step 12 of 24" in said, "that after step 16 was not"
     assert not list((folder / "checkpoints").glob(".*")), "what was half written is gone"
 
 
@@ -93,7 +93,7 @@ def test_a_table_of_contents_that_would_run_code_is_refused(killed, tmp_path):
     from epochal.training import sharded
 
     with pytest.raises(CheckpointError, match=r"posix.system"):
-        sharded.fill(path, {"model:final_norm.weight": torch.zeros(32)})
+        sharded.read(path, {"model:final_norm.weight": torch.zeros(32)})
 
 
 def test_weights_of_another_model_are_refused(killed):
@@ -101,7 +101,7 @@ def test_weights_of_another_model_are_refused(killed):
 
     path = max((killed[0] / "checkpoints").glob("last-*"))
     with pytest.raises(CheckpointError, match=r"another model: model:final_norm.weight: \[32\]"):
-        sharded.fill(path, {"model:final_norm.weight": torch.zeros(16)})
+        sharded.read(path, {"model:final_norm.weight": torch.zeros(16)})
 
 
 def test_a_process_that_hangs_ends_the_job_and_is_named(tiny_corpus, tmp_path):

@@ -104,7 +104,7 @@ def runs(tiny_corpus, tmp_path_factory):
     for job in halves(0, 1):
         train_one(job)
     done = many(2, [*wholes(2), *halves(0, 2), *halves(1, 2)], folder)
-    assert f"going on from step {FIRST} of 24" in done.stderr
+    assert f"resuming from step {FIRST} of 24" in done.stderr
     assert "FutureWarning" not in done.stderr  # nor of names that torch gives up
     unfinished = [name for name, (_, second) in MOVES.items() if second[0] != 2]
     assert {RunRecord(folder / name).status for name in unfinished} == {"stopped"}

@@ -63,7 +63,7 @@ def test_a_warned_job_saves_is_queued_again_and_finishes(tiny_corpus, tmp_path, 
     finally:
         subprocess.run(["scancel", job], capture_output=True, check=False)
     log = (made.logs / f"{job}_0_log.out").read_text()
-    assert f"going on from step {int(saved.name[5:]):,} of 1,500" in log
+    assert f"resuming from step {int(saved.name[5:]):,} of 1,500" in log
     record = RunRecord(folder.path)
     assert record.status == "finished"
     assert record.evaluation("best") is not None

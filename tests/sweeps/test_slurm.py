@@ -237,7 +237,7 @@ def test_a_preempted_job_saves_is_queued_again_and_resumes(tiny_corpus, tmp_path
     assert job.result() == str(run_dir)
     said = job.stdout() + job.stderr()
     assert "stopped: by the file" in said
-    assert "going on from step" in said
+    assert "resuming from step" in said
     info = RunFolder(run_dir).read_info()
     assert info["status"] == "finished"
     assert not RunFolder(run_dir).stop_file.exists()

@@ -9,14 +9,14 @@ from torch import nn
 from epochal.errors import CheckpointError
 from epochal.evaluation.evaluate import evaluate
 from epochal.interop.load import load
-from epochal.training.average import Average
+from epochal.training.optim import WeightAverage
 from epochal.training.train import train
 from tiny_runs import overrides
 
 
 def test_values_are_those_of_the_formula():
     layer = nn.Linear(3, 2).double()
-    average = Average(layer, 0.6)
+    average = WeightAverage(layer, 0.6)
     expected = layer.weight.detach().clone()
     for step in range(12):
         with torch.no_grad():
@@ -30,11 +30,11 @@ def test_values_are_those_of_the_formula():
 
 def test_shown_in_place_of_the_weights_and_taken_back():
     layer = nn.Linear(3, 2)
-    average = Average(layer, 0.9)
+    average = WeightAverage(layer, 0.9)
     old = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight.zero_()
-    with average.shown():
+    with average.applied():
         assert torch.equal(layer.weight, old)
     assert (layer.weight == 0).all()
     assert torch.equal(average.weights["weight"], old)

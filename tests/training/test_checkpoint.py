@@ -94,25 +94,27 @@ def test_an_older_whole_one_is_used_instead(tmp_path):
     assert checkpoint.find(both, "last") == old
 
 
-def test_where_all_of_one_kind_are_damaged_another_kind_is_used(tmp_path):
-    stop = save(tmp_path / "a", 9).rename(tmp_path / "stop-00000009")
+@pytest.mark.parametrize("name", ["interrupt", "stop"])  # the second is that of version 0.1
+def test_where_all_of_one_kind_are_damaged_another_kind_is_used(tmp_path, name):
+    stop = save(tmp_path / "a", 9).rename(tmp_path / f"{name}-00000009")
     last = save(tmp_path / "b", 12).rename(tmp_path / "last-00000012")
     damage_cut(last / "model.safetensors")
-    assert checkpoint.find_newest(tmp_path, ("last", "stop")) == stop
+    assert checkpoint.find(tmp_path, "last", "interrupt") == stop
     damage_cut(stop / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"last-00000012 .*stop-00000009 "):
-        checkpoint.find_newest(tmp_path, ("last", "stop"))
+    with pytest.raises(CheckpointError, match=rf"last-00000012 .*{name}-00000009 "):
+        checkpoint.find(tmp_path, "last", "interrupt")
 
 
-def test_a_damaged_one_does_not_hide_a_whole_one_of_the_same_step(tmp_path):
-    kept = save(tmp_path / "a", 9).rename(tmp_path / "kept-00000009")
+@pytest.mark.parametrize("name", ["permanent", "kept"])  # the second is that of version 0.1
+def test_a_damaged_one_does_not_hide_a_whole_one_of_the_same_step(tmp_path, name):
+    kept = save(tmp_path / "a", 9).rename(tmp_path / f"{name}-00000009")
     last = save(tmp_path / "b", 9).rename(tmp_path / "last-00000009")
     for damaged, whole in ((last, kept), (kept, last)):
         model = damaged / "model.safetensors"
         content = model.read_bytes()
         damage_cut(model)
-        assert checkpoint.find_to_go_on(tmp_path, 9, exactly=True) == whole
-        assert checkpoint.find_to_go_on(tmp_path, 20) == whole
+        assert checkpoint.find_resumable(tmp_path, 9, exactly=True) == whole
+        assert checkpoint.find_resumable(tmp_path, 20) == whole
         model.write_bytes(content)
 
 
@@ -212,7 +214,7 @@ def test_exactly_the_newest_few_stay(tmp_path, keep):
     model, _ = trained()
     for step in range(1, 9):
         checkpoint.save(tmp_path, "last", TrainState(step=step), model, keep=keep)
-        there = [number for number, _ in checkpoint.all_of(tmp_path)]
+        there = [number for number, _ in checkpoint.list_checkpoints(tmp_path)]
         assert there == list(range(max(1, step - keep + 1), step + 1))
 
 
@@ -243,9 +245,41 @@ def test_as_many_as_are_wanted_stay(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoint.save(tmp_path, "last", TrainState(step=step), model, optimizer, keep=2)
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, "kept", TrainState(step=step), model, optimizer, keep=None)
+        checkpoint.save(tmp_path, "permanent", TrainState(step=step), model, optimizer, keep=None)
     names = sorted(path.name for path in tmp_path.iterdir())
-    kept = [f"kept-0000000{step}" for step in (1, 2, 3)]
-    assert names == [*kept, "last-00000003", "last-00000004"]
+    permanent = [f"permanent-0000000{step}" for step in (1, 2, 3)]
+    assert names == ["last-00000003", "last-00000004", *permanent]
     (tmp_path / "last-00000004" / "manifest.json").unlink()
     assert checkpoint.find(tmp_path, "last").name == "last-00000003"
+
+
+def test_names_of_version_0_1_are_found_and_replaced(tmp_path):
+    model, optimizer = trained()
+    kept = save(tmp_path / "a", 2).rename(tmp_path / "kept-00000002")
+    stop = save(tmp_path / "b", 3).rename(tmp_path / "stop-00000003")
+    assert checkpoint.find(tmp_path, "last") == kept
+    assert checkpoint.find(tmp_path, "last", "interrupt") == stop
+    for name in ("2", "kept-2", "permanent-2"):
+        assert checkpoint.checkpoint_at(tmp_path, name) == kept
+    for name in ("last-2", "interrupt-2", "4", "two", "-", "permanent"):
+        assert checkpoint.checkpoint_at(tmp_path, name) is None
+    checkpoint.save(tmp_path, "permanent", TrainState(step=2), model, optimizer, keep=None)
+    checkpoint.save(tmp_path, "last", TrainState(step=4), model, optimizer)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.name not in "ab")
+    assert names == ["last-00000004", "permanent-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ('{"step": 5, "momentum_of_fun": 1}', "momentum_of_fun"),
+        ('{"seconds": 5}', "step"),
+        ("[5]", "step"),
+        ("{", "cannot read"),
+    ],
+)
+def test_progress_that_another_version_wrote_is_refused_in_a_sentence(tmp_path, content, word):
+    path = save(tmp_path, 5)
+    (path / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=word):
+        checkpoint.load_state(path)

@@ -25,14 +25,14 @@ def settings(**changes):
 
 def test_a_spike_is_so_many_medians_of_the_last_norms():
     state = TrainState()
-    for number in range(guard.LEAST):
+    for number in range(guard.MIN_NORMS):
         assert guard.norm_limit(settings(), state) == math.inf
-        guard.note_taken(state, float(number))
+        guard.count_taken(state, float(number))
     assert guard.norm_limit(settings(), state) == 10 * 9.5
     assert guard.norm_limit(settings(spike_factor=3.0), state) == 3 * 9.5
     assert guard.norm_limit(settings(on_spike="ignore"), state) == math.inf
     for _ in range(guard.WINDOW):
-        guard.note_taken(state, 2.0)
+        guard.count_taken(state, 2.0)
     assert state.norms == [2.0] * guard.WINDOW
 
 
@@ -49,17 +49,17 @@ def test_faults_and_those_that_end_the_run():
 
 def test_faults_that_do_not_end_end_the_run():
     state = TrainState()
-    for _ in range(guard.MOST_IN_A_ROW - 1):
-        guard.note_fault(state, 7, "nan")
-    guard.note_taken(state, 1.0)
-    for _ in range(guard.MOST_IN_A_ROW - 1):
-        guard.note_fault(state, 7, "nan")
+    for _ in range(guard.MAX_IN_A_ROW - 1):
+        guard.count_fault(state, 7, "nan")
+    guard.count_taken(state, 1.0)
+    for _ in range(guard.MAX_IN_A_ROW - 1):
+        guard.count_fault(state, 7, "nan")
     with pytest.raises(TrainingDiverged, match="step 7: the 10th step in a row") as caught:
-        guard.note_fault(state, 7, "nan")
+        guard.count_fault(state, 7, "nan")
     assert "spike_factor" not in str(caught.value)
     with pytest.raises(TrainingDiverged, match=r"or a higher `train\.spike_factor`"):
-        guard.note_fault(state, 7, "spike")
-    assert state.faults == 2 * guard.MOST_IN_A_ROW
+        guard.count_fault(state, 7, "spike")
+    assert state.faults == 2 * guard.MAX_IN_A_ROW
 
 
 @pytest.mark.parametrize("key", ["on_nan", "on_spike"])

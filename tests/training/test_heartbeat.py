@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from epochal.errors import RecipeError
 from epochal.training.parallel import world
-from epochal.training.parallel.heartbeat import Watch
+from epochal.training.parallel.heartbeat import Heartbeat
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]"
 
@@ -20,12 +20,12 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def watch(monkeypatch):
+def heartbeat(monkeypatch):
     def end(code):
         raise Ended(code)
 
     monkeypatch.setattr(os, "_exit", end)
-    made = Watch(dist.HashStore(), 2, 3, 60.0)
+    made = Heartbeat(dist.HashStore(), 2, 3, 60.0)
     yield made
     made.close()
 
@@ -40,9 +40,9 @@ def watch(monkeypatch):
         dist.DistNetworkError("the client socket has timed out after 60000ms"),
     ],
 )
-def test_each_process_tells_why_its_exchange_failed(watch, capsys, error):
-    watch.step = 1234
-    with pytest.raises(Ended, match="1"), watch.naming_the_lost():
+def test_each_process_tells_why_its_exchange_failed(heartbeat, capsys, error):
+    heartbeat.step = 1234
+    with pytest.raises(Ended, match="1"), heartbeat.report_dead_ranks():
         raise error
     said = capsys.readouterr().err
     assert f"error: rank 2 after step 1,234: {str(error).splitlines()[0]}" in said
@@ -59,8 +59,8 @@ def test_each_process_tells_why_its_exchange_failed(watch, capsys, error):
         ValueError("Connection closed by peer"),
     ],
 )
-def test_other_errors_pass(watch, error):
-    with pytest.raises(type(error)) as caught, watch.naming_the_lost():
+def test_other_errors_pass(heartbeat, error):
+    with pytest.raises(type(error)) as caught, heartbeat.report_dead_ranks():
         raise error
     assert caught.value is error
 
@@ -73,9 +73,9 @@ def test_the_others_let_the_first_process_speak_before_they_end(monkeypatch, ran
     for name, value in (("MASTER_ADDR", "x"), ("MASTER_PORT", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RANK", rank)
-    with pytest.raises((RecipeError, SystemExit)) as ended, world.one_voice():
+    with pytest.raises((RecipeError, SystemExit)) as ended, world.report_errors_once():
         raise RecipeError("no such mesh")
     assert isinstance(ended.value, RecipeError) == (rank == "0")
-    with pytest.raises(SystemExit), world.one_voice():
+    with pytest.raises(SystemExit), world.report_errors_once():
         raise SystemExit(0)  # ended on request under --max-restarts: nobody waits
     assert waited == waits

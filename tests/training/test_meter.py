@@ -25,7 +25,7 @@ def meter_of(monkeypatch, processes, clock):
     shape = SimpleNamespace(matmul_flops_per_token=lambda vocabulary, length, share: 10 * share)
     made_up = SimpleNamespace(
         machine=None,
-        journal=SimpleNamespace(info={}),
+        logger=SimpleNamespace(info={}),
         numbers=numbers,
         recipe=SimpleNamespace(model=SimpleNamespace(architecture=lambda: shape)),
         world=SimpleNamespace(size=processes),

@@ -27,7 +27,7 @@ def test_means_are_those_of_the_masked_tokens_in_each_tenth(sampler):
     index = problem.scored()
     nll = torch.rand(len(index), generator=torch.Generator().manual_seed(2))
     sums = NoiseSums(torch.device("cpu"))
-    assert sums.room(problem, index).shape == nll.shape
+    assert sums.nll_buffer(problem, index).shape == nll.shape
     sums.add(problem, index, nll)
     table = np.full(problem.targets.shape, np.nan)
     table[(problem.weights > 0).numpy()] = nll.numpy()
@@ -58,6 +58,6 @@ def test_a_family_without_noise_costs_and_says_nothing():
     rows = Rows(rng.row_keys(7, np.arange(2)), np.arange(2), 2, 5)
     problem = Autoregressive().training_problem(ids, rows)
     sums = NoiseSums(torch.device("cpu"))
-    assert sums.room(problem, None) is None
+    assert sums.nll_buffer(problem, None) is None
     sums.add(problem, None, None)
     assert not sums.sums.any()

@@ -1,10 +1,10 @@
-"""What is done around a model that is spread over processes; tests/dist has the processes."""
+"""What is done around a model that is parallelize over processes; tests/dist has the processes."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from epochal.training.parallel import spread
+from epochal.training.parallel import parallelize
 
 
 def test_after_an_evaluation_every_part_drops_its_whole_weights(monkeypatch):
@@ -19,9 +19,9 @@ def test_after_an_evaluation_every_part_drops_its_whole_weights(monkeypatch):
         def reshard(self):
             self.whole = False
 
-    monkeypatch.setattr(spread, "FSDPModule", Sharded)
+    monkeypatch.setattr(parallelize, "FSDPModule", Sharded)
     blocks = [Sharded(), Sharded()]
     model = Sharded(*blocks)
-    with spread.evaluating(model):
+    with parallelize.evaluating(model):
         assert model.whole
     assert [part.whole for part in (model, *blocks)] == [False, False, False]

@@ -96,7 +96,7 @@ def test_clipping_the_sum_is_what_the_originals_engine_does(clip):
         theirs.model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-3, weight_decay=0.0
     )
     for problem in theirs.problems(0):
-        loss = problem_loss(theirs.spread, theirs.model, problem, None, theirs.machine)
+        loss = problem_loss(theirs.parallel_model, theirs.model, problem, None, theirs.machine)
         (loss / problem.denominator).backward()
     norm = torch.nn.utils.clip_grad_norm_(theirs.model.parameters(), clip)
     assert (norm > clip) == (clip == 1.0)

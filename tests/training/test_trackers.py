@@ -129,7 +129,7 @@ def test_one_that_fails_is_named_once_and_dropped(tmp_path, monkeypatch, capsys,
     place, config = (tmp_path / "fresh", {"a": 1}) if moment == "log_params" else (tmp_path, {})
     made = Trackers(NAMES, place, "p", config)
     for step in range(3):
-        made.line("train", step, {"loss": 1.0})
+        made.log("train", step, {"loss": 1.0})
     made.close("finished")
     said = capsys.readouterr().err
     assert said.count(f"the tracker {name} failed (the server is gone)") == 1
@@ -158,7 +158,7 @@ def test_one_that_hangs_does_not_hold_the_run_up(tmp_path, monkeypatch, capsys, 
     made = Trackers(("wandb", "trackio"), tmp_path, "p", {})
     lines = 3 if moment == "finish" else 80
     for step in range(lines):
-        made.line("train", step, {"loss": 1.0})
+        made.log("train", step, {"loss": 1.0})
         time.sleep(0.005)
     made.close("finished")
     assert time.monotonic() - begin < 5

@@ -73,11 +73,11 @@ def evaluate(
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
     Options(**options).check()
     check_runs([*runs, *([against] if against else [])])
-    from epochal.evaluation.distributed import first_process
     from epochal.evaluation.ensemble import ensemble as score_ensemble
     from epochal.evaluation.evaluate import evaluate as score
     from epochal.evaluation.evaluate import evaluate_in_parts
     from epochal.evaluation.gap import gap
+    from epochal.training.parallel.world import is_secondary_rank
 
     content: dict[str, Any]
     show: Callable[[], None]
@@ -97,7 +97,7 @@ def evaluate(
     else:
         result = score(runs[0], **options)
         content, show = _content(result), lambda: _print_result(result)
-    if not first_process():
+    if is_secondary_rank():
         return
     if as_json:
         print_json(content)

@@ -161,7 +161,9 @@ def export() -> None:
     help="A new file that ends in .safetensors, or the folder for model.safetensors.",
 )
 @click.option(
-    "--checkpoint", metavar="NAME", help="best, last, ema, kept-<step> or a step.  [default: best]"
+    "--checkpoint",
+    metavar="NAME",
+    help="best, last, ema, permanent-<step> or a step.  [default: best]",
 )
 @_dtype_option
 @json_option
@@ -180,7 +182,7 @@ def export_to_safetensors(
     \b
     Examples:
       epochal export safetensors quickstart/ar --out ar.safetensors
-      epochal export safetensors runs/big --checkpoint kept-4000 --out weights/ --dtype bfloat16
+      epochal export safetensors runs/big --checkpoint 4000 --out weights/ --dtype bfloat16
     """
     from epochal.interop.exports import export_safetensors
 

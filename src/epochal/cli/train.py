@@ -57,9 +57,9 @@ def train(
     from epochal.training.train import train as run
 
     record = run(recipe, overrides, restart=restart, profile=profile)
-    from epochal.training.parallel.world import quiet
+    from epochal.training.parallel.world import is_secondary_rank
 
-    if quiet():  # the first of many processes tells the end
+    if is_secondary_rank():  # the first of many processes tells the end
         return
     best = record.info.get("best") or {}
     facts = {

@@ -24,7 +24,7 @@ from epochal.evaluation.evaluate import which_checkpoint
 from epochal.progress import hidden
 from epochal.results import to_json
 from epochal.runs import RunRecord
-from epochal.training.parallel.world import one_voice, quiet
+from epochal.training.parallel.world import is_secondary_rank, report_errors_once
 
 if TYPE_CHECKING:
     from epochal.downstream_tasks.harness_model import HarnessModel
@@ -81,7 +81,7 @@ class TaskResult:
     seconds: float
 
 
-@one_voice()
+@report_errors_once()
 def downstream(
     run: str | Path | RunRecord, options: DownstreamOptions | None = None
 ) -> list[TaskResult]:
@@ -97,7 +97,7 @@ def downstream(
     names, own = check_downstream(record, options)
     with (
         _quiet_libraries(),
-        hidden() if quiet() else nullcontext(),
+        hidden() if is_secondary_rank() else nullcontext(),
         tempfile.TemporaryDirectory(prefix="epochal-tasks-") as work,
     ):
         from epochal.downstream_tasks.harness_model import HarnessModel

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from itertools import groupby
 from typing import Any
 
@@ -51,7 +51,7 @@ from epochal.likelihood.conditional import (
 )
 from epochal.progress import Bar, bar
 from epochal.rng import Keys
-from epochal.training.parallel.world import processes
+from epochal.training.parallel.world import gloo_group, process_count
 from epochal.training.train import evaluation_batch
 
 _NEW_TOKENS = 256
@@ -318,10 +318,10 @@ class _Processes:
     """This process among those that torchrun started; a single one without it."""
 
     def __init__(self) -> None:
-        self.world = processes()
+        self.world = process_count()
         self.rank = int(os.environ["RANK"]) if self.world > 1 else 0
-        if self.world > 1 and not distributed.is_initialized():
-            distributed.init_process_group("gloo")
+        self._joined = ExitStack()
+        self._group = self._joined.enter_context(gloo_group())
 
     def device(self, name: str | None) -> str:
         """`auto` becomes this process's own GPU where there are several."""
@@ -331,16 +331,14 @@ class _Processes:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self.world > 1 and distributed.is_initialized():
-            distributed.destroy_process_group()
+        self._joined.close()
 
     def gather(self, value: Any) -> list[Any]:
         """The value of each process, on each."""
-        if self.world == 1:
+        if self._group is None:
             return [value]
         values: list[Any] = [None] * self.world
-        gather: Callable[[list[Any], Any], None] = distributed.all_gather_object
-        gather(values, value)
+        distributed.all_gather_object(values, value, group=self._group)
         return values
 
 

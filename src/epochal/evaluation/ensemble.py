@@ -139,7 +139,7 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
             "the run alone for all that it keeps"
         )
     record = RunRecord(runs[0])
-    steps = sorted({step for step, _ in checkpoint.all_of(record.folder.checkpoints)})
+    steps = sorted({step for step, _ in checkpoint.list_checkpoints(record.folder.checkpoints)})
     if last is not None and last > len(steps):
         raise UserError(
             f"last = {last}: {record.path} has checkpoints of {len(steps)} steps only; keep more "

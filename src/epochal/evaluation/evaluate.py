@@ -24,7 +24,7 @@ from epochal.likelihood.paper import PaperEvaluator
 from epochal.likelihood.shard import Share
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
-from epochal.training.checkpoint import all_of
+from epochal.training.checkpoint import list_checkpoints
 from epochal.training.train import evaluation_batch
 
 DEFAULT_DRAWS = 8
@@ -275,7 +275,9 @@ def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:
 def which_checkpoint(record: RunRecord, step: int) -> str:
     """best or last: which of them `load` took, with no name given, if it took this step."""
     kinds = {
-        path.name.rpartition("-")[0] for at, path in all_of(record.folder.checkpoints) if at == step
+        path.name.rpartition("-")[0]
+        for at, path in list_checkpoints(record.folder.checkpoints)
+        if at == step
     }
     return "best" if "best" in kinds else "last"
 

@@ -30,7 +30,7 @@ from epochal.training import checkpoint
 from epochal.training.train import build_model, evaluation_batch
 
 CheckpointName = str
-"""best, last, ema, kept-<step> (kept for good), or any step whose checkpoint is there."""
+"""best, last, ema, permanent-<step>, or any step that has a checkpoint."""
 
 
 class LoadedModel:
@@ -180,8 +180,8 @@ def load_run(
 ) -> LoadedModel:
     """The model of the run in folder `path`.
 
-    `checkpoint_name` is "best" (default where there is one), "last", a step ("kept-<step>"
-    where it was kept for good), or "ema" for the average of the weights that a run with
+    `checkpoint_name` is "best" (default where there is one), "last", a step (also as
+    "permanent-<step>"), or "ema" for the average of the weights that a run with
     `train.ema` keeps beside the last ones. Raises RunError if `path` is no run and
     CheckpointError if it has no usable checkpoint.
     """
@@ -227,11 +227,9 @@ def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
     folder = record.folder.checkpoints
     if name is not None and name not in ("best", "last", "ema"):
-        step = name.removeprefix("kept-")
-        kind = "kept" if step != name else None
-        if step.isdecimal() and (path := checkpoint.at_step(folder, int(step), kind)) is not None:
+        if (path := checkpoint.checkpoint_at(folder, name)) is not None:
             return path
-        steps = sorted({step for step, _ in checkpoint.all_of(folder)})
+        steps = sorted({step for step, _ in checkpoint.list_checkpoints(folder)})
         known = ", ".join(["best", "last", *(f"{step}" for step in steps)])
         raise CheckpointError(
             f"the run {record.path} has no checkpoint {name!r}; there are: {known}"

@@ -157,7 +157,7 @@ def _names(records: list[RunRecord]) -> list[str]:
 
 def _steps(record: RunRecord, most: int | None) -> list[int]:
     """Steps of the checkpoints to measure: all, or `most` spread evenly, with best and last."""
-    found = checkpoint.all_of(record.folder.checkpoints)
+    found = checkpoint.list_checkpoints(record.folder.checkpoints)
     steps = sorted({step for step, _ in found})
     if not steps:
         raise CheckpointError(f"the run {record.path} has no checkpoint; train it first")

@@ -91,8 +91,10 @@ def best_nll(record: RunRecord) -> float | None:
 
 def kept_steps(folder: RunFolder) -> set[int]:
     """Steps of the checkpoints that have optimizer state, from which other runs can start."""
-    found = [*folder.checkpoints.glob("last-*"), *folder.checkpoints.glob("kept-*")]
-    return {int(path.name[5:]) for path in found if path.name[5:].isdigit()}
+    kinds = ("last", "permanent", "kept")  # version 0.1 wrote kept-<step>
+    paths = [path for kind in kinds for path in folder.checkpoints.glob(f"{kind}-*")]
+    steps = (path.name.rpartition("-")[2] for path in paths)
+    return {int(step) for step in steps if step.isdigit()}
 
 
 def needs_evaluation(record: RunRecord) -> bool:

@@ -47,7 +47,7 @@ class Start:
 
     def checkpoint(self) -> Path:
         """The trunk's checkpoint. Raises CheckpointError if it is gone or damaged."""
-        return checkpoint.find_to_go_on(self.trunk / "checkpoints", self.step, exactly=True)
+        return checkpoint.find_resumable(self.trunk / "checkpoints", self.step, exactly=True)
 
 
 def find_start(
@@ -84,9 +84,9 @@ def find_start(
     folder = record.folder.checkpoints
     at = settings.train.start_step
     if at is None:
-        path = checkpoint.find_to_go_on(folder, min(latest, last))
+        path = checkpoint.find_resumable(folder, min(latest, last))
     else:
-        path = checkpoint.find_to_go_on(folder, at, exactly=True)
+        path = checkpoint.find_resumable(folder, at, exactly=True)
     step = checkpoint.load_state(path).step
     if not first <= step <= last:
         raise RecipeError(

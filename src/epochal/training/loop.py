@@ -1,4 +1,4 @@
-"""The training loop: steps, and around them evaluation, logging, saving, stopping, resuming."""
+"""The training loop: steps, and evaluation, logging, saving, stopping and resuming around them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from epochal.progress import Bar, bar, say
 from epochal.recipe import Recipe, RunNumbers
 from epochal.runs import RunFolder
 from epochal.training import checkpoint
-from epochal.training.checkpoint import TrainState
-from epochal.training.guard import Fault, norm_limit, note_fault, note_taken
-from epochal.training.logger import Journal
+from epochal.training.checkpoint import Kind, TrainState
+from epochal.training.guard import Fault, count_fault, count_taken, norm_limit
+from epochal.training.logger import RunLogger
 from epochal.training.noise_log import by_noise
 from epochal.training.optim import learning_rate
-from epochal.training.parallel.parallelize import evaluating, local
+from epochal.training.parallel.parallelize import evaluating, local_shard
 from epochal.training.parallel.world import World
-from epochal.training.saver import Kind, Saver
+from epochal.training.saver import Saver
 from epochal.training.step import Stepper, StepResult
 from epochal.training.stop import StopRequest, stop_request
 from epochal.units import Interval
 
 Evaluate = Callable[[Transformer], dict[str, float]]
-"""A model → its validation figures, `nll_nats_per_token` among them."""
+"""Model → validation figures, among them `nll_nats_per_token`."""
 Advise = Callable[[float], str]
 """Seconds spent so far → a few words on the validation curve for the progress line, or ''."""
 
@@ -47,12 +47,12 @@ class Loop:
     stepper: Stepper
     machine: Machine
     folder: RunFolder
-    journal: Journal
+    logger: RunLogger
     evaluate: Evaluate
     start: Callable[[], Path] | None = None
-    """Finds the checkpoint of another run to start from; None to start from nothing."""
+    """Finds the checkpoint of the trunk to branch from; None for a run of its own."""
     advise: Advise | None = None
-    """Called after each evaluation has been written down."""
+    """Called after each evaluation, which is in metrics.jsonl by then."""
 
     def __post_init__(self) -> None:
         keep = self.recipe.checkpoint.keep
@@ -60,14 +60,14 @@ class Loop:
 
     @property
     def world(self) -> World:
-        """The processes that make this run."""
+        """The processes that train this run."""
         return self.stepper.world
 
     def run(self) -> TrainState:
-        """Go on from the last checkpoint to the end of the run.
+        """Train from the last checkpoint, if there is one, to the end of the run.
 
-        Raises TrainingStopped or TrainingDiverged, with all that was done saved: a run that
-        diverged as of the step before the fault, whose update was not made.
+        Raises TrainingStopped or TrainingDiverged after saving a checkpoint; that of a run that
+        diverged is of the step before the fault, whose update was not made.
         """
         state = self._resume()
         devices = [self.machine.device] if self.machine.device.type == "cuda" else []
@@ -77,45 +77,45 @@ class Loop:
             bar(f"train {self.recipe.family}", self.numbers.steps) as progress,
         ):
             meter = _Meter(self, progress, state.seconds)
-            self.journal.status("running")
+            self.logger.status("running")
             try:
                 self._steps(state, stop, meter)
             except TrainingDiverged:
                 self._saver.wait()
-                if self._finite():  # else the checkpoints before are what can be gone on from
-                    self._save(state, "stop")
+                if self._finite():  # else only earlier checkpoints can be resumed
+                    self._save(state, "interrupt")
                     self._saver.wait()
-                self.journal.status("diverged", stopped_at_step=state.step)
+                self.logger.status("diverged", stopped_at_step=state.step)
                 raise
         self._save(state)
         self._saver.wait()
-        self.journal.status("finished", seconds=state.seconds, best=_best(state))
+        self.logger.status("finished", seconds=state.seconds, best=_best(state))
         return state
 
     def _resume(self) -> TrainState:
         folder = self.folder.checkpoints
-        self.world.first(lambda: checkpoint.clean(folder))
-        path = self.world.first(lambda: checkpoint.find_newest(folder, ("last", "stop")))
+        self.world.run_on_rank_zero(lambda: checkpoint.clean(folder))
+        path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last", "interrupt"))
         state = TrainState()
         if path is not None:
             state = checkpoint.load_state(path)
         elif self.start is not None:
-            path = self.world.first(self.start)
+            path = self.world.run_on_rank_zero(self.start)
             trunk = checkpoint.load_state(path)
             state.step, state.norms = trunk.step, trunk.norms
         if path is not None:
             stepper = self.stepper
             checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
-            say(f"going on from step {state.step:,} of {self.numbers.steps:,}")
-        self.journal.rewind(state.step)
+            say(f"resuming from step {state.step:,} of {self.numbers.steps:,}")
+        self.logger.drop_after(state.step)
         return state
 
     def _steps(self, state: TrainState, stop: StopRequest, meter: _Meter) -> None:
         settings = self.recipe.train
         saved = time.monotonic()
         while state.step < self.numbers.steps:
-            self.world.mark(state.step)
-            exit_code, failed = self.world.agree(stop.asked(), self._saver.failed)
+            self.world.beat(state.step)
+            exit_code, failed = self.world.all_reduce_max(stop.asked(), self._saver.failed)
             if failed:
                 self._saver.wait()
             if exit_code:
@@ -125,60 +125,60 @@ class Loop:
             result = self.stepper(state.step, lr)
             state.step += 1
             if result.fault is None:
-                _note(state, result)
+                _count_step(state, result)
             else:
-                self._mend(state, result, result.fault)
+                self._handle(state, result, result.fault)
             meter.step(state, result)
             if self._due(self.recipe.log.every, state):
                 meter.log(state, result, lr)
             if self._due(self.recipe.eval.every, state):
                 self._evaluate(state, meter)
             state.seconds = meter.seconds()
-            if self._kept(state):
-                self._save(state, "kept")
+            if self._permanent(state):
+                self._save(state, "permanent")
                 meter.skip()
             if self._save_due(state, saved):
                 self._save(state)
                 saved = time.monotonic()
                 meter.skip()
 
-    def _mend(self, state: TrainState, result: StepResult, fault: Fault) -> None:
-        """Go on after a step that was not taken, as the recipe says."""
+    def _handle(self, state: TrainState, result: StepResult, fault: Fault) -> None:
+        """Continue after a step whose update was not made, as the recipe says."""
         train = self.recipe.train
         action = train.on_nan if fault == "nan" else train.on_spike
-        what = f"step {state.step:,}: the gradient is no number"
+        what = f"step {state.step:,}: the gradient is not finite"
         if fault == "spike":
             what = f"step {state.step:,}: a gradient of norm {result.grad_norm:.3g}"
         figures = {"loss": result.loss, "grad_norm": result.grad_norm}
         finite = {key: value for key, value in figures.items() if math.isfinite(value)}
-        self.journal.line("fault", state.step, self._progress(state) | finite)
-        note_fault(state, state.step, fault)
+        self.logger.log("fault", state.step, self._progress(state) | finite)
+        count_fault(state, state.step, fault)
         path = None
         if action == "rewind":
             self._saver.wait()
             folder = self.folder.checkpoints
-            path = self.world.first(lambda: checkpoint.find(folder, "last"))
+            path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last"))
         if path is None:
             say(f"{what}; the update was skipped")
             return
-        there, stepper = checkpoint.load_state(path), self.stepper
+        saved, stepper = checkpoint.load_state(path), self.stepper
         checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
-        state.norms = there.norms
-        say(f"{what}; back to the weights of step {there.step:,}, on with the rows that follow")
+        state.norms = saved.norms
+        say(f"{what}; back to the weights of step {saved.step:,}, with the rows after this step")
         self._save(state)
 
     def _finite(self) -> bool:
-        """Whether all weights are numbers, in all processes."""
-        parts = (local(weight) for weight in self.stepper.model.parameters())
-        return not self.world.agree(any(not part.isfinite().all() for part in parts))[0]
+        """Whether all weights are finite, in all processes."""
+        shards = (local_shard(weight) for weight in self.stepper.model.parameters())
+        return not self.world.all_reduce_max(any(not one.isfinite().all() for one in shards))[0]
 
     def _due(self, every: Interval, state: TrainState) -> bool:
         at = self.numbers.at
         last = state.step == self.numbers.steps
         return last or every.due(at(state.step - 1), at(state.step))
 
-    def _kept(self, state: TrainState) -> bool:
-        """Whether this step's checkpoint is to be kept for good."""
+    def _permanent(self, state: TrainState) -> bool:
+        """Whether this step has a permanent checkpoint."""
         every, at = self.recipe.checkpoint.keep_every, self.numbers.at
         return state.step in self.recipe.checkpoint.keep_at or (
             every is not None and every.due(at(state.step - 1), at(state.step))
@@ -189,17 +189,17 @@ class Loop:
         if state.step == self.numbers.steps:
             return False  # saved by run()
         if every.unit == "minutes":
-            return bool(self.world.agree(time.monotonic() - saved >= 60 * every.amount)[0])
+            return bool(self.world.all_reduce_max(time.monotonic() - saved >= 60 * every.amount)[0])
         return self._due(every, state)
 
     def _evaluate(self, state: TrainState, meter: _Meter) -> None:
         model = self.stepper.model
         average = self.stepper.average if self.recipe.eval.ema else None
-        with average.shown() if average is not None else nullcontext():
+        with average.applied() if average is not None else nullcontext():
             with evaluating(model):
                 figures = self.evaluate(model)
             meter.skip()
-            self.journal.line("eval", state.step, self._progress(state) | figures)
+            self.logger.log("eval", state.step, self._progress(state) | figures)
             nll = figures["nll_nats_per_token"]
             meter.validation = nll
             if self.advise is not None:
@@ -217,28 +217,28 @@ class Loop:
         self._saver.save(kind, state, stepper.model, stepper.optimizer, stepper.average)
 
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
-        # Where a run may rewind, it does so to checkpoints at their due steps only, so that a
-        # stop changes nothing; this one, out of turn, is then of another kind.
+        # A rewind goes to checkpoints at their due steps only, so that a stop changes nothing; so
+        # where a run may rewind, this one, out of turn, is of another kind.
         train = self.recipe.train
-        self._save(state, "stop" if "rewind" in (train.on_nan, train.on_spike) else "last")
+        self._save(state, "interrupt" if "rewind" in (train.on_nan, train.on_spike) else "last")
         self._saver.wait()
-        self.journal.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
+        self.logger.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
             exit_code = 0  # torchrun would start it again
         raise TrainingStopped(
             f"by {who} after step {state.step:,} of {self.numbers.steps:,}; the same "
-            "command goes on from there",
+            "command resumes from there",
             exit_code,
         )
 
 
 class _Meter:
-    """Speed and progress, for people and for the log."""
+    """Speed and progress, for the progress line and the log."""
 
     def __init__(self, loop: Loop, progress: Bar, earlier_seconds: float) -> None:
         self._loop, self._bar = loop, progress
         self._peak, peak_source = peak_flops(loop.machine)
-        loop.journal.info["peak_flops"] = {"per_second": self._peak, "source": peak_source}
+        loop.logger.info["peak_flops"] = {"per_second": self._peak, "source": peak_source}
         self._begin = time.monotonic() - earlier_seconds
         self._mark = self._last = time.monotonic()
         self._mark_tokens = self._mark_scored = 0
@@ -248,19 +248,19 @@ class _Meter:
         self.advice = ""
 
     def seconds(self) -> float:
-        """Time spent on this run, earlier sittings included."""
+        """Time spent on this run, earlier sessions included."""
         return time.monotonic() - self._begin
 
     def skip(self) -> None:
-        """Leave the time since the last step (an evaluation, a save) out of the speed."""
+        """Exclude the time since the last step (an evaluation, a save) from the speed."""
         now = time.monotonic()
-        # The steps before it still count: where evaluations come more often than once a second,
-        # the speed would else stay that of the first step.
+        # The steps before it still count: if evaluations come more often than once a second, the
+        # speed would otherwise stay that of the first step.
         self._mark += now - self._last
         self._last = now
 
     def step(self, state: TrainState, result: StepResult) -> None:
-        """Take note of a step."""
+        """Count a step and update the progress line."""
         self._mark_tokens += self._loop.numbers.tokens_per_step
         self._mark_scored += result.scored
         self._waited += result.data_seconds
@@ -288,7 +288,7 @@ class _Meter:
         """Write a line with the mean loss since the last one."""
         loop = self._loop
         if not state.loss_steps:
-            return  # none of these steps was taken
+            return  # all of these steps had faults
         memory = peak_memory(loop.machine)
         values = {
             **loop._progress(state),
@@ -301,18 +301,18 @@ class _Meter:
             **({} if memory is None else {"peak_memory_bytes": memory}),
             **by_noise(state.noise_sums),
         }
-        loop.journal.line("train", state.step, values)
+        loop.logger.log("train", state.step, values)
         state.loss_sum, state.loss_steps, state.noise_sums = 0.0, 0, []
         self._waited = self._worked = 0.0
 
 
-def _note(state: TrainState, result: StepResult) -> None:
-    """Count a step that was taken."""
+def _count_step(state: TrainState, result: StepResult) -> None:
+    """Add a step whose update was made to the sums for the log."""
     state.loss_sum += result.loss
     state.loss_steps += 1
     before = state.noise_sums or [0.0] * len(result.noise_sums)
     state.noise_sums = [a + b for a, b in zip(before, result.noise_sums, strict=True)]
-    note_taken(state, result.grad_norm)
+    count_taken(state, result.grad_norm)
 
 
 def _best(state: TrainState) -> dict[str, Any]:

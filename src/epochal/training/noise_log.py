@@ -1,7 +1,7 @@
 """Training loss by noise level: the NLL of masked tokens in ten bins of t.
 
-The weighted loss of masked diffusion is ruled by the few rows with little noise; how well the
-model does at each level is seen here, at the price of one pass over the scored positions' NLL.
+The few rows with little noise dominate the weighted loss of masked diffusion; these figures
+show the model's NLL at each level, and cost one pass over the scored positions' NLL.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class NoiseSums:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(2 * BINS, device=device)
-        """NLL of masked tokens with t in each tenth, then how many they are."""
+        """Sums of the NLL of masked tokens with t in each tenth, then their counts."""
 
-    def room(self, problem: Problem, index: Tensor | None) -> Tensor | None:
-        """A place for the NLL of each scored position, or None for a problem without noise."""
+    def nll_buffer(self, problem: Problem, index: Tensor | None) -> Tensor | None:
+        """[scored positions] buffer for their NLL; None for a problem without noise."""
         if problem.noise is None:
             return None
         count = problem.targets.numel() if index is None else len(index)
         return torch.zeros(count, device=self.sums.device)
 
     def add(self, problem: Problem, index: Tensor | None, nll: Tensor | None) -> None:
-        """Take in the NLL that was written to `room`."""
+        """Add the NLL that was written to `nll_buffer`."""
         if problem.noise is None or nll is None:
             return
         tenth = torch.from_numpy(np.minimum((problem.noise * BINS).astype(np.int64), BINS - 1))
@@ -42,7 +42,7 @@ class NoiseSums:
 
 def by_noise(sums: list[float]) -> dict[str, float]:
     """`nll_noise_5` … `nll_noise_95`: mean NLL of masked tokens, by the middle of each tenth of t
-    in percent; a tenth without any is left out."""
+    in percent, without empty tenths."""
     totals, counts = sums[:BINS], sums[BINS:]
     return {
         f"nll_noise_{10 * number + 5}": total / count

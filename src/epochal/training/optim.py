@@ -1,9 +1,10 @@
-"""AdamW's parameter groups and the learning rate."""
+"""AdamW's parameter groups, clipping, the learning rate, and the running average of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,14 @@ from epochal.recipe.schema import Train
 
 
 def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.optim.AdamW:
-    """AdamW: matrices (embedding included) decay, norms do not (arXiv 2507.15857 §8).
-
-    `parts` is `grad_clip_microbatches`.
-    """
+    """AdamW with weight decay on matrices (embedding included), none on norms (arXiv 2507.15857
+    §8). `parts` is `grad_clip_microbatches`."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     decays = {True: settings.weight_decay, False: 0.0}
     groups = [
         {"params": alike, "weight_decay": decay}
         for matrix, decay in decays.items()
-        for alike in like_groups([w for w in weights if (w.dim() > 1) == matrix])
+        for alike in fused_groups([w for w in weights if (w.dim() > 1) == matrix])
     ]
     return torch.optim.AdamW(
         groups,
@@ -35,8 +34,8 @@ def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.o
     )
 
 
-def like_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors that one fused kernel takes together: plain ones, and DTensors of each mesh."""
+def fused_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors in groups that one fused kernel takes: plain ones, and DTensors of each mesh."""
     groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(getattr(tensor, "device_mesh", None), []).append(tensor)
@@ -44,36 +43,36 @@ def like_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def total_norm(weights: list[nn.Parameter]) -> Tensor:
-    """Norm of the gradient over these weights, of which other processes may hold parts."""
+    """Norm of the gradient over these weights, which may be sharded over processes."""
     norms = [
         nn.utils.get_total_norm([weight.grad for weight in group if weight.grad is not None])
-        for group in like_groups(weight for weight in weights if weight.grad is not None)
+        for group in fused_groups(weight for weight in weights if weight.grad is not None)
     ]
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+    full = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return full[0] if len(full) == 1 else torch.linalg.vector_norm(torch.stack(full))
 
 
 def clip(
     weights: list[nn.Parameter],
-    most: float,
+    limit: float,
     norm_of: Callable[[list[nn.Parameter]], Tensor] = total_norm,
 ) -> Tensor:
-    """Norm of the gradient over all weights and processes, before it is cut down to `most`
-    (0: it is not). `norm_of` makes it, where other weights are elsewhere."""
+    """Clip the gradient's norm over all weights and processes to `limit` (0: no clipping); return
+    the norm before. `norm_of` computes it, where other processes hold other weights."""
     norm = norm_of(weights)
-    if most:
-        for group in like_groups(weight for weight in weights if weight.grad is not None):
-            nn.utils.clip_grads_with_norm_(group, most, norm)
+    if limit:
+        for group in fused_groups(weight for weight in weights if weight.grad is not None):
+            nn.utils.clip_grads_with_norm_(group, limit, norm)
     return norm
 
 
 def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
     """Rate of step number `step` (0 … steps − 1).
 
-    Linear warm-up over the first `warmup` share of the run, then the schedule's way from lr to
-    min_lr, reached at the last step. Progress is counted at the end of the step, so no step is
-    spent at rate 0; with `lr_progress` = "samples" it is, like Megatron's, the rows seen before the
-    step out of all rows asked for.
+    Linear warm-up over the first `warmup` share of the run, then the schedule's decay from lr to
+    min_lr, reached at the last step. Progress is counted at the end of the step, so no step has
+    rate 0; with `lr_progress` = "samples" it is, as in Megatron, the rows seen before the step
+    divided by all rows requested.
     """
     if settings.lr_progress == "samples":
         return _rate(settings, step * numbers.global_batch_size, numbers.rows)
@@ -81,8 +80,8 @@ def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
 
 
 def _rate(settings: Train, done: int, total: int) -> float:
-    """Rate when `done` of `total` are done."""
-    # A run that starts from a trunk's checkpoint has been warmed up there.
+    """Rate when `done` of `total` steps or rows are done."""
+    # A run that branches from a trunk was warmed up there.
     warmup = settings.warmup * total if settings.start_from is None else 0.0
     if done < warmup:
         return settings.lr * done / warmup
@@ -91,24 +90,63 @@ def _rate(settings: Train, done: int, total: int) -> float:
         return settings.lr
     share = (done - begin) / max(total - begin, 1e-9)
     shape = settings.decay_shape if settings.schedule == "wsd" else settings.schedule
-    return settings.min_lr + (settings.lr - settings.min_lr) * _FALLS[shape](share)
+    return settings.min_lr + (settings.lr - settings.min_lr) * _DECAYS[shape](share)
 
 
-_FALLS: dict[str, Callable[[float], float]] = {
+_DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     "linear": lambda share: 1 - share,
     "sqrt": lambda share: 1 - math.sqrt(share),
 }
-"""What is left of lr − min_lr after a share of the decay."""
+"""Share of the decay done → remaining share of lr − min_lr."""
 
 
 def grad_clip_microbatches(recipe: Recipe) -> int:
-    """By how much what `train.grad_clip_reduction` names is larger than the mean gradient.
+    """n, the ratio of the gradient that `train.grad_clip_reduction` names to the mean gradient.
 
-    Clipping n times the mean at `clip`, and giving it to AdamW, is the same as clipping the mean
-    at clip / n with an epsilon of adam_eps / n: all else in AdamW is free of scale.
+    Clipping n times the mean at `grad_clip`, and giving it to AdamW, is the same as clipping the
+    mean at grad_clip / n with an epsilon of adam_eps / n: all else in AdamW is scale-free.
     """
     train = recipe.train
     if train.grad_clip_reduction == "mean":
         return 1
     return train.grad_clip_microbatches or -(-train.global_batch_size // micro_batch_size(recipe))
+
+
+class WeightAverage:
+    """average ← d·average + (1 − d)·weights after each step, d = min(decay, (1+n)/(10+n)).
+
+    n counts the steps from the start of the run, so that the initial weights are soon forgotten
+    (the rule of TensorFlow's ExponentialMovingAverage). The average takes one more copy of the
+    weights, in memory and in the checkpoint.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Starts with a copy of the weights."""
+        self.decay = decay
+        self.model = model
+        self.weights = {name: w.detach().clone() for name, w in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Add the weights after step number `step` (from 0)."""
+        count = step + 1
+        share = 1 - min(self.decay, (1 + count) / (10 + count))
+        for name, weight in self.model.named_parameters():
+            self.weights[name].lerp_(weight.detach(), share)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the model has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, weight in self.model.named_parameters():
+            trained = weight.detach().clone()
+            weight.copy_(self.weights[name])
+            self.weights[name].copy_(trained)

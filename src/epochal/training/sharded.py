@@ -3,12 +3,12 @@
     checkpoints/last-00000120/shards/   what torch.distributed.checkpoint writes
                               state.json, manifest.json
 
-The tensors are copied to host memory, then training goes on while a thread writes them with a
+The tensors are copied to host memory; then training continues while a thread writes them with a
 process group of its own (on the run's own group the exchanges of both got mixed up). The
 folder has a temporary name until every part and the SHA-256 sums of all are on the disk.
 
-Weights, moments and average are saved under one name each, whole in meaning, so they are read
-back by any number of processes cut up in any way, and by one without a process group.
+A tensor has one name and its full shape, whoever holds the parts, so any number of processes
+reads it with any sharding, and one process without a process group.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Pending:
 
     @property
     def failed(self) -> bool:
-        """Whether it is known by now that it could not be written."""
+        """Whether writing is known to have failed."""
         return self._error is not None
 
     def wait(self) -> None:
-        """Return when it is whole. Raises StorageError if it could not be written."""
+        """Return when it is complete. Raises StorageError if it could not be written."""
         self._thread.join()
         if self._error is not None:
             raise _storage_error(self._target, self._error) from self._error
@@ -72,9 +72,9 @@ def begin(
     world: World,
     commit: Callable[[], None],
 ) -> Pending:
-    """Begin to write `tensors` into `temporary`; `commit` is called in the first process when
-    all parts are on the disk. Called by all processes together."""
-    world.first(lambda: _make(target, temporary))
+    """Start to write `tensors` into `temporary`; rank 0 calls `commit` when all parts are on the
+    disk. Called by all processes together."""
+    world.run_on_rank_zero(lambda: _make(target, temporary))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own use of deprecated parts of torch
         written = async_save(
@@ -87,40 +87,50 @@ def begin(
     return Pending(target, written, commit if world.main else lambda: None)
 
 
-def fill(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read the checkpoint's parts into `tensors`, which may be cut up in any way.
+def read(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Read the checkpoint's parts into `tensors`, which may be sharded in any way.
 
     Raises CheckpointError where a tensor is missing or has another shape.
     """
-    reader = _Reader(path / SHARDS)
+    check_shapes(path, saved_shapes(path), tensors)
     try:
-        saved = reader.read_metadata().state_dict_metadata
-        problems = [
-            f"{name}: {_shape(saved.get(name))} instead of {list(tensor.shape)}"
-            for name, tensor in tensors.items()
-            if _shape(saved.get(name)) != list(tensor.shape)
-        ]
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise CheckpointError(
-                f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
-            )
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Each process reads what it needs, so no exchange is needed.
-            load(dict(tensors), storage_reader=reader, no_dist=True)
-    except (OSError, RuntimeError, CheckpointException, pickle.UnpicklingError) as error:
+            load(dict(tensors), storage_reader=_Reader(path / SHARDS), no_dist=True)
+    except (OSError, RuntimeError, CheckpointException) as error:
         raise CheckpointError(f"cannot read {path}: {_cause(error)}") from None
 
 
-def names(path: Path) -> set[str]:
-    """Names of the tensors in a checkpoint."""
-    return set(_Reader(path / SHARDS).read_metadata().state_dict_metadata)
+def saved_shapes(path: Path) -> dict[str, list[int]]:
+    """Name → shape of the tensors in a checkpoint. Raises CheckpointError for a damaged one."""
+    try:
+        saved = _Reader(path / SHARDS).read_metadata().state_dict_metadata
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"cannot read {path}: {_cause(error)}") from None
+    return {name: list(tensor.size) for name, tensor in saved.items() if hasattr(tensor, "size")}
 
 
-def _shape(saved: Any) -> list[int] | None:
-    size = getattr(saved, "size", None)
-    return None if size is None else list(size)
+def check_shapes(
+    path: Path,
+    saved: Mapping[str, list[int]],
+    wanted: Mapping[str, Tensor],
+    *,
+    exact: bool = False,
+) -> None:
+    """Raise CheckpointError, naming the first differences, unless `saved` has the wanted shapes
+    and, where `exact`, no other tensors."""
+    shapes = {name: list(tensor.shape) for name, tensor in wanted.items()}
+    problems = [
+        f"{name.partition(':')[2]}: {saved.get(name)} instead of {shapes.get(name)}"
+        for name in sorted(shapes.keys() | saved.keys() if exact else shapes.keys())
+        if saved.get(name) != shapes.get(name)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
+        )
 
 
 def _make(target: Path, temporary: Path) -> None:
@@ -129,33 +139,35 @@ def _make(target: Path, temporary: Path) -> None:
         temporary.mkdir(parents=True)
 
 
+def _root(error: BaseException) -> BaseException:
+    """The error behind those that torch wraps around it."""
+    while isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return error
+
+
 def _cause(error: BaseException) -> str:
-    """The first line of what really happened."""
-    if isinstance(error, CheckpointException):
-        inner = next(iter(error.failures.values()))[0]
-        return _cause(inner)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    root = _root(error)
+    return (str(root).splitlines() or [type(root).__name__])[0]
 
 
 def _storage_error(target: Path, error: BaseException) -> StorageError:
-    inner = error
-    while isinstance(inner, CheckpointException):
-        inner = next(iter(inner.failures.values()))[0]
-    if isinstance(inner, StorageError):
-        return inner
+    root = _root(error)
+    if isinstance(root, StorageError):
+        return root
     try:
         with files.storage_errors(target):
-            raise inner
+            raise root
     except StorageError as known:
         return known
-    except BaseException as other:
-        return StorageError(f"cannot write {target}: {_cause(other)}")
+    except BaseException:
+        return StorageError(f"cannot write {target}: {_cause(root)}")
 
 
 class _Writer(FileSystemWriter):
-    """A writer that tells what the operating system refused.
+    """A writer that raises the operating system's error.
 
-    Where a disk is full, closing torch's own archive fails, too, and hides why.
+    Where a disk is full, closing torch's own archive fails, too, and hides the reason.
     """
 
     def write_data(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +182,7 @@ class _Writer(FileSystemWriter):
 
 
 class _Reader(FileSystemReader):
-    """A reader that runs no code of the file's: its table of contents is a pickle."""
+    """A reader that runs no code from the file, whose table of contents is a pickle."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
         with (Path(self.path) / ".metadata").open("rb") as file:
@@ -180,16 +192,16 @@ class _Reader(FileSystemReader):
 
 
 class _Contents(pickle.Unpickler):
-    """Knows the names that a table of contents is made of, and no other."""
+    """Loads only the classes that a table of contents is made of."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class of that name. Raises UnpicklingError for anything else."""
-        if not any(re.fullmatch(pattern, f"{module}.{name}") for pattern in _KNOWN):
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of one")
+        if not any(re.fullmatch(pattern, f"{module}.{name}") for pattern in _ALLOWED):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
         return super().find_class(module, name)
 
 
-_KNOWN = (
+_ALLOWED = (
     r"torch\.distributed\.checkpoint\.metadata\.\w+(\.\w+)?",
     r"torch\.distributed\.checkpoint\.filesystem\._StorageInfo",
     r"torch\.serialization\._get_layout",

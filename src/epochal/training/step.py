@@ -25,17 +25,16 @@ from epochal.recipe import Recipe
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
 from epochal.recipe.numbers import micro_batch_size as micro_batch_size
 from epochal.recipe.numbers import micro_rows
-from epochal.training.average import Average
 from epochal.training.guard import Fault, find_fault
 from epochal.training.noise_log import NoiseSums
-from epochal.training.optim import clip, grad_clip_microbatches
-from epochal.training.parallel.parallelize import Spread, alone
+from epochal.training.optim import WeightAverage, clip, grad_clip_microbatches
+from epochal.training.parallel.parallelize import ParallelModel, single_device
 from epochal.training.parallel.pipeline import Inputs
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to."""
+    """Result of a step."""
 
     loss: float
     """Training loss, nats per token."""
@@ -44,7 +43,7 @@ class StepResult:
     scored: int
     """Positions with a weight, whose logits were computed."""
     fault: Fault | None = None
-    """Why the update was not made; None if it was."""
+    """Reason why the update was not made; None if it was."""
     noise_sums: list[float] = field(default_factory=list)
     """Sums by noise level (`NoiseSums`)."""
     data_seconds: float = 0.0
@@ -64,17 +63,19 @@ class Stepper:
         objective: Objective,
         order: Order,
         machine: Machine,
-        spread: Spread | None = None,
+        parallel_model: ParallelModel | None = None,
     ) -> None:
-        """`spread` says how the model is spread over processes; None for one alone."""
+        """`parallel_model` calls the model on several processes; None for a single one."""
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
-        self.spread = alone(model, machine) if spread is None else spread
-        self.world = self.spread.world
+        self.parallel_model = (
+            single_device(model, machine) if parallel_model is None else parallel_model
+        )
+        self.world = self.parallel_model.world
         ema = recipe.train.ema
-        self.average = Average(model, ema) if ema else None
+        self.average = WeightAverage(model, ema) if ema else None
         self.norm_limit = math.inf
-        """Gradient norm beyond which a step is a spike; set by the loop."""
+        """Gradient norm above which a step is a spike; set by the loop."""
 
     def problems(self, step: int) -> list[Problem]:
         """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
@@ -100,7 +101,7 @@ class Stepper:
         """Make step number `step` at rate `lr`.
 
         A step with a fault (`find_fault`) ends before the update. Raises TrainingDiverged if
-        the recipe says that it ends the run.
+        the recipe stops at this fault.
         """
         self.model.train()
         began = time.perf_counter()
@@ -108,29 +109,29 @@ class Stepper:
         waited = time.perf_counter() - began
         indices = [problem.scored() for problem in problems]
         denominator, scored = self._count(problems, indices)
-        loss, noise_sums = (
-            torch.zeros(1, device=self.machine.device),
-            NoiseSums(self.machine.device),
-        )
+        loss = torch.zeros(1, device=self.machine.device)
+        noise_sums = NoiseSums(self.machine.device)
 
         def part_of(number: int, hidden: Tensor) -> Tensor:
             problem, index = problems[number], indices[number]
-            each = noise_sums.room(problem, index)
-            part = hidden_loss(self.spread, self.model, hidden, problem, index, self.machine, each)
+            each = noise_sums.nll_buffer(problem, index)
+            part = hidden_loss(
+                self.parallel_model, self.model, hidden, problem, index, self.machine, each
+            )
             part = part / denominator
             noise_sums.add(problem, index, each)
             loss.add_(part.detach())
             return part
 
         self._passes(step, problems, part_of)
-        most = self.recipe.train.grad_clip / grad_clip_microbatches(self.recipe)
-        norm = clip(list(self.model.parameters()), most, self.spread.norm)
-        # All that the step has to tell, in one wait for the device.
-        sums = self.world.total_on_device(torch.cat((loss, noise_sums.sums)))
-        mean, size, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
+        limit = self.recipe.train.grad_clip / grad_clip_microbatches(self.recipe)
+        norm = clip(list(self.model.parameters()), limit, self.parallel_model.norm)
+        # All figures of the step, in one wait for the device.
+        sums = self.world.all_reduce_sum_on_device(torch.cat((loss, noise_sums.sums)))
+        mean, norm_value, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
         spent = time.perf_counter() - began
-        result = StepResult(mean, size, scored, None, by_level, waited, spent)
-        if fault := find_fault(self.recipe.train, step + 1, mean, size, self.norm_limit):
+        result = StepResult(mean, norm_value, scored, None, by_level, waited, spent)
+        if fault := find_fault(self.recipe.train, step + 1, mean, norm_value, self.norm_limit):
             self.optimizer.zero_grad(set_to_none=True)
             return replace(result, fault=fault)
         for group in self.optimizer.param_groups:
@@ -144,22 +145,22 @@ class Stepper:
     def _passes(
         self, step: int, problems: list[Problem], part_of: Callable[[int, Tensor], Tensor]
     ) -> None:
-        """Forward and backward passes of all micro-batches; `part_of` makes a micro-batch's part
-        of the loss from its number and its hidden states."""
+        """Forward and backward passes of all micro-batches; `part_of(number, hidden states)` is a
+        micro-batch's part of the loss."""
 
         def inputs(number: int) -> Inputs:
             return model_inputs(problems[number], self.machine)
 
-        if self.spread.pipeline is not None:
-            self.spread.pipeline.step(len(problems), inputs, part_of)
+        if self.parallel_model.pipeline is not None:
+            self.parallel_model.pipeline.step(len(problems), inputs, part_of)
             return
         for number in range(len(problems)):
             self._seed_dropout(step, number)
-            with self.spread.accumulating(last=number == len(problems) - 1):
+            with self.parallel_model.accumulating(last=number == len(problems) - 1):
                 with self.machine.autocast():
-                    hidden = self.spread.forward(*inputs(number))
+                    hidden = self.parallel_model.forward(*inputs(number))
                 part = part_of(number, hidden)
-                (part * self.spread.scale).backward()  # type: ignore[no-untyped-call]
+                (part * self.parallel_model.scale).backward()  # type: ignore[no-untyped-call]
 
     def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
         """(denominator, scored positions) of the whole step, over all processes."""
@@ -168,12 +169,12 @@ class Stepper:
             for problem, index in zip(problems, indices, strict=True)
         )
         denominator = sum(problem.denominator for problem in problems)
-        counts = self.world.total(np.array([denominator, scored], dtype=np.float64))
-        # Not a single token may be masked in a very small step; its loss is then 0.
+        counts = self.world.all_reduce_sum(np.array([denominator, scored], dtype=np.float64))
+        # In a very small step no token may be masked; its loss is then 0.
         return max(1, counts[0].item()), int(counts[1])
 
     def _seed_dropout(self, step: int, number: int) -> None:
-        """Dropout inside the attention kernels only knows torch's own generator."""
+        """Seed torch's own generator, the only one that dropout inside attention kernels uses."""
         train = self.recipe.train
         if train.attention_dropout or train.hidden_dropout or train.embedding_dropout:
             # Micro-batches are numbered over all processes.
@@ -183,7 +184,7 @@ class Stepper:
 
 
 def model_inputs(problem: Problem, machine: Machine) -> Inputs:
-    """What the model is called with, on the device."""
+    """The model's arguments, on the device."""
     positions = problem.positions
     if positions is not None:
         positions = positions.to(machine.device, non_blocking=True)
@@ -192,7 +193,7 @@ def model_inputs(problem: Problem, machine: Machine) -> Inputs:
 
 
 def hidden_loss(
-    spread: Spread,
+    parallel_model: ParallelModel,
     model: Transformer,
     hidden: Tensor,
     problem: Problem,
@@ -201,14 +202,14 @@ def hidden_loss(
     each: Tensor | None = None,
 ) -> Tensor:
     """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
-    positions (None for all), `each` a place for the NLL of each of these."""
+    positions (None for all), `each` a buffer for the NLL of each of these."""
 
     def scored(values: Tensor) -> Tensor:
         flat = values.flatten()
         return (flat if index is None else flat[index]).to(machine.device, non_blocking=True)
 
     with machine.autocast():
-        return spread.nll(
+        return parallel_model.nll(
             hidden.flatten(0, 1),
             model.output_weight,
             scored(problem.targets),
@@ -220,9 +221,13 @@ def hidden_loss(
 
 
 def problem_loss(
-    spread: Spread, model: Transformer, problem: Problem, index: Tensor | None, machine: Machine
+    parallel_model: ParallelModel,
+    model: Transformer,
+    problem: Problem,
+    index: Tensor | None,
+    machine: Machine,
 ) -> Tensor:
-    """The same, from the beginning."""
+    """`hidden_loss` with the forward pass."""
     with machine.autocast():
-        hidden = spread.forward(*model_inputs(problem, machine))
-    return hidden_loss(spread, model, hidden, problem, index, machine)
+        hidden = parallel_model.forward(*model_inputs(problem, machine))
+    return hidden_loss(parallel_model, model, hidden, problem, index, machine)

@@ -15,24 +15,24 @@ from epochal.progress import say
 
 TRY_AGAIN = 75
 """Exit code after a STOP file (EX_TEMPFAIL)."""
-# SIGUSR1 and SIGUSR2 are what Slurm's --signal sends before it takes the machine away.
+# Slurm's --signal sends SIGUSR1 or SIGUSR2 before it takes the machine away.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 RELAY_SECONDS = 5.0
-"""Within so long the same signal again is the same request: Slurm signals every process of a job,
-so a worker of torchrun gets it from Slurm and from torchrun. Ctrl-C comes from a person."""
+"""The same signal again within this time is the same request: Slurm signals every process of a
+job, so a worker of torchrun gets it from Slurm and from torchrun. Ctrl-C comes from a person."""
 
 
 class StopRequest:
-    """Whether somebody asked the run to end, and how."""
+    """Whether and how the run was asked to stop."""
 
     def __init__(self, stop_file: Path, main: bool = True) -> None:
-        """Of many processes, only the `main` one heeds the file; signals may reach any."""
+        """Only the `main` process reads the file; signals may reach any process."""
         self._file, self._main = stop_file, main
         self._signal: int | None = None
         self._since = 0.0
 
     def asked(self) -> int:
-        """The exit code with which to end, or 0 to go on."""
+        """The exit code to stop with, or 0 to continue."""
         if self._signal is not None:
             return 128 + self._signal  # the shell's convention
         if self._main and self._file.exists():
@@ -41,7 +41,7 @@ class StopRequest:
         return 0
 
     def who(self, exit_code: int) -> str:
-        """Who asked to end with this exit code."""
+        """The signal or file behind this exit code."""
         if exit_code == TRY_AGAIN:
             return f"the file {self._file}"
         return signal.Signals(exit_code - 128).name
@@ -52,14 +52,14 @@ class StopRequest:
                 return
             raise KeyboardInterrupt
         if self._signal is not None:
-            return  # a cluster warns with one signal and insists with another
+            return  # a cluster warns with one signal and follows with another
         self._signal, self._since = number, time.monotonic()
-        say("finishing this step and saving a checkpoint; once more to break off at once")
+        say("finishing this step and saving a checkpoint; the same signal again stops at once")
 
 
 @contextmanager
 def stop_request(stop_file: Path, main: bool = True) -> Iterator[StopRequest]:
-    """Listen inside the block. Signals reach only a process's main thread."""
+    """Listen for requests inside the block. Signals reach only a process's main thread."""
     request = StopRequest(stop_file, main)
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -39,12 +39,22 @@ from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.scaling.advisor import advise
 from epochal.scaling.law_files import read_laws
 from epochal.training.branch import Start, find_start
-from epochal.training.logger import Journal, NoJournal, check_same_run
+from epochal.training.logger import NullLogger, RunLogger, check_same_run
 from epochal.training.loop import Advise, Evaluate, Loop
 from epochal.training.optim import grad_clip_microbatches, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
-from epochal.training.parallel.parallelize import Spread, materialise, place, replicate, spread
-from epochal.training.parallel.world import World, local_device, one_voice, open_world, processes
+from epochal.training.parallel.parallelize import (
+    ParallelModel,
+    copy_into_shard,
+    parallelize,
+)
+from epochal.training.parallel.world import (
+    World,
+    local_device,
+    open_world,
+    process_count,
+    report_errors_once,
+)
 from epochal.training.profile import ProfiledStepper
 from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
 
@@ -61,7 +71,7 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] =
     return load_recipe(path, overrides)
 
 
-@one_voice()
+@report_errors_once()
 def train(
     recipe: RecipeLike = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
@@ -82,22 +92,24 @@ def train(
     settings = as_recipe(recipe, overrides)
     corpus = open_corpus(settings.data)
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
-    plan = plan_mesh(settings, processes(), corpus.tokenizer.vocabulary)
+    plan = plan_mesh(settings, process_count(), corpus.tokenizer.vocabulary)
     machine = local_device(find_machine(settings.train))
     folder = run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
         info = run_info(settings, corpus, numbers, machine, plan)
-        prepared = world.first(lambda: _prepare(settings, corpus, numbers, info, restart, held))
+        prepared = world.run_on_rank_zero(
+            lambda: _prepare(settings, corpus, numbers, info, restart, held)
+        )
         if prepared is None:
             return RunRecord(folder.path)
         with (
             deterministic_kernels(settings.train.deterministic),
-            Journal(folder, info, settings.log)
+            RunLogger(folder, info, settings.log)
             if world.main
-            else NoJournal(folder, info) as journal,
+            else NullLogger(folder, info) as logger,
         ):
             profiled = profile and world.main
-            loop = _loop(settings, corpus, numbers, machine, folder, journal, world, profiled)
+            loop = _loop(settings, corpus, numbers, machine, folder, logger, world, profiled)
             start = prepared.start
             loop.start = None if start is None else start.checkpoint
             loop.run()
@@ -148,19 +160,20 @@ def _prepare(
     return _Prepared(start)
 
 
-def _spread_model(
+def _parallel_model(
     settings: Recipe, vocabulary: int, machine: Machine, world: World
-) -> tuple[Transformer, Spread]:
-    """The model with its initial weights, of which each process holds its part."""
+) -> tuple[Transformer, ParallelModel]:
+    """The model with its initial weights, sharded over the processes of `world`."""
     if world.size == 1:
         model = build_model(settings, vocabulary).to(machine.device)
-        return model, spread(model, settings.parallel, machine, world)
-    with torch.device("meta"):
-        model = bare_model(settings, vocabulary)
-    spreading = spread(model, settings.parallel, machine, world)
-    materialise(model, settings.parallel, machine)
-    initialise(model, settings.seed, place, settings.model.init_std)
-    return model, replicate(spreading, model, machine, settings.parallel)
+    else:
+        with torch.device("meta"):
+            model = bare_model(settings, vocabulary)
+
+    def fill() -> None:
+        initialise(model, settings.seed, copy_into_shard, settings.model.init_std)
+
+    return model, parallelize(model, fill, settings.parallel, machine, world)
 
 
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
@@ -208,13 +221,15 @@ def _loop(
     numbers: RunNumbers,
     machine: Machine,
     folder: RunFolder,
-    journal: Journal,
+    logger: RunLogger,
     world: World,
     profile: bool,
 ) -> Loop:
-    model, spreading = _spread_model(settings, corpus.tokenizer.vocabulary, machine, world)
+    model, parallel_model = _parallel_model(settings, corpus.tokenizer.vocabulary, machine, world)
     if world.size > 1:  # what has to be written for it is written by the first process
-        world.first(lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder)))
+        world.run_on_rank_zero(
+            lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder))
+        )
     order = row_order(settings, corpus.train, numbers, folder.order_folder)
     kind = ProfiledStepper if profile else Stepper
     stepper = kind(
@@ -224,7 +239,7 @@ def _loop(
         objective(settings, corpus.tokenizer.mask),
         order,
         machine,
-        spreading,
+        parallel_model,
     )
     if isinstance(stepper, ProfiledStepper):
         stepper.folder = folder.path / "profile"
@@ -234,7 +249,7 @@ def _loop(
         stepper=stepper,
         machine=machine,
         folder=folder,
-        journal=journal,
+        logger=logger,
         evaluate=_validation(settings, corpus, machine, world),
         advise=_advice(settings, numbers, folder),
     )
@@ -265,7 +280,7 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World
         corpus.validation.document_starts(),
         corpus.tokenizer.vocabulary,
         evaluation_batch(settings),
-        share=Share(world.data_rank, world.plan.data, world.total),
+        share=Share(world.data_rank, world.plan.data, world.all_reduce_sum),
     )
 
     def evaluate(model: Transformer) -> dict[str, float]:

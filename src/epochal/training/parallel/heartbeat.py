@@ -1,6 +1,6 @@
-"""Who of the processes is still there, and where each of them is.
+"""Which processes are alive, and where each of them is.
 
-Each process puts a line about itself into the launcher's store every second: how many beats,
+Each process writes a line about itself to the launcher's store every second: a count of beats,
 its last step, and the line of code its main thread is at. Processes 0 and 1 read them all. So
 a process that dies or hangs is named, with its step, while the others still wait for it.
 """
@@ -27,55 +27,58 @@ from epochal.progress import say
 
 BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 4 * BEAT_SECONDS
-_EXCHANGE = re.compile(
+_FAILED_EXCHANGE = re.compile(
     r"third_party/gloo/|\bnccl (error|communicator)|connection (closed by peer|reset|refused)|"
     r"broken pipe|socket timeout|timed out waiting|pair closure|monitoredbarrier|connectfullmesh",
     re.IGNORECASE,
 )
-"""What gloo, which raises plain RuntimeErrors, says of an exchange that failed."""
-_AGAIN = "The job ends; started again, it goes on from the last checkpoint"
+"""Messages of gloo, which raises plain RuntimeErrors, for an exchange that failed."""
+_AGAIN = "The job ends; started again, it resumes from the last checkpoint"
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What is known of another process."""
+class _Process:
+    """The last known state of another process."""
 
     line: str = ""
     heard: float = field(default_factory=time.monotonic)
     """When its line last changed."""
     place: tuple[int, str] = (0, "")
+    """(step, line of code)"""
     passes: int = 0
     moved: float = field(default_factory=time.monotonic)
-    """When its step or place in the code last changed."""
+    """When its step, line of code or forward passes last changed."""
 
     def update(self, line: str) -> None:
         now = time.monotonic()
         if line != self.line:
             self.line, self.heard = line, now
-            told = json.loads(line)
-            place, passes = (told["step"], told["at"]), told["passes"]
+            state = json.loads(line)
+            place, passes = (state["step"], state["at"]), state["passes"]
             if (place, passes) != (self.place, self.passes):
                 self.place, self.passes, self.moved = place, passes, now
 
-    def __str__(self) -> str:
-        told = json.loads(self.line) if self.line else {}
-        who = f" ({told['host']}, process {told['pid']})" if told else ""
-        return f"{who} after step {self.place[0]:,}, at {self.place[1] or 'its start'}"
+    def describe(self, rank: int, verb: str) -> str:
+        """`rank 1 (host, process 7) is after step 4, at training/loop.py:99 (run)`."""
+        state = json.loads(self.line) if self.line else {}
+        who = f" ({state['host']}, process {state['pid']})" if state else ""
+        step, code = self.place
+        return f"rank {rank}{who} {verb} after step {step:,}, at {code or 'its start'}"
 
 
-class Watch:
-    """Beats for this process and, in processes 0 and 1, looks after the others."""
+class Heartbeat:
+    """Beats for this process and, in processes 0 and 1, watches the others."""
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float) -> None:
         self.step = 0
         self.passes = 0
-        """Forward passes so far: a long evaluation is no standstill."""
+        """Forward passes so far, so that a long evaluation is not taken for a standstill."""
         self._store, self._rank, self._size, self._timeout = store, rank, size, timeout
         self._main = threading.get_ident()
         self._end = threading.Event()
-        self._seen = {other: _Seen() for other in range(size)} if rank < 2 else {}
+        self._others = {other: _Process() for other in range(size)} if rank < 2 else {}
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -84,28 +87,28 @@ class Watch:
         self._thread.join(timeout=2 * BEAT_SECONDS)
 
     @contextmanager
-    def naming_the_lost(self) -> Iterator[None]:
-        """Where an exchange inside the block fails, tell the error, who is missing, and end this
-        process. Other errors pass.
+    def report_dead_ranks(self) -> Iterator[None]:
+        """Where an exchange inside the block fails, print the error and who is missing, and exit.
 
-        At once, without clearing up: other threads may wait for the dead for long, and the
-        launcher for this one.
+        Other errors pass. The exit is immediate, without cleaning up: other threads may wait for
+        the dead process for long, and the launcher for this one.
         """
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            if not _is_of_an_exchange(error):
+            if not _is_failed_exchange(error):
                 raise
             reason = (str(error).strip() or repr(error)).splitlines()[0][:400]
             say(f"error: rank {self._rank} after step {self.step:,}: {reason}")
-            if self._seen:
+            if self._others:
                 if threading.current_thread() is threading.main_thread():
-                    # The launcher ends those that are left; there are seconds before it kills.
+                    # The launcher ends the remaining ones; there are seconds before it kills.
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                time.sleep(_SILENT_SECONDS + 2 * BEAT_SECONDS)  # until silence is no pause
+                # Only then is silence more than a pause.
+                time.sleep(_SILENT_SECONDS + 2 * BEAT_SECONDS)
                 say(
                     f"error: process {self._rank} lost another one after step {self.step:,}: "
-                    f"{self._who()}. {_AGAIN}"
+                    f"{self._suspects()}. {_AGAIN}"
                 )
             os._exit(1)
 
@@ -115,14 +118,14 @@ class Watch:
             beats += 1
             try:
                 self._store.set(f"beat{self._rank}", self._line(beats))
-                if self._seen and beats > 2:
-                    self._look()
+                if self._others and beats > 2:
+                    self._read_others()
             except (dist.DistError, RuntimeError):
                 return  # the store is gone, and with it the job
-            if self._seen and self._stuck():
+            if self._others and self._stuck():
                 say(
                     f"error: no process has moved for {0.8 * self._timeout:.0f} s "
-                    f"(`parallel.timeout` = {self._timeout:g} s). {self._who()}. {_AGAIN}"
+                    f"(`parallel.timeout` = {self._timeout:g} s). {self._suspects()}. {_AGAIN}"
                 )
                 os._exit(1)
 
@@ -131,39 +134,37 @@ class Watch:
         at = ""
         if frame is not None:
             stack = traceback.extract_stack(frame)
-            ours = [one for one in stack if f"{os.sep}epochal{os.sep}" in one.filename] or stack
-            name = ours[-1].filename.rpartition(f"{os.sep}epochal{os.sep}")[2]
-            at = f"{name}:{ours[-1].lineno} ({ours[-1].name})"
-        host, pid = socket.gethostname(), os.getpid()
-        told = {"beats": beats, "step": self.step, "passes": self.passes, "at": at}
-        return json.dumps(told | {"host": host, "pid": pid})
+            inside = f"{os.sep}epochal{os.sep}"
+            own = ([part for part in stack if inside in part.filename] or stack)[-1]
+            at = f"{own.filename.rpartition(inside)[2]}:{own.lineno} ({own.name})"
+        state = {"beats": beats, "step": self.step, "passes": self.passes, "at": at}
+        return json.dumps(state | {"host": socket.gethostname(), "pid": os.getpid()})
 
-    def _look(self) -> None:
-        there = [rank for rank in self._seen if self._store.check([f"beat{rank}"])]
-        lines = self._store.multi_get([f"beat{rank}" for rank in there])
+    def _read_others(self) -> None:
+        ranks = [rank for rank in self._others if self._store.check([f"beat{rank}"])]
+        lines = self._store.multi_get([f"beat{rank}" for rank in ranks])
         with self._lock:
-            for rank, line in zip(there, lines, strict=True):
-                self._seen[rank].update(line.decode())
+            for rank, line in zip(ranks, lines, strict=True):
+                self._others[rank].update(line.decode())
 
     def _stuck(self) -> bool:
         with self._lock:
-            latest = max(seen.moved for seen in self._seen.values())
+            latest = max(process.moved for process in self._others.values())
         return time.monotonic() - latest > 0.8 * self._timeout
 
-    def _who(self) -> str:
+    def _suspects(self) -> str:
         """The processes that are silent, or else those that are elsewhere than most."""
         with self._lock:
-            now = time.monotonic()
-            silent = {r: s for r, s in self._seen.items() if now - s.heard > _SILENT_SECONDS}
-            places = [seen.place for seen in self._seen.values()]
-            odd = {r: s for r, s in self._seen.items() if places.count(s.place) * 2 <= len(places)}
-            chosen, what = (silent, "was last heard of") if silent else (odd or self._seen, "is")
-            shown = [f"rank {rank}{seen}" for rank, seen in list(chosen.items())[:8]]
-        return "; ".join(f"{one.replace(' after step', f' {what} after step', 1)}" for one in shown)
+            now, others = time.monotonic(), self._others
+            silent = {r: p for r, p in others.items() if now - p.heard > _SILENT_SECONDS}
+            places = [process.place for process in others.values()]
+            odd = {r: p for r, p in others.items() if places.count(p.place) * 2 <= len(places)}
+            chosen, verb = (silent, "was last heard of") if silent else (odd or others, "is")
+            return "; ".join(p.describe(rank, verb) for rank, p in list(chosen.items())[:8])
 
 
-def _is_of_an_exchange(error: Exception) -> bool:
+def _is_failed_exchange(error: Exception) -> bool:
     if isinstance(error, dist.DistError):
         return True
     # Not the kinds derived from it, such as a GPU that is out of memory.
-    return type(error) is RuntimeError and _EXCHANGE.search(str(error)) is not None
+    return type(error) is RuntimeError and _FAILED_EXCHANGE.search(str(error)) is not None

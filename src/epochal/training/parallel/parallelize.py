@@ -1,12 +1,12 @@
-"""A plain model, spread over processes by a plan, in a stated order.
+"""A plain model, parallelized over processes by a plan, in this order.
 
-0. Pipeline parallel: blocks of other stages left out.
+0. Pipeline parallel: blocks of other stages removed.
 1. Tensor parallel: layers cut along heads and inner widths (DTensor).
 2. Activation checkpointing of each block.
 3. torch.compile of each block.
-4. FSDP2 of each block, then of what is left; or DDP of the whole.
+4. FSDP2 of each block, then of the rest; or DDP of the whole.
 
-The model's code knows nothing of it. Names of parameters stay what they are, so a checkpoint
+The model's code does not know about it. Names of parameters stay the same, so a checkpoint
 fits every plan.
 """
 
@@ -39,23 +39,23 @@ from epochal.training.parallel.tensor import split_layers, split_nll
 from epochal.training.parallel.world import World
 
 NLL = Callable[..., Tensor]
-"""`linear_nll`, or what stands for it where the output table is cut up."""
+"""`linear_nll`, or `split_nll` if the output table is sharded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """How a model is called when it is spread over processes."""
+class ParallelModel:
+    """How a model is called whose weights or rows are shared by several processes."""
 
     world: World
     forward: Callable[..., Tensor]
     nll: NLL
     _wrapped: DistributedDataParallel | FSDPModule | None = None
     pipeline: Pipeline | None = None
-    """Runs the micro-batches of a step through the stages, where there are several."""
+    """Runs the micro-batches of a step through the stages, if there are several."""
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Around a micro-batch's forward and backward pass. Gradients are exchanged in the
-        `last` one only, except where each process keeps no more than its share of them."""
+        """Context of a micro-batch's forward and backward pass. Gradients are exchanged in the
+        `last` one only, except with ZeRO 2 and 3, where each process keeps only its shard."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return nullcontext() if last else self._wrapped.no_sync()
         if self._wrapped is not None and self.world.plan.zero == 1:
@@ -68,112 +68,107 @@ class Spread:
 
     @property
     def scale(self) -> int:
-        """PyTorch averages gradients over the data-parallel processes; we want sums."""
+        """Factor of the loss: PyTorch averages gradients over the data-parallel processes, but sums
+        are wanted."""
         return self.world.plan.data
 
 
-def alone(model: Transformer, machine: Machine) -> Spread:
-    """One process, one device; compiled as a whole if it is."""
+def single_device(model: Transformer, machine: Machine) -> ParallelModel:
+    """The model on one device, compiled as a whole if the machine compiles."""
     forward: Callable[..., Tensor] = torch.compile(model) if machine.compiled else model
-    return Spread(World(), forward, linear_nll)
+    return ParallelModel(World(), forward, linear_nll)
 
 
-def spread(model: Transformer, parallel: Parallel, machine: Machine, world: World) -> Spread:
-    """Cut `model`, still on the meta device, as the world's plan says; weights come later."""
+def parallelize(
+    model: Transformer,
+    fill: Callable[[], None],
+    parallel: Parallel,
+    machine: Machine,
+    world: World,
+) -> ParallelModel:
+    """Shard `model`, which is on the meta device, by the world's plan; `fill` sets its weights.
+
+    The model of a single process is on its device already and has its weights.
+    """
     plan, mesh = world.plan, world.mesh
     if mesh is None:
-        recompute(model, parallel.activation_checkpointing)
-        return alone(model, machine)
+        checkpoint_activations(model, parallel.activation_checkpointing)
+        return single_device(model, machine)
     nll: NLL = linear_nll
     if plan.pipeline > 1:
         keep_stage(model, world)
     if plan.tensor > 1:
         split_layers(model, mesh["tensor"], parallel.sequence)
         nll = partial(split_nll, mesh["tensor"])
-    recompute(model, parallel.activation_checkpointing)
+    checkpoint_activations(model, parallel.activation_checkpointing)
     if machine.compiled:
         for block in own_blocks(model):
             block.compile()
-    wrapped: FSDPModule | None = None
-    if plan.zero:
-        wrapped = _shard(model, parallel, world)
-    watch = world.watch
-    if watch is not None:
+    sharded = _shard(model, parallel, world) if plan.zero else None
+    if (heartbeat := world.heartbeat) is not None:
 
         def count(module: nn.Module, inputs: Any) -> None:
-            watch.passes += 1
+            heartbeat.passes += 1
 
         model.register_forward_pre_hook(count)
-    return Spread(world, model, nll, wrapped)
-
-
-def replicate(
-    spreading: Spread, model: Transformer, machine: Machine, parallel: Parallel
-) -> Spread:
-    """DDP around a model that has its weights, where the plan is DDP; stages made ready."""
-    world = spreading.world
-    if world.plan.pipeline > 1:
+    model.to_empty(device="cpu" if parallel.offload else machine.device)
+    fill()
+    if plan.pipeline > 1:
         pipeline = Pipeline(model, world, machine, parallel.sequence)
-        return Spread(world, model, spreading.nll, pipeline=pipeline)
-    if world.mesh is None or world.plan.zero or world.plan.data == 1:
-        return spreading
-    group = world.mesh["replicate"].get_group()
-    # Nothing is said of buffers, which the model has none of: the argument's name changes in torch.
-    wrapped = DistributedDataParallel(model, process_group=group)
-    return Spread(world, wrapped, spreading.nll, wrapped)
+        return ParallelModel(world, model, nll, pipeline=pipeline)
+    if plan.zero or plan.data == 1:
+        return ParallelModel(world, model, nll, sharded)
+    # No argument about buffers: the model has none, and the argument's name changes in torch.
+    replicated = DistributedDataParallel(model, process_group=mesh["replicate"].get_group())
+    return ParallelModel(world, replicated, nll, replicated)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def place(weight: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into a weight of which this process may hold only a part."""
+def copy_into_shard(weight: Tensor, value: Tensor) -> None:
+    """Copy a full tensor into a weight of which this process may hold only a shard."""
     if isinstance(weight, DTensor):
-        # Every process has the same whole tensor, so each takes its part without an exchange.
+        # Every process has the same full tensor, so each takes its shard without an exchange.
         value = value.to(weight.dtype)
-        part = distribute_tensor(
+        shard = distribute_tensor(
             value.to(weight.device_mesh.device_type),
             weight.device_mesh,
             weight.placements,
             src_data_rank=None,
         ).to_local()
-        weight.to_local().copy_(part)
+        weight.to_local().copy_(shard)
     else:
         weight.copy_(value)
 
 
-def whole(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """The tensors, put together from all processes; in the others than the first, none."""
+def gather_full(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """The full tensors, gathered from all processes, on rank 0; on other ranks, none."""
     stages = world.plan.pipeline > 1
-    found = {}
+    gathered = {}
     for name, tensor in tensors.items():
         full = tensor.detach()
         if isinstance(full, DTensor):
-            full = full.full_tensor().cpu()  # one after the other: only one is whole on a GPU
-        if world.speaks_for_stage if stages else world.main:
-            found[name] = full.cpu().contiguous() if stages else full.contiguous()
-    return gather_stages(found, world) if stages else found
-
-
-def materialise(model: Transformer, parallel: Parallel, machine: Machine) -> None:
-    """Give a model that was cut up on the meta device memory for its own parts."""
-    model.to_empty(device="cpu" if parallel.offload else machine.device)
+            full = full.full_tensor().cpu()  # one by one: only one is on the GPU in full
+        if world.is_stage_leader if stages else world.main:
+            gathered[name] = full.cpu().contiguous() if stages else full.contiguous()
+    return gather_stages(gathered, world) if stages else gathered
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is only called; afterwards FSDP drops the whole weights it gathered."""
+    """Context of an evaluation; afterwards FSDP drops the full weights it gathered."""
     yield
     for part in model.modules():  # FSDP's own method stops at the module it is called on
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
-def recompute(model: Transformer, what: str) -> None:
-    """Let each block keep less for the backward pass and compute the rest again.
+def checkpoint_activations(model: Transformer, what: str) -> None:
+    """Let each block keep less for the backward pass and recompute the rest.
 
     The block's forward is replaced on the object, not wrapped in a module, so that names of
     parameters stay.
@@ -194,7 +189,7 @@ def recompute(model: Transformer, what: str) -> None:
 
 
 def _selective() -> Any:
-    """Keep matrix products and attention, which cost most; compute the cheap rest again."""
+    """Keep matrix products and attention, which cost most; recompute the cheap rest."""
     aten = torch.ops.aten
     kept = {
         aten.mm.default,
@@ -212,8 +207,8 @@ def _selective() -> Any:
 
 
 def _shard(model: Transformer, parallel: Parallel, world: World) -> FSDPModule:
-    """FSDP2, block by block. Embedding and output table stay together in the root: in groups
-    of their own, tied ones would part."""
+    """FSDP2, block by block. Embedding and output table stay together in the root: in separate
+    groups, tied ones would diverge."""
     plan, mesh = world.plan, world.mesh
     if mesh is None:
         raise ValueError("one process has nothing to shard")
@@ -223,8 +218,8 @@ def _shard(model: Transformer, parallel: Parallel, world: World) -> FSDPModule:
         "mesh": axes,
         "offload_policy": offload if parallel.offload else OffloadPolicy(),
     }
-    # ZeRO 1 and 2 keep whole weights from the forward to the backward pass.
+    # ZeRO 1 and 2 keep full weights from the forward to the backward pass.
     for block in own_blocks(model):
         fully_shard(block, reshard_after_forward=plan.zero == 3, **options)
-    # The output table is read after the forward pass, so the root stays whole until then.
+    # The output table is read after the forward pass, so the root stays gathered until then.
     return fully_shard(model, reshard_after_forward=False, **options)

@@ -220,7 +220,7 @@ def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
 
     `mine` are those of this stage, on the CPU; one process of each stage sends them.
     """
-    sends = world.speaks_for_stage and not world.main
+    sends = world.is_stage_leader and not world.main
     told: list[Any] | None = [None] * world.size if world.main else None
     what = [(name, tensor.shape, tensor.dtype) for name, tensor in mine.items()] if sends else []
     dist.gather_object(what, told, dst=0, group=world.control)

@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.errors import RecipeError
+from epochal.errors import OptionError, RecipeError
 from epochal.sizes import (
     GPT2_VOCABULARY,
+    GPUS,
     LADDER,
     Architecture,
     architecture,
+    find_gpu,
+    gpu_memory,
+    gpu_peak,
     padded_vocabulary,
     swiglu_width,
 )
@@ -127,3 +131,41 @@ def test_an_unknown_size_names_the_nearest():
         architecture("424M")
     with pytest.raises(RecipeError, match="The ladder goes from 7M to 16183M"):
         architecture("huge")
+
+
+@pytest.mark.parametrize(
+    ("device", "title"),
+    [
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-PCIE-40GB", "A100"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("NVIDIA GB200", None),
+        ("NVIDIA H20", None),
+        ("NVIDIA A10M", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_a_device_is_found_by_its_whole_name(device, title):
+    assert find_gpu(device) == (None if title is None else GPUS[title])
+
+
+def test_a_gpu_by_name_in_any_spelling():
+    assert gpu_peak("h100-pcie") == gpu_peak("H100 PCIe") == 756e12
+    assert gpu_memory("rtx_4090") == 24e9
+    with pytest.raises(OptionError, match=r"abacus.*H100") as refused:
+        gpu_peak("abacus")
+    assert refused.value.name == "gpu"

@@ -1,4 +1,4 @@
-"""What the machine has: device, precision, whether compiling pays, the peak for MFU."""
+"""Device, precision and compilation of a run, peak FLOP/s and peak memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 
 from epochal.errors import RecipeError
 from epochal.recipe.schema import Train
-from epochal.sizes import PEAK_BF16
+from epochal.sizes import find_gpu
 
-# On Linux a CPU run spends a tenth of its time on page faults of freshly allocated tensors;
-# huge pages take most of that away. Read by torch at its first large allocation.
+# On Linux a CPU run spends a tenth of its time on page faults of newly allocated tensors; huge
+# pages avoid most of that. Read by torch at its first large allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and how a run computes."""
+    """Device of a run, and how it computes there."""
 
     device: torch.device
     bf16: bool
@@ -42,7 +42,7 @@ class Machine:
 
     @property
     def title(self) -> str:
-        """The device in words, for the record."""
+        """Name of the device, for the run record."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         if self.device.type == "cpu":
@@ -51,14 +51,14 @@ class Machine:
 
 
 def find_machine(settings: Train) -> Machine:
-    """The machine that `train.device`, `train.precision` and `train.compile` ask for.
+    """The machine for `train.device`, `train.precision` and `train.compile`.
 
-    Raises RecipeError for a device that is not there, and for compiling without a compiler.
+    Raises RecipeError for a device that does not exist, and for compiling without a compiler.
     """
     device = find_device(settings.device)
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16)
-    if settings.compile == "on" and device.type == "cpu" and not compiler_is_there():
+    if settings.compile == "on" and device.type == "cpu" and not has_compiler():
         raise RecipeError(
             '`train.compile` = "on" needs a C++ compiler (g++ or clang++) on this machine; '
             'install one or set train.compile="off"'
@@ -68,7 +68,7 @@ def find_machine(settings: Train) -> Machine:
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → a device that is there, or RecipeError."""
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → a device that works, or RecipeError."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -85,14 +85,14 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
-def compiler_is_there() -> bool:
+def has_compiler() -> bool:
     """Whether torch.compile finds a C++ compiler for the CPU."""
     return bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))
 
 
 @contextmanager
 def deterministic_kernels(wanted: bool) -> Iterator[None]:
-    """Use only deterministic kernels inside the block, if wanted."""
+    """Use only deterministic kernels inside the block, if `wanted`."""
     if not wanted:
         yield
         return
@@ -106,9 +106,9 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
 
 
 def peak_memory(machine: Machine) -> int | None:
-    """Bytes: the most that this process has held at once, on the GPU or else in memory.
+    """Bytes: peak memory of this process, on the GPU or else in host memory.
 
-    None where the system does not tell.
+    None where the system does not report it.
     """
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device)
@@ -121,15 +121,13 @@ def peak_memory(machine: Machine) -> int | None:
 
 
 def peak_flops(machine: Machine) -> tuple[float, str]:
-    """FLOP/s to divide by for MFU, and where the figure is from ("data sheet", "measured").
+    """Peak FLOP/s for MFU, and its source ("data sheet" or "measured").
 
-    For a device that is not in the table, and for a CPU, one matrix product of the run's
+    For a device that is not in the table, and for a CPU, one matrix product in the run's
     precision is timed (the best of five).
     """
-    if machine.device.type == "cuda" and machine.bf16:
-        for name, peak in PEAK_BF16.items():
-            if name in machine.title:
-                return peak, "data sheet"
+    if machine.device.type == "cuda" and machine.bf16 and (gpu := find_gpu(machine.title)):
+        return gpu.peak, "data sheet"
     size = 1024 if machine.device.type == "cpu" else 8192
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
     a = torch.ones(size, size, dtype=dtype, device=machine.device)

@@ -1,56 +1,59 @@
-"""The model ladder of the paper, and how parameters and FLOPs are counted.
+"""The paper's ladder of models, parameter and FLOP counts, and a table of GPUs.
 
-Two counts stand side by side. `params` is the paper's estimate, used on every axis and in
-C = 6·N·D; `params_exact` is what the model really has. They differ by the padding of the
-vocabulary, the norms and, in six rows, because heads × head_dim is not d_model.
+There are two counts. `params` is the paper's estimate, used on every axis and in C = 6·N·D;
+`params_exact` is the number of trained weights. They differ by the padding of the vocabulary,
+the norms and, in six rows, because heads × head_dim is not d_model.
 
 Source: arXiv 2507.15857 §9 and Table 5.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from epochal.errors import RecipeError, nearest
+from epochal.errors import OptionError, RecipeError, nearest
 
 VOCABULARY_MULTIPLE = 128
 GPT2_VOCABULARY = 50257
 
-# Dense bf16 peak of common accelerators in FLOP/s, without sparsity, from their data sheets.
-PEAK_BF16 = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+
+class Gpu(NamedTuple):
+    """An accelerator, by its data sheet."""
+
+    peak: float
+    """Dense bf16 peak in FLOP/s, without sparsity."""
+    memory: float
+    """Bytes; of an A100 the larger of the two versions."""
+
+
+GPUS = {
+    "B200": Gpu(2250e12, 180e9),
+    "GH200": Gpu(989e12, 96e9),
+    "H200": Gpu(989e12, 141e9),
+    "H200 NVL": Gpu(835e12, 141e9),
+    "H100": Gpu(989e12, 80e9),
+    "H100 NVL": Gpu(835e12, 94e9),
+    "H100 PCIe": Gpu(756e12, 80e9),
+    "A100": Gpu(312e12, 80e9),
+    "L40S": Gpu(362e12, 48e9),
+    "L40": Gpu(181e12, 48e9),
+    "L4": Gpu(121e12, 24e9),
+    "A10": Gpu(125e12, 24e9),
+    "A10G": Gpu(70e12, 24e9),
+    "RTX 4090": Gpu(165e12, 24e9),
+    "RTX 3090": Gpu(71e12, 24e9),
 }
-# Memory of the same in bytes, from their data sheets; of an A100 the larger of the two on sale.
-MEMORY = {
-    "H200": 141e9,
-    "H100 PCIe": 80e9,
-    "H100": 80e9,
-    "GH200": 96e9,
-    "B200": 180e9,
-    "A100": 80e9,
-    "L40S": 48e9,
-    "L4": 24e9,
-    "A10": 24e9,
-    "RTX 4090": 24e9,
-    "RTX 3090": 24e9,
-}
+_OTHER_PRODUCT = {"nvl", "ti", "d", "super", "laptop", "max", "mig"}
+"""Words that make a device another product, or a slice of one, unless the table names them."""
 DEFAULT_MFU = 0.4
-"""Share of the peak that a run is taken to reach where nothing was measured. Chosen by us."""
+"""Assumed share of the peak where nothing was measured. Chosen by us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Shape of the one transformer that both families use."""
+    """Shape of the transformer, the same for all families."""
 
     d_model: int
     layers: int
@@ -58,21 +61,21 @@ class Architecture:
     head_dim: int
     d_ff: int
     tie_embeddings: bool = True
-    """Whether the output shares the embedding's table."""
+    """Whether the embedding's table is also the output table."""
     padded_vocab_size: int | None = None
-    """Rows of the embedding, where they are not those of `padded_vocabulary`."""
+    """Rows of the embedding; None: `padded_vocabulary`."""
 
     def rows(self, vocabulary: int) -> int:
         """Rows of the embedding and of the output table, padding included.
 
-        Raises RecipeError if `padded_vocab_size` has no room for the vocabulary.
+        Raises RecipeError if `padded_vocab_size` is smaller than the vocabulary.
         """
         if self.padded_vocab_size is None:
             return padded_vocabulary(vocabulary)
         if self.padded_vocab_size < vocabulary:
             raise RecipeError(
-                f"`model.padded_vocab_size` = {self.padded_vocab_size} has no room for the "
-                f"tokenizer's {vocabulary} tokens; leave it out or name the tokenizer that fits"
+                f"`model.padded_vocab_size` = {self.padded_vocab_size} is smaller than the "
+                f"tokenizer's {vocabulary} tokens; leave it out or give the tokenizer that fits"
             )
         return self.padded_vocab_size
 
@@ -101,13 +104,13 @@ class Architecture:
         return 6 * self.params(vocabulary)
 
     def matmul_flops_per_token(self, vocabulary: int, length: int, scored: float = 1.0) -> float:
-        """Training FLOPs per token actually spent in matrix products.
+        """Training FLOPs per token in matrix products.
 
         Six per weight inside a matrix product, plus 12·layers·heads·head_dim·length for
         scores and values over the full square (PaLM, arXiv 2204.02311, appendix B; the
         causal half is not subtracted, as is customary). The output table counts for the
-        share of positions that are `scored`, since no other logits are computed. This, not
-        6·N, is what MFU divides by.
+        share of positions that are `scored`, since no other logits are computed. MFU is based
+        on this, not on 6·N.
         """
         d, attention = self.d_model, self.heads * self.head_dim
         weights = self.layers * (4 * d * attention + 3 * d * self.d_ff)
@@ -124,8 +127,8 @@ def swiglu_width(d_model: int) -> int:
 
 
 def narrowest(heads: int | None = None) -> int:
-    """Least d_model for which `d_ff` is not 0; even in each of `heads`, if they share it,
-    since rotation takes pairs."""
+    """Smallest d_model for which `d_ff` is not 0; with `heads`, a multiple of 2·heads, since
+    rotation takes pairs."""
     step = 2 * heads if heads else 1
     return -(-_NARROWEST // step) * step
 
@@ -223,29 +226,40 @@ def architecture(name: str) -> Architecture:
 def gpu_peak(name: str) -> float:
     """Dense bf16 peak of an accelerator in FLOP/s, for example of "H100" or "rtx-4090".
 
-    Raises RecipeError that lists the names known.
+    Raises OptionError, listing the known names, for another.
     """
-    return PEAK_BF16[_known_gpu(name)]
+    return _gpu(name).peak
 
 
 def gpu_memory(name: str) -> float:
-    """Memory of an accelerator in bytes. Raises RecipeError that lists the names known."""
-    return MEMORY[_known_gpu(name)]
+    """Memory of an accelerator in bytes. Raises OptionError, listing the known names."""
+    return _gpu(name).memory
 
 
-def _known_gpu(name: str) -> str:
-    def plain(text: str) -> str:
-        return text.lower().replace(" ", "").replace("-", "").replace("_", "")
+def _gpu(name: str) -> Gpu:
+    for title, gpu in GPUS.items():
+        if re.sub(r"[ _-]", "", name.lower()) == title.lower().replace(" ", ""):
+            return gpu
+    raise OptionError("gpu", name, f"no such GPU in the table; known are {', '.join(GPUS)}")
 
-    known = {plain(one): one for one in PEAK_BF16}
-    if plain(name) not in known:
-        raise RecipeError(f"there is no GPU {name!r} here; known are {', '.join(PEAK_BF16)}")
-    return known[plain(name)]
+
+def find_gpu(device: str) -> Gpu | None:
+    """The accelerator that a driver calls `device`, like "NVIDIA A100-SXM4-80GB"; None if it is
+    not in the table. Whole words count, so an L40 is no L4, and a slice of a GPU is none."""
+    words = _words(device)
+    for title in sorted(GPUS, key=len, reverse=True):
+        if _words(title) <= words and not _OTHER_PRODUCT & (words - _words(title)):
+            return GPUS[title]
+    return None
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def stage_layers(layers: int, stages: int) -> list[range]:
-    """Numbers of each stage's blocks, as even as can be. What is left over goes to the stages in
-    the middle, then to the first: the last one has the head's work besides."""
+    """Indices of each pipeline stage's blocks, as even as possible. Surplus blocks go to the middle
+    stages, then to the first: the last one also computes the head."""
     least, over = divmod(layers, stages)
     longer = [*range(1, stages - 1), 0][:over]
     sizes = [least + (stage in longer) for stage in range(stages)]

@@ -67,15 +67,26 @@ def test_train_dry_run_and_run(call, tiny_corpus, tmp_path):
     code, out, _ = call("train", *words, "--dry-run", "--json")
     facts = json.loads(out)
     assert code == 0
-    assert facts["steps"] == 4
-    assert facts["tokens"] == 4 * 4 * 32
+    assert facts["numbers"]["steps"] == 4
+    assert facts["numbers"]["tokens"] == 4 * 4 * 32
     assert not (tmp_path / "run").exists()
     code, out, _ = call("train", *words)
     assert code == 0
     assert f"epochal eval {tmp_path / 'run'}" in out
     code, out, err = call("train", *words, "--json")
     assert json.loads(out)["steps"] == 4
-    assert "finished already" in err
+    assert "already finished" in err
+
+
+def test_train_refuses_options_that_would_have_no_effect(call, tiny_corpus, tmp_path):
+    words = as_words(overrides(tiny_corpus, tmp_path / "run"))
+    for option in (("--gpu", "A100"), ("--gpus", "2"), ("--mfu", "0.5")):
+        refused(call("train", *words, *option), option[0], "--dry-run")
+    for option in ("--restart", "--profile", "--eval"):
+        refused(call("train", *words, "--dry-run", option), option, "--dry-run")
+    assert not (tmp_path / "run").exists()
+    refused(call("train", *words, "--dry-run", "--gpu", "H101"), "--gpu", "H101", "H100")
+    refused(call("train", *words, "--dry-run", "--mfu", "40"), "--mfu", "40")
 
 
 def test_train_with_mistakes(call, tiny_corpus, tmp_path):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
-from epochal.device import compiler_is_there
+from epochal.device import has_compiler
 from epochal.interop.exports import export_safetensors
 from epochal.interop.load import load
 from epochal.training.train import train
@@ -28,7 +28,7 @@ SEQUENCE = TENSOR | {"parallel__sequence": True}
 STAGES = {"parallel__pipeline": 2}
 ONE_ROW = {"train__micro_batch_size": 1}
 SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selective", "full"))
-COMPILED = {"train__compile": "on"} if compiler_is_there() else {}
+COMPILED = {"train__compile": "on"} if has_compiler() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
 # name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,

@@ -14,7 +14,7 @@ import torch
 
 from epochal.data import prepare
 from epochal.data.opened import open_corpus
-from epochal.device import compiler_is_there
+from epochal.device import has_compiler
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.estimates import Layout, estimate
 from epochal.evaluation.evaluate import (
@@ -224,13 +224,13 @@ def test_a_model_is_compiled_where_it_pays(
     train = dataclasses.replace(loaded.recipe.train, compile=wanted)
     loaded.recipe = dataclasses.replace(loaded.recipe, train=train)
     loaded.machine = dataclasses.replace(loaded.machine, device=torch.device(device))
-    monkeypatch.setattr("epochal.evaluation.evaluate.compiler_is_there", lambda: compiler)
+    monkeypatch.setattr("epochal.evaluation.evaluate.has_compiler", lambda: compiler)
     assert pays_to_compile(loaded, tokens) is expected
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
-@pytest.mark.skipif(not compiler_is_there(), reason="no C++ compiler to compile with")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with")
 @pytest.mark.parametrize("family", ["ar", "mdm"])
 def test_a_compiled_model_gives_the_same_figures(tiny_pair, family, monkeypatch):
     plain = score(tiny_pair / family, Options(draws=2), Share()).result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epochal.device import compiler_is_there
+from epochal.device import has_compiler
 from epochal.models import Transformer, initialise
 from epochal.models.attention import Attention, rotary_tables
 from epochal.sizes import Architecture
@@ -26,7 +26,7 @@ def model(**dropout):
 
 COMPILED = [
     pytest.mark.slow,
-    pytest.mark.skipif(not compiler_is_there(), reason="torch.compile needs a C++ compiler"),
+    pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
 ]
 CASES = [(rule, False) for rule in RULES] + [

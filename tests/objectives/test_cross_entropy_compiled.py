@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epochal.device import compiler_is_there
+from epochal.device import has_compiler
 from epochal.objectives import cross_entropy
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not compiler_is_there(), reason="no C++ compiler to compile with"),
+    pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with"),
 ]
 
 

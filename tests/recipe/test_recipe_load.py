@@ -94,7 +94,7 @@ MISTAKES = [
     (["train.global_batch_size=0"], "`train.global_batch_size` = 0: it should be greater than 0"),
     (
         ["train.global_batch_size=true"],
-        "`train.global_batch_size` = true: it is not a yes-or-no setting",
+        "`train.global_batch_size` = true: it is not a true/false setting",
     ),
     (["data.corpus=3"], "`data.corpus` = 3: it should be a valid string"),
     (["model.tie_embeddings=7"], "`model.tie_embeddings` = 7: it should be a valid boolean"),
@@ -132,7 +132,7 @@ def test_a_section_that_is_a_value(tmp_path, key):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(RecipeError, match="there is no recipe file"):
+    with pytest.raises(RecipeError, match=r"there is no recipe .*none\.toml; give a TOML file"):
         load_recipe(tmp_path / "none.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("[train\nepochs = 3")

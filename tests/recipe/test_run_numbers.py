@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
+from epochal.results import to_json
 from epochal.sizes import narrowest, swiglu_width
 
 # One layer of width 4: N = 4·16 + 3·4·8 + 6·4 + 10·4 = 224 at V = 10.
@@ -60,7 +61,7 @@ def test_progress_in_each_unit():
     assert (at.steps, at.tokens, at.flops, at.percent) == (5, 320, 320 * 1344, 25)
     assert at.epochs == pytest.approx(20 / 62)
     assert found.at(20).epochs == found.epochs
-    as_dict = found.as_dict()
+    as_dict = to_json(found)
     assert as_dict["tokens"] == found.tokens
     assert as_dict["flops"] == found.flops
     assert as_dict["epochs"] == found.epochs
@@ -126,7 +127,7 @@ def test_shapes():
     [
         ({}, "`model.d_model` is missing: give `model.size`"),
         ({"d_model": 64, "heads": 2}, "`model.layers` is missing"),
-        ({"d_model": 64, "heads": 3, "layers": 1}, "`model.d_model` = 64 cannot be shared by"),
+        ({"d_model": 64, "heads": 3, "layers": 1}, "`model.d_model` = 64 is not a multiple of `model.heads`"),
         ({"d_model": 16, "heads": 2, "layers": 1}, "`model.d_ff`, or a width of at least 24"),
         ({"d_model": 16, "heads": 8, "layers": 1}, "or a width of at least 32"),
         ({"size": "8M"}, "there is no size '8M' on the ladder"),

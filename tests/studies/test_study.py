@@ -18,6 +18,7 @@ from epochal.recipe import identity, load_recipe, run_numbers
 from epochal.report import write_report
 from epochal.report.collect import read_runs
 from epochal.report.law_section import find_laws, read_study
+from epochal.results import to_json
 from epochal.runs import RunFolder
 from epochal.scaling import intervals
 from epochal.scaling.law import law_from_constants
@@ -90,7 +91,7 @@ class PlantedRuns:
         info = {
             "family": family,
             "status": "finished",
-            "numbers": numbers.as_dict(),
+            "numbers": to_json(numbers),
             "corpus": stores,
             "identity": identity(run.recipe),
             "best": {"step": steps, "nll_nats_per_token": nll},

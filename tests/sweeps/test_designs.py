@@ -282,12 +282,6 @@ def test_a_listing_without_the_corpus(tmp_path):
         )
 
 
-def test_gpus_by_name():
-    assert gpu_peak("h100-pcie") == gpu_peak("H100 PCIe") == 756e12
-    with pytest.raises(RecipeError, match="H100"):
-        gpu_peak("abacus")
-
-
 @pytest.mark.parametrize("name", ["a/b", ".hidden"])
 def test_a_variant_that_is_no_name_of_a_folder_is_refused(name):
     tree = {"sweep": {"design": "ablation"}, "variants": {name: {"train.lr": 1e-3}}}

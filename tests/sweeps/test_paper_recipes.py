@@ -15,6 +15,7 @@ from epochal.sweeps.designs import design_runs
 from epochal.sweeps.file import load_sweep
 from epochal.sweeps.listing import list_sweep
 from epochal.training.dry_run import dry_run
+from epochal.training.options import DryRunOptions
 
 FOLDER = Path(epochal.__file__).parent / "recipes"
 NAMES = sorted(
@@ -37,10 +38,10 @@ def runs(name):
 def test_recipes_are_dry_run_without_their_corpus(name):
     if "sweep" in read_toml(find_recipe(name)):
         pytest.skip("a sweep of another experiment, tested with it")
-    facts = dry_run(name, gpus=8)
-    assert facts["steps"] > 0
-    assert facts["memory"]["total"] > 0
-    assert facts["time"]["gpu_hours"] > 0
+    result = dry_run(name, options=DryRunOptions(gpus=8))
+    assert result.numbers.steps > 0
+    assert result.memory.total > 0
+    assert result.time.gpu_hours > 0
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -82,11 +83,11 @@ def test_all_train_as_the_paper_did(name):
 )
 def test_quickstart(family, steps, tokens, flops):
     """Paper.md §4: the quick-start scripts."""
-    facts = dry_run(f"paper/quickstart-{family}", gpus=8)
-    assert facts["steps"] == steps
-    assert facts["tokens"] == pytest.approx(tokens, rel=1e-3)
-    assert facts["flops"] == pytest.approx(flops, rel=1e-3)
-    assert (facts["micro_batch_size"], facts["accumulation"]) == (8, 4)
+    result = dry_run(f"paper/quickstart-{family}", options=DryRunOptions(gpus=8))
+    assert result.numbers.steps == steps
+    assert result.numbers.tokens == pytest.approx(tokens, rel=1e-3)
+    assert result.numbers.flops == pytest.approx(flops, rel=1e-3)
+    assert (result.micro_batch_size, result.accumulation) == (8, 4)
 
 
 def test_isoflop_has_the_papers_budgets_and_its_optima():

@@ -43,7 +43,7 @@ def test_what_is_left_is_data_parallel():
         (3, {}, r"parallel.data` = 3 does not divide `train.global_batch_size` = 256 rows.* 2"),
         (4, {"parallel__offload": True}, r"needs sharded weights; set parallel.zero"),
         (4, {"parallel__shard": 2}, r"parallel.shard` = 2 needs FSDP"),
-        (2, {"parallel__sequence": True}, r"goes with tensor parallelism"),
+        (2, {"parallel__sequence": True}, r"needs tensor parallelism"),
         (2, {"parallel__tensor": 2, "train__hidden_dropout": 0.1}, r"dropout would differ"),
         (
             2,
@@ -54,7 +54,7 @@ def test_what_is_left_is_data_parallel():
         (6, {"parallel__pipeline": 6}, r"6 stages are more than the model's 4 layers.*pipeline=3"),
         (6, {"parallel__pipeline": 2, "parallel__tensor": 6}, r"= 6 × 2 .*parallel.pipeline=1"),
         (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 1 × 2 is not the 4 .*data=2"),
-        (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"under `parallel.pipeline`"),
+        (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"one process with `parallel.pipeline`"),
         (
             2,
             {"parallel__pipeline": 2, "train__global_batch_size": 1},
@@ -63,7 +63,7 @@ def test_what_is_left_is_data_parallel():
         (
             2,
             {"parallel__pipeline": 2, "train__global_batch_size": 12, "train__micro_batch_size": 5},
-            r"`train.micro_batch_size` = 5 does not cut 12 rows so; set train.micro_batch_size=4",
+            r"`train.micro_batch_size` = 5 does not divide 12 rows so.*micro_batch_size=4",
         ),
         (
             2,

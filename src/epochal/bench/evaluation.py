@@ -11,7 +11,7 @@ import torch
 from epochal.bench.steps import Setting, new_model
 from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.data.windows import ScoredWindows
-from epochal.device import Machine, compiler_is_there, find_machine
+from epochal.device import Machine, find_machine, has_compiler
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import Evaluator, launch, scored_positions
 from epochal.models import Transformer
@@ -26,7 +26,7 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
     The bare passes have their problems made ready before and nothing added up after; they are
     what a training step's forward pass computes, without gradients, and compiled where it is.
     """
-    if setting.compiled and not (torch.cuda.is_available() or compiler_is_there()):
+    if setting.compiled and not (torch.cuda.is_available() or has_compiler()):
         setting = replace(setting, compiled=False)
     rows = []
     for family in ("ar", "mdm"):

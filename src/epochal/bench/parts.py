@@ -28,7 +28,7 @@ from epochal.data.batches import RowOrder
 from epochal.data.builtin import builtin_documents
 from epochal.data.fast_bpe import encode_slowly
 from epochal.data.windows import ScoredWindows
-from epochal.device import compiler_is_there, find_machine
+from epochal.device import find_machine, has_compiler
 from epochal.errors import UserError, nearest
 from epochal.likelihood.nll import Evaluator
 from epochal.likelihood.paper import PaperEvaluator
@@ -57,7 +57,7 @@ class Options:
 def bench_step(options: Options) -> list[Row]:
     """Time and peak memory of a step, ours and its peers."""
     setting = options.setting
-    if setting.compiled and not (torch.cuda.is_available() or compiler_is_there()):
+    if setting.compiled and not (torch.cuda.is_available() or has_compiler()):
         progress.say("no C++ compiler here: the steps are measured uncompiled")
         setting = replace(setting, compiled=False)
     counter = dict.fromkeys(VARIANTS, 0)

@@ -62,8 +62,9 @@ def options(
 def given(*names: str) -> list[str]:
     """Those of the current command's options that were typed, as flags."""
     context = click.get_current_context()
+    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
     return [
-        flag_of(name)
+        flags[name]
         for name in names
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]

@@ -11,21 +11,19 @@ from epochal.cli.output import json_option, print_json, recipe_arguments, split_
 @recipe_arguments
 @json_option
 def recipe(recipe_and_overrides: tuple[str, ...], as_json: bool) -> None:
-    """All recipe keys with their defaults and what they mean, as TOML.
+    """All recipe keys with their defaults and meanings, as TOML.
 
-    With a RECIPE or KEY=VALUE, its values instead of the defaults.
+    With a RECIPE or KEY=VALUE, the values of that recipe, its family's defaults included.
 
     \b
     Examples:
       epochal recipe > my.toml
       epochal recipe quickstart train.epochs=20
     """
-    from epochal.recipe import annotated_toml, find_recipe, known_keys, load_recipe, recipe_tree
+    from epochal.recipe import annotated_toml, known_keys, load_recipe, recipe_tree
 
     name, overrides = split_recipe(recipe_and_overrides)
-    loaded = (
-        load_recipe(find_recipe(name) if name else None, overrides) if name or overrides else None
-    )
+    loaded = load_recipe(name, overrides) if name or overrides else None
     if not as_json:
         click.echo(annotated_toml(loaded), nl=False)
     elif loaded is None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 import click
 
-from epochal.cli.output import json_option, print_json, print_pairs, recipe_arguments, split_recipe
+from epochal.cli.options import options, refuse
+from epochal.cli.output import (
+    json_option,
+    print_json,
+    print_note,
+    print_pairs,
+    recipe_arguments,
+    split_recipe,
+)
+from epochal.training.options import DryRunOptions
 
 
 @click.command()
 @recipe_arguments
-@click.option("--dry-run", is_flag=True, help="Print what the run amounts to and needs, and end.")
-@click.option("--gpu", default="H100", show_default=True, help="With --dry-run: the GPU to time.")
-@click.option("--gpus", type=int, default=1, show_default=True, help="With --dry-run: how many.")
-@click.option("--mfu", type=float, help="With --dry-run: share of its peak.  [default: 0.4]")
+@click.option("--dry-run", is_flag=True, help="Print steps, FLOPs, memory and time, then exit.")
+@options(DryRunOptions, into="machine")
 @click.option(
-    "--restart", is_flag=True, help="Start anew; an old run of the same name is put aside."
+    "--restart", is_flag=True, help="Start over; the existing run is renamed to NAME.old-N."
 )
 @click.option("--profile", is_flag=True, help="Record a few steps with torch's profiler.")
 @click.option("--eval", "evaluate", is_flag=True, help="Then evaluate the best checkpoint.")
@@ -25,15 +31,13 @@ from epochal.cli.output import json_option, print_json, print_pairs, recipe_argu
 def train(
     recipe_and_overrides: tuple[str, ...],
     dry_run: bool,
-    gpu: str,
-    gpus: int,
-    mfu: float | None,
+    machine: DryRunOptions,
     restart: bool,
     profile: bool,
     evaluate: bool,
     as_json: bool,
 ) -> None:
-    """Train one model by a recipe; the same command goes on with a run that was ended.
+    """Train a model from a recipe; the same command resumes an interrupted run.
 
     RECIPE is a TOML file or the name of a shipped one. KEY=VALUE sets any recipe key;
     `epochal recipe` lists them all. The length is given once, as train.epochs, train.tokens,
@@ -46,20 +50,22 @@ def train(
       epochal train family=ar model.size=7M data.corpus=corpus train.flops=1e15
       epochal train paper/quickstart-mdm --dry-run --gpu A100 --gpus 8
 
-    Ctrl-C, SIGTERM or a file named STOP in the run's folder end it after the current step,
-    with a checkpoint. A resumed run gives the same weights, bit for bit, as one that was not
-    interrupted.
+    Ctrl-C, SIGTERM or a file named STOP in the run's folder stop the run after the current
+    step, with a checkpoint. A resumed run ends with the same weights, bit for bit, as an
+    uninterrupted one.
     """
     recipe, overrides = split_recipe(recipe_and_overrides)
     if dry_run:
-        _dry_run(recipe, overrides, as_json, gpu=gpu, gpus=gpus, **({"mfu": mfu} if mfu else {}))
+        refuse(["restart", "profile", "evaluate"], "has no effect with --dry-run; leave it out")
+        _dry_run(recipe, overrides, machine, as_json)
         return
+    refuse(["gpu", "gpus", "mfu"], "needs --dry-run; a run uses the machine it is started on")
     from epochal.training.train import train as run
 
     record = run(recipe, overrides, restart=restart, profile=profile)
     from epochal.training.parallel.world import is_secondary_rank
 
-    if is_secondary_rank():  # the first of many processes tells the end
+    if is_secondary_rank():
         return
     best = record.info.get("best") or {}
     facts = {
@@ -86,42 +92,39 @@ def train(
         )
 
 
-def _dry_run(recipe: str | None, overrides: list[str], as_json: bool, **machine: Any) -> None:
+def _dry_run(
+    recipe: str | None, overrides: list[str], machine: DryRunOptions, as_json: bool
+) -> None:
+    from epochal.report.text.format import byte_count, duration
+    from epochal.report.text.training import dry_run_notes
+    from epochal.results import to_json
     from epochal.training.dry_run import dry_run
     from epochal.units import format_count
 
-    facts = dry_run(recipe, overrides, **machine)
+    result = dry_run(recipe, overrides, machine)
     if as_json:
-        print_json(facts)
+        print_json(result)
         return
-    memory, time, remarks = (facts.pop(key) for key in ("memory", "time", "remarks"))
+    facts = {
+        "family": result.family,
+        "size": result.size,
+        "run_dir": result.run_dir,
+        **to_json(result.numbers),
+        "micro_batch_size": result.micro_batch_size,
+        "accumulation": result.accumulation,
+    }
     print_pairs([(key, _show(value)) for key, value in facts.items() if value is not None])
     click.echo("")
-    parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items() if name != "total")
-    print_pairs(
-        [
-            ("memory per device", f"{_bytes(memory['total'])}: {parts}"),
-            (
-                "time",
-                f"{_duration(time['seconds'])} on {time['gpus']} x {time['gpu']} "
-                f"({time['gpu_hours']:,.3g} GPU hours, {format_count(time['matmul_flops'])} FLOPs "
-                "in matrix products)",
-            ),
-        ]
+    sizes = {name: byte_count(size) for name, size in to_json(result.memory).items()}
+    total, time = sizes.pop("total"), result.time
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    spent = (
+        f"{duration(time.seconds)} on {time.gpus} x {time.gpu} ({time.gpu_hours:,.3g} GPU hours, "
+        f"{format_count(time.matmul_flops)} FLOPs in matrix products)"
     )
-    for remark in remarks:
-        click.echo(f"  · {remark}")
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.3g} {unit}"
-    return f"{seconds:.2g} seconds"
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
+    print_pairs([("memory per device", f"{total}: {parts}"), ("time", spent)])
+    for text in dry_run_notes(result):
+        print_note(text)
 
 
 def _show(value: object) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from epochal.data.opened import Corpus, open_corpus
 from epochal.data.unknown import NOT_KNOWN, UnknownTokenizer
 from epochal.data.windows import ScoredWindows
-from epochal.device import compiler_is_there
+from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, RunError, UserError
 from epochal.estimates import Estimate
 from epochal.evaluation.distributed import shared_work
@@ -152,7 +152,7 @@ def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
     GPU only for work that is long beside the compiler's.
     """
     wanted, on_gpu = loaded.recipe.train.compile, loaded.machine.device.type == "cuda"
-    if wanted == "off" or (wanted == "on" and not on_gpu and not compiler_is_there()):
+    if wanted == "off" or (wanted == "on" and not on_gpu and not has_compiler()):
         return False
     shape, vocabulary = loaded.model.shape, loaded.tokenizer.vocabulary
     forward = shape.matmul_flops_per_token(vocabulary, loaded.sequence_length) / 3

@@ -15,13 +15,13 @@ class AutoregressiveOptions:
     off in evaluation."""
 
     orders: Positive = 1
-    """Fixed orders in which rows are read; each row draws one. The first is left to right."""
+    """Number of fixed reading orders; each row draws one. The first is left to right."""
     order_kind: Literal["noise_sorted", "random"] = "noise_sorted"
     """noise_sorted: order i sorts position + i·N(0,1), so it is local (the paper's figure 7).
-    random: any order but the first's."""
+    random: uniform permutations."""
     token_masking: Share = 0.0
-    """Share of positions that see each earlier token only with a probability 1 − p, where p
-    is drawn anew for each of them (the paper's figure 8b)."""
+    """Share of positions from which each earlier token is hidden with a probability p, drawn for
+    each of these positions (the paper's figure 8b)."""
 
 
 FAMILY = Family(
@@ -37,6 +37,7 @@ FAMILY = Family(
     writer="epochal.generation.autoregressive",
     aliases=("autoregressive",),
     options=AutoregressiveOptions,
+    added_options=frozenset({"orders", "order_kind", "token_masking"}),
     loss_is_nll=lambda options: options.orders == 1 and not options.token_masking,
     explicit_mask=lambda options: options.token_masking > 0,
 )

@@ -67,4 +67,8 @@ class Family:
     """options → whether rows shorter than those trained on may be read as they are; else they
     are padded with masks to that length, since a row that ends early is new to the model."""
     recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted recipe keys whose defaults differ for this family."""
+    """Dotted recipe keys whose defaults differ for this family, applied by `load_recipe`; only keys
+    that have a default. They are part of a run's identity."""
+    added_options: frozenset[str] = frozenset()
+    """Options added after runs were made without them; at their defaults, which change nothing,
+    they are not part of a run's identity."""

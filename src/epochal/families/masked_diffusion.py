@@ -1,4 +1,4 @@
-"""The family `mdm`: masked diffusion models, the masked tokens from those in sight."""
+"""The family `mdm`: masked diffusion models, the masked tokens from the visible ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class MaskedDiffusionOptions:
     """Settings of the masked diffusion objective (family = "mdm")."""
 
     noise: Literal["iid", "stratified"] = "iid"
-    """iid: t ~ U(0,1) per row, tokens masked independently (the paper). stratified: counts
-    spread evenly over the global batch, exactly that many tokens masked."""
+    """iid: t ~ U(0,1) per row, tokens masked independently (the paper). stratified: numbers of
+    masked tokens spread evenly over the global batch."""
     eps: Annotated[float, Field(ge=0, lt=1)] = 1e-3
-    """Least masking probability, p = (1−eps)·t + eps. Only used by iid noise."""
+    """Smallest masking probability, p = (1−eps)·t + eps. Only used by iid noise."""
     loss_weight: Literal["inverse_prob", "mask_fraction", "mask_count", "unweighted"] = (
         "inverse_prob"
     )
@@ -26,15 +26,15 @@ class MaskedDiffusionOptions:
     tokens that were masked, at least one (MegaDLMs). mask_count: exactly K = 1 + ⌊t·L⌋ masked,
     weight L/K (LLaDA's likelihood). unweighted: 1, mean over masked tokens (MaskGIT)."""
     ar_ratio: Share = 0.0
-    """Share of rows whose mask is moved to the end: the last n tokens, n as drawn."""
+    """Share of rows whose n masked tokens are the last n of the row."""
     low_noise_start: bool = False
-    """Begin with less noise: t is multiplied by low_noise_ratio in the first steps."""
+    """Start with less noise: t is multiplied by low_noise_ratio in the first steps."""
     low_noise_iters: Positive = 1000
-    """Steps with less noise, if low_noise_start."""
+    """Number of these steps."""
     low_noise_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """What t is multiplied by in them."""
+    """Factor of t in these steps."""
     random_length: Share = 0.0
-    """Share of steps whose rows are cut to a random length, 1 … L (SMDM and LLaDA: 0.01)."""
+    """Share of steps whose rows are cut to a random length, 1 … L (0.01 in SMDM and LLaDA)."""
 
 
 FAMILY = Family(
@@ -52,6 +52,16 @@ FAMILY = Family(
     options=MaskedDiffusionOptions,
     mask_token=True,
     scored_share=0.5,
+    added_options=frozenset(
+        {
+            "loss_weight",
+            "ar_ratio",
+            "low_noise_start",
+            "low_noise_iters",
+            "low_noise_ratio",
+            "random_length",
+        }
+    ),
     loss_is_nll=lambda options: (
         options.loss_weight == "inverse_prob" and not (options.ar_ratio or options.low_noise_start)
     ),

@@ -1,6 +1,7 @@
-"""Recipes: what an experiment is, read from TOML and checked before anything runs."""
+"""Recipes: the settings of an experiment, read from TOML and checked before anything runs."""
 
 from epochal.recipe.load import (
+    RecipeLike,
     annotated_toml,
     find_recipe,
     identity,
@@ -15,6 +16,7 @@ from epochal.recipe.schema import Recipe
 
 __all__ = [
     "Recipe",
+    "RecipeLike",
     "RunNumbers",
     "annotated_toml",
     "find_recipe",

@@ -1,19 +1,18 @@
-"""What a run needs before it is started: memory per device, and time on a named GPU.
+"""Estimates of what a run needs: memory per device, and time on a named GPU.
 
-Memory is counted tensor by tensor as our engine holds it: fp32 weights, gradients and AdamW's two
-moments; under bf16 autocast a bf16 copy of each matrix; the whole weights that sharded processes
-gather for a while; what each block keeps for its backward pass; and the logits, which are only ever
-there in blocks. Left out: the allocator's waste, CUDA's
-own context (about half a GB) and communication buffers. `docs/estimates.md` says how far the
-figures were checked.
+Memory is counted tensor by tensor as the trainer holds it: fp32 weights, gradients and AdamW's two
+moments; under bf16 autocast a bf16 copy of each matrix; the full weights that sharded processes
+gather for a while; the activations each block keeps for its backward pass; and a block of logits.
+Not counted: fragmentation of the allocator, CUDA's context (about half a GB) and communication
+buffers. `docs/estimates.md` has the checks of these figures.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from epochal.errors import RecipeError
+from epochal.errors import OptionError, RecipeError
 from epochal.families import get_family
 from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
@@ -22,16 +21,16 @@ from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak, stage_layers
 Checkpointing = Literal["none", "selective", "full"]
 
 LOGITS_BLOCK = 1 << 24
-"""Logits that are there at once (`objectives/cross_entropy.py`; a test holds the two equal)."""
+"""Logits in memory at once (`objectives/cross_entropy.py`; a test keeps the two equal)."""
 _FP32, _BF16 = 4, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """How a run is spread over devices: into how many parts each thing is cut."""
+    """Number of parts into which each kind of tensor is divided over devices."""
 
     data: int = 1
-    """Devices that share the rows of a step."""
+    """Devices that divide the rows of a step."""
     weights: int = 1
     """Parts of the fp32 weights (ZeRO 3)."""
     gradients: int = 1
@@ -39,14 +38,14 @@ class Sharding:
     optimizer: int = 1
     """Parts of AdamW's two moments (ZeRO 1 to 3)."""
     tensor: int = 1
-    """Parts of heads, inner width and vocabulary."""
+    """Parts of heads, inner width and vocabulary (tensor parallel)."""
     pipeline: int = 1
-    """Stages of layers."""
+    """Pipeline stages."""
     offload: bool = False
-    """Whether weights, gradients and moments lie in the host's memory and come layer by layer."""
+    """Whether weights, gradients and moments are in host memory and fetched layer by layer."""
     checkpointing: Checkpointing = "none"
-    """What is computed again in the backward pass: nothing, all but matrix products and
-    attention, or whole blocks."""
+    """What is recomputed in the backward pass: nothing, all except matrix products and attention,
+    or whole blocks."""
 
     @property
     def devices(self) -> int:
@@ -56,77 +55,70 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
-    """What one stage of a pipeline has; the whole model where there is but one."""
+    """Contents of a pipeline stage; the whole model if there is only one."""
 
     number: int
     layers: int
     first: bool
-    """Has the embedding."""
+    """Whether it has the embedding."""
     last: bool
-    """Has the last norm and the head: with tied tables, the embedding's again."""
+    """Whether it has the last norm and the head; with tied tables, the embedding again."""
     held: int
-    """Micro-batches whose activations it keeps at a time (1F1B: those that later stages have)."""
+    """Micro-batches whose activations it keeps at a time (in 1F1B, one per stage from here on)."""
 
     def tables(self, untied: bool) -> int:
-        """Vocabulary tables that lie here; a tied one is not held twice by the same stage."""
+        """Number of vocabulary tables here; a tied one counts once per stage."""
         return int(self.first) + int(self.last) - (self.first and self.last and not untied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one device, the fullest one."""
+    """Bytes on the device that needs most."""
 
-    stage: int
-    """Number from 0 of the pipeline's stage that the device belongs to."""
-
+    stage: int = field(metadata={"json": False})
+    """Pipeline stage of the device, from 0."""
     weights: int
     gradients: int
     optimizer: int
     """AdamW's moments, and the running average of the weights if there is one."""
     casts: int
-    """bf16 copies of the matrices, while a step computes."""
+    """bf16 copies of the matrices during a step."""
     gathered: int
-    """Whole fp32 weights beside the process's own part, where they are sharded: ZeRO 3 has the
-    block that computes, the next one, and embedding and output table; ZeRO 1 and 2 have all.
-    From ZeRO 2 on also one block's gradients, whole until they are exchanged."""
+    """Full fp32 weights beside the process's own shard: with ZeRO 3 those of the current block, the
+    next one, embedding and output table; with ZeRO 1 and 2 all. From ZeRO 2 on also the full
+    gradients of one block, until they are exchanged."""
     activations: int
     """Kept for the backward pass, over all layers."""
     logits: int
-    """Block of logits, gradients of the head; for diffusion as if all tokens were masked."""
-    accumulated: bool
-    """Whether a step has several micro-batches, so that gradients of the earlier ones lie beside
-    the activations of the next. With one, they come as the activations go."""
+    """Block of logits and gradients of the head, as if all positions were scored."""
+    accumulated: bool = field(metadata={"json": False})
+    """Whether a step has several micro-batches, so that gradients of earlier ones exist beside the
+    activations of the next. With one, gradients replace activations."""
+    total: int = field(init=False)
+    """At the peak, the end of a forward pass or the update."""
 
-    @property
-    def total(self) -> int:
-        """At the peak, the end of a forward pass or the update."""
+    def __post_init__(self) -> None:
         forward = self.casts + self.gathered + self.activations + self.logits
         busy = forward + self.gradients if self.accumulated else max(forward, self.gradients)
-        return self.weights + self.optimizer + busy
-
-    def as_dict(self) -> dict[str, int]:
-        """Parts and total in bytes, for JSON."""
-        parts = asdict(self)
-        del parts["accumulated"], parts["stage"]
-        return parts | {"total": self.total}
+        object.__setattr__(self, "total", self.weights + self.optimizer + busy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """How long a run takes."""
+    """Duration of a run."""
 
     gpu: str
     gpus: int
     mfu: float
-    """Share of the dense bf16 peak that is taken to be reached."""
+    """Assumed share of the dense bf16 peak."""
     matmul_flops: float
-    """Of all matrix products, which is what MFU counts; not the paper's 6·N·D."""
+    """FLOPs of all matrix products, which MFU counts; not the paper's 6·N·D."""
     seconds: float
+    gpu_hours: float = field(init=False)
+    """seconds · gpus / 3600."""
 
-    @property
-    def gpu_hours(self) -> float:
-        """Hours of one GPU."""
-        return self.seconds * self.gpus / 3600
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gpu_hours", self.seconds * self.gpus / 3600)
 
 
 def estimate_memory(
@@ -137,11 +129,11 @@ def estimate_memory(
     bf16: bool = True,
     fused: bool = True,
 ) -> Memory:
-    """Bytes per device while `recipe` trains on a tokenizer of `vocabulary` ids; of a pipeline's
-    stages the one that needs most.
+    """Bytes per device while `recipe` trains with a tokenizer of `vocabulary` ids, of the pipeline
+    stage that needs most.
 
-    `fused` is for GPUs, whose RMSNorm and dropout keep less than the CPU's. Raises RecipeError
-    where layers or heads are fewer than the parts they are to be cut into.
+    `fused` is for GPUs, whose RMSNorm and dropout keep less than the CPU's. Raises RecipeError if
+    there are fewer layers or heads than parts.
     """
     memories = stage_memories(recipe, vocabulary, sharding, bf16=bf16, fused=fused)
     return max(memories, key=lambda memory: memory.total)
@@ -155,7 +147,7 @@ def stage_memories(
     bf16: bool = True,
     fused: bool = True,
 ) -> list[Memory]:
-    """As `estimate_memory`, for a device of each of a pipeline's stages in turn.
+    """As `estimate_memory`, for a device of each pipeline stage.
 
     The first stage keeps most micro-batches, first and last have a vocabulary table, and the
     last has the logits.
@@ -190,14 +182,14 @@ def _memory_of(
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
     accumulated = rows * cut.data < recipe.train.global_batch_size
-    # What is gathered or brought from the host is there one layer at a time, and the table.
+    # Gathered or fetched weights are in memory one layer at a time, and the table.
     by_block = cut.weights > 1 or cut.offload
     at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
     per_weight = _BF16 if bf16 else _FP32
     average = _FP32 * trained if recipe.train.ema else 0
     return Memory(
         stage=stage.number,
-        # Under ZeRO 1 and 2 the whole weights stay from the forward to the backward pass.
+        # With ZeRO 1 and 2 the full weights stay from the forward to the backward pass.
         weights=0 if cut.offload else _FP32 * trained // cut.weights,
         gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
         optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
@@ -216,18 +208,16 @@ def estimate_time(
     gpus: int = 1,
     mfu: float = DEFAULT_MFU,
 ) -> Time:
-    """Time of training alone, without evaluations and saving.
+    """Time of training without evaluations and saving.
 
-    FLOPs of all matrix products / (dense bf16 peak · `mfu` · `gpus`). Raises RecipeError for a
-    GPU that is not known and for numbers that make no sense.
+    FLOPs of all matrix products / (dense bf16 peak · `mfu` · `gpus`). Raises OptionError for an
+    unknown GPU and for values out of range.
     """
     if not 0 < mfu <= 1:
-        raise RecipeError(
-            f"MFU = {mfu:g} is a share of the peak: give a number above 0 and up to 1"
-        )
+        raise OptionError("mfu", mfu, "it is a share of the peak; give a number above 0, up to 1")
     if gpus < 1:
-        raise RecipeError(f"{gpus} GPUs: give at least 1")
-    # Diffusion computes the logits of masked tokens only, half of them on average.
+        raise OptionError("gpus", gpus, "give at least 1")
+    # Only the logits of scored positions are computed.
     scored = get_family(recipe.family).scored_share
     cost = recipe.model.architecture().matmul_flops_per_token(
         numbers.vocabulary, numbers.sequence_length, scored
@@ -243,14 +233,14 @@ def _check_parts(shape: Architecture, cut: Sharding) -> None:
         (cut.tensor, "heads", shape.heads),
     ):
         if parts > there:
-            raise RecipeError(f"{there} {what} cannot be cut into {parts} parts")
+            raise RecipeError(f"{there} {what} cannot be divided into {parts} parts")
 
 
 def _gathered(shape: Architecture, cut: Sharding, trained: int, ends: int) -> int:
-    """Bytes of what FSDP holds whole: it gathers in fp32, and autocast casts from that.
+    """Bytes of full tensors in FSDP, which gathers in fp32; autocast casts from that.
 
     One block is fetched while another computes. Embedding, output table and last norm are one
-    group of `ends` weights, whole for as long as the forward pass and the head last.
+    group of `ends` weights, gathered until the head is done.
     """
     block = _block_matrices(shape) // cut.tensor + 2 * shape.d_model
     if cut.weights > 1 or (cut.offload and cut.optimizer == 1):
@@ -258,7 +248,7 @@ def _gathered(shape: Architecture, cut: Sharding, trained: int, ends: int) -> in
     else:
         weights = trained if cut.offload or cut.optimizer > 1 else 0
         if not cut.offload:
-            # `weights` counts the whole ones already; what comes on top is the process's part.
+            # `weights` counts the full ones already; the process's shard comes on top.
             weights //= cut.optimizer
     return _FP32 * (weights + (block if cut.gradients > 1 else 0))
 
@@ -277,8 +267,8 @@ def _activations(
     bf16: bool,
     fused: bool,
 ) -> int:
-    """Bytes kept by all layers of one stage, for each micro-batch that it holds, by the block
-    that is computed again in one of them, and by the last norm."""
+    """Bytes kept by all layers of one stage for each micro-batch it holds, by the block that is
+    recomputed, and by the last norm."""
     whole = tokens * _block_bytes(recipe, shape, cut.tensor, bf16, fused)
     whole += _attention_bytes(recipe, shape, tokens, cut.tensor, bf16, fused)
     stream = _FP32 * tokens * shape.d_model
@@ -296,18 +286,18 @@ def _block_bytes(recipe: Recipe, shape: Architecture, tensor: int, bf16: bool, f
     d, attention = shape.d_model, shape.heads * shape.head_dim // tensor
     ffn, size = shape.d_ff // tensor, _BF16 if bf16 else _FP32
     norms = 2 * _FP32 * d * (1 if fused else 2)  # their input; unfused also x / rms
-    # The result of a norm is cast anew for q, k, v, gate and up unless the compiler shares it.
+    # The result of a norm is cast again for q, k, v, gate and up unless the compiler shares it.
     copies = 5 if bf16 and not fused else 2
     dropped = 2 * d * (1 if fused else size) if recipe.train.hidden_dropout else 0
-    # q, k, v and what attention gives; gate, SiLU(gate), up and their product.
+    # q, k, v and attention's output; gate, SiLU(gate), up and their product.
     return norms + size * (copies * d + 4 * attention + 4 * ffn) + dropped
 
 
 def _attention_bytes(
     recipe: Recipe, shape: Architecture, tokens: int, tensor: int, bf16: bool, fused: bool
 ) -> int:
-    """Squares that attention keeps: an explicit mask, and, on a CPU with dropout, probabilities,
-    the kept ones and which they are."""
+    """Bytes of [L, L] tensors that attention keeps: an explicit mask, and, on a CPU with dropout,
+    probabilities, probabilities after dropout, and the dropout mask."""
     square = tokens * recipe.data.sequence_length
     masked = get_family(recipe.family).explicit_mask(recipe.options)
     mask = square * (_BF16 if bf16 else _FP32) if masked else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,46 @@ from epochal.units import Interval
 Tree = dict[str, Any]
 
 
-def load_recipe(
-    path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
-) -> Recipe:
-    """Defaults < file < overrides.
+RecipeLike = Recipe | str | Path | None
+"""A Recipe, a TOML file, the name of a shipped recipe, or None for the defaults."""
 
-    `overrides` are strings like `train.epochs=20` or a mapping {"train.epochs": 20}. Raises
-    RecipeError naming the key, the value and what is allowed.
+
+def load_recipe(
+    recipe: RecipeLike = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """A checked recipe: defaults < the family's defaults < file < overrides.
+
+    `recipe` is a TOML file or the name of a shipped recipe; None: defaults only. `overrides` are
+    strings like `train.epochs=20` or a mapping {"train.epochs": 20}. A Recipe is returned as it
+    is and takes no overrides. Raises RecipeError naming the key, the value and what is allowed.
     """
-    tree = read_toml(Path(path)) if path is not None else {}
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RecipeError("give overrides with a recipe file, or change the Recipe itself")
+        return recipe
+    tree = {} if recipe is None else read_toml(find_recipe(recipe))
     changes = (
         overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
     )
     apply_overrides(tree, dict(changes))
-    recipe = recipe_from_tree(tree)
-    if recipe.run_dir is None:
-        name = Path(path).stem if path is not None else "run"
-        recipe = dataclasses.replace(recipe, run_dir=f"runs/{name}-{recipe.family}")
-    return recipe
+    loaded = recipe_from_tree(tree)
+    if loaded.run_dir is None:
+        name = "run" if recipe is None else Path(recipe).stem
+        loaded = dataclasses.replace(loaded, run_dir=f"runs/{name}-{loaded.family}")
+    return loaded
 
 
-def find_recipe(name: str) -> Path:
-    """A recipe by path, or one of the shipped ones by name ('quickstart').
+def find_recipe(name: str | Path) -> Path:
+    """A recipe by path, or a shipped one by name ('quickstart').
 
     Raises RecipeError that lists the shipped names.
     """
-    path = Path(name)
+    path, name = Path(name), str(name)
     if path.is_file():  # a folder of that name may hold the runs of the shipped recipe
         return path
     folder = Path(__file__).parent.parent / "recipes"
     shipped = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}
-    # As it is named inside the repository, too: recipes/paper/isoflop.toml.
+    # Also by its path in the repository: recipes/paper/isoflop.toml.
     short = name.removesuffix(".toml").removeprefix("src/epochal/").removeprefix("recipes/")
     if short in shipped:
         return shipped[short]
@@ -102,8 +112,11 @@ def apply_overrides(tree: Tree, changes: Mapping[str, Any]) -> None:
 
 
 def recipe_from_tree(tree: Tree) -> Recipe:
-    """Validate a nested dictionary. Raises RecipeError for the first mistake found."""
-    tree = rename_tree(tree)
+    """A recipe from a nested dictionary, with its family's defaults for keys it lacks.
+
+    Raises RecipeError for the first mistake.
+    """
+    tree = _with_family_defaults(rename_tree(tree))
     check_keys(tree)
     options = {
         kind.name: _options(kind.name, kind.options, tree.pop(kind.name, {}))
@@ -114,6 +127,21 @@ def recipe_from_tree(tree: Tree) -> Recipe:
         return _ADAPTER.validate_python(tree | {"objectives": options})
     except ValidationError as error:
         raise RecipeError(_sentence(error)) from None
+
+
+def _with_family_defaults(tree: Tree) -> Tree:
+    name, given, known = tree.get("family", Recipe.family), flat(tree), known_keys()
+    defaults = next((kind.recipe_defaults for kind in families() if kind.name == name), {})
+    for key, value in defaults.items():
+        if known[key].default is None:  # a recipe.toml cannot say that such a key is unset
+            raise ValueError(f"recipe_defaults of the family {name}: {key} has no default")
+        if key in given:
+            continue
+        section, _, part = key.rpartition(".")
+        node = tree.setdefault(section, {}) if section else tree
+        if isinstance(node, dict):  # else `check_keys` refuses it
+            node[part] = value
+    return tree
 
 
 def _options(name: str, kind: type[Any], values: Tree) -> Any:
@@ -170,7 +198,7 @@ def _plain(value: Any) -> Any:
 
 
 def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key → its pydantic field (default, documentation)."""
+    """Every dotted key, options of families included → its pydantic field (default, text)."""
     keys: dict[str, Any] = {}
     for name, info in section.__pydantic_fields__.items():
         if section is Recipe and name == "objectives":
@@ -181,6 +209,9 @@ def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:
             keys |= known_keys(info.annotation, f"{prefix}{name}.")
         else:
             keys[prefix + name] = info
+    if section is Recipe:
+        keys["family"] = copy(keys["family"])
+        keys["family"].description = " ".join(f"{f.name}: {f.title}." for f in families())
     return keys
 
 
@@ -201,41 +232,33 @@ def check_keys(tree: Tree, prefix: str = "") -> None:
             hint = hint or " `epochal recipe` lists all keys."
             raise RecipeError(f"unknown recipe key `{dotted}`.{hint}")
         elif isinstance(value, bool) and known[dotted].annotation is not bool:
-            # Else true would pass for the number 1.
-            raise RecipeError(f"`{dotted}` = {str(value).lower()}: it is not a yes-or-no setting")
+            # Otherwise true would be read as the number 1.
+            raise RecipeError(f"`{dotted}` = {str(value).lower()}: it is not a true/false setting")
 
 
 def identity(recipe: Recipe) -> Tree:
     """What decides a run's numbers, as dotted key → value.
 
-    Left out are the places of files (their content is identified by its hash), how often
-    things are written down, the settings of the other family, and keys of `_LATER` at their
-    default.
+    Not included: paths of files (their content is identified by its hash), logging and
+    checkpoint intervals, `[parallel]`, options of other families, and keys of `_ADDED_SINCE_V1`
+    at their default. Defaults of the family are included like values from a file.
     """
     values, known = flat(recipe_tree(recipe)), known_keys()
+    added = _ADDED_SINCE_V1 | {f"{f.name}.{key}" for f in families() for key in f.added_options}
     return {
         key: value
         for key, value in values.items()
         if not _is_neutral(key, recipe.family)
-        and not (key in _LATER and value == _plain(known[key].default))
+        and not (key in added and value == _plain(known[key].default))
     }
 
 
-# Keys that came after the first release. Their defaults change nothing, so runs made before
-# keep their identity and can be gone on with. Whoever adds a key that decides a run's numbers
-# adds it here.
-_LATER = frozenset(
+# Keys added after the first release. Their defaults change nothing, so earlier runs keep their
+# identity and can be resumed. A new key that decides a run's numbers must be added here, an option
+# of a family to its `Family.added_options`.
+_ADDED_SINCE_V1 = frozenset(
     {
-        "ar.orders",
-        "ar.order_kind",
-        "ar.token_masking",
         "data.order",
-        "mdm.loss_weight",
-        "mdm.ar_ratio",
-        "mdm.low_noise_start",
-        "mdm.low_noise_iters",
-        "mdm.low_noise_ratio",
-        "mdm.random_length",
         "train.decay",
         "train.decay_shape",
         "train.lr_progress",
@@ -248,10 +271,10 @@ _LATER = frozenset(
         "model.init_std",
     }
 )
-# As long as a run's answer to a fault is to stop, it has met none, so another answer changes
-# nothing that was done. Left out of an identity where they are at these defaults.
-_ANSWERS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
-# The trunk of `train.start_from` is identified by what it is, not by where (training/branch.py).
+# A run that stops at a fault has skipped none so far, so another policy changes none of its steps.
+# At these defaults the keys are not in the identity.
+_FAULT_POLICY_DEFAULTS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
+# The trunk of `train.start_from` is identified by its content, not its path (training/branch.py).
 _NEUTRAL = (
     "run_dir",
     "data.corpus",
@@ -264,11 +287,14 @@ _NEUTRAL = (
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys that keep a run with the identity `old` from going on with the identity `new`, sorted.
+    """Sorted keys whose change from identity `old` to `new` prevents resuming.
 
-    What is done about faults may change in a run that has so far stopped at them.
+    `on_nan` and `on_spike` may be changed if they were "stop", since no fault can then have been
+    skipped.
     """
-    free = {key for key, default in _ANSWERS.items() if old.get(key, default) == "stop"}
+    free = {
+        key for key, default in _FAULT_POLICY_DEFAULTS.items() if old.get(key, default) == "stop"
+    }
     if "train.on_spike" in free:
         free.add("train.spike_factor")
     changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}

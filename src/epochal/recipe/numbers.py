@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 from epochal.errors import RecipeError
 from epochal.recipe.schema import Recipe, Train, check_budget
@@ -12,7 +11,7 @@ from epochal.sizes import Architecture
 from epochal.units import Progress
 
 MICRO_BATCH_TOKENS = 16_384
-"""Tokens per forward pass unless the recipe says otherwise."""
+"""Tokens per forward pass if the recipe gives no micro-batch size."""
 
 
 def micro_batch_size(recipe: Recipe) -> int:
@@ -24,8 +23,8 @@ def micro_batch_size(recipe: Recipe) -> int:
 def micro_rows(recipe: Recipe, data: int, stages: int = 1) -> int:
     """Rows per forward pass of each of `data` processes, or pipelines of `stages` processes.
 
-    Micro-batches of a pipeline have one size. If the recipe names none, there are at least
-    four per stage where the rows allow, so that stages wait for less than a quarter of the time.
+    Micro-batches of a pipeline have one size. If the recipe gives none, there are at least
+    four per stage if the rows allow, so that stages wait less than a quarter of the time.
     """
     mine = -(-recipe.train.global_batch_size // data)
     rows = min(micro_batch_size(recipe), mine)
@@ -37,18 +36,18 @@ def micro_rows(recipe: Recipe, data: int, stages: int = 1) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RunNumbers:
-    """What a run amounts to."""
+    """Size and length of a run, as numbers."""
 
     vocabulary: int
     """Tokenizer's vocabulary, without mask id and padding."""
     unique_tokens: int
-    """U."""
+    """U, tokens of the training data."""
     sequence_length: int
-    """L."""
+    """L, tokens per row."""
     rows_per_epoch: int
     """⌊U / L⌋."""
     global_batch_size: int
-    """Rows per step."""
+    """Rows per optimizer step."""
     steps: int
     """Optimizer steps."""
     params: int
@@ -60,27 +59,23 @@ class RunNumbers:
     flops_per_token: int
     """6·N."""
     rows: int
-    """Rows that the length amounts to; those that fill no whole step are not seen."""
+    """Rows in the length given; those that fill no whole step are not seen."""
+    tokens: int = field(init=False)
+    """D, tokens seen in the whole run."""
+    flops: float = field(init=False)
+    """C = 6·N·D."""
+    epochs: float = field(init=False)
+    """Passes over the unique tokens."""
+
+    def __post_init__(self) -> None:
+        whole = self.at(self.steps)
+        for name in ("tokens", "flops", "epochs"):
+            object.__setattr__(self, name, getattr(whole, name))
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
         return self.global_batch_size * self.sequence_length
-
-    @property
-    def tokens(self) -> int:
-        """D, tokens seen in the whole run."""
-        return self.steps * self.tokens_per_step
-
-    @property
-    def flops(self) -> float:
-        """C = 6·N·D."""
-        return float(self.flops_per_token) * self.tokens
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the unique tokens."""
-        return self.at(self.steps).epochs
 
     def at(self, step: int) -> Progress:
         """Progress after `step` optimizer steps."""
@@ -93,23 +88,19 @@ class RunNumbers:
             percent=100 * step / self.steps,
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """All numbers, derived ones included, for the run record."""
-        return asdict(self) | {"tokens": self.tokens, "flops": self.flops, "epochs": self.epochs}
-
 
 def decay_begin(settings: Train, total: int) -> float:
-    """After how many of `total` steps (or rows) the schedule "wsd" begins to decay."""
+    """Step (or row) out of `total` after which the schedule "wsd" decays."""
     return total * (1 - settings.decay)
 
 
 def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbers:
     """The numbers of `recipe` on a corpus of `unique_tokens` tokens.
 
-    A length in epochs is cut to whole rows and then to whole steps:
-    rows = ⌊⌊U / L⌋ · epochs⌋, steps = ⌊rows / global batch⌋. The original's order needs no whole
-    rows in an epoch, so there, as in its scripts, rows = ⌊U · epochs / L⌋. Raises RecipeError
-    for a corpus shorter than one row and for a length below one step.
+    A length in epochs is rounded down to whole rows and then to whole steps:
+    rows = ⌊⌊U / L⌋ · epochs⌋, steps = ⌊rows / global batch⌋. In the original's order rows cross
+    epochs, so there, as in its scripts, rows = ⌊U · epochs / L⌋. Raises RecipeError for a corpus
+    shorter than one row and for a length below one step.
     """
     shape: Architecture = recipe.model.architecture()
     length, batch = recipe.data.sequence_length, recipe.train.global_batch_size
@@ -125,7 +116,7 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
     if key == "epochs" and recipe.data.order == "megatron":
         rows = int(unique_tokens * Decimal(str(amount)) / length)
     elif key == "epochs":
-        # Rounding keeps 3 · (1/3 epoch) from falling a hair short of a row.
+        # Without rounding, 3 · (1/3 epoch) could come out just below a whole row.
         rows = int(round(rows_per_epoch * amount, 6))
     elif key == "steps":
         rows = amount * batch

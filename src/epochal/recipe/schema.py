@@ -1,7 +1,8 @@
 """One experiment on one page: every setting, its default and its meaning.
 
 The text under a field is its documentation; `epochal recipe` prints this page as TOML.
-Defaults are the paper's where it has one (arXiv 2507.15857 §8), except that dropout is off.
+Defaults are the paper's where it has one (arXiv 2507.15857 §8), except that dropout is off. A
+family may have other defaults (`Family.recipe_defaults`), which `load_recipe` applies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.families import family_names, get_family
+from epochal.families import families, family_names
 from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
 from epochal.sizes import Architecture, architecture, narrowest, swiglu_width
 from epochal.units import Count, Every, Interval, Quantity
@@ -21,35 +22,35 @@ from epochal.units import Count, Every, Interval, Quantity
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Data:
-    """What is learned from."""
+    """Training and validation text."""
 
     corpus: str = "corpus"
     """Folder made by `epochal data prepare`, with the stores `train` and `validation`."""
     train: str | None = None
     """Training store, if not in the corpus folder: `d/x` for the files d/x.bin and d/x.idx. Or a
-    datapath file of the original with entries "weight prefix", which mixes stores."""
+    datapath file of the original, with entries "weight prefix", to mix stores."""
     validation: str | None = None
     """Validation store, if not in the corpus folder."""
     tokenizer: str | None = None
-    """Tokenizer of stores that have no passport: gpt2, bytes, a tokenizer.json or its folder."""
+    """Tokenizer of stores without metadata: gpt2, bytes, a tokenizer.json or its folder."""
     unique_tokens: Count | None = None
-    """Use only the first so many tokens of the training store, for example "100M"."""
+    """Use only the first N tokens of the training store, for example "100M"."""
     sequence_length: Positive = 512
     """L, tokens per row. The paper uses 2048."""
     order: Literal["windows", "megatron"] = "windows"
-    """windows: each epoch is cut anew and shuffled. megatron: the original's order, exactly,
-    from seed, documents, L and the number of rows."""
+    """windows: rows are cut at a new offset and shuffled in each epoch. megatron: exactly the
+    original's order, from seed, documents, L and the number of rows."""
     train_samples: Positive | None = None
-    """The original's --train-samples, where it is not what the length amounts to; only counts
-    with order = "megatron", where it decides which epochs are mixed."""
+    """The original's --train-samples, if it differs from the rows of this run; only with
+    order = "megatron", where it decides which epochs are mixed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Model:
-    """The one transformer of both families. Numbers given here win over those of `size`."""
+    """The transformer, the same for all families. Numbers given here override those of `size`."""
 
     size: str | None = None
-    """A row of the paper's ladder, 7M to 16183M (`epochal sizes` lists them)."""
+    """A row of the paper's ladder, 7M to 16183M (listed by `epochal sizes`)."""
     d_model: Positive | None = None
     """Width."""
     layers: Positive | None = None
@@ -59,22 +60,22 @@ class Model:
     head_dim: Positive | None = None
     """Width of a head; d_model / heads if not given."""
     d_ff: Positive | None = None
-    """Inner SwiGLU width; the paper's rule, 64·⌊(8·d_model/3)/64⌋, if not given."""
+    """Inner width of SwiGLU; 64·⌊(8·d_model/3)/64⌋, the paper's rule, if not given."""
     tie_embeddings: bool = True
-    """Share the embedding's table with the output. false gives the output its own."""
+    """Use the embedding's table as the output table; false: a separate output table."""
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
-    """Base of the rotary positions."""
+    """Base of the rotary position angles."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of RMSNorm."""
     init_std: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of the weights at the start (Megatron's --init-method-std); that of the
-    projections back into the residual stream is divided by √(2·layers)."""
+    """Standard deviation of the initial weights (Megatron's --init-method-std); divided by
+    √(2·layers) for the projections back into the residual stream."""
     padded_vocab_size: Positive | None = None
-    """Rows of the embedding: the vocabulary and a mask id, up to a multiple of 128, if not
-    given. Imported models may have others."""
+    """Rows of the embedding; if not given, vocabulary and mask id, rounded up to a multiple of
+    128. Imported models may differ."""
 
     def architecture(self) -> Architecture:
-        """The shape that these settings name. Raises RecipeError where they name none."""
+        """The shape that these settings give. Raises RecipeError if they are incomplete."""
         given = {
             name: value
             for name in ("d_model", "layers", "heads", "head_dim", "d_ff")
@@ -95,8 +96,8 @@ class Model:
         width, heads = given["d_model"], given["heads"]
         if "head_dim" not in given and width % heads:
             raise RecipeError(
-                f"`model.d_model` = {width} cannot be shared by `model.heads` = {heads}; "
-                "choose a multiple, or give `model.head_dim`"
+                f"`model.d_model` = {width} is not a multiple of `model.heads` = {heads}; choose a "
+                "multiple, or give `model.head_dim`"
             )
         shape = {"head_dim": width // heads, "d_ff": swiglu_width(width), **given}
         if shape["d_ff"] < 1:
@@ -112,7 +113,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Train:
-    """How it is learned. Give the length once: epochs, tokens, steps or flops."""
+    """Length, batch, optimizer and faults. Give the length once: epochs, tokens, steps or flops."""
 
     epochs: Quantity | None = None
     """Length in passes over the unique tokens."""
@@ -125,160 +126,160 @@ class Train:
     global_batch_size: Positive = 256
     """Rows per optimizer step, over all devices and micro-batches."""
     micro_batch_size: Positive | None = None
-    """Rows per forward pass; the whole batch, up to 16,384 tokens, if not given."""
+    """Rows per forward pass; if not given, the whole batch, at most 16,384 tokens."""
     lr: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     min_lr: Annotated[float, Field(ge=0)] = 2e-5
     """Learning rate at the end."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape of the decay from lr to min_lr after the warm-up. wsd: warm up, stay at lr, decay
+    """Shape of the decay from lr to min_lr after the warm-up. wsd: warm up, constant lr, decay
     over the last `decay` of the run."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the run over which wsd decays."""
+    """Share of the run in which wsd decays."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     """Shape of wsd's decay; sqrt falls as 1 − √share (Hägele et al., arXiv 2405.18392)."""
     lr_progress: Literal["steps", "samples"] = "steps"
-    """steps: the rate of a step is that of its end, and the last one's is min_lr. samples: as
-    Megatron counts, by the rows seen before the step (so the first has rate 0)."""
+    """What the schedule counts. steps: the end of each step, so the last has rate min_lr.
+    samples: as Megatron, the rows seen before the step, so the first has rate 0."""
     start_from: str | None = None
-    """Folder of another run, the trunk, from whose checkpoint this one goes on at lr, to decay:
-    so one long run serves several lengths. This run's length counts the trunk's steps too."""
+    """Folder of a run to branch from (the trunk): continue from its checkpoint at lr, then decay.
+    One long run then serves several lengths. The length includes the trunk's steps."""
     start_step: Positive | None = None
-    """Which checkpoint of the trunk; if not given, its last one before the decay begins."""
+    """Step of the trunk's checkpoint; if not given, the last one before the decay begins."""
     warmup: Fraction = 0.01
-    """Share of the run over which the rate rises linearly from 0."""
+    """Share of the run in which the rate rises linearly from 0."""
     beta1: Fraction = 0.9
-    """AdamW's first decay."""
+    """AdamW's decay of the first moment."""
     beta2: Fraction = 0.95
-    """AdamW's second decay."""
+    """AdamW's decay of the second moment."""
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Decoupled decay of all matrices, embedding included; norms have none. For repeated data
-    far more than 0.1 is best: 0.8 to 3.2 (Kim et al., arXiv 2509.14786)."""
+    """Decoupled weight decay of all matrices, embedding included, but not of norms. For repeated
+    data 0.8 to 3.2 is best (Kim et al., arXiv 2509.14786)."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
-    """Largest norm of the gradient; 0 turns clipping off."""
+    """Largest gradient norm; 0 turns clipping off."""
     grad_clip_reduction: Literal["mean", "sum"] = "mean"
-    """What `grad_clip` bounds: the mean gradient of the step, or, like the original's, the sum
-    of the means of its micro-batches (with four of these, 1.0 is 0.25 of the mean)."""
+    """What `grad_clip` bounds. mean: the step's mean gradient. sum: as in the original, the sum
+    of its micro-batches' means (with four of them, 1.0 is 0.25 of the mean)."""
     grad_clip_microbatches: Positive | None = None
     """Micro-batches in that sum; global_batch_size / micro_batch_size if not given."""
     ema: Fraction = 0.0
-    """Decay per step of a running average of the weights, for example 0.999; 0 keeps none."""
+    """Decay per step of a running average of the weights, for example 0.999; 0: no average."""
     on_nan: Literal["stop", "skip", "rewind"] = "stop"
-    """When loss or gradient is not finite. stop: end the run. skip: go on without the update.
-    rewind: go back to the last checkpoint's weights and on with the rows that follow."""
+    """If loss or gradient is not finite. stop: end the run. skip: continue without the update.
+    rewind: return to the last checkpoint's weights, continue with the next rows."""
     on_spike: Literal["ignore", "stop", "skip", "rewind"] = "ignore"
-    """The same for a gradient whose norm is spike_factor times what is usual."""
+    """The same for a gradient norm above spike_factor times the median of recent steps."""
     spike_factor: Annotated[float, Field(gt=1)] = 10.0
-    """A norm beyond so many medians of the last 100 steps' norms is a spike."""
+    """A norm above this multiple of the median of the last 100 steps' norms is a spike."""
     attention_dropout: Fraction = 0.0
-    """Dropout on attention probabilities. The original silently trains with 0.1."""
+    """Dropout on attention probabilities. The original trains with 0.1."""
     hidden_dropout: Fraction = 0.0
-    """Dropout on embeddings and on what each block adds. The original: 0.1."""
+    """Dropout on embeddings and on each block's output. The original trains with 0.1."""
     embedding_dropout: Fraction | None = None
-    """Dropout on embeddings alone; as hidden_dropout, like the original, if not given."""
+    """Dropout on embeddings alone; hidden_dropout if not given, as in the original."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast or fp32; auto is bf16 on a GPU that has it and fp32 elsewhere."""
+    """bf16 autocast or fp32. auto: bf16 on GPUs that have it, fp32 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto compiles on a GPU, where it pays on any but the shortest runs."""
+    """torch.compile. auto: on GPUs, where it pays except for very short runs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     deterministic: bool = False
-    """Only deterministic kernels, so that a GPU run can be repeated bit for bit (slower). On a
+    """Use only deterministic kernels, so that a GPU run can be repeated bit for bit (slower).
     CPU runs always can."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Evaluation:
-    """Validation during training. The figures in a report come from `epochal eval`."""
+    """Validation during training. The results in a report come from `epochal eval`."""
 
     every: Every = Interval(2, "percent")
-    """How often, in steps, tokens, epochs, flops or % of the run; always at the end."""
+    """Interval in steps, tokens, epochs, flops or % of the run; always at the end."""
     draws: Positive = 1
-    """Mask draws per row for diffusion; the same masks each time, so curves are comparable."""
+    """Draws per row, if the NLL is a bound (diffusion's masks); the same ones each time."""
     ema: bool = False
-    """Validate the running average of the weights (`train.ema`); `best` then keeps that."""
+    """Validate the running average of the weights (`train.ema`); `best` is then the average."""
     max_tokens: Count = 1_000_000
-    """Use rows spread evenly over the validation set, up to so many tokens."""
+    """Use at most N tokens, in rows spread evenly over the validation set."""
     batch_size: Positive | None = None
-    """Rows per forward pass; up to 16,384 tokens if not given."""
+    """Rows per forward pass; at most 16,384 tokens if not given."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Checkpoint:
-    """What is kept of the run. The newest and the best are always kept."""
+    """Checkpoints of the run. The newest and the best are always kept."""
 
     every: Every = Interval(10, "minutes")
-    """How often, in steps, tokens, epochs, flops, % of the run or minutes; always at the end."""
+    """Interval in steps, tokens, epochs, flops, % of the run or minutes; always at the end."""
     keep: Positive = 2
-    """How many of these stay. If the newest is damaged, the one before is used."""
+    """Number of these that stay. If the newest is damaged, the previous one is used."""
     keep_every: Every | None = None
-    """How often one is kept for good, in steps, tokens, epochs, flops or % of the run."""
+    """Interval of permanent checkpoints, in steps, tokens, epochs, flops or % of the run."""
     keep_at: tuple[Positive, ...] = ()
-    """Steps after which one is kept for good, for runs that start from there."""
+    """Steps with a permanent checkpoint, for runs that branch from there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Log:
-    """What is written down along the way."""
+    """Logs of the run."""
 
     every: Every = Interval(0.5, "percent")
-    """How often a line goes to metrics.jsonl."""
+    """Interval of lines in metrics.jsonl."""
     tensorboard: bool = True
-    """Also write TensorBoard events, where the tensorboard package is installed."""
+    """Also write TensorBoard events, if the tensorboard package is installed."""
     law: str | None = None
-    """A law that can turn up again, written by `epochal fit --law overfitting --out law.toml`:
-    the progress line then tells its best epoch for this run."""
+    """File of an overfitting law, written by `epochal fit --law overfitting --out law.toml`; the
+    progress line then shows its best epoch for this run."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
-    """Where else figures go, for example ["wandb"]. One that fails is dropped; the run goes on."""
+    """Services that get a copy, for example ["wandb"]. One that fails is dropped."""
     project: str = "epochal"
-    """Name of the project (in MLflow: experiment) there."""
+    """Project in these services (in MLflow: experiment)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Parallel:
-    """How a run is spread over the processes that torchrun starts; the numbers stay the same."""
+    """Distribution over the processes that torchrun starts; results do not depend on it."""
 
     zero: Literal[0, 1, 2, 3] = 0
-    """What data-parallel processes share out instead of holding it each, as in ZeRO. 0: nothing
-    (DDP). With FSDP2: 1 the optimizer's state, 2 also gradients, 3 also weights."""
+    """ZeRO stage: what data-parallel processes shard. 0: nothing (DDP). With FSDP2, 1: the
+    optimizer's state, 2: also gradients, 3: also weights."""
     data: Positive | None = None
-    """Data-parallel processes; if not given, all that tensor and pipeline leave."""
+    """Data-parallel processes; if not given, processes / (tensor · pipeline)."""
     shard: Positive | None = None
-    """Data-parallel processes that share one copy of the model; all if not given. Fewer, for
-    example those of one machine, is hybrid sharding."""
+    """FSDP shard-group size; there are data / shard replicas. All data-parallel processes if not
+    given; fewer, for example one machine's, is hybrid sharding."""
     tensor: Positive = 1
-    """Processes among which the heads, inner widths and vocabulary of a layer are split."""
+    """Tensor-parallel processes: heads, inner widths and vocabulary are split over them."""
     pipeline: Positive = 1
-    """Stages of neighbouring layers, each held by other processes, through which the
-    micro-batches of a step pass (1F1B). Not together with dropout."""
+    """Pipeline stages: neighbouring layers on different processes; the micro-batches of a step
+    pass through them (1F1B). Not with dropout."""
     sequence: bool = False
     """With tensor parallelism, also split norms and the residual stream, by position."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What is computed again in the backward pass instead of kept. full: all inside a block.
-    selective: all but matrix products and attention."""
+    """What is recomputed in the backward pass instead of kept. full: everything in a block.
+    selective: everything except matrix products and attention."""
     offload: bool = False
     """Keep sharded weights, gradients and optimizer state in host memory; needs zero ≥ 1."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds after which a process that is not heard of any more ends the job."""
+    """Seconds of silence of one process after which the job ends."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Recipe:
     """One experiment."""
 
-    family: str = "ar"
-    """ar: autoregressive. mdm: masked diffusion."""
+    family: str = family_names()[0]
+    """Family of the model."""
     seed: Annotated[int, Field(ge=0)] = 1234
-    """Everything random follows from it: initial weights, order of rows, masks, dropout."""
+    """Seed of everything random: initial weights, order of rows, masks, dropout."""
     run_dir: str | None = None
-    """Where the run is kept; runs/<recipe's name>-<family> if not given."""
+    """Folder of the run; runs/<recipe's name>-<family> if not given."""
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     objectives: dict[str, Any] = field(default_factory=dict)
-    """Family → its options, in files the section of the family's name. What is not here is at
-    its defaults."""
+    """Family → its options, in files the section of the family's name. Missing ones are added at
+    their defaults."""
     train: Train = field(default_factory=Train)
     eval: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -288,14 +289,15 @@ class Recipe:
     @property
     def options(self) -> Any:
         """The options of the recipe's own family, a `Family.options`; None if it has none."""
-        kind = get_family(self.family).options
-        return self.objectives.get(self.family, kind() if kind is not None else None)
+        return self.objectives.get(self.family)
 
     def __post_init__(self) -> None:
         if self.family not in family_names():
             raise RecipeError(
                 f"`family` = {self.family!r}: it should be {' or '.join(map(repr, family_names()))}"
             )
+        defaults = {kind.name: kind.options() for kind in families() if kind.options is not None}
+        object.__setattr__(self, "objectives", defaults | self.objectives)
         check_budget(self.train)
         if self.data.train_samples is not None and self.data.order != "megatron":
             raise RecipeError(
@@ -312,7 +314,7 @@ class Recipe:
             self.checkpoint.every.unit == "minutes"
         ):
             raise RecipeError(
-                f"rewinding goes back to the last checkpoint, and `checkpoint.every` = "
+                f"rewinding returns to the last checkpoint, and `checkpoint.every` = "
                 f"'{self.checkpoint.every}' would put it elsewhere each time; give it in steps, "
                 'tokens, epochs, flops or %, for example checkpoint.every="1%"'
             )
@@ -333,7 +335,7 @@ class Recipe:
 
 
 def _check_schedule(train: Train) -> None:
-    """Raise RecipeError for settings of the schedule that do not go together."""
+    """Raise RecipeError for settings of the schedule that contradict each other."""
     if train.schedule == "wsd" and train.warmup + train.decay > 1:
         raise RecipeError(
             f"`train.warmup` = {train.warmup:g} and `train.decay` = {train.decay:g} are shares of "
@@ -341,7 +343,7 @@ def _check_schedule(train: Train) -> None:
         )
     if train.start_from is not None and train.schedule not in ("wsd", "constant"):
         raise RecipeError(
-            f"`train.start_from` goes on at the trunk's constant rate, but `train.schedule` = "
+            f"`train.start_from` continues at the trunk's constant rate, but `train.schedule` = "
             f'"{train.schedule}"; set train.schedule="wsd" and train.decay'
         )
     if train.start_step is not None and train.start_from is None:

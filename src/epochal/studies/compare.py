@@ -16,9 +16,10 @@ from epochal.evaluation.load import load_run
 from epochal.families import family_names, get_family
 from epochal.generation.config import GenerationConfig
 from epochal.progress import say
-from epochal.recipe import Recipe
+from epochal.recipe import Recipe, RecipeLike, load_recipe
+from epochal.recipe.load import split_override
 from epochal.runs import RunRecord
-from epochal.training.train import RecipeLike, as_recipe, train
+from epochal.training.train import train
 
 SAMPLE_PROMPT_TOKENS = 12
 SAMPLE_NEW_TOKENS = 48
@@ -39,14 +40,16 @@ def compare(
     runs/<recipe's name> if not given. What is finished is not done again. Raises what `train`
     and `evaluate` raise.
     """
-    settings = as_recipe(recipe, overrides)
     if "family" in dict(overrides if isinstance(overrides, Mapping) else ()) or any(
         str(override).split("=")[0].strip() == "family" for override in overrides
     ):
         raise RecipeError("`family` has no place here: compare trains both families")
     name = Path(str(recipe)).stem if isinstance(recipe, str | Path) else "compare"
     folder = Path(out) if out is not None else Path("runs") / name
-    runs = [_one(settings, family, folder, draws, restart) for family in family_names()]
+    runs = [
+        _one(_settings(recipe, overrides, family), folder, draws, restart)
+        for family in family_names()
+    ]
     comparison = compare_runs(runs)
     files.write_json(folder / "comparison.json", comparison.as_dict())
     return comparison
@@ -79,15 +82,20 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
     return compare_runs(scored, lost)
 
 
-def _one(
-    settings: Recipe, family: str, folder: Path, draws: int | None, restart: bool
-) -> RunRecord:
-    say(f"{get_family(family).title}:")
-    run_dir = str(folder / family)
-    record = train(
-        dataclasses.replace(settings, family=family, run_dir=run_dir),
-        restart=restart,
-    )
+def _settings(
+    recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any], family: str
+) -> Recipe:
+    """The recipe for `family`, with the defaults of that family unless it is a Recipe already."""
+    if isinstance(recipe, Recipe):
+        return dataclasses.replace(load_recipe(recipe, overrides), family=family)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    return load_recipe(recipe, dict(pairs) | {"family": family})
+
+
+def _one(settings: Recipe, folder: Path, draws: int | None, restart: bool) -> RunRecord:
+    say(f"{get_family(settings.family).title}:")
+    run_dir = str(folder / settings.family)
+    record = train(dataclasses.replace(settings, run_dir=run_dir), restart=restart)
     evaluate_best(record, draws)
     if not record.samples():
         keep_samples(record)

@@ -12,7 +12,7 @@ from epochal.data import prepare
 from epochal.data.folder import order_for_sampling
 from epochal.data.readers import DocumentRule
 from epochal.progress import say
-from epochal.recipe import find_recipe, load_recipe
+from epochal.recipe import load_recipe
 from epochal.report import write_report
 from epochal.studies.compare import compare
 
@@ -52,7 +52,7 @@ def quickstart(
     corpus = folder / "corpus"
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
     # Read before any work, so that a mistake in an override is told at once.
-    wanted = load_recipe(find_recipe(RECIPE), changes).data.unique_tokens
+    wanted = load_recipe(RECIPE, changes).data.unique_tokens
     # A single file is cut at blank lines, or there would be nothing to hold out.
     rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
     # Only a part of the text may be trained on, so that part should be a fair sample of it.

@@ -1,9 +1,9 @@
-"""A run that goes on from another one's checkpoint, the trunk's, and decays: `train.start_from`.
+"""A branch: a run that continues from the checkpoint of another, the trunk, and decays.
 
-With the schedule warm-up, stable, decay, a run of T steps is a long run at a constant rate, cut
-off, plus a decay. So one trunk serves several token budgets, each for the price of its decay
-(Hägele et al., arXiv 2405.18392). Such a branch is, bit for bit, the run of T steps that would
-have been trained alone with as many steps of warm-up.
+With the schedule warm-up, stable, decay, a run of T steps is the first part of a long run at a
+constant rate, plus a decay. So one trunk serves several token budgets, each at the cost of its
+decay (Hägele et al., arXiv 2405.18392). Such a branch (`train.start_from`) is, bit for bit, the
+run of T steps trained alone with as many steps of warm-up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from epochal.recipe.numbers import decay_begin
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
 
-# What may differ between a branch and its trunk: the length and what follows from it.
+# Keys that may differ between a branch and its trunk: the length and what follows from it.
 _FREE = frozenset(
     f"train.{key}"
     for key in (
@@ -30,42 +30,34 @@ _FREE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a branch leaves its trunk."""
+    """Where a branch leaves its trunk; kept in run.json."""
 
     trunk: Path
     step: int
     identity_sha256: str
-    """Of the trunk."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        return {
-            "trunk": str(self.trunk),
-            "step": self.step,
-            "identity_sha256": self.identity_sha256,
-        }
+    """Identity of the trunk."""
 
     def checkpoint(self) -> Path:
-        """The trunk's checkpoint. Raises CheckpointError if it is gone or damaged."""
+        """The trunk's checkpoint. Raises CheckpointError if it is missing or damaged."""
         return checkpoint.find_resumable(self.trunk / "checkpoints", self.step, exactly=True)
 
 
 def find_start(
     settings: Recipe, numbers: RunNumbers, identity: dict[str, Any], old: dict[str, Any] | None
 ) -> Start | None:
-    """Where the run of `settings` starts, or None for a run of its own.
+    """Where the run of `settings` branches off; None for a run without a trunk.
 
-    `old` is the run.json of its folder, if it was begun before: it then keeps its start. Raises
-    RecipeError for a step that is no place to branch off, RunError for a trunk that is another
-    experiment, CheckpointError where the trunk has no checkpoint to start from.
+    `old` is the run.json of its folder, if it was started before: it then keeps its start. Raises
+    RecipeError for a step at which it cannot branch off, RunError for a trunk that is another
+    experiment, CheckpointError if the trunk has no checkpoint to start from.
     """
     wanted = settings.train.start_from
     begun = (old or {}).get("start")
     if old is not None and (begun is None) != (wanted is None):
         how = "started from another run's checkpoint" if begun else "trained from the beginning"
         raise RunError(
-            f"this run was {how}; leave `train.start_from` as it was, or give run_dir=… another "
-            "place, or add --restart"
+            f"this run was {how}; leave `train.start_from` as it was, give another run_dir=…, or "
+            "add --restart"
         )
     if wanted is None:
         return None
@@ -74,7 +66,7 @@ def find_start(
         if settings.train.start_step not in (None, start.step):
             raise RunError(
                 f"this run was started at step {start.step} of its trunk, not at "
-                f"`train.start_step` = {settings.train.start_step}; add --restart to start anew"
+                f"`train.start_step` = {settings.train.start_step}; add --restart to start over"
             )
         return start
     record = RunRecord(wanted)
@@ -90,13 +82,13 @@ def find_start(
     step = checkpoint.load_state(path).step
     if not first <= step <= last:
         raise RecipeError(
-            f"step {step:,} of the trunk {wanted} is no place to start from: its rate is constant "
+            f"a run cannot start from step {step:,} of the trunk {wanted}: its rate is constant "
             f"from step {first:,} to {last:,} only; choose another `train.start_step`"
         )
     if step > latest or step >= numbers.steps:
         raise RecipeError(
             f"the trunk's checkpoint is of step {step:,}, but this run of {numbers.steps:,} steps "
-            f"begins to decay at step {latest:,}; train longer, or lower `train.start_step` or "
+            f"decays from step {latest:,}; train longer, or lower `train.start_step` or "
             "`train.decay`"
         )
     return Start(Path(wanted), step, record.info["identity_sha256"])
@@ -121,14 +113,14 @@ def _check_same_experiment(trunk: RunRecord, identity: dict[str, Any]) -> None:
 
 
 def _stable_steps(trunk: RunRecord) -> tuple[int, int]:
-    """First and last step after which the trunk's rate is lr, before and after."""
+    """(first, last) step of the trunk at which the rate is lr both before and after."""
     train, steps = trunk.recipe.train, int(trunk.numbers["steps"])
     if train.schedule not in ("constant", "wsd"):
         raise RunError(
             f'the trunk {trunk.path} was trained with train.schedule = "{train.schedule}", which '
-            'has no stretch at a constant rate; train one with "constant" or "wsd"'
+            'has no steps at a constant rate; train one with "constant" or "wsd"'
         )
-    # Where the trunk is itself a branch, it was past the warm-up when it began.
+    # If the trunk is itself a branch, it started after the warm-up.
     begun = trunk.info.get("start")
     first = int(begun["step"]) if begun else -int(-train.warmup * steps // 1)
     last = int(decay_begin(train, steps)) if train.schedule == "wsd" else steps

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,15 @@ from epochal.data.orders import row_order
 from epochal.data.store import TokenStore
 from epochal.data.windows import ScoredWindows
 from epochal.device import Machine, deterministic_kernels, find_machine
-from epochal.errors import RecipeError, RunError
+from epochal.errors import RecipeError
 from epochal.families import get_family
 from epochal.likelihood.nll import Evaluator
 from epochal.likelihood.shard import Share
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
-from epochal.recipe import (
-    Recipe,
-    RunNumbers,
-    find_recipe,
-    identity,
-    load_recipe,
-    run_numbers,
-)
+from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe, run_numbers
+from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.scaling.advisor import advise
 from epochal.scaling.law_files import read_laws
@@ -58,18 +51,6 @@ from epochal.training.parallel.world import (
 from epochal.training.profile import ProfiledStepper
 from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
 
-RecipeLike = Recipe | str | Path | None
-
-
-def as_recipe(recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """A recipe from an object, a TOML file, a shipped name or nothing, with overrides."""
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise RunError("give overrides with a recipe file, or change the Recipe itself")
-        return recipe
-    path = None if recipe is None else find_recipe(str(recipe))
-    return load_recipe(path, overrides)
-
 
 @report_errors_once()
 def train(
@@ -79,17 +60,16 @@ def train(
     restart: bool = False,
     profile: bool = False,
 ) -> RunRecord:
-    """Train, or go on with, the run that a recipe describes; return its record.
+    """Train a model from a recipe, or resume its run; return the run's record.
 
     `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
     `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
-    returned as it is; `restart` puts an old run aside first; `profile` writes a trace of a few
-    steps. Started by torchrun, all its processes train the one run together, as `[parallel]`
-    says. Raises RecipeError, DataError,
-    RunError, CheckpointError or StorageError for what the user can mend, TrainingStopped and
-    TrainingDiverged for a run that ended early.
+    returned as it is; `restart` archives an existing run first; `profile` writes a trace of a
+    few steps. Started by torchrun, all its processes train the run together, as `[parallel]`
+    says. Raises RecipeError, DataError, RunError, CheckpointError or StorageError for what the
+    user can fix, TrainingStopped and TrainingDiverged for a run that ended early.
     """
-    settings = as_recipe(recipe, overrides)
+    settings = load_recipe(recipe, overrides)
     corpus = open_corpus(settings.data)
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
     plan = plan_mesh(settings, process_count(), corpus.tokenizer.vocabulary)
@@ -97,10 +77,10 @@ def train(
     folder = run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
         info = run_info(settings, corpus, numbers, machine, plan)
-        prepared = world.run_on_rank_zero(
+        finished, start = world.run_on_rank_zero(
             lambda: _prepare(settings, corpus, numbers, info, restart, held)
         )
-        if prepared is None:
+        if finished:
             return RunRecord(folder.path)
         with (
             deterministic_kernels(settings.train.deterministic),
@@ -110,20 +90,12 @@ def train(
         ):
             profiled = profile and world.main
             loop = _loop(settings, corpus, numbers, machine, folder, logger, world, profiled)
-            start = prepared.start
             loop.start = None if start is None else start.checkpoint
             loop.run()
             if isinstance(loop.stepper, ProfiledStepper):
                 loop.stepper.report()
         world.barrier()
     return RunRecord(folder.path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What the first process found out while it prepared the run's folder."""
-
-    start: Start | None
 
 
 def _prepare(
@@ -133,31 +105,29 @@ def _prepare(
     info: dict[str, Any],
     restart: bool,
     held: ExitStack,
-) -> _Prepared | None:
-    """Take hold of the run's folder and write down what the run is; None if it is finished.
-
-    `info` takes over what an earlier sitting knew.
-    """
+) -> tuple[bool, Start | None]:
+    """(whether the run is finished, where it branches off): lock the run's folder and write what
+    identifies the run, on rank 0. `info` takes over what an earlier session wrote."""
     folder = run_folder(settings)
     held.enter_context(folder.lock())
     if restart:
-        _put_aside(folder)
+        _archive(folder)
     old = folder.read_info()
     start = find_start(settings, numbers, info["identity"], old)
     if start is not None:
-        info["start"] = start.as_dict()
+        info["start"] = to_json(start)
     if old is not None:
-        answers = check_same_run(folder, old["identity"], info["identity"])
-        new = ("identity", "identity_sha256") if answers and old["status"] != "finished" else ()
+        changed = check_same_run(folder, old["identity"], info["identity"])
+        new = ("identity", "identity_sha256") if changed and old["status"] != "finished" else ()
         info |= {key: old[key] for key in old if key not in ("software", "machine", *new)}
         if old["status"] == "finished":
-            say(f"{folder.path} is finished already; nothing to do")
-            return None
+            say(f"{folder.path} is already finished; nothing to do")
+            return True, None
     if old is None and isinstance(corpus.train, TokenStore):
         cut_in_order(corpus.train.passport)
     folder.write_recipe(settings)
     corpus.tokenizer.save(folder.tokenizer_file)
-    return _Prepared(start)
+    return False, start
 
 
 def _parallel_model(
@@ -179,7 +149,7 @@ def _parallel_model(
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
     """The recipe's model with its initial weights, on the CPU.
 
-    Raises RecipeError if the embedding has no row for diffusion's mask.
+    Raises RecipeError if the family needs a mask token and the embedding has no row for it.
     """
     model = bare_model(settings, vocabulary)
     initialise(model, settings.seed, std=settings.model.init_std)
@@ -187,12 +157,14 @@ def build_model(settings: Recipe, vocabulary: int) -> Transformer:
 
 
 def bare_model(settings: Recipe, vocabulary: int) -> Transformer:
-    """The recipe's model with whatever weights torch gives it. Raises what `build_model` does."""
+    """The recipe's model with torch's default weights. Raises what `build_model` raises."""
     shape = settings.model.architecture()
-    if get_family(settings.family).mask_token and shape.rows(vocabulary) <= vocabulary:
+    family = get_family(settings.family)
+    if family.mask_token and shape.rows(vocabulary) <= vocabulary:
         raise RecipeError(
             f"`model.padded_vocab_size` = {shape.padded_vocab_size} leaves no row for the mask "
-            f"beside the tokenizer's {vocabulary} tokens; diffusion needs at least {vocabulary + 1}"
+            f"beside the tokenizer's {vocabulary} tokens; {family.title} needs at least "
+            f"{vocabulary + 1}"
         )
     return Transformer(
         shape,
@@ -226,7 +198,7 @@ def _loop(
     profile: bool,
 ) -> Loop:
     model, parallel_model = _parallel_model(settings, corpus.tokenizer.vocabulary, machine, world)
-    if world.size > 1:  # what has to be written for it is written by the first process
+    if world.size > 1:  # rank 0 writes its files
         world.run_on_rank_zero(
             lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder))
         )
@@ -256,20 +228,20 @@ def _loop(
 
 
 def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
-    """What the progress line tells of the validation curve, and of the law if one is given."""
+    """What the progress line says about the validation curve, and about the law if one is given."""
     laws = read_laws(settings.log.law) if settings.log.law is not None else {}
     law = laws.get(settings.family)
 
     def advice(seconds: float) -> str:
         lines = [line for line in read_lines(folder.metrics_file) if line["kind"] == "eval"]
-        return advise(lines, law, numbers=numbers.as_dict(), seconds=seconds).short
+        return advise(lines, law, numbers=to_json(numbers), seconds=seconds).short
 
     return advice
 
 
 def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World) -> Evaluate:
-    """Validation during training: the same rows and the same masks each time, shared out over
-    the processes; all get the same figure."""
+    """Validation during training: the same rows and draws each time, distributed over the
+    processes; all get the same result."""
     windows = ScoredWindows(
         corpus.validation.tokens, settings.data.sequence_length, settings.eval.max_tokens
     )
@@ -299,7 +271,7 @@ def run_info(
     machine: Machine,
     plan: MeshPlan | None = None,
 ) -> dict[str, Any]:
-    """run.json of a run, but for its status; without a corpus nothing is told of one."""
+    """Content of run.json, except the status; without a corpus (an import) no facts about one."""
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
     what = identity(settings) | (corpus.identity() if corpus else {})
     return {
@@ -307,7 +279,7 @@ def run_info(
         "family": settings.family,
         "identity": what,
         "identity_sha256": files.sha256_json(what),
-        "numbers": numbers.as_dict(),
+        "numbers": to_json(numbers),
         "corpus": {
             role: {
                 "unique_tokens": store.unique_tokens,
@@ -326,21 +298,21 @@ def run_info(
             "device": machine.title,
             "precision": machine.precision,
             "compiled": machine.compiled,
-            "processes": (plan or MeshPlan()).as_dict(),
+            "processes": to_json(plan or MeshPlan()),
         },
     }
 
 
-def _put_aside(folder: RunFolder) -> None:
-    """Move what is in the run's folder to `<folder>.old-1` (or the next free number)."""
+def _archive(folder: RunFolder) -> None:
+    """Move the content of the run's folder to `<folder>.old-1` (or the next free number)."""
     content = [path for path in folder.path.iterdir() if path.name not in (".lock", ".owner.json")]
     if not content:
         return
     number = 1
-    while (aside := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
+    while (archive := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
         number += 1
-    with files.storage_errors(aside):
-        aside.mkdir()
+    with files.storage_errors(archive):
+        archive.mkdir()
         for path in content:
-            os.rename(path, aside / path.name)  # noqa: PTH104 (Path.rename would do the same)
-    say(f"the old run is now in {aside}")
+            os.rename(path, archive / path.name)  # noqa: PTH104 (Path.rename would do the same)
+    say(f"the existing run is archived in {archive}")

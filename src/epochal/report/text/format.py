@@ -69,10 +69,18 @@ def listed(words: Sequence[str], most: int = 6) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3.4 h'."""
+    """'45 s', '12 min', '3.4 h', '2.5 days'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    days = seconds / 86400
+    return f"{seconds / 3600:.1f} h" if days < 2 else f"{days:,.1f} days"
+
+
+def byte_count(size: float) -> str:
+    """'12 MB', '1.5 GB'; three significant digits."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def count(number: int, noun: str) -> str:

@@ -1,5 +1,4 @@
-"""One run on many processes: who does which part, applied to a plain model from outside.
+"""A run on many processes: the process group, the device mesh, and plans applied to a plain model.
 
-Only this package asks for a rank. PyTorch's own parts do the work (DDP, FSDP2, DTensor);
-what is here are plans for them.
+Only this package asks for a rank. PyTorch does the work (DDP, FSDP2, DTensor, 1F1B).
 """

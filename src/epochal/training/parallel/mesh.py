@@ -1,4 +1,4 @@
-"""From `[parallel]` and a number of processes to a checked plan of who does what."""
+"""From `[parallel]` and a number of processes to a checked device mesh."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class MeshPlan:
     """Sizes of the axes of the device mesh; their product is the number of processes."""
 
     data: int = 1
-    """Groups of processes that each take their own rows of the global batch."""
+    """Data-parallel groups, each with its own rows of the global batch."""
     shard: int = 1
-    """Processes over which FSDP cuts up what it cuts up; `data / shard` copies are kept."""
+    """FSDP shard-group size; there are data / shard replicas."""
     tensor: int = 1
-    """Processes that share the heads, inner widths and vocabulary of a layer."""
+    """Processes over which heads, inner widths and vocabulary of a layer are split."""
     pipeline: int = 1
-    """Stages of neighbouring blocks."""
+    """Pipeline stages of neighbouring blocks."""
     zero: int = 0
-    """0: DDP (with tensor: 1). FSDP2 cuts up the optimizer's state (1), also
-    gradients (2), also weights (3)."""
+    """0: DDP (with tensor parallelism: 1). FSDP2 shards the optimizer's state (1), also gradients
+    (2), also weights (3)."""
 
     @property
     def world(self) -> int:
@@ -34,25 +34,20 @@ class MeshPlan:
 
     @property
     def replicas(self) -> int:
-        """Copies of the sharded model (hybrid sharding keeps more than one)."""
+        """Replicas of the sharded model (more than one in hybrid sharding)."""
         return self.data // self.shard
-
-    def as_dict(self) -> dict[str, int]:
-        """Plain values, for the run record."""
-        names = ("data", "shard", "tensor", "pipeline", "zero")
-        return {name: getattr(self, name) for name in names}
 
 
 def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
-    """The mesh that the recipe asks for on `world` processes.
+    """The mesh of the recipe on `world` processes; decided before anything is started.
 
-    Raises RecipeError, with the nearest value that would do, if the sizes do not multiply to
-    `world` or do not divide what they cut up. All is decided before anything is started.
+    Raises RecipeError, with the nearest value that fits, if the sizes do not multiply to `world`
+    or do not divide heads, widths, rows or positions.
     """
     parallel, shape = recipe.parallel, recipe.model.architecture()
     tensor, stages = parallel.tensor, parallel.pipeline
     if world == 1:
-        return MeshPlan()  # so that a recipe made for a cluster runs on one device, too
+        return MeshPlan()  # a recipe made for a cluster also runs on one device
     _must_fit("parallel.tensor", tensor, world)
     _must_fit("parallel.pipeline", stages, world)
     if world % (tensor * stages):
@@ -88,7 +83,7 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     if data == 1 and not parallel.offload:
         zero = 0
     elif tensor > 1:
-        zero = max(zero, 1)  # DDP cannot hold what is cut up; FSDP2 with zero = 1 is the same
+        zero = max(zero, 1)  # DDP cannot hold tensor-parallel weights; FSDP2 with zero = 1 can
     if stages > 1:
         _check_micro_batches(recipe, data)
     return MeshPlan(data, shard if zero else 1, tensor, stages, zero)
@@ -104,7 +99,7 @@ def _must_fit(key: str, size: int, world: int) -> None:
 
 
 def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
-    """Stages need a layer each."""
+    """Each stage needs a layer."""
     stages = recipe.parallel.pipeline
     if stages > shape.layers:
         fitting = max(n for n in range(1, shape.layers + 1) if world % n == 0)
@@ -115,7 +110,7 @@ def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
 
 
 def _check_micro_batches(recipe: Recipe, data: int) -> None:
-    """1F1B needs micro-batches of one size, at least one for each stage."""
+    """1F1B needs micro-batches of one size, at least one per stage."""
     stages, mine = recipe.parallel.pipeline, recipe.train.global_batch_size // data
     rows = micro_rows(recipe, data, stages)
     if mine % rows == 0 and mine // rows >= stages:
@@ -123,13 +118,14 @@ def _check_micro_batches(recipe: Recipe, data: int) -> None:
     what = f"`parallel.pipeline` = {stages} stages need"
     if mine < stages:
         raise RecipeError(
-            f"{what} a row each at least, and a step has {mine} for each of them; set "
+            f"{what} at least a row each, but a pipeline has {mine} per step; set "
             f"train.global_batch_size={stages * data} or more, or parallel.pipeline=1"
         )
     nearest = _nearest_divisor(mine, rows, most=mine // stages)
     raise RecipeError(
         f"{what} at least as many micro-batches, all of one size: `train.micro_batch_size` = "
-        f"{rows} does not cut {mine} rows so; set train.micro_batch_size={nearest}, or leave it out"
+        f"{rows} does not divide {mine} rows so; set train.micro_batch_size={nearest}, or leave it "
+        "out"
     )
 
 
@@ -142,14 +138,14 @@ def _check_tensor(parallel: Parallel, shape: Architecture, vocabulary: int, leng
     if parallel.sequence:
         if size == 1:
             raise RecipeError(
-                "`parallel.sequence` = true goes with tensor parallelism; set `parallel.tensor` "
+                "`parallel.sequence` = true needs tensor parallelism; set `parallel.tensor` "
                 "to 2 or more, or parallel.sequence=false"
             )
         _must_divide(name, size, length, "`data.sequence_length` = {total}")
 
 
 def _check_options(recipe: Recipe, data: int) -> None:
-    """Options that do not go together."""
+    """Options that exclude each other."""
     parallel, train = recipe.parallel, recipe.train
     if parallel.offload and parallel.zero == 0:
         raise RecipeError(
@@ -164,7 +160,7 @@ def _check_options(recipe: Recipe, data: int) -> None:
     if drops and (parallel.tensor > 1 or parallel.pipeline > 1):
         key = "parallel.tensor" if parallel.tensor > 1 else "parallel.pipeline"
         raise RecipeError(
-            f"dropout would differ from that of one process under `{key}`; set the "
+            f"dropout would differ from that of one process with `{key}`; set the "
             "dropout rates to 0, or use data parallelism (parallel.zero)"
         )
 
@@ -179,6 +175,6 @@ def _must_divide(key: str, size: int, total: int, what: str) -> None:
 
 
 def _nearest_divisor(total: int, wanted: int, most: int | None = None) -> int:
-    """The divisor of `total` nearest to `wanted`, the smaller of two; none above `most`."""
+    """The divisor of `total` nearest to `wanted`, the smaller of two, at most `most`."""
     fitting = [n for n in range(1, (most or total) + 1) if total % n == 0]
     return min(fitting, key=lambda n: (abs(n - wanted), n))

@@ -1,8 +1,8 @@
 """Pipeline parallelism: each process holds a few neighbouring blocks, a stage of the model.
 
 The first stage has the embedding, the last one the last norm and the head. A tied table is on
-both, with one gradient. Micro-batches run through the stages by PyTorch's 1F1B schedule
-(Narayanan et al., arXiv 2104.04473), which holds at most as many of them as there are stages.
+both, with the sum of their gradients. Micro-batches run through the stages by PyTorch's 1F1B
+schedule (Narayanan et al., arXiv 2104.04473), which holds at most as many as there are stages.
 
 Shape letters: B rows of a micro-batch, L positions, E model width.
 """
@@ -28,15 +28,15 @@ from epochal.training.optim import total_norm
 from epochal.training.parallel.world import World
 
 Inputs = tuple[Tensor, Rule, Tensor | None]
-"""Ids [B, L], who sees whom, positions: what the model is called with."""
+"""Arguments of the model: ids [B, L], attention rule, positions."""
 InputsOf = Callable[[int], Inputs]
-"""Number of a micro-batch → what the model is called with, on the device."""
+"""Index of a micro-batch → arguments of the model, on the device."""
 LossOf = Callable[[int, Tensor], Tensor]
-"""(number of a micro-batch, its hidden states [B, L, E]) → its share of the loss."""
+"""(index of a micro-batch, its hidden states [B, L, E]) → its part of the loss."""
 
 
 def keep_stage(model: Transformer, world: World) -> None:
-    """Leave in `model` what this process's stage needs; names of parameters stay."""
+    """Remove from `model` what this process's stage does not need; names of parameters stay."""
     stages = world.plan.pipeline
     mine = stage_layers(len(model.blocks), stages)[world.stage]
     first, last = world.stage == 0, world.stage == stages - 1
@@ -52,18 +52,18 @@ def keep_stage(model: Transformer, world: World) -> None:
 
 
 def own_blocks(model: Transformer) -> list[nn.Module]:
-    """The blocks that this process's stage has; all, where there are no stages."""
+    """The blocks of this process's stage; all blocks if there is no pipeline."""
     return [block for block in model.blocks if not isinstance(block, nn.Identity)]
 
 
 class Pipeline:
-    """This process's stage at work: steps of training, and forward passes of an evaluation."""
+    """This process's stage: training steps, and forward passes of an evaluation."""
 
     def __init__(
         self, model: Transformer, world: World, machine: Machine, sequence: bool = False
     ) -> None:
-        """`model` has been through `keep_stage` and has its weights; `sequence` says whether
-        the stream is cut up by position."""
+        """`model` has been through `keep_stage` and has its weights; `sequence`: whether the
+        residual stream is split by position."""
         if world.mesh is None:
             raise ValueError("one process has no stages")
         self._model, self._world, self._machine = model, world, machine
@@ -84,12 +84,12 @@ class Pipeline:
         model.forward = self._forward  # type: ignore[method-assign, assignment]
 
     def step(self, count: int, inputs: InputsOf, loss: LossOf) -> None:
-        """Forward and backward passes of `count` micro-batches of one size, which leave the sum
-        of the gradients over all processes. `loss` is called on the last stage only."""
+        """Forward and backward passes of `count` micro-batches of one size; gradients are then
+        summed over all processes. `loss` is called on the last stage only."""
         self._inputs, self._loss = inputs, loss
         if self._schedule is None:
             self._schedule = self._make_schedule(count)
-        # Only numbers go through the schedule's cutting into micro-batches.
+        # The schedule splits its inputs into micro-batches; it gets only their indices.
         numbers = torch.arange(count)
         self._schedule.step(
             *((numbers,) if self._first else ()),
@@ -102,7 +102,7 @@ class Pipeline:
                 dist.all_reduce(weight.grad, group=self._data)
         if self._table_group is not None and (self._first or self._last):
             gradient = self._model.embedding.weight.grad
-            # Where it is cut up, it is so in the same way on both.
+            # If it is sharded, it is sharded in the same way on both.
             gradient = gradient.to_local() if isinstance(gradient, DTensor) else gradient
             dist.all_reduce(gradient, group=self._table_group)
 
@@ -116,7 +116,7 @@ class Pipeline:
 
     def _make_schedule(self, count: int) -> Schedule1F1B:
         if self._inputs is None:
-            raise ValueError("there is nothing to run")
+            raise ValueError("step() has not been called")
         rows, length = self._inputs(0)[0].shape
         stream = torch.empty(
             (rows, length // self._parts, self._model.shape.d_model),
@@ -134,25 +134,25 @@ class Pipeline:
             group=self._group,
         )
         stage.exchange_each = self._world.plan.zero > 1
-        # The loss is divided once by what counts in the whole step, so nothing is scaled here.
+        # The loss is divided by the positions of the whole step, so nothing is scaled here.
         return Schedule1F1B(stage, count, loss_fn=self._scored, scale_grads=False)
 
     def _forward(self, x: Tensor, rule: Rule | int, positions: Tensor | None = None) -> Tensor:
-        """In training (stream, number of a micro-batch), else what the model is called with."""
+        """In training (stream, index of a micro-batch), in evaluation the model's arguments."""
         if not isinstance(rule, int):
             return self._evaluate(x, rule, positions)
         if self._inputs is None:
-            raise ValueError("there is nothing to run")
-        ids, sees, positions = self._inputs(rule)
-        return self._run(ids if self._first else x, ids, sees, positions)
+            raise ValueError("step() has not been called")
+        ids, attention, positions = self._inputs(rule)
+        return self._run(ids if self._first else x, ids, attention, positions)
 
     def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
         if self._loss is None:
-            raise ValueError("there is nothing to score")
+            raise ValueError("step() has not been called")
         return self._scale * self._loss(int(number), hidden)
 
     def _evaluate(self, ids: Tensor, rule: Rule, positions: Tensor | None = None) -> Tensor:
-        """Without gradients: [B, L] ids → [B, L, E], of meaning on the last stage only."""
+        """Without gradients: [B, L] ids → [B, L, E], valid on the last stage only."""
         x, stage = ids, self._world.stage
         if not self._first:
             length = ids.shape[1] // self._parts
@@ -177,7 +177,7 @@ class Pipeline:
 
 
 class _Stage(nn.Module):
-    """The form in which the schedule takes a stage."""
+    """A stage as the schedule calls it."""
 
     def __init__(self, model: Transformer, machine: Machine) -> None:
         super().__init__()
@@ -191,14 +191,14 @@ class _Stage(nn.Module):
 
 
 class _PartOfPipeline(PipelineStage):
-    """A stage that tells FSDP when its last backward pass comes.
+    """A stage that informs FSDP of its last backward pass.
 
-    Torch's own way keeps whole weights and gradients over all micro-batches of a step, whatever
-    of them should be shared out.
+    Torch's own class keeps full weights and gradients over all micro-batches of a step, even if
+    they should be sharded.
     """
 
     exchange_each = False
-    """Whether gradients are exchanged after each micro-batch, not just after the last."""
+    """Whether gradients are exchanged after each micro-batch, not only after the last."""
 
     def backward_one_chunk(
         self,
@@ -216,28 +216,28 @@ class _PartOfPipeline(PipelineStage):
 
 
 def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Tensors of all stages in the first process; in the others, none.
+    """Tensors of all stages on rank 0; on other ranks, none.
 
-    `mine` are those of this stage, on the CPU; one process of each stage sends them.
+    `mine` are those of this stage, on the CPU; the leader of each stage sends them.
     """
     sends = world.is_stage_leader and not world.main
-    told: list[Any] | None = [None] * world.size if world.main else None
+    announced: list[Any] | None = [None] * world.size if world.main else None
     what = [(name, tensor.shape, tensor.dtype) for name, tensor in mine.items()] if sends else []
-    dist.gather_object(what, told, dst=0, group=world.control)
-    if told is None:
+    dist.gather_object(what, announced, dst=0, group=world.control)
+    if announced is None:
         for tensor in mine.values() if sends else ():
             dist.send(tensor, dst=0, group=world.control)
         return {}
-    for sender, coming in enumerate(told):
+    for sender, coming in enumerate(announced):
         for name, shape, dtype in coming:
-            room = torch.empty(shape, dtype=dtype)
-            dist.recv(room, src=sender, group=world.control)
-            mine.setdefault(name, room)
+            tensor = torch.empty(shape, dtype=dtype)
+            dist.recv(tensor, src=sender, group=world.control)
+            mine.setdefault(name, tensor)
     return mine
 
 
 def _ends_group(world: World) -> dist.ProcessGroup | None:
-    """The first and last stage of this process's rows. All processes call it together."""
+    """Group of the first and last stage of this process's rows. All processes call it together."""
     mine, step = None, world.plan.data * world.plan.tensor
     for row in range(step):
         group = dist.new_group([row, row + (world.plan.pipeline - 1) * step])

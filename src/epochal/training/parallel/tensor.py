@@ -1,4 +1,4 @@
-"""Tensor parallelism: each layer cut over a few processes, by DTensor plans.
+"""Tensor parallelism: each layer split over a few processes, by DTensor plans.
 
 Embedding and head are vocabulary-parallel (Shoeybi et al., arXiv 1909.08053): each process looks
 up and scores the tokens of its own rows of the table; sums over the vocabulary are exchanged.
@@ -30,20 +30,20 @@ from epochal.objectives import linear_nll
 
 
 def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
-    """Cut heads, inner widths and tables over the processes of `mesh`; with `sequence` also
+    """Split heads, inner widths and tables over the processes of `mesh`; with `sequence` also
     norms and the residual stream, by position (Korthikanti et al., arXiv 2205.05198)."""
     stream = Shard(1) if sequence else Replicate()
-    # What has no parameters is in another stage of a pipeline.
+    # Modules without parameters are in another stage of a pipeline.
     if list(model.embedding.parameters()):
         _split_embedding(model.embedding, mesh, stream)
     if sequence and list(model.final_norm.parameters()):
         parallelize_module(model, mesh, {"final_norm": SequenceParallel()})
     if model.head is not None:
         parallelize_module(model, mesh, {"head": ColwiseParallel()})
-    # Queries, keys and values read the same input: gathered once, and their gradients summed
-    # before they are exchanged.
+    # Queries, keys and values read the same input, so it is gathered once, and their gradients are
+    # summed before the exchange.
     rest = (None, None, None)  # rotary tables, rule, cache
-    whole: dict[str, Any] = {
+    plan: dict[str, Any] = {
         "attention": PrepareModuleInput(
             input_layouts=(stream, *rest), desired_input_layouts=(Replicate(), *rest)
         ),
@@ -59,36 +59,36 @@ def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
         "feed_forward.down": RowwiseParallel(output_layouts=stream),
     }
     if sequence:
-        whole |= {"attention_norm": SequenceParallel(), "feed_forward_norm": SequenceParallel()}
+        plan |= {"attention_norm": SequenceParallel(), "feed_forward_norm": SequenceParallel()}
     for block in model.blocks:
         if list(block.parameters()):
-            parallelize_module(block, mesh, whole)
-    model.view_table = _whole_table
+            parallelize_module(block, mesh, plan)
+    model.view_table = _full_table
     if sequence and model.scores:
-        model.register_forward_hook(_whole_hidden)
+        model.register_forward_hook(_full_hidden)
 
 
-def _whole_hidden(module: Any, inputs: Any, hidden: Tensor) -> Tensor:
-    """Hidden states of all positions on each process."""
+def _full_hidden(module: Any, inputs: Any, hidden: Tensor) -> Tensor:
+    """Hidden states of all positions, on each process."""
     return hidden.full_tensor() if isinstance(hidden, DTensor) else hidden
 
 
-def _whole_table(weight: Tensor) -> Tensor:
-    """[V, E] table from all processes, for evaluations."""
+def _full_table(weight: Tensor) -> Tensor:
+    """[V, E] table gathered from all processes, for evaluations."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _split_embedding(embedding: nn.Embedding, mesh: DeviceMesh, stream: Replicate | Shard) -> None:
-    """Give each process an equal share of the rows. Torch's own `RowwiseParallel` would leave
-    the gradient of the whole table on each of them."""
+    """Give each process an equal part of the rows. Torch's own `RowwiseParallel` would leave the
+    gradient of the full table on each of them."""
     embedding.weight = nn.Parameter(distribute_tensor(embedding.weight, mesh, [Shard(0)]))
 
     def forward(ids: Tensor) -> Tensor:
-        """[B, L] → [B, L, E], or this process's positions of it."""
+        """[B, L] → [B, L, E], or this process's positions."""
         part = _own_rows(embedding.weight)
-        place, here = _places(ids, len(part), mesh)
-        found = F.embedding(place, part).masked_fill(~here[..., None], 0)
-        summed = DTensor.from_local(found, mesh, [Partial()], run_check=False)
+        row, here = _own_row(ids, len(part), mesh)
+        looked_up = F.embedding(row, part).masked_fill(~here[..., None], 0)
+        summed = DTensor.from_local(looked_up, mesh, [Partial()], run_check=False)
         return summed.redistribute(placements=[stream]).to_local()
 
     embedding.forward = forward  # type: ignore[method-assign, assignment]
@@ -98,11 +98,11 @@ def _own_rows(weight: Tensor) -> Tensor:
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
-def _places(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
-    """Of ids their row among this process's `rows`, and whether it is here (else it is 0)."""
-    place = ids - mesh.get_local_rank() * rows
-    here = (place >= 0) & (place < rows)
-    return place.where(here, 0), here
+def _own_row(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
+    """(row of each id among this process's `rows`, or 0; whether it is one of them)."""
+    row = ids - mesh.get_local_rank() * rows
+    here = (row >= 0) & (row < rows)
+    return row.where(here, 0), here
 
 
 def split_nll(
@@ -116,29 +116,29 @@ def split_nll(
     compiled: bool = False,
     each: Tensor | None = None,
 ) -> Tensor:
-    """`linear_nll` with the rows of the table on the processes of `mesh`.
+    """`linear_nll` with the rows of the table split over the processes of `mesh`.
 
-    All of them have the same hidden states [P, E] and get the same sum; each makes the logits
-    of its own rows, V/T of them. Of a block of positions two numbers are exchanged each.
+    All have the same hidden states [P, E] and get the same sum; each computes the logits of its
+    own V/T rows. Two numbers per position are exchanged.
     """
     table = _own_rows(table)
     group = mesh.get_group()
-    # Each process knows the gradient that comes from its own rows.
-    whole = DTensor.from_local(hidden, mesh, [Replicate()], run_check=False)
-    hidden = whole.to_local(grad_placements=[Partial()])
+    # Each process has the gradient of its own rows.
+    shared = DTensor.from_local(hidden, mesh, [Replicate()], run_check=False)
+    hidden = shared.to_local(grad_placements=[Partial()])
 
     def softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """[C] NLL; `logits` [C, V/T] become the gradient of its weighted sum."""
         x = logits if logits.dtype == torch.float64 else logits.float()
-        place, here = _places(targets, x.shape[1], mesh)
-        picked = x.gather(1, place[:, None]).squeeze(1).where(here, 0)
+        row, here = _own_row(targets, x.shape[1], mesh)
+        picked = x.gather(1, row[:, None]).squeeze(1).where(here, 0)
         mine = torch.stack((torch.logsumexp(x, dim=1), picked))
         parts = [torch.empty_like(mine) for _ in range(mesh.size())]
         dist.all_gather(parts, mine, group=group)
         log_sums, all_picked = torch.stack(parts, dim=1)
         log_sum, picked = torch.logsumexp(log_sums, dim=0), all_picked.sum(dim=0)
         x.sub_(log_sum[:, None]).exp_().mul_(weights[:, None])
-        x.scatter_add_(1, place[:, None], -(weights * here)[:, None].to(x.dtype))
+        x.scatter_add_(1, row[:, None], -(weights * here)[:, None].to(x.dtype))
         if x is not logits:
             logits.copy_(x)
         nll: Tensor = log_sum - picked

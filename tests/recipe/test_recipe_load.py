@@ -36,7 +36,11 @@ def test_defaults_are_the_papers():
     assert (train.lr, train.min_lr, train.warmup, train.grad_clip) == (2e-4, 2e-5, 0.01, 1.0)
     assert (train.beta1, train.beta2, train.adam_eps) == (0.9, 0.95, 1e-8)
     assert (train.weight_decay, train.global_batch_size, train.schedule) == (0.1, 256, "cosine")
-    assert (recipe.seed, recipe.mdm.eps, recipe.mdm.noise) == (1234, 1e-3, "iid")
+    assert (recipe.seed, recipe.objectives["mdm"].eps, recipe.objectives["mdm"].noise) == (
+        1234,
+        1e-3,
+        "iid",
+    )
     assert (recipe.model.norm_eps, recipe.model.rope_theta) == (1e-5, 10000)
     # The exception that schema.py states.
     assert train.attention_dropout == train.hidden_dropout == 0

@@ -127,7 +127,10 @@ def test_shapes():
     [
         ({}, "`model.d_model` is missing: give `model.size`"),
         ({"d_model": 64, "heads": 2}, "`model.layers` is missing"),
-        ({"d_model": 64, "heads": 3, "layers": 1}, "`model.d_model` = 64 is not a multiple of `model.heads`"),
+        (
+            {"d_model": 64, "heads": 3, "layers": 1},
+            "`model.d_model` = 64 is not a multiple of `model.heads`",
+        ),
         ({"d_model": 16, "heads": 2, "layers": 1}, "`model.d_ff`, or a width of at least 24"),
         ({"d_model": 16, "heads": 8, "layers": 1}, "or a width of at least 32"),
         ({"size": "8M"}, "there is no size '8M' on the ladder"),

@@ -54,7 +54,11 @@ def test_what_is_left_is_data_parallel():
         (6, {"parallel__pipeline": 6}, r"6 stages are more than the model's 4 layers.*pipeline=3"),
         (6, {"parallel__pipeline": 2, "parallel__tensor": 6}, r"= 6 × 2 .*parallel.pipeline=1"),
         (4, {"parallel__pipeline": 2, "parallel__data": 4}, r"= 4 × 1 × 2 is not the 4 .*data=2"),
-        (2, {"parallel__pipeline": 2, "train__hidden_dropout": 0.1}, r"one process with `parallel.pipeline`"),
+        (
+            2,
+            {"parallel__pipeline": 2, "train__hidden_dropout": 0.1},
+            r"one process with `parallel.pipeline`",
+        ),
         (
             2,
             {"parallel__pipeline": 2, "train__global_batch_size": 1},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from epochal.report import write_report
-from epochal.report.beyond_loss import steps_plot, task_rows
 from epochal.report.collect import read_runs
+from epochal.report.curves import steps_figure, task_rows
 from made_runs import make_run
 
 CURVE = [5.0, 4.0, 3.9]
@@ -58,9 +58,9 @@ def test_the_page_has_what_the_records_say(tmp_path):
     }
     keep(run, "quality", "best-confidence.json", quality)
     runs = read_runs([run])
-    found = ("sciq", "mdm", "mdm", "mc, best", "acc", "41.2 ± 1.5", "25", "68.7 (100M)")
-    assert task_rows(runs) == [found]
-    plot = steps_plot(runs)
+    row_of_task = ("sciq", "mdm", "MDM", "mc, best", "acc", "41.2 ± 1.5", "25", "68.7 (100M)")
+    assert task_rows(runs) == [row_of_task]
+    plot = steps_figure(runs)
     assert [line[4:] for line in plot.rows] == [[1, 7.5, 0.75, 0.25], [4, 6.2, 0.75, 0.25]]
     made = write_report([run], tmp_path / "r.html", figures=["svg"])
     assert "steps" in made.sections

@@ -2,75 +2,127 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from dataclasses import replace
 from html import unescape
+from itertools import combinations
 
 import numpy as np
 import pytest
 from made_sweep import UNIQUE, make_sweep
 
+from epochal.families import Family, families, family_names, register, unregister
+from epochal.memorisation.figure import run_styles
 from epochal.recipe import load_recipe
-from epochal.report import write_report
+from epochal.report import facts, write_report
 from epochal.report.collect import read_runs
-from epochal.report.curve_table import thinned
-from epochal.report.facts import flatten
-from epochal.report.figures import critical_words
-from epochal.report.law_figures import contour_plots, half_life_text
-from epochal.report.law_section import find_laws, find_plan
-from epochal.report.plan_section import plan_recipes
-from epochal.report.svg import HALF, NARROW, Plot, inline
-from epochal.report.text.format import powers
-from epochal.report.verdicts import group_runs
+from epochal.report.curves import thinned
+from epochal.report.drawing import (
+    WIDTH,
+    Plot,
+    add_family_legend,
+    add_legend,
+    inline,
+    make_figure,
+    print_palette,
+)
+from epochal.report.groups import frontier_leads, group_runs
+from epochal.report.law_figures import contour_plots
+from epochal.report.laws import find_laws, find_mismatch, find_plan, plan_recipes
+from epochal.report.text.figures import half_life
+from epochal.report.text.format import flops, for_page, number, prose
+from epochal.report.text.page import describe_crossing, law_notes
 from epochal.scaling.plan_recipes import like_run
 from made_runs import make_run
 
 SETTINGS = {"lr": 3e-3, "min_lr": 1e-4, "global_batch_size": 32, "hidden_dropout": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("text", "written"),
-    [
-        ("AR 5.76e+16 FLOPs, diffusion 2.3e+17.", "AR 5.76×10¹⁶ FLOPs, diffusion 2.3×10¹⁷."),
-        ("only below 8B FLOPs, up to 2T FLOPs", "only below 8×10⁹ FLOPs, up to 2×10¹² FLOPs"),
-        ("8B parameters, 950 FLOPs", "8B parameters, 950 FLOPs"),
-        ("run `epochal eval a/1e+16` at 1e+16", "run `epochal eval a/1e+16` at 10¹⁶"),
-        ("the run lr-1e-3 and runs/1e-4/x", "the run lr-1e-3 and runs/1e-4/x"),
-    ],
-)
-def test_numbers_in_sentences_are_written_as_everywhere_on_the_page(text, written):
-    assert powers(text) == written
+@pytest.fixture
+def third_family():
+    third = Family(
+        name="third",
+        title="third kind",
+        short="3rd",
+        color="#123456",
+        dark_color="#abcdef",
+        marker="s",
+        exact=True,
+        objective="epochal.objectives.autoregressive:Autoregressive",
+        attention="causal",
+        writer="epochal.generation.autoregressive",
+    )
+    register(third)
+    yield third
+    unregister("third")
+
+
+def test_numbers_are_powers_of_ten_on_the_page_and_can_be_copied_elsewhere():
+    values = (5.76e16, 8e9, 950)
+    assert [flops(value) for value in values] == ["5.76e+16", "8B", "950"]
+    assert number(2.1234e5, 3) == "2.12e+05"
+    with for_page():
+        assert [flops(value) for value in values] == ["5.76×10¹⁶", "8×10⁹", "950"]
+        assert number(2.1234e5, 3) == "2.12×10⁵"
+        assert number(0.003) == "0.003"
+    assert flops(8e9) == "8B"
+
+
+def test_sentences_become_html_with_their_commands_as_code():
+    assert prose("run `epochal eval 'a <b>'` now") == (
+        "run <code>epochal eval &#39;a &lt;b&gt;&#39;</code> now"
+    )
+    assert prose("a ` alone & \x1b") == "a ` alone &amp; \u241b"
 
 
 def test_settings_have_no_digits_that_say_nothing():
     tree = {"flops": 25e9, "lr": 0.003, "epochs": 10.0, "seed": 1234, "share": 0.05012549714672504}
-    values = dict(flatten(tree, digits=4))
+    values = dict(facts.flatten(tree, digits=4))
     assert list(values.values()) == ["2.5×10¹⁰", "0.003", "10", "1,234", "0.05013"]
     # Of two settings that differ, the difference is seen.
-    assert flatten({"flops": 123456789.0}) == [("flops", "123456789")]
+    assert facts.flatten({"flops": 123456789.0}) == [("flops", "123456789")]
 
 
-def test_no_key_is_cut_off_on_a_narrow_screen():
-    keys = [("ar", "o", "autoregressive"), ("mdm", "D", "masked diffusion")]
-    keys.append(("", "--", "if all were fresh"))
-    plot = Plot(
-        name="p",
-        label="",
-        title="t",
-        paint=lambda axes, canvas: None,
-        header=(),
-        rows=(),
-        keys=keys,
-    )
-    narrow = inline(plot).split('class="drawing narrow"')[1]
-    places = re.findall(r"translate\(([\d.]+) ([\d.]+)\)[^>]*>(?:autor|masked|if all)", narrow)
-    if not places:  # matplotlib writes x and y as attributes, too
-        places = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>(?:autor|masked|if all)', narrow)
-    assert len(places) == 3
-    assert all(float(x) < NARROW.width - 100 for x, _ in places)
-    assert len({y for _, y in places}) == 2
-    assert HALF.width > NARROW.width
+def test_legends_fit_however_many_families_there_are(third_family):
+    def paint(axes, palette):
+        add_family_legend(axes, palette, family_names())
+        add_legend(axes, "if all were fresh", linestyle="--")
+
+    plot = Plot(name="p", label="", title="t", paint=paint, header=(), rows=())
+    figure = make_figure(plot, print_palette())
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    assert len(legend.get_texts()) == 4
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= WIDTH
+    assert box.y0 >= figure.axes[0].get_window_extent().y1
+
+
+def test_a_family_nobody_knows_today_has_its_colours_on_the_page(third_family, tmp_path):
+    """Colours were typed for two families, in the drawing and in the page's style."""
+    for name in ("mdm", third_family.name):
+        make_run(tmp_path / name, name, [5.0, 4.5, 4.4])
+    written = write_report([tmp_path], tmp_path / "p.html", figures=["svg"])
+    source = written.path.read_text(encoding="utf-8")
+    variable = f"--family-{third_family.name}"
+    assert f"{variable}: {third_family.color}" in source
+    assert f"{variable}: {third_family.dark_color}" in source
+    assert f"var({variable})" in source.split('data-name="epochs"')[1].split("</figure>")[0]
+    assert "Third kind" in source
+    [drawing] = [path for path in written.figures if path.name == "epochs.svg"]
+    assert third_family.color in drawing.read_text(encoding="utf-8")
+
+
+def test_the_plot_of_memorise_has_the_colours_of_the_report():
+    """AR was blue in the report and orange in the plot of `memorise`."""
+    styles = run_styles(["ar", "mdm", "ar"])
+    palette = print_palette().families
+    assert [style["color"] for style in styles] == [palette[f] for f in ("ar", "mdm", "ar")]
+    assert [style["marker"] for style in styles[:2]] == [f.marker for f in families()[:2]]
+    assert len({style["marker"] for style in styles}) == 3
 
 
 def test_commands_can_be_pasted_whatever_a_run_is_called(tmp_path):
@@ -91,36 +143,64 @@ def test_runs_of_two_corpora_are_told_apart(tmp_path):
         make_run(tmp_path / f"ar-{name}", "ar", [4.0, 3.5], corpus=corpus)
         make_run(tmp_path / f"mdm-{name}", "mdm", [5.0, 4.5], corpus=corpus)
     source = write_report([tmp_path], tmp_path / "p.html").path.read_text(encoding="utf-8")
-    assert "<h1>4 runs on 100k unique tokens of 2 corpora</h1>" in source
+    assert "<h1>4 runs on 100k unique tokens in 2 groups</h1>" in source
     for name in ("one", "two"):
         assert f"<strong>ar-{name} and mdm-{name}:</strong>" in source
     assert "full, dashed, dotted" in source
-    assert "their NLL does not compare" in source
+    assert "their NLL is not comparable" in source
     alone = write_report([*tmp_path.glob("*-one")], tmp_path / "q.html").path.read_text("utf-8")
     assert "dashed, dotted" not in alone
-    assert "does not compare" not in alone
+    assert "not comparable" not in alone
 
 
 def test_a_run_without_any_validation_is_not_sent_to_eval(tmp_path):
     make_run(tmp_path / "ar", "ar", [], evaluated=False, status="diverged")
     make_run(tmp_path / "mdm", "mdm", [5.0, 4.5])
     source = write_report([tmp_path], tmp_path / "p.html").path.read_text(encoding="utf-8")
-    assert "ar has not come to a validation" in source
+    assert "ar has no validation result yet" in source
     assert f"epochal eval {tmp_path / 'ar'}" not in source
 
 
-def test_the_critical_point_is_told_or_that_there_is_none(tmp_path):
+def test_the_critical_compute_is_described_for_each_pair_of_families(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"ar{seed}", "ar", [4.0, 3.5, 3.3], seed=seed)
         make_run(tmp_path / f"mdm{seed}", "mdm", [5.0, 4.0, 3.4], seed=seed)
-    assert "no critical compute within these runs" in critical_words(
-        group_runs(read_runs([tmp_path]))
-    )
+    groups = group_runs(read_runs([tmp_path]))
+    [lead] = frontier_leads(groups)
+    assert (lead.leader, lead.behind, lead.since) == ("ar", "mdm", None)
+    assert "no critical compute" in describe_crossing(groups, False, [lead])
     for seed in (0, 1):
-        make_run(tmp_path / f"mdm{seed}", "mdm", [3.9, 3.4, 3.2], seed=seed)
-    assert "at every compute" in critical_words(group_runs(read_runs([tmp_path])))
-    # One family has no critical point, and nothing is said.
-    assert critical_words(group_runs(read_runs(tmp_path.glob("ar*")))) == ""
+        make_run(tmp_path / f"mdm{seed}", "mdm", [3.9, 3.6, 3.2], seed=seed)
+    [lead] = frontier_leads(group_runs(read_runs([tmp_path])))
+    assert (lead.leader, lead.since) == ("mdm", pytest.approx(1e15))
+    # One family has no critical point.
+    assert not frontier_leads(group_runs(read_runs(tmp_path.glob("ar*"))))
+
+
+def test_three_families_have_three_pairs(third_family, tmp_path):
+    """Two families were read out of the frontiers by name, and a third was passed over."""
+    names = family_names()
+    for seed in (0, 1):
+        for place, name in enumerate(names):
+            make_run(tmp_path / f"{name}{seed}", name, [4.0 + place, 3.5 + place], seed=seed)
+    leads = frontier_leads(group_runs(read_runs([tmp_path])))
+    assert {(lead.leader, lead.behind) for lead in leads} == set(combinations(names, 2))
+
+
+def test_runs_four_levels_down_are_on_the_page(tmp_path):
+    """The report saw three levels of folders, `fit` four."""
+    make_run(tmp_path / "a" / "b" / "c" / "deep", "ar", [4.0, 3.5])
+    assert [run.label for run in read_runs([tmp_path])] == ["deep"]
+
+
+def test_renamed_keys_are_no_difference(tmp_path):
+    """The same setting under its old and its present name looked like two settings."""
+    runs = [make_run(tmp_path / name, "ar", [4.0, 3.5]) for name in ("new", "old")]
+    file = runs[1].folder.recipe_file
+    text = file.read_text(encoding="utf-8")
+    assert "global_batch_size" in text
+    file.write_text(text.replace("global_batch_size", "global_batch"), encoding="utf-8")
+    assert facts.differences(read_runs([tmp_path])) == []
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +227,9 @@ def test_a_half_life_beyond_all_runs_is_told_as_such(sweep):
     assert re.fullmatch(
         r"half-life at least [\d.]+ repetitions \(95 %\); too long to be seen in runs of up to 256 "
         "epochs",
-        half_life_text(longer),
+        half_life(longer),
     )
-    assert re.fullmatch(r"half-life [\d.]+ repetitions \(95 %: .*\)", half_life_text(fit))
+    assert re.fullmatch(r"half-life [\d.]+ repetitions \(95 %: .*\)", half_life(fit))
 
 
 def test_contours_of_both_families_have_lines(sweep):
@@ -164,18 +244,52 @@ def test_contours_of_both_families_have_lines(sweep):
 
 def test_recipes_of_the_plan_have_the_settings_of_the_runs(sweep, tmp_path):
     runs, laws = sweep
-    found = plan_recipes(find_plan(runs, laws, 1e15), runs)
-    assert {title for title, _ in found} == {"autoregressive", "masked diffusion"}
-    for title, text in found:
+    recipes = dict(plan_recipes(find_plan(runs, laws, 1e15), runs))
+    assert set(recipes) == {"ar", "mdm"}
+    for family, text in recipes.items():
         assert text.startswith("# All but size and length as in the run ")
         path = tmp_path / "plan.toml"
         path.write_text(text, encoding="utf-8")
         recipe = load_recipe(path)
-        assert recipe.family == ("ar" if title == "autoregressive" else "mdm")
+        assert recipe.family == family
         assert {name: getattr(recipe.train, name) for name in SETTINGS} == SETTINGS
         assert (recipe.data.corpus, recipe.data.sequence_length) == ("my corpus", 128)
         assert "run_dir" not in text
         assert recipe.train.epochs != 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("vocabulary", 4096), ("sequence_length", 64), ("content_sha256", "other")]
+)
+def test_there_is_no_plan_across_runs_that_do_not_compare(sweep, key, value):
+    """The page planned across families whose runs `fit` refuses as not comparable."""
+    runs, laws = sweep
+    changed = []
+    for run in runs:
+        record = copy.deepcopy(run.record)
+        record.numbers.setdefault("sequence_length", 128)
+        if run.family == "mdm":
+            validation = record.info["corpus"]["validation"]
+            (validation if key in validation else record.numbers)[key] = value
+        changed.append(replace(run, record=record))
+    assert find_mismatch(runs, laws.families) is None
+    assert find_plan(runs, laws, 1e15) is not None
+    mismatch = find_mismatch(changed, laws.families)
+    assert mismatch is not None
+    refused = replace(laws, mismatch=mismatch)
+    assert find_plan(changed, refused, 1e15) is None
+    assert str(mismatch) in " ".join(law_notes(refused))
+
+
+def test_a_plan_and_its_recipes_count_parameters_with_one_vocabulary(sweep):
+    """The plan took the smallest vocabulary of all runs, its recipes the largest."""
+    runs, laws = sweep
+    odd = copy.deepcopy(runs[0].record)
+    odd.numbers["vocabulary"] = 100_000
+    mixed = [*runs, replace(runs[0], record=odd)]
+    plan = find_plan(mixed, laws, 1e15)
+    assert plan.vocabulary == 8192
+    assert plan_recipes(plan, mixed) == plan_recipes(plan, runs)
 
 
 def test_what_only_one_run_could_have_is_not_in_a_plan_like_it():
@@ -219,10 +333,10 @@ def test_a_thinned_curve_keeps_its_ends_its_lowest_and_every_spike():
 
 
 def test_a_page_of_many_evaluations_has_fewer_and_its_files_have_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("epochal.report.curve_table.MOST_POINTS", 400)
-    for number in range(4):
-        curve = 3.3 + np.exp(-np.linspace(0, 9, 300)) + number / 100
-        make_run(tmp_path / f"r{number}", "mdm" if number % 2 else "ar", curve, seed=number)
+    monkeypatch.setattr("epochal.report.curves.MOST_POINTS", 400)
+    for seed in range(4):
+        curve = 3.3 + np.exp(-np.linspace(0, 9, 300)) + seed / 100
+        make_run(tmp_path / f"r{seed}", "mdm" if seed % 2 else "ar", curve, seed=seed)
     made = write_report([tmp_path], tmp_path / "p.html", figures=["svg"])
     source = made.path.read_text(encoding="utf-8")
     assert "about 100 points" in source

@@ -16,10 +16,9 @@ from epochal.errors import RunError, UserError
 from epochal.recipe import load_recipe
 from epochal.report import write_report
 from epochal.report.collect import read_runs
-from epochal.report.figures import frontier_crossing, frontiers
-from epochal.report.law_section import find_laws, find_plan
-from epochal.report.svg import FORMATS
-from epochal.report.verdicts import group_runs
+from epochal.report.drawing import FORMATS
+from epochal.report.groups import FrontierLead, NoVerdict, frontier_leads, frontiers, group_runs
+from epochal.report.laws import find_laws, find_plan
 from made_runs import make_run
 
 STUDY = {
@@ -177,7 +176,7 @@ def test_one_family_alone_has_its_law_and_no_verdict(sweep, tmp_path):
     assert "The plan for 10¹⁵ FLOPs on 10M unique tokens" in source
     assert "contours-mdm" in source
     assert "contours-ar" not in source
-    assert made.verdicts[0].startswith("No verdict")
+    assert made.verdicts[0].code is NoVerdict.ONE_FAMILY
 
 
 def test_two_runs_have_curves_only(tmp_path):
@@ -195,7 +194,7 @@ def test_runs_that_determine_no_law_are_told_why(tmp_path):
         make_run(tmp_path / f"ar{number}", "ar", [4.0, 3.5, 3.3 + number / 100], seed=number)
     made = write_report([tmp_path], tmp_path / "p.html")
     assert made.sections == ["epochs", "flops"]
-    assert re.search(r"<p>No law for ar: .+</p>", made.path.read_text())
+    assert re.search(r"<p>No law for autoregressive: .+</p>", made.path.read_text())
 
 
 def test_frontiers_and_where_they_cross(tmp_path):
@@ -206,7 +205,7 @@ def test_frontiers_and_where_they_cross(tmp_path):
     groups = group_runs(read_runs([tmp_path]))
     found = frontiers(groups[0].runs)
     assert found["ar"][1].tolist() == [4.0, 3.5, 3.3]
-    assert frontier_crossing(groups) == pytest.approx(3e15)
+    assert frontier_leads(groups) == [FrontierLead("mdm", "ar", pytest.approx(3e15))]
     source = write_report([tmp_path], tmp_path / "p.html").path.read_text()
     assert ("frontiers cross at 3×10¹⁵" in source) == (groups[0].comparison.meeting is None)
 
@@ -215,7 +214,7 @@ def test_frontiers_that_do_not_cross(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"ar{seed}", "ar", [4.0, 3.5, 3.3], seed=seed)
         make_run(tmp_path / f"mdm{seed}", "mdm", [5.0, 4.0, 3.4], seed=seed)
-    assert frontier_crossing(group_runs(read_runs([tmp_path]))) is None
+    assert frontier_leads(group_runs(read_runs([tmp_path]))) == [FrontierLead("ar", "mdm", None)]
 
 
 def test_mistakes_are_told_before_any_work(sweep, tmp_path):

@@ -17,7 +17,7 @@ from epochal.errors import TrainingStopped, UserError
 from epochal.recipe import identity, load_recipe, run_numbers
 from epochal.report import write_report
 from epochal.report.collect import read_runs
-from epochal.report.law_section import find_laws, read_study
+from epochal.report.laws import find_laws, read_study
 from epochal.results import to_json
 from epochal.runs import RunFolder
 from epochal.scaling import intervals

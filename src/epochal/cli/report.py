@@ -54,14 +54,16 @@ def report(
       epochal report runs/my-sweep --figures pdf --flops 1e18
     """
     from epochal.report import write_report
+    from epochal.report.text.format import count
+    from epochal.report.text.page import describe_verdict
 
     budget = None if flops is None else parse_number(flops)
-    made = write_report(runs, out, law=law, flops=budget, figures=figures)
+    written = write_report(runs, out, law=law, flops=budget, figures=figures)
     if as_json:
-        print_json(made.as_dict())
+        print_json(written)
         return
-    for sentence in made.verdicts:
-        click.echo(textwrap.fill(sentence, WIDTH))
-    if made.figures:
-        click.echo(f"\nFigures: {len(made.figures)} files in {made.figures[0].parent}")
-    click.echo(f"\nReport on {len(made.runs)} run{'s' * (len(made.runs) != 1)}: {made.path}")
+    for verdict in written.verdicts:
+        click.echo(textwrap.fill(describe_verdict(verdict), WIDTH))
+    if written.figures:
+        click.echo(f"\nFigures: {len(written.figures)} files in {written.figures[0].parent}")
+    click.echo(f"\nReport on {count(len(written.runs), 'run')}: {written.path}")

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from epochal import files
+from epochal.families import get_family
 from epochal.memorisation.analysis import CHANCE_EXPOSURE, Extraction, Measured, best_of
 
-_COLOURS = {"ar": "#b3541e", "mdm": "#1f6f8b"}
-_MARKS = ("o", "s", "^", "D", "v", "P")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def write_plot(
@@ -34,11 +34,8 @@ def write_plot(
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(9.5, 7.2) if canaries else (12, 3.8), layout="constrained")
         panels = list(figure.subplots(2, 2).flat if canaries else figure.subplots(1, 3))
-        for number, (name, checkpoints) in enumerate(runs.items()):
-            style = {
-                "color": _COLOURS.get(checkpoints[0].family, "0.3"),
-                "marker": _MARKS[number % len(_MARKS)],
-            }
+        styles = run_styles([checkpoints[0].family for checkpoints in runs.values()])
+        for (name, checkpoints), style in zip(runs.items(), styles, strict=True):
             _gap(panels[0], name, checkpoints, style)
             if logged.get(name):
                 epochs, gaps = zip(*logged[name], strict=True)
@@ -56,6 +53,17 @@ def write_plot(
             with files.atomic_path(path) as temporary, temporary.open("wb") as file:
                 more = {"metadata": {"Date": None}} if suffix == "svg" else {"dpi": 150}
                 figure.savefig(file, format=suffix, **more)
+
+
+def run_styles(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Colour and marker of each run, given the runs' families: the family's own marker for its
+    first run, then one that no run has yet (they repeat with more than eight runs)."""
+    styles: list[dict[str, Any]] = []
+    for family in map(get_family, names):
+        used = [style["marker"] for style in styles]
+        marker = min((family.marker, *_MARKERS), key=used.count)
+        styles.append({"color": family.color, "marker": marker})
+    return styles
 
 
 def _gap(axes: Axes, name: str, checkpoints: list[Measured], style: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
 """Run folders → what the page needs of each run.
 
-A report is also made of runs that go on, that were ended or that nobody has evaluated, and of
-records whose recipe knew other keys than today's. So little is taken for granted here: without
-a family, a status, the numbers and the two hashes of the corpus there is no run; all else may
-be missing.
+A report is also made of runs in progress, that were stopped or that nobody has evaluated, and of
+records whose recipe has keys that are unknown today. So little is required here: family, status,
+the numbers and the two hashes of the corpus; all else may be missing.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from epochal.errors import RunError
 from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.recipe.load import read_toml
+from epochal.recipe.renames import rename_tree
 from epochal.runs import NLLResult, RunRecord, Status
 from epochal.runs.find import find_runs
 
@@ -35,29 +35,31 @@ class Run:
     curve: Curve | None
     """Validation during training; None before the first evaluation."""
     loss: tuple[Floats, Floats]
-    """(epochs, training loss) of the lines in the log."""
+    """(epochs, training loss) from the log."""
     result: NLLResult | None
     """`epochal eval` of the best checkpoint; None if that has not been done."""
     recipe: dict[str, Any]
-    """recipe.toml as nested values."""
-    samples: list[dict[str, Any]]
+    """recipe.toml as nested values, under today's keys."""
+    samples: list[tuple[str, str]]
+    """(prompt, text) that the trained model wrote."""
     reached: float
     """Share of the run that is done."""
 
     @property
     def family(self) -> str:
-        """ar or mdm."""
         return self.record.family
 
     @property
     def status(self) -> Status:
-        """running, stopped, diverged or finished."""
         return self.record.status
 
     @property
     def params(self) -> int:
-        """N."""
         return int(self.record.numbers["params"])
+
+    @property
+    def unique_tokens(self) -> int:
+        return int(self.record.numbers["unique_tokens"])
 
     @property
     def flops(self) -> float:
@@ -70,17 +72,6 @@ class Run:
         return float(self.record.numbers["epochs"]) * self.reached
 
     @property
-    def unique_tokens(self) -> int:
-        """U."""
-        return int(self.record.numbers["unique_tokens"])
-
-    @property
-    def corpus(self) -> tuple[str, str]:
-        """Hashes of the training and of the validation tokens."""
-        corpus = self.record.info["corpus"]
-        return str(corpus["train"]["content_sha256"]), str(corpus["validation"]["content_sha256"])
-
-    @property
     def nll(self) -> float | None:
         """Best NLL: of `epochal eval`, else of the training log; None if there is neither."""
         if self.result is not None:
@@ -89,7 +80,7 @@ class Run:
 
     @property
     def best(self) -> tuple[float, float] | None:
-        """(epochs, FLOPs) at which `nll` was had; None if there is none."""
+        """(epochs, FLOPs) at which `nll` was reached; None if there is none."""
         if self.result is not None:
             share = self.result.step / self.record.numbers["steps"]
             numbers = self.record.numbers
@@ -113,16 +104,10 @@ def read_runs(places: Sequence[str | Path]) -> list[Run]:
     Raises RunError or RecipeError for a place without runs and for a damaged record.
     """
     runs = [_read(path) for path in find_runs(places)]
-    times = Counter(run.record.name for run in runs)
-    runs = [replace(r, label=_label(r.record, times[r.record.name] == 1)) for r in runs]
-    return sorted(
-        runs,
-        key=lambda r: (r.unique_tokens, r.family != "ar", r.params, r.flops),
-    )
-
-
-def _label(record: RunRecord, unique: bool) -> str:
-    return record.name if unique else str(record.path)
+    times = Counter(run.label for run in runs)
+    runs = [r if times[r.label] == 1 else replace(r, label=str(r.record.path)) for r in runs]
+    order = family_names().index
+    return sorted(runs, key=lambda r: (r.unique_tokens, order(r.family), r.params, r.flops))
 
 
 def _read(path: Path) -> Run:
@@ -131,7 +116,7 @@ def _read(path: Path) -> Run:
         return _run(record)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise RunError(
-            f"the record of the run {path} is damaged ({type(error).__name__}: {error}); mend its "
+            f"the record of the run {path} is damaged ({type(error).__name__}: {error}); fix its "
             "run.json and metrics.jsonl or leave the run out"
         ) from error
 
@@ -152,12 +137,13 @@ def _run(record: RunRecord) -> Run:
             np.array([line["loss"] for line in log], dtype=float),
         ),
         result=record.evaluation("best"),
-        recipe=read_toml(record.folder.recipe_file),
-        samples=[_sample(sample) for sample in record.samples()],
+        recipe=rename_tree(read_toml(record.folder.recipe_file), notice=False),
+        samples=[(str(s["prompt"]), str(s["text"])) for s in record.samples()],
         reached=min(1.0, steps / int(record.numbers["steps"])),
     )
-    # Touched here so that what is missing is told as damage of this run.
-    _ = (run.params, run.flops, run.epochs, run.unique_tokens, run.corpus)
+    # Read here, so that what is missing is reported as damage of this run.
+    _ = (run.params, run.flops, run.epochs, run.unique_tokens)
+    _ = [record.info["corpus"][role]["content_sha256"] for role in ("train", "validation")]
     return run
 
 
@@ -167,7 +153,3 @@ def _finite(curve: Curve) -> Curve | None:
     if not good.any():
         return None
     return Curve(curve.steps[good], curve.epochs[good], curve.flops[good], curve.nll[good])
-
-
-def _sample(sample: dict[str, Any]) -> dict[str, Any]:
-    return {**sample, "prompt": str(sample["prompt"]), "text": str(sample["text"])}

@@ -1,4 +1,4 @@
-"""Settings, corpus and machine of the runs, as pairs of names and values."""
+"""Settings, corpus and machine of the runs, as names and values."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.report.collect import Run
+from epochal.report.groups import Group
 from epochal.report.text.format import duration, listed, power_of_ten
-from epochal.report.verdicts import Group
 from epochal.units import format_count
 
 Pairs = list[tuple[str, str]]
-LISTED_FILES = 20
+_LISTED_FILES = 20
 """Source files of a corpus that are named on the page."""
 
 
 def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """Recipe keys that are not the same in all runs, with each run's value."""
     flat = [dict(flatten(run.recipe)) for run in runs]
-    keys = sorted({key for one in flat for key in one} - {"run_dir"})
-    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
+    keys = sorted({key for settings in flat for key in settings} - {"run_dir"})
+    rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "", digits: int = 10) -> Pairs:
-    """Nested values as dotted names and texts, fractions with so many digits."""
+    """Nested values as dotted names and texts, fractions with `digits` digits."""
     pairs: Pairs = []
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -37,9 +37,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "", digits: int = 10) -> Pair
 def _value(value: object, digits: int) -> str:
     """A setting as text: 0.003, 10 for 10.0, 2.5×10¹⁰ for 25000000000.0."""
     if type(value) is float:
-        plain = f"{value:.{digits}g}"
-        short = power_of_ten(value)
-        return short if abs(value) >= 1e6 and float(f"{value:.2e}") == value else plain
+        short = abs(value) >= 1e6 and float(f"{value:.2e}") == value
+        return power_of_ten(value) if short else f"{value:.{digits}g}"
     return f"{value:,}" if type(value) is int else str(value)
 
 
@@ -48,79 +47,76 @@ def recipe_text(run: Run) -> str:
     return run.record.folder.recipe_file.read_text(encoding="utf-8", errors="replace").strip()
 
 
-def passport_lines(groups: list[Group]) -> list[list[str]]:
-    """Per store: what it is, in the few figures that matter."""
-    lines = []
+def store_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Per token store its role and main figures."""
+    rows: dict[tuple[str, ...], None] = {}
     for group in groups:
         for role, facts in group.runs[0].record.info["corpus"].items():
-            passport = facts.get("passport") or {}
-            tokens = int(facts.get("unique_tokens") or passport.get("unique_tokens") or 0)
-            bytes_of_text = passport.get("text_bytes")
-            tokenizer = passport.get("tokenizer") or {}
-            twice = passport.get("duplicates") or {}
-            lines.append(
-                [
-                    str(role),
-                    format_count(tokens) if tokens else "–",
-                    f"{int(facts.get('documents') or 0):,}" if facts.get("documents") else "–",
-                    f"{bytes_of_text / tokens:.2f}" if bytes_of_text and tokens else "–",
-                    f"{tokenizer['name']} ({tokenizer['vocabulary']:,})" if tokenizer else "–",
-                    f"{twice['share_of_tokens']:.1%}" if twice else "–",
-                ]
+            metadata = facts.get("passport") or {}
+            tokens = int(facts.get("unique_tokens") or metadata.get("unique_tokens") or 0)
+            text_bytes, tokenizer = metadata.get("text_bytes"), metadata.get("tokenizer")
+            duplicates = metadata.get("duplicates")
+            row = (
+                str(role),
+                format_count(tokens) if tokens else "–",
+                f"{int(facts['documents']):,}" if facts.get("documents") else "–",
+                f"{text_bytes / tokens:.2f}" if text_bytes and tokens else "–",
+                f"{tokenizer['name']} ({tokenizer['vocabulary']:,})" if tokenizer else "–",
+                f"{duplicates['share_of_tokens']:.1%}" if duplicates else "–",
             )
-    return [line for number, line in enumerate(lines) if line not in lines[:number]]
+            rows.setdefault(row)
+    return [list(row) for row in rows]
 
 
 def corpus(group: Group) -> list[tuple[str, Pairs, list[str]]]:
     """(role, facts, source files) of the training and of the validation store."""
-    found = []
+    stores = []
     for role, facts in group.runs[0].record.info["corpus"].items():
-        passport = facts.get("passport")
+        metadata = facts.get("passport")
         pairs = flatten({key: value for key, value in facts.items() if key != "passport"})
         names: list[str] = []
-        if passport is None:
-            pairs.append(("passport", "none: the store came without one"))
+        if metadata is None:
+            pairs.append(("metadata", "none: the store came without any"))
         else:
-            listed_files = passport.get("sources", {}).get("listed", [])
-            names = [str(file.get("name")) for file in listed_files[:LISTED_FILES]]
-            pairs += _passport_facts(passport)
-        found.append((str(role), pairs, names))
-    return found
+            sources = metadata.get("sources", {}).get("listed", [])
+            names = [str(file.get("name")) for file in sources[:_LISTED_FILES]]
+            pairs += _metadata(metadata)
+        stores.append((str(role), pairs, names))
+    return stores
 
 
-def _passport_facts(passport: Mapping[str, Any]) -> Pairs:
-    """The passport's own facts; those of the store stand before them."""
+def _metadata(metadata: Mapping[str, Any]) -> Pairs:
+    """The store's metadata without the facts that stand before it and lists of files."""
     hidden = {"preparation", "format", "version", "content_sha256", "unique_tokens", "documents"}
-    tree = {
-        key: value for key, value in passport.items() if key not in hidden and value is not None
-    }
+    tree = {k: value for k, value in metadata.items() if k not in hidden and value is not None}
     sources = tree.get("sources")
     if isinstance(sources, Mapping):
         tree["sources"] = {key: value for key, value in sources.items() if key != "listed"}
     return flatten(tree, digits=4)
 
 
-def machines(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(runs, software and machine): a line for all runs that were made alike."""
-    alike: dict[str, list[Run]] = {}
+def machines(runs: Sequence[Run]) -> Pairs:
+    """(runs, software and machine): one line for all runs made in the same way."""
+    together: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(_machine(run), []).append(run)
+        together.setdefault(_machine(run), []).append(run)
     return [
-        (listed([run.label for run in some], 4), text + _time(some)) for text, some in alike.items()
+        (listed([run.label for run in members], 4), machine + _time(members))
+        for machine, members in together.items()
     ]
 
 
 def _machine(run: Run) -> str:
     info = run.record.info
     parts = [f"{name} {value}" for name, value in info.get("software", {}).items()]
-    kept = info.get("machine", {})
-    parts += [str(kept[key]) for key in ("device", "precision") if key in kept]
-    if "compiled" in kept:
-        parts.append("compiled" if kept["compiled"] else "not compiled")
+    machine = info.get("machine", {})
+    parts += [str(machine[key]) for key in ("device", "precision") if key in machine]
+    if "compiled" in machine:
+        parts.append("compiled" if machine["compiled"] else "not compiled")
     return ", ".join(parts) or "not recorded"
 
 
 def _time(runs: Sequence[Run]) -> str:
-    known = [float(run.record.info["seconds"]) for run in runs if "seconds" in run.record.info]
-    together = " together" if len(known) > 1 else ""
-    return f", trained in {duration(sum(known))}{together}" if known else ""
+    seconds = [float(run.record.info["seconds"]) for run in runs if "seconds" in run.record.info]
+    together = " together" if len(seconds) > 1 else ""
+    return f", trained in {duration(sum(seconds))}{together}" if seconds else ""

@@ -89,11 +89,10 @@
 
   // A drawing as a file of its own: the page's colours become plain ones.
   function save(figure) {
-    const seen = [...figure.querySelectorAll("svg.drawing")].find((s) => s.getClientRects().length);
-    const copy = seen.cloneNode(true);
+    const copy = figure.querySelector("svg.drawing").cloneNode(true);
     copy.querySelectorAll(".edge").forEach((edge) => edge.remove());
     copy.removeAttribute("tabindex");
-    const [, , width, height] = seen.getAttribute("viewBox").split(" ");
+    const [, , width, height] = copy.getAttribute("viewBox").split(" ");
     copy.setAttribute("xmlns", SVG);
     copy.setAttribute("width", width);
     copy.setAttribute("height", height);
@@ -106,7 +105,7 @@
     copy.prepend(paper);
     const text = new XMLSerializer()
       .serializeToString(copy)
-      .replace(/var\((--[a-z]+)\)/g, (_, name) => colours.getPropertyValue(name).trim());
+      .replace(/var\((--[\w-]+)\)/g, (_, name) => colours.getPropertyValue(name).trim());
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
     link.download = figure.dataset.name + ".svg";

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,71 +15,64 @@ from markupsafe import Markup
 
 from epochal import files
 from epochal._version import __version__
+from epochal.comparison import Comparison
 from epochal.errors import RunError
-from epochal.families import families, family_names
-from epochal.report.beyond_loss import steps_plot, task_rows
+from epochal.families import families, get_family
+from epochal.report import facts
+from epochal.report.budget_figures import budget_plot
 from epochal.report.collect import Run, read_runs
-from epochal.report.curve_table import points_of_a_curve
-from epochal.report.facts import (
-    corpus,
-    differences,
-    machines,
-    passport_lines,
-    recipe_text,
-)
-from epochal.report.figures import (
-    comparable,
-    critical_words,
+from epochal.report.curves import (
     epochs_figure,
+    find_meetings,
     flops_figure,
-    several,
+    points_per_curve,
     show_losses,
+    steps_figure,
+    task_rows,
 )
-from epochal.report.isoflop_figures import isoflop_notes
-from epochal.report.law_figures import (
-    constants_rows,
-    half_life_text,
-    law_plots,
-)
-from epochal.report.law_section import (
-    Laws,
-    find_laws,
-    find_plan,
-    held_out,
-    read_study,
-    regularised,
-)
-from epochal.report.plan_section import budget_plot, plan_content
-from epochal.report.svg import Plot, check_formats, inline, save
+from epochal.report.drawing import Plot, check_formats, inline, save
+from epochal.report.groups import Group, frontier_leads, group_runs, on_one_scale, several
+from epochal.report.law_figures import law_plots
+from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_study, study_list
+from epochal.report.text import figures as figure_text
+from epochal.report.text import page as text
 from epochal.report.text.format import (
-    commands,
-    count,
+    flops,
+    for_page,
     listed,
-    power_of_ten,
-    powers,
+    number,
     printable,
+    prose,
     sentence,
 )
-from epochal.report.verdicts import Group, group_runs
+from epochal.results import Note
 from epochal.scaling.advisor import advise
 from epochal.scaling.choose import check_law
 from epochal.scaling.planner import PlanReport
-from epochal.scaling.result import FitReport
+from epochal.scaling.result import FamilyFit, FitReport
 from epochal.units import format_count
 
-_SECTIONS = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")
-# What study.json may leave out.
-_STUDY = {"recommendation": None, "budget": None, "machine": None, "not_tried": ""}
-_STAGE = {"name": "–", "status": "–", "seconds": None, "note": ""}
-_TRIED = dict.fromkeys(
-    ("family", "setting", "run", "against", "plain", "nll", "difference", "error")
-)
-_HELD_OUT = {"run": "–", "predicted": None, "interval": None, "seen": None, "note": ""}
-_STATUS = {
-    "running": "is still running, or was killed: what follows is the state at its last line",
-    "stopped": "was ended early; the same `epochal train` goes on with it",
-    "diverged": "diverged: its loss stopped being finite",
+_FIGURES = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")
+_SECTIONS = {
+    "corpus": "Corpus",
+    "runs": "Runs",
+    "advice": "Runs in progress",
+    "epochs": "Epochs",
+    "compute": "Compute",
+    "isoflop": "Best size",
+    "contours": "Size and epochs",
+    "repetition": "Repetition",
+    "fit": "Fit",
+    "plan": "Plan",
+    "held-out": "Held-out run",
+    "regularisation": "Regularisation",
+    "study": "Study",
+    "tasks": "Tasks",
+    "steps": "Steps",
+    "texts": "Texts",
+    "recipes": "Recipes",
 }
+"""Anchor → name in the list of contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +81,12 @@ class Report:
 
     path: Path
     runs: list[str]
-    verdicts: list[str]
+    verdicts: list[Comparison | Note]
+    """Per group of comparable runs the comparison, or why there is none."""
     sections: list[str] = field(default_factory=list)
     """Names of the sections with figures."""
     figures: list[Path] = field(default_factory=list)
     """Files written beside the page, if wanted."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "report": str(self.path),
-            "runs": self.runs,
-            "verdicts": self.verdicts,
-            "sections": self.sections,
-            "figures": [str(path) for path in self.figures],
-        }
 
 
 def write_report(
@@ -119,7 +102,7 @@ def write_report(
     """Write the page about the runs in `places` (run folders, or folders that hold runs).
 
     With five or more runs of a family, `law` ("data-constrained" if neither it nor a study in
-    the folder says another) is fitted to them; `fit` is a fit made already. `figures` are
+    the folder names another) is fitted to them; `fit` is a fit made already. `figures` are
     formats (pdf, svg, png) in which every figure is also written, with its numbers as CSV, into
     `<out>-figures/`. Raises RunError for a place without runs or a damaged record, UserError
     for an unknown law or format, StorageError if `out` cannot be written.
@@ -135,128 +118,146 @@ def write_report(
     runs = read_runs(places)
     groups = group_runs(runs)
     laws = find_laws(runs, study, law, fit)
-    budget = flops if flops is not None else study.get("flops")
-    laws = replace(laws, plan=plan or find_plan(runs, laws, budget))
-    plots = _plots(runs, groups, laws)
-    files.write_text(target, _render(runs, groups, laws, plots))
+    if plan is None:
+        plan = find_plan(runs, laws, flops if flops is not None else study.get("flops"))
+    with for_page():
+        plots = _plots(runs, groups, laws, plan)
+        content = _context(runs, groups, laws, plan, plots)
+        files.write_text(target, _environment().get_template("page.html.j2").render(content))
     drawn = [plot for section in plots.values() for plot in section]
     folder = target.with_name(f"{target.stem}-figures")
     written = save(drawn, folder, figures) if figures else []
-    sentences = [group.sentence for group in groups]
-    return Report(target, [run.label for run in runs], sentences, list(plots), written)
+    verdicts = [group.verdict for group in groups]
+    return Report(target, [run.label for run in runs], verdicts, list(plots), written)
 
 
-def _plots(runs: list[Run], groups: list[Group], laws: Laws) -> dict[str, list[Plot]]:
+def _plots(
+    runs: list[Run], groups: list[Group], laws: Laws, plan: PlanReport | None
+) -> dict[str, list[Plot]]:
     """The figures of each section that has any."""
-    curves: dict[str, list[Plot]] = {}
+    sections: dict[str, list[Plot]] = {}
     if any(run.curve is not None for run in runs):
-        curves = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
-    sections = curves | law_plots(laws.families)
-    if laws.plan is not None and laws.families:
-        sections["plan"] = [budget_plot(laws.plan, laws.families)]
-    if (steps := steps_plot(runs)) is not None:
+        sections = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
+    sections |= law_plots(laws.families)
+    if plan is not None and laws.families:
+        sections["plan"] = [budget_plot(plan, laws.families, plan.verdict)]
+    if (steps := steps_figure(runs)) is not None:
         sections["steps"] = [steps]
     return {name: plots for name, plots in sections.items() if plots}
 
 
-def _render(runs: list[Run], groups: list[Group], laws: Laws, plots: dict[str, list[Plot]]) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Whatever a run, a text or a file is called, it can stand in a page.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    # Of runs that may go on; one that was never evaluated has nothing to be advised on.
-    open_runs = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
-    environment.filters |= {"printable": printable, "sentence": sentence, "commands": commands}
-    environment.filters["powers"] = powers
+    environment.filters |= {"prose": prose, "sentence": sentence}
+    return environment
+
+
+def _context(
+    runs: list[Run],
+    groups: list[Group],
+    laws: Laws,
+    plan: PlanReport | None,
+    plots: Mapping[str, list[Plot]],
+) -> dict[str, Any]:
+    """What the template shows."""
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
-        title=_title(runs, groups),
-        groups=groups,
-        rows=[_row(run) for run in runs],
-        advice=[
-            (run.label, advise(run.record, laws.families.get(run.family))) for run in open_runs
+    meets, leads = bool(find_meetings(groups)), frontier_leads(groups)
+    study, fits = laws.study, laws.families
+    unfinished = any(run.status != "finished" for run in runs)
+    present = [one for one in families() if any(run.family == one.name for run in runs)]
+    context = {
+        "title": text.page_title(groups),
+        "version": __version__,
+        "script": Markup(script),
+        "script_sum": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "families": families(),
+        "present": present,
+        "kicker": listed([one.title for one in present]),
+        "verdicts": [_verdict(group) for group in groups],
+        "warnings": list(text.warnings(groups)),
+        "unfinished": unfinished,
+        "labels": [run.label for run in runs],
+        "runs": [_row(run)[: None if unfinished else -1] for run in runs],
+        "advice": _advice(runs, fits),
+        "plots": {name: [_shown(plot) for plot in plots.get(name, [])] for name in _FIGURES},
+        "most_points": points_per_curve(runs),
+        "losses": show_losses(runs),
+        "comparable": on_one_scale(groups),
+        "frontier": on_one_scale(groups) and bool(several(runs)),
+        "critical": text.describe_crossing(groups, meets, leads),
+        "isoflop_notes": figure_text.isoflop_notes(fits),
+        "half_lives": [
+            f"{sentence(get_family(f).title)}: {figure_text.half_life(fit)}."
+            for f, fit in fits.items()
         ],
-        warnings=[warning for group in groups for warning in _warnings(group)],
-        plots={name: [_shown(plot) for plot in plots.get(name, [])] for name in _SECTIONS},
-        unfinished=any(run.status != "finished" for run in runs),
-        losses=show_losses(runs),
-        laws=laws,
-        constants=constants_rows(laws.families),
-        plan=plan_content(laws.plan, runs),
-        formulas=sorted({(fit.form.name, fit.form.formula) for fit in laws.families.values()}),
-        half_lives=[(f, half_life_text(fit)) for f, fit in laws.families.items()],
-        isoflop_notes=isoflop_notes(laws.families),
-        dropped=[d for fit in laws.families.values() for d in fit.dropped],
-        held_out=[_HELD_OUT | dict(one) for one in held_out(laws.study)],
-        tried=[_TRIED | {"better": False, "note": ""} | dict(t) for t in regularised(laws.study)],
-        study=_STUDY | laws.study,
-        stages=[_STAGE | dict(stage) for stage in laws.study.get("stages") or []],
-        stores=passport_lines(groups),
-        tasks=(tasks := task_rows(runs)),
-        sections=_sections(plots, laws, any(run.samples for run in runs), bool(tasks), open_runs),
-        script=Markup(script),
-        script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        frontier=comparable(groups) and bool(several(runs)),
-        critical=critical_words(groups),
-        comparable=comparable(groups),
-        named=[listed([run.label for run in group.runs], 3) for group in groups],
-        most_points=points_of_a_curve(runs),
-        families=[family for family in family_names() if any(r.family == family for r in runs)],
-        titles={one.name: one.title for one in families()},
-        written=[(run.label, run.family, _texts(run)) for run in runs if run.samples],
-        differences=differences(runs),
-        labels=[run.label for run in runs],
-        recipes=[(run.label, recipe_text(run)) for run in runs],
-        corpora=[corpus(group) for group in groups],
-        machines=machines(runs),
-        version=__version__,
-    )
-
-
-def _sections(
-    plots: dict[str, list[Plot]], laws: Laws, texts: bool, tasks: bool, open_runs: list[Run]
-) -> list[tuple[str, str]]:
-    """(anchor, name) of the page's sections, for its list of contents."""
-    there = {
-        ("corpus", "Corpus"): True,
-        ("runs", "Runs"): True,
-        ("advice", "Going on"): bool(open_runs),
-        ("epochs", "Epochs"): "epochs" in plots,
-        ("compute", "Compute"): "flops" in plots,
-        ("isoflop", "Best size"): "isoflop" in plots,
-        ("contours", "Size and epochs"): "contours" in plots,
-        ("repetition", "Repetition"): "repetition" in plots,
-        ("fit", "Fit"): "quality" in plots or bool(laws.refusals),
-        ("plan", "Plan"): laws.plan is not None,
-        ("held-out", "Held-out run"): bool(laws.study.get("held_out")),
-        ("regularisation", "Regularisation"): bool(regularised(laws.study)),
-        ("study", "Study"): bool(laws.study.get("stages")),
-        ("tasks", "Tasks"): tasks,
-        ("steps", "Steps"): "steps" in plots,
-        ("texts", "Texts"): texts,
-        ("recipes", "Recipes"): True,
+        "constants": _constants(fits),
+        "formulas": sorted({(fit.form.name, fit.form.formula) for fit in fits.values()}),
+        "fit_titles": [get_family(family).title for family in fits],
+        "law_notes": list(text.law_notes(laws)),
+        "refused": [(get_family(family).title, why) for family, why in laws.refused.items()],
+        "dropped": [dropped for fit in fits.values() for dropped in fit.dropped],
+        "plan": None if plan is None else _plan(plan, runs),
+        "study": {"recommendation": None, "budget": None, "machine": None, "not_tried": ""} | study,
+        "held_out": [_held_out(one) for one in study_list(study, "held_out")],
+        "tried": [_tried(one) for one in study_list(study, "regularisation")],
+        "tried_runs": [str(one.get("run")) for one in study_list(study, "regularisation")],
+        "stages": [_stage(one) for one in study_list(study, "stages")],
+        "tasks": task_rows(runs),
+        "texts": [(run.label, run.family, _texts(run)) for run in runs if run.samples],
+        "differences": facts.differences(runs),
+        "recipes": [(run.label, facts.recipe_text(run)) for run in runs],
+        "stores": facts.store_rows(groups),
+        "corpora": [facts.corpus(group) for group in groups],
+        "machines": facts.machines(runs),
     }
-    return [section for section, shown in there.items() if shown]
+    return context | {"sections": _sections(context, plots)}
+
+
+def _sections(context: Mapping[str, Any], plots: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(anchor, name) of the page's sections, for its list of contents."""
+    shown = {name: bool(plots.get(name)) for name in _SECTIONS}
+    shown |= {name: bool(context[name]) for name in ("advice", "plan", "tasks", "texts")}
+    shown |= {
+        "corpus": True,
+        "runs": True,
+        "recipes": True,
+        "compute": "flops" in plots,
+        "fit": "quality" in plots or bool(context["refused"]),
+        "held-out": bool(context["held_out"]),
+        "regularisation": bool(context["tried"]),
+        "study": bool(context["stages"]),
+    }
+    return [(anchor, name) for anchor, name in _SECTIONS.items() if shown[anchor]]
+
+
+def _verdict(group: Group) -> tuple[str, str, list[str]]:
+    """(runs, verdict, notes)."""
+    notes = [] if group.comparison is None else list(group.comparison.notes)
+    return listed([run.label for run in group.runs], 3), text.describe_verdict(group.verdict), notes
+
+
+def _advice(runs: Sequence[Run], fits: Mapping[str, FamilyFit]) -> list[tuple[str, str]]:
+    """(run, advice) of those that can go on; one that was never evaluated has no advice."""
+    in_progress = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
+    return [(r.label, advise(r.record, fits.get(r.family)).sentence) for r in in_progress]
 
 
 def _shown(plot: Plot) -> dict[str, Any]:
     """A figure as the template takes it; its CSV is part of the page."""
     table = "data:text/csv;charset=utf-8," + quote(plot.csv(page=True))
-    return {"name": plot.name, "half": plot.half, "drawing": inline(plot), "table": table}
+    return {"name": plot.name, "drawing": inline(plot), "table": table}
 
 
-def _title(runs: list[Run], groups: list[Group]) -> str:
-    sizes = list(dict.fromkeys(format_count(group.unique_tokens) for group in groups))
-    several_of_a_size = f" of {len(groups)} corpora" if len(sizes) < len(groups) else ""
-    return f"{count(len(runs), 'run')} on {listed(sizes)} unique tokens{several_of_a_size}"
-
-
-def _row(run: Run) -> dict[str, str]:
-    """One line of the table; what is not known is a dash."""
+def _row(run: Run) -> list[str | Markup]:
+    """One line of the table of runs; what is not known is a dash."""
     result, best, curve = run.result, run.best, run.curve
     nll = "–" if run.nll is None else f"{run.nll:.3f}"
     if result is not None:
@@ -264,38 +265,85 @@ def _row(run: Run) -> dict[str, str]:
     elif run.nll is not None:
         nll += " (in training)"
     per_byte = result.bits_per_byte if result is not None else None
+    short = get_family(run.family).short
+    return [
+        run.label,
+        Markup('<span class="family-{}">{}</span>').format(run.family, short),
+        format_count(run.params),
+        flops(run.flops),
+        f"{run.epochs:.1f}",
+        nll,
+        "–" if per_byte is None else f"{per_byte:.3f}",
+        "–" if best is None else f"{best[0]:.1f}",
+        "–" if curve is None else f"{curve.rise:.3f}",
+        run.status,
+    ]
+
+
+def _constants(fits: Mapping[str, FamilyFit]) -> list[list[str]]:
+    """Per constant its name and each family's value with its interval or status."""
+    names = list(dict.fromkeys(name for fit in fits.values() for name in fit.constants))
+    return [[name, *(_constant(fit, name) for fit in fits.values())] for name in names]
+
+
+def _constant(fit: FamilyFit, name: str) -> str:
+    value, status = fit.constants.get(name), fit.constant_status.get(name)
+    low, high = fit.intervals.get(name, (None, None))
+    if status is None and low is not None and high is not None:
+        status = f"{number(low, 4)} to {number(high, 4)}"
+    if value is None:
+        return status or "–"
+    return number(value, 4) + (f" ({status})" if status else "")
+
+
+def _plan(plan: PlanReport, runs: Sequence[Run]) -> dict[str, Any]:
     return {
-        "label": run.label,
-        "family": run.family,
-        "params": format_count(run.params),
-        "flops": power_of_ten(run.flops),
-        "epochs": f"{run.epochs:.1f}",
-        "nll": nll,
-        "bits": "–" if per_byte is None else f"{per_byte:.3f}",
-        "best": "–" if best is None else f"{best[0]:.1f}",
-        "rise": "–" if curve is None else f"{curve.rise:.3f}",
-        "status": run.status,
+        "verdict": plan.verdict,
+        "budget": flops(plan.flops),
+        "tokens": format_count(plan.unique_tokens),
+        "rows": text.plan_rows(plan),
+        "sentences": list(text.plan_sentences(plan)),
+        "recipes": [(get_family(f).title, recipe) for f, recipe in plan_recipes(plan, runs)],
     }
 
 
-def _warnings(group: Group) -> list[str]:
-    found = [f"{r.label} {_STATUS[r.status]}." for r in group.runs if r.status in _STATUS]
-    for run in group.runs:
-        again = f"run `epochal eval {shlex.quote(str(run.record.path))}`"
-        if run.result is None and run.curve is None:
-            found.append(f"{run.label} has not come to a validation: nothing is known of it.")
-        elif run.outdated:
-            found.append(f"{run.label} has a better checkpoint than the evaluated one; {again}.")
-        elif run.result is None:
-            found.append(f"{run.label} has not been evaluated: no error is known; {again}.")
-    if group.left_out:
-        names = listed([run.label for run in group.left_out])
-        found.append(f"The verdict does not speak of {names}.")
-    return found
+def _nats(value: Any, form: str = ".3f") -> str:
+    return format(value, form) if isinstance(value, int | float) else "–"
+
+
+def _held_out(one: Mapping[str, Any]) -> list[str]:
+    interval = one.get("interval")
+    return [
+        str(one.get("run", "–")),
+        _nats(one.get("predicted")),
+        f"{_nats(interval[0])} to {_nats(interval[1])}" if interval else "–",
+        _nats(one.get("seen")),
+        str(one.get("note", "")),
+    ]
+
+
+def _tried(one: Mapping[str, Any]) -> list[str]:
+    """A trial of regularisation; the version before wrote `plain` and `better`."""
+    family, nll, difference = one.get("family"), one.get("nll"), one.get("difference")
+    titles = {each.name: each.title for each in families()}
+    known = all(isinstance(value, int | float) for value in (difference, one.get("error")))
+    improved = one.get("improved", one.get("better"))
+    outcome = "better" if improved else "not better"
+    return [
+        titles.get(str(family), str(family)),
+        str(one.get("setting")),
+        _nats(one.get("baseline_nll", one.get("plain"))),
+        _nats(nll),
+        f"{_nats(difference, '+.3f')} ± {_nats(one.get('error'))}" if known else "–",
+        outcome if isinstance(nll, int | float) else "not tried",
+    ]
+
+
+def _stage(one: Mapping[str, Any]) -> list[str]:
+    name, status, note = (str(one.get(key) or "–") for key in ("name", "status", "note"))
+    return [name, status, _nats(one.get("seconds"), ".0f"), note]
 
 
 def _texts(run: Run) -> list[tuple[str, str]]:
     """(prompt, what the model wrote after it) of each sample."""
-    return [
-        (sample["prompt"], sample["text"].removeprefix(sample["prompt"])) for sample in run.samples
-    ]
+    return [(prompt, sample.removeprefix(prompt)) for prompt, sample in run.samples]

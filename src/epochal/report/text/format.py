@@ -1,19 +1,42 @@
-"""Numbers and texts as the page shows them."""
+"""Numbers and texts as the page and the command line show them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from markupsafe import Markup, escape
 
-from epochal.units import parse_number
+from epochal.units import format_count
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # Control characters are not allowed in HTML; their pictures are (tab and newline stay).
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 # C1 controls, halves of surrogate pairs and what may not stand in a document at all.
 _REPLACED = dict.fromkeys([*range(128, 160), *range(55296, 57344), 65534, 65535], 65533)
+_ON_PAGE = ContextVar("on_page", default=False)
+
+
+@contextmanager
+def for_page() -> Iterator[None]:
+    """Within, `flops` and `number` write powers of ten as a page does."""
+    token = _ON_PAGE.set(True)
+    try:
+        yield
+    finally:
+        _ON_PAGE.reset(token)
+
+
+def flops(value: float) -> str:
+    """Compute: '5.71×10¹²' on the page, '5.71T' (or '5.71e+16') in a terminal, to be copied."""
+    return power_of_ten(value) if _ON_PAGE.get() else format_count(value)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits; large and small ones '5.7×10¹⁶' on the page, else '5.7e+16'."""
+    plain = f"{value:.{digits}g}"
+    return power_of_ten(float(plain)) if "e" in plain and _ON_PAGE.get() else plain
 
 
 def power_of_ten(value: float) -> str:
@@ -31,38 +54,24 @@ def printable(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_PICTURES | _REPLACED)
 
 
-_NUMBER = re.compile(
-    r"`[^`]*`|(?<![\w.,/-])(\d+(?:\.\d+)?e[+-]\d+)(?![\w.]*\w)|"
-    r"(?<![\w.,/-])(\d+(?:\.\d+)?[kMBT]) FLOPs\b"
-)
-
-
-def powers(text: str) -> str:
-    """`text` with 5.7e+16, and 8B of FLOPs, written as the page writes it elsewhere: 5.7×10¹⁶.
-
-    What stands between backticks is left as it is.
-    """
-
-    def written(match: re.Match[str]) -> str:
-        if match[1]:
-            return power_of_ten(float(match[1]))
-        return f"{power_of_ten(parse_number(match[2]))} FLOPs" if match[2] else match[0]
-
-    return _NUMBER.sub(written, text)
-
-
 def sentence(text: str) -> str:
     """`text` with a capital letter at its beginning and the others as they are."""
     return text[:1].upper() + text[1:]
 
 
-def commands(text: str) -> Markup:
-    """`text` as HTML, escaped, with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+def prose(text: str) -> Markup:
+    """A sentence as HTML: escaped, commands between backticks as code."""
+    parts = [escape(printable(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        parts[-2:] = [Markup("`").join(parts[-2:])]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else part
+        for index, part in enumerate(parts)
+    )
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:
-    """'a, b and c'; of many only the first ones and how many there are besides."""
+    """'a, b and c'; of many only the first ones and how many more there are."""
     if len(words) > most:
         words = [*words[: most - 1], f"{len(words) - most + 1} more"]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]

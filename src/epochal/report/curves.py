@@ -1,0 +1,304 @@
+"""Curves of runs: NLL against epochs and compute, and quality of texts against steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from epochal.comparison import Meeting
+from epochal.estimates import Floats, Integers
+from epochal.families import get_family
+from epochal.report.collect import Run
+from epochal.report.drawing import (
+    DOTTED,
+    Cell,
+    Palette,
+    Plot,
+    add_family_legend,
+    add_legend,
+    draw_point,
+    log_axis,
+    mark_flops,
+    set_height,
+    tip,
+)
+from epochal.report.groups import Group, frontier_leads, frontiers, on_one_scale, several
+from epochal.report.text import figures as text
+from epochal.report.text.format import power_of_ten
+
+_NLL = "validation NLL, nats per token"
+_HEADER = ("run", "family", "params", "unique_tokens", "what", "epochs", "flops", "nats_per_token")
+_DASHES: list[Any] = ["solid", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2))]
+"""One per group; further ones are drawn as the last."""
+_ORDER_STYLES = {"confidence": "-", "ancestral": "--", "margin": "-.", "entropy": ":"}
+_MOST_LOSSES = 4
+"""Training losses are drawn for up to this many runs: more would hide the curves."""
+_MANY = 12
+"""With more runs curves are drawn thinner, so that they can be told apart."""
+MOST_POINTS = 20_000
+"""Points of curves on a page; more would make it too large to be mailed."""
+_FEWEST_POINTS = 40
+"""Of one run."""
+
+
+def epochs_figure(groups: Sequence[Group]) -> Plot:
+    """Validation NLL (and, with few runs, training loss) against epochs."""
+    runs = [run for group in groups for run in group.runs]
+
+    def paint(axes: Axes, palette: Palette) -> None:
+        add_family_legend(axes, palette, [run.family for run in runs])
+        low, high = _nll_range(runs)
+        if show_losses(runs):
+            least = min((run.loss[1].min() for run in runs if len(run.loss[1])), default=low)
+            # A memorised text has a loss near 0, which must not flatten the curves.
+            low = max(min(low, float(least)), low - 0.6 * (high - low))
+            for run in runs:
+                kept = thinned(run.loss[1], points_per_curve(runs))
+                x, y = (values[kept] for values in run.loss)
+                [line] = axes.plot(x, y, color=palette.families[run.family], alpha=0.35)
+                line.set_linewidth(1)
+                tip(line, run.label, f"{run.label}: training loss")
+            add_legend(axes, "thin: training loss", color=palette.ink, linestyle="-", linewidth=1)
+        _draw_curves(axes, palette, groups, "epochs")
+        curves = [run.curve for run in runs if run.curve is not None]
+        ends = [float(curve.epochs[-1]) for curve in curves]
+        if max(ends) > 4 * min(ends):
+            start = min(float(curve.epochs[0]) for curve in curves)
+            log_axis(axes, "x", start, max(ends))
+        else:
+            axes.set_xlim(0, 1.02 * max(ends))
+        axes.set_xlabel("epochs (passes over the unique tokens)")
+        set_height(axes, low, high)
+
+    return Plot(
+        name="epochs",
+        label=text.epochs_label(runs),
+        title=_NLL,
+        paint=paint,
+        header=_HEADER,
+        **_tables(runs, losses=True),
+    )
+
+
+def flops_figure(groups: Sequence[Group]) -> Plot:
+    """Validation NLL against compute, with frontiers and where the curves or they meet."""
+    runs = [run for group in groups for run in group.runs]
+    meetings = find_meetings(groups)
+    with_frontiers = several(runs) if on_one_scale(groups) else []
+
+    def paint(axes: Axes, palette: Palette) -> None:
+        add_family_legend(axes, palette, [run.family for run in runs])
+        curves = [run.curve for run in runs if run.curve is not None]
+        left = min(float(curve.flops[0]) for curve in curves)
+        ends = [float(curve.flops[-1]) for curve in curves]
+        right = max([*ends, *(meeting.interval[1] for meeting in meetings)])
+        _draw_curves(axes, palette, groups, "flops")
+        for family in with_frontiers:
+            _draw_frontier(axes, palette, family, frontiers(runs)[family], right)
+        if with_frontiers:
+            add_legend(axes, "frontier", color=palette.ink, linestyle=DOTTED, linewidth=1.4)
+        for meeting in meetings:
+            axes.axvspan(*meeting.interval, color=palette.muted, alpha=0.15, linewidth=0)
+            mark_flops(axes, palette, meeting.flops, "meet at")
+        for lead in frontier_leads(groups):
+            if lead.since is not None and not meetings:
+                mark_flops(axes, palette, lead.since, "frontiers cross at", linestyle=(0, (4, 3)))
+        log_axis(axes, "x", left, right, power_of_ten)
+        axes.set_xlabel("training compute (FLOPs, 6·N·D)")
+        set_height(axes, *_nll_range(runs))
+
+    return Plot(
+        name="flops",
+        label=text.flops_label(runs, meetings),
+        title=_NLL,
+        paint=paint,
+        header=_HEADER,
+        **_tables(runs, losses=False),
+    )
+
+
+def find_meetings(groups: Sequence[Group]) -> list[Meeting]:
+    """Where curves of two families meet, if all runs are one group and it is known."""
+    comparison = groups[0].comparison if len(groups) == 1 else None
+    return [comparison.meeting] if comparison is not None and comparison.meeting else []
+
+
+def show_losses(runs: Sequence[Run]) -> bool:
+    """Whether training losses are drawn."""
+    return len(runs) <= _MOST_LOSSES and any(len(run.loss[0]) > 1 for run in runs)
+
+
+def _nll_range(runs: Sequence[Run]) -> tuple[float, float]:
+    """What the vertical axis shows: all but the first steep fall, with room for the errors."""
+    nll = np.concatenate([run.curve.nll for run in runs if run.curve is not None])
+    low, most = float(nll.min()), float(np.quantile(nll, 0.9))
+    high = min(float(nll.max()), low + 1.6 * (most - low))
+    for run in runs:
+        if run.result is not None:
+            value, error = run.result.nll_nats_per_token, run.result.standard_error
+            low, high = min(low, value - error), max(high, value + error)
+    return low, max(high, low + 0.02)
+
+
+def _draw_curves(
+    axes: Axes, palette: Palette, groups: Sequence[Group], along: Literal["epochs", "flops"]
+) -> None:
+    """Each run's curve and its best checkpoint: filled, with its error, if evaluated."""
+    runs = [run for group in groups for run in group.runs]
+    many, most = len(runs) > _MANY, points_per_curve(runs)
+    width, alpha, size = (1.0, 0.45, 4.0) if many else (1.7, 1.0, 6.0)
+    style: dict[str, Any] = {"linewidth": width, "alpha": alpha, "zorder": 3}
+    for number, group in enumerate(groups):
+        dashes = _DASHES[min(number, len(_DASHES) - 1)]
+        for run in group.runs:
+            if run.curve is None or run.best is None or run.nll is None:
+                continue
+            color, kept = palette.families[run.family], thinned(run.curve.nll, most)
+            x = (run.curve.epochs if along == "epochs" else run.curve.flops)[kept]
+            [line] = axes.plot(x, run.curve.nll[kept], color=color, linestyle=dashes, **style)
+            at, filled = run.best[0 if along == "epochs" else 1], run.result is not None
+            if run.result is not None:
+                axes.errorbar(at, run.nll, run.result.standard_error, color=color, zorder=5)
+            point = draw_point(axes, run.family, at, run.nll, markersize=size, zorder=6)
+            point.set(markerfacecolor=color if filled else palette.paper)
+            point.set(markeredgecolor=palette.paper if filled else color, markeredgewidth=1.1)
+            for artist in (line, point):
+                tip(artist, run.label, text.describe_run(run))
+
+
+def _draw_frontier(
+    axes: Axes, palette: Palette, family: str, frontier: tuple[Floats, Floats], right: float
+) -> None:
+    """A family's frontier, extended to the right: what was reached stays reached."""
+    flops, nll = np.append(frontier[0], right), np.append(frontier[1], frontier[1][-1])
+    [line] = axes.step(flops, nll, where="post", color=palette.ink, linewidth=1.4, zorder=4)
+    line.set_linestyle(DOTTED)
+    tip(line, "", text.frontier_tip(family, float(nll[-1])))
+
+
+def _tables(runs: Sequence[Run], losses: bool) -> dict[str, Any]:
+    """`rows` of all points, and `page_rows` if that is more than the page can carry."""
+    most = points_per_curve(runs)
+    fewer = None if most is None else _curve_rows(runs, losses, most)
+    return {"rows": _curve_rows(runs, losses, None), "page_rows": fewer}
+
+
+def _curve_rows(runs: Sequence[Run], losses: bool, most: int | None) -> list[list[Cell]]:
+    """At most `most` points of each curve, and the evaluated best checkpoints."""
+    rows: list[list[Cell]] = []
+    for run in runs:
+        head: list[Cell] = [run.label, run.family, run.params, run.unique_tokens]
+        curve = run.curve
+        if curve is not None:
+            for at in thinned(curve.nll, most).tolist():
+                point = (float(curve.epochs[at]), float(curve.flops[at]), float(curve.nll[at]))
+                rows.append([*head, "validation", *point])
+        if losses and len(run.loss[0]):
+            per_epoch = float(run.record.numbers["flops"]) / float(run.record.numbers["epochs"])
+            for at in thinned(run.loss[1], most).tolist():
+                epoch, loss = float(run.loss[0][at]), float(run.loss[1][at])
+                rows.append([*head, "training", epoch, epoch * per_epoch, loss])
+        if run.result is not None and run.best is not None and run.nll is not None:
+            rows.append([*head, "best, evaluated", *run.best, run.nll])
+    return rows
+
+
+def points_per_curve(runs: Sequence[Run]) -> int | None:
+    """How many points of each curve a page carries; None where it carries all."""
+    lengths = [len(run.curve.nll) for run in runs if run.curve is not None]
+    lengths += [len(run.loss[0]) for run in runs if len(run.loss[0])]
+    if sum(lengths) <= MOST_POINTS:
+        return None
+    return max(_FEWEST_POINTS, MOST_POINTS // len(lengths))
+
+
+def thinned(values: Floats, most: int | None) -> Integers:
+    """Indices of about `most` of the values, rising: the first, the last, and of each of as many
+    equal parts the lowest and the highest, so that no turn and no spike is lost."""
+    if most is None or len(values) <= most:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), max(2, most // 2) + 1).astype(int)
+    kept = {0, len(values) - 1}
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        part = values[low:high]
+        kept |= {low + int(part.argmin()), low + int(part.argmax())}
+    return np.array(sorted(kept))
+
+
+def steps_figure(runs: Sequence[Run]) -> Plot | None:
+    """NLL of generated texts by their judge against forward passes; None without any."""
+    results = [(run, result) for run in runs for result in run.record.quality()]
+    for _, result in results:
+        result["rows"].sort(key=lambda row: row["steps"])
+    if not results:
+        return None
+    reference = next((r["reference"] for _, r in results if r.get("reference")), None)
+    real = [reference["nll_nats_per_token"]] if reference else []
+    steps = [row["steps"] for _, result in results for row in result["rows"]]
+    losses = [row["nll_nats_per_token"] for _, result in results for row in result["rows"]]
+
+    def paint(axes: Axes, palette: Palette) -> None:
+        add_family_legend(axes, palette, [run.family for run, _ in results])
+        for run, result in results:
+            _draw_quality(axes, palette, run, result)
+        for nll in real:
+            line = axes.axhline(nll, color=palette.muted, linewidth=1)
+            tip(line, "", text.real_text_tip(nll))
+        if max(steps) > min(steps):
+            log_axis(axes, "x", min(steps), max(steps))
+        axes.set_xlabel("forward passes (steps)")
+        set_height(axes, min([*losses, *real]), max([*losses, *real]))
+
+    columns = ("steps", "nll_nats_per_token", "distinct_2", "repetition")
+    return Plot(
+        name="steps",
+        label="NLL of generated texts against the number of steps",
+        title="NLL of its texts by the judge, nats per token",
+        paint=paint,
+        header=("run", "family", "order", "judge", *columns),
+        rows=[
+            [run.label, run.family, result["order"], result["judge"], *(row[c] for c in columns)]
+            for run, result in results
+            for row in result["rows"]
+        ],
+    )
+
+
+def _draw_quality(axes: Axes, palette: Palette, run: Run, result: dict[str, Any]) -> None:
+    """Quality of one run's texts, written in one order of unmasking."""
+    rows, color = result["rows"], palette.families[run.family]
+    x = [row["steps"] for row in rows]
+    y = [row["nll_nats_per_token"] for row in rows]
+    error = [row.get("standard_error") or 0.0 for row in rows]
+    style: dict[str, Any] = {"linestyle": _ORDER_STYLES.get(result["order"], "-"), "linewidth": 1.4}
+    axes.errorbar(x, y, yerr=error, color=color, **style)
+    for row, steps, nll in zip(rows, x, y, strict=True):
+        point = draw_point(axes, run.family, steps, nll, color=color, markersize=5)
+        tip(point, run.label, text.quality_tip(result, row))
+
+
+def task_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """(task, run, family, mode, metric, value ± error, chance, the paper's) of each result."""
+    rows = []
+    for run in runs:
+        for result in run.record.downstream():
+            chance, paper = result.get("chance"), result.get("paper") or {}
+            mode = f"{result['mode']}, {result['checkpoint']}"
+            for metric, measured in result["metrics"].items():
+                value, error = f"{100 * measured['value']:.1f}", measured.get("standard_error")
+                rows.append(
+                    (
+                        result["task"],
+                        run.label,
+                        get_family(run.family).short,
+                        mode,
+                        metric,
+                        value if error is None else f"{value} ± {100 * error:.1f}",
+                        "–" if chance is None else f"{100 * chance:.0f}",
+                        ", ".join(f"{100 * share:.1f} ({n})" for n, share in paper.items()) or "–",
+                    )
+                )
+    return sorted(rows)

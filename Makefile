@@ -35,7 +35,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
-# docs/recipe.toml and docs/cli.md are written from the code; a test holds them to it.
+# docs/recipe.toml, docs/cli.md and docs/json.md are written from the code; a test holds them to it.
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 

@@ -1,17 +1,92 @@
-"""Write the reference pages that follow from the code: docs/recipe.toml and docs/cli.md."""
+"""Write the reference pages that follow from the code: recipe.toml, cli.md and json.md."""
 
 from __future__ import annotations
 
+import builtins
+import dataclasses
+import importlib
+import inspect
+import re
 import sys
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import click
+import numpy as np
 
 from epochal.cli.main import cli
+from epochal.options import field_docs
 from epochal.recipe import annotated_toml
+from epochal.report.text import texts
+from epochal.results import Note
 
 HERE = Path(__file__).parent
+
+RESULTS: dict[str, str] = {
+    # Command → type of what it prints with --json, or list[type]. To add one: let the command
+    # call `print_json(result)` with a dataclass whose fields have their text below them, move
+    # its line from NOT_YET to here, and run `make docs`. Dataclasses in its fields are followed.
+    # tests/cli/test_json.py runs the cheap commands and compares what they print.
+    "compare": "epochal.comparison.compare.Comparison",
+    "data names": "list[epochal.data.names.NamedSet]",
+    "generate": "list[str]",
+    "quality": "epochal.evaluation.quality.Quality",
+    "downstream": "list[epochal.downstream_tasks.downstream.TaskResult]",
+    "plan": "epochal.scaling.planner.PlanReport",
+    "plan --reverse": "epochal.scaling.planner.ReverseReport",
+}
+NOT_YET: set[str] = {
+    # Commands that print something else than the fields of one dataclass.
+    "eval",
+    "eval --against",
+    "eval --ensemble",
+    "eval --breakdown",
+    "quickstart",
+    "runs",
+    "train",
+    "train --dry-run",
+    "report",
+    "data prepare",
+    "data subset",
+    "data inspect",
+    "data verify",
+    "data download",
+    "data canaries",
+    "memorise",
+    "fit",
+    "study",
+    "sweep",
+    "sweep --dry-run",
+    "submit",
+    "import megatron",
+    "import hf",
+    "export hf",
+    "export safetensors",
+    "average",
+    "bench",
+    "sizes",
+}
+SENTENCES: dict[str, str] = {
+    "recipe": "The recipe as a tree of its keys, all of which [recipe.toml](recipe.toml) lists. "
+    "With `--keys`, key → what it means.",
+}
+"""Commands that print what a table of fields cannot show."""
+
+_HEAD = """\
+# What `--json` prints
+
+Written by `make docs` from the types of the results.
+
+A command with `--json` prints one JSON value to standard output, in one piece at the end; notes and
+progress go to standard error. If the command fails, standard output stays empty and the exit code
+is not 0. Unknown values, and numbers that are not finite, are `null`. NLL is in nats per token,
+errors are one standard error, times are in seconds, sizes in bytes, and shares run from 0 to 1.
+Later versions may add keys. Python functions return the same types, with the keys as attributes.
+"""
 
 
 def pages() -> dict[str, str]:
@@ -20,6 +95,7 @@ def pages() -> dict[str, str]:
         "recipe.toml": "# All recipe keys with their defaults. Written by `make docs`.\n\n"
         + annotated_toml(),
         "cli.md": "# Commands\n\nWritten by `make docs` from `--help`.\n\n" + "\n".join(_help()),
+        "json.md": "\n".join([_HEAD, *_json()]).rstrip() + "\n",
     }
 
 
@@ -34,6 +110,173 @@ def _help(
             found = command.get_command(context, child)
             assert found is not None
             yield from _help(found, f"{name} {child}", context)
+
+
+def result_type(command: str) -> Any:
+    """The type that RESULTS names for a command."""
+    match = re.fullmatch(r"(list\[)?(?:([\w.]+)\.)?(\w+)\]?", RESULTS[command])
+    assert match, RESULTS[command]
+    kind: Any = getattr(importlib.import_module(match[2]) if match[2] else builtins, match[3])
+    return list[kind] if match[1] else kind
+
+
+def keys(kind: type[Any]) -> dict[str, tuple[Any, str]]:
+    """JSON key → (type, text) of a dataclass, by the rules of `results.to_json`."""
+    hints, docs = typing.get_type_hints(kind), field_docs(kind)
+    table = {}
+    for field in dataclasses.fields(kind):
+        shown = field.metadata.get("json", True)
+        if shown is not False:
+            key = field.name if shown is True else shown
+            table[key] = hints[field.name], docs.get(field.name, "")
+    return table
+
+
+def _json() -> Iterator[str]:
+    """Sections of the commands, then of the types inside, then of the reason codes."""
+    tables: dict[type[Any], str] = {}  # dataclass → the heading it stands under
+    for command in RESULTS:
+        for kind in _dataclasses(result_type(command)):
+            tables.setdefault(kind, command)
+    top = set(tables)
+    for kind in list(tables):
+        for inner in _reachable(kind):
+            tables.setdefault(inner, _free_heading(inner, tables.values()))
+    for command in RESULTS:
+        kind = result_type(command)
+        yield f"## {command}\n"
+        at_top = [one for one in _dataclasses(kind) if tables[one] == command]
+        if not at_top:
+            yield f"{_sentence(_name(kind, tables))}.\n"
+        for one in at_top:
+            if get_origin(kind) is list:
+                yield "A list; of each:\n"
+            yield from _table(one, tables)
+    for command, text in SENTENCES.items():
+        yield f"## {command}\n\n{text}\n"
+    yield "# Types\n"
+    for kind, heading in sorted(tables.items(), key=lambda item: item[1].lower()):
+        if kind not in top:
+            yield f"## {heading}\n"
+            yield from _table(kind, tables)
+    yield from _reasons()
+
+
+def _free_heading(kind: type[Any], taken: Collection[str]) -> str:
+    """The type's name; with its module if something else has that name already."""
+    if _anchor(kind.__name__) in map(_anchor, taken):
+        return f"{kind.__module__.removeprefix('epochal.')}.{kind.__name__}"
+    return kind.__name__
+
+
+def _reachable(kind: type[Any], seen: set[type[Any]] | None = None) -> Iterator[type[Any]]:
+    """All dataclasses in the fields of `kind`, and in theirs."""
+    seen = set() if seen is None else seen
+    for hint, _ in keys(kind).values():
+        for inner in _dataclasses(hint):
+            if inner not in seen:
+                seen.add(inner)
+                yield inner
+                yield from _reachable(inner, seen)
+
+
+def _dataclasses(hint: Any) -> Iterator[type[Any]]:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint is not Note:
+        yield hint
+    for part in get_args(hint):
+        yield from _dataclasses(part)
+
+
+def _table(kind: type[Any], tables: Mapping[type[Any], str]) -> Iterator[str]:
+    summary = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0]
+    yield f"{' '.join(summary.split())}\n"
+    rows = [
+        f"| `{key}` | {_name(hint, tables)} | {_cell(text)} |"
+        for key, (hint, text) in keys(kind).items()
+    ]
+    yield "\n".join(["| key | value | meaning |", "| --- | --- | --- |", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+_PLAIN = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "string",
+    Path: "path",
+    Any: "any",
+    type(None): "null",
+    object: "any",
+    Note: "[note](#notes)",
+}
+
+
+def _name(hint: Any, tables: Mapping[type[Any], str]) -> str:
+    """A type in words, with links to the tables of dataclasses."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is typing.Annotated:
+        return _name(inner[0], tables)
+    if isinstance(hint, typing.TypeVar):
+        return "any"
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(_name(part, tables) for part in inner))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin is np.ndarray or (isinstance(hint, type) and issubclass(hint, np.ndarray)):
+        return "list of numbers"
+    if isinstance(hint, type) and hint in tables:
+        return f"[{hint.__name__}](#{_anchor(tables[hint])})"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return ", ".join(f"`{member.value}`" for member in hint)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"object: {_name(inner[0], tables)} → {_name(inner[1], tables)}"
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(_name(part, tables) for part in inner)}]"
+    if isinstance(origin, type) and issubclass(origin, Sequence | Collection):
+        return f"list of {_plural(_name(inner[0], tables))}"
+    if isinstance(hint, type):
+        return {"dict": "object", "Mapping": "object"}.get(hint.__name__, hint.__name__)
+    raise TypeError(f"docs/generate.py has no words for the type {hint}")
+
+
+def _plural(name: str) -> str:
+    return name + "s" if name in ("integer", "number", "string", "path", "object") else name
+
+
+def _anchor(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _reasons() -> Iterator[str]:
+    """The reason codes, by room."""
+    yield "# Notes\n"
+    yield (
+        "A note is an object with `code`, one of these reason codes, and `values`, the numbers "
+        "and names that its text uses.\n"
+    )
+    rooms: dict[type[Any], list[str]] = {}
+    for code, text in texts().items():
+        meaning = text if isinstance(text, str) else _sentence_of(text)
+        rooms.setdefault(type(code), []).append(f"| `{code.value}` | {_cell(meaning)} |")
+    for kind, rows in rooms.items():
+        yield f"## {kind.__name__}\n"
+        yield "\n".join(["| code | text |", "| --- | --- |", *rows, ""])
+
+
+def _sentence_of(function: Any) -> str:
+    """What is said of a text that depends on its values: its function's docstring, if any."""
+    summary = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    return " ".join(summary.split()) or "*(its words depend on the values)*"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "ben
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "cli.md"])
+@pytest.mark.parametrize("name", ["recipe.toml", "cli.md", "json.md"])
 def test_pages_made_from_the_code_are_current(name):
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     current = (ROOT / "docs" / name).read_text(encoding="utf-8")

@@ -67,7 +67,6 @@ NOT_YET: set[str] = {
     "export hf",
     "export safetensors",
     "average",
-    "bench",
     "sizes",
 }
 SENTENCES: dict[str, str] = {

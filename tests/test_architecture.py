@@ -33,7 +33,7 @@ LINES = [
     {"interop"},
     {"downstream_tasks", "memorisation"},
     {"report"},
-    {"studies", "bench"},
+    {"studies"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,21 +1,27 @@
-"""The benchmark measures comparable things and reckons rightly. No figure is judged here."""
+"""The benchmarks compare like with like, and their ratios are right. No figure is judged here."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from epochal.bench import generation, parts
-from epochal.bench.memory import can_measure, peak_memory
-from epochal.bench.parts import PARTS, Options, run_parts
-from epochal.bench.steps import VARIANTS, Setting, make_step
-from epochal.bench.timing import ratio_row, take_turns, time_rows
+import run
 from epochal.cli.main import main
 from epochal.errors import UserError
+from parts import PARTS, estimator, generation, run_parts
+from parts.memory import can_measure, peak_memory
+from parts.options import Options, Setting
+from parts.steps import VARIANTS, make_step
+from parts.timing import ratio_row, take_turns, time_rows
 
 TINY = Setting(
     d_model=32,
@@ -28,7 +34,7 @@ TINY = Setting(
     compiled=False,
 )
 OPTIONS = Options(
-    rounds=2, setting=TINY, memory=False, estimator_steps=30, estimator_repeats=6, fit_starts=2
+    rounds=2, setting=TINY, training_steps=30, repeats=6, starts=2, store_tokens=50_000
 )
 
 
@@ -64,23 +70,18 @@ def test_every_variant_starts_at_the_uniform_loss_and_learns(name):
     assert np.mean(losses[-30:]) < np.mean(losses[:30])
 
 
-@pytest.mark.skipif(not can_measure(), reason="no report on memory by this system")
+@pytest.mark.skipif(not can_measure(), reason="this system does not report peak memory")
 def test_peak_memory_is_that_of_a_process_of_its_own():
-    large = Setting(**{**vars_of(TINY), "vocabulary": 120_000})
+    large = replace(TINY, vocabulary=120_000)
     small, more = peak_memory("ours ar", TINY), peak_memory("ours ar", large)
     # Weights, gradient and two moments of the larger table: 4 · 120,064 · 32 · 4 bytes.
     assert more - small > 0.8 * 61
 
 
-def vars_of(setting):
-    return {name: getattr(setting, name) for name in setting.__dataclass_fields__}
-
-
-def test_a_failing_measurement_is_told():
-    if not can_measure():
-        pytest.skip("no report on memory by this system")
-    with pytest.raises(UserError, match="measuring the memory of nonsense failed"):
-        peak_memory("ours ar nonsense".removeprefix("ours ar "), Setting(d_model=0))
+@pytest.mark.skipif(not can_measure(), reason="this system does not report peak memory")
+def test_a_failing_measurement_is_reported():
+    with pytest.raises(UserError, match="nonsense"):
+        peak_memory("nonsense", replace(TINY, d_model=0))
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
@@ -101,32 +102,59 @@ def test_a_fit_ends_no_higher_than_the_peer():
 
 
 def test_our_estimator_has_less_noise_and_the_papers_mean():
-    ours, papers = parts._estimates(OPTIONS)
-    assert ours.var() < papers.var()
-    assert abs(ours.mean() - papers.mean()) < 5 * papers.std() / math.sqrt(len(papers))
+    ours, papers = estimator.estimates(OPTIONS)
+    for pairs in ours.values():
+        nll = pairs[:, 0]
+        assert nll.var() < papers.var()
+        assert abs(nll.mean() - papers.mean()) < 5 * papers.std() / math.sqrt(len(papers))
 
 
-def run_command(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    return ended.value.code
+def test_the_estimator_on_a_run(tiny_pair):
+    options = replace(OPTIONS, run=tiny_pair / "mdm", draws=2, repeats=3)
+    names = [row.name for row in run_parts(["estimator"], options)]
+    assert names[0].startswith("paper's")
+    assert sum("reported" in name for name in names) == len(estimator.CONTROLS)
 
 
-def test_the_command(capsys):
-    assert run_command("bench", "help", "--rounds", "2", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["torch"] == torch.__version__
-    [row] = told["rows"]
+def ask(*words):
+    return CliRunner().invoke(run.main, words)
+
+
+def test_the_command():
+    done = ask("help", "--rounds", "2", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["torch"] == torch.__version__
+    [row] = found["rows"]
     assert row["unit"] == "s"
     assert set(row) == {"part", "name", "value", "unit", "low", "high", "note"}
-    assert run_command("bench", "help", "--rounds", "2") == 0
-    assert "epochal --help" in capsys.readouterr().out
+    assert "epochal --help" in ask("help", "--rounds", "2").stdout
 
 
-def test_the_command_with_a_mistake(capsys):
-    assert run_command("bench", "stepp") == 2
-    assert "Did you mean `step`?" in capsys.readouterr().err
-    assert run_command("bench", "--rounds", "1") == 2
+def test_the_command_with_a_mistake():
+    wrong = ask("stepp")
+    assert wrong.exit_code == 2
+    assert "Did you mean `steps`?" in wrong.output
+    assert ask("--rounds", "1").exit_code == 2
+
+
+def test_quick_changes_fields_that_exist():
+    assert set(run.QUICK) <= {field.name for field in fields(Options)}
+
+
+def test_it_runs_as_a_script():
+    script = Path(run.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(name in done.stdout for name in PARTS)
+
+
+def test_epochal_bench_leads_there(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--quick"])
+    assert ended.value.code == 2
+    assert "benchmarks/run.py" in capsys.readouterr().err
 
 
 def test_both_ways_of_writing_write_the_same():
@@ -136,12 +164,11 @@ def test_both_ways_of_writing_write_the_same():
         for weight in model.parameters():  # larger weights, clearer choices
             weight.mul_(4 if weight.dim() > 1 else 1)
     ids = torch.randint(200, (3, 6), generator=torch.Generator().manual_seed(1))
-    found = [way(model, machine, ids, 8, 200) for way in (generation.cached, generation.read_anew)]
-    assert found[0].shape == (3, 14)
-    assert torch.equal(*found)
-    rows = generation._mdm(TINY, ids, 4)
-    for write in rows.values():
-        written = write()
-        assert torch.equal(written[:, :6], ids)
-        assert written.shape == (3, 10)
-        assert int(written.max()) < 200
+    texts = [way(model, machine, ids, 8, 200) for way in (generation.cached, generation.read_anew)]
+    assert texts[0].shape == (3, 14)
+    assert torch.equal(*texts)
+    for write in generation._mdm(TINY, ids, 4).values():
+        text = write()
+        assert torch.equal(text[:, :6], ids)
+        assert text.shape == (3, 10)
+        assert int(text.max()) < 200

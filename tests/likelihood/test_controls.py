@@ -97,7 +97,7 @@ def test_unigram_counts_are_of_scored_tokens():
 def test_the_history_takes_off_what_unigrams_leave():
     """Four tokens a row have little to remember, so the gain is small here: 4 % was measured.
 
-    `epochal bench estimator` measures it on a trained model.
+    `benchmarks/run.py estimator` measures it on a trained model.
     """
     from test_oracle import evaluator, stream
 

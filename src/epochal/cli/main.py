@@ -15,27 +15,30 @@ from epochal.errors import EpochalError, OptionError, TrainingStopped
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "quickstart": ("quickstart", "quickstart", "Both families on a built-in text, with a report."),
     "data": ("data", "data", "Text to token stores: prepare, subset, inspect, verify."),
-    "train": ("train", "train", "Train one model by a recipe, or go on with it."),
+    "train": ("train", "train", "Train a model from a recipe, or resume its run."),
     "runs": ("runs", "runs", "List runs: status, progress, NLL, speed, differing settings."),
     "eval": ("evaluate", "evaluate", "Validation NLL of a run, with its error."),
     "downstream": ("downstream", "downstream", "Downstream tasks with lm-evaluation-harness."),
     "average": ("average", "average", "A run with the mean weights of several checkpoints."),
-    "memorise": ("memorise", "memorise", "What runs remember of their training text."),
-    "compare": ("compare", "compare", "Train both families on the same tokens and say which won."),
+    "memorise": ("memorise", "memorise", "What runs reproduce of their training text."),
+    "compare": ("compare", "compare", "Train two families on the same tokens, and which won."),
     "sweep": ("sweep", "sweep", "Many runs from one file: isoFLOP, epochs, ablations, seeds."),
-    "study": ("study", "study", "From a text and a time to a decision, with its check."),
-    "submit": ("submit", "submit", "Hand a run or a sweep to a Slurm cluster."),
+    "study": ("study", "study", "From a text and a time budget: probes, laws, a recommendation."),
+    "submit": ("submit", "submit", "Submit a run or sweep to Slurm."),
     "report": ("report", "report", "One self-contained HTML page about some runs."),
     "fit": ("fit", "fit", "Scaling laws from runs or a table, with intervals."),
-    "plan": ("plan", "plan", "Corpus and budget to a decision: size, epochs, family."),
-    "generate": ("generate", "generate", "Let a trained model write or fill in text."),
-    "import": ("interop", "import_", "Models of the original and of Hugging Face, as runs."),
-    "export": ("interop", "export", "A trained model in the Hugging Face format."),
+    "plan": ("plan", "plan", "Choose family, size and epochs for a corpus and a budget."),
+    "generate": ("generate", "generate", "Generate or infill text."),
+    "import": ("interop", "import_", "Checkpoints of the original and of Hugging Face, as runs."),
+    "export": ("interop", "export", "A trained model for Hugging Face, or as safetensors."),
     "quality": ("quality", "quality", "Generated text judged by another run, against steps."),
     "recipe": ("recipe", "recipe", "All recipe keys with defaults and meaning, as TOML."),
     "sizes": ("sizes", "sizes", "The paper's 54 model sizes with parameters and FLOPs."),
-    "bench": ("bench", "bench", "Speed and memory on this machine, against peers."),
 }
+_GONE = {
+    "bench": "`epochal bench` is now `python benchmarks/run.py` in Epochal's repository.",
+}
+"""Commands of earlier versions → where they are now."""
 
 
 class _LazyGroup(click.Group):
@@ -59,8 +62,8 @@ class _LazyGroup(click.Group):
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             from epochal.errors import nearest
 
-            hint = nearest(args[0], _COMMANDS)
-            raise click.UsageError(f"there is no command {args[0]!r}.{hint}", ctx)
+            problem = _GONE.get(args[0], f"there is no command {args[0]!r}.")
+            raise click.UsageError(problem + nearest(args[0], _COMMANDS), ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -80,14 +83,14 @@ def cli() -> None:
     """Train, compare and plan language models when unique text is the limit.
 
     Autoregressive (AR) and masked diffusion (MDM) models, trained for many epochs on the same
-    unique tokens, judged alike.
+    unique tokens and scored on the same validation tokens.
     """
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command. Errors made by Epochal are one sentence; all others are bugs.
 
-    Exit codes: 0 done; 1 the run failed; 2 something the user can mend; 130, 143, 75 ended
+    Exit codes: 0 done; 1 the run failed; 2 something the user can fix; 130, 143, 75 ended
     early on request.
     """
     try:
@@ -106,7 +109,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"{what}: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("broken off", err=True)
+        click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -119,7 +119,7 @@ def _budget(
         raise UserError(f"--gpus {gpus!r} is no GPU; write for example 8xH100")
     return total, [
         f"{count} × {name} for {hours:g} h at {100 * mfu:g} % of {format_count(peak)} FLOP/s: "
-        f"{format_count(total)} FLOPs (the share is an assumption; `epochal bench` measures it)"
+        f"{format_count(total)} FLOPs (the share is an assumption)"
     ]
 
 

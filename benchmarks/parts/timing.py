@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from epochal.progress import bar
 
@@ -26,10 +25,6 @@ class Row:
     high: float
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def take_turns(title: str, variants: Mapping[str, Callable[[], object]], rounds: int) -> Times:
     """Seconds per call of each variant, A B C A B C …, after one round that warms up."""
@@ -45,10 +40,12 @@ def take_turns(title: str, variants: Mapping[str, Callable[[], object]], rounds:
     return times
 
 
-def time_rows(part: str, times: Times, unit: str = "s", scale: float = 1.0) -> list[Row]:
+def time_rows(
+    part: str, times: Times, unit: str = "s", scale: float = 1.0, note: str = ""
+) -> list[Row]:
     """Median, smallest and largest time of each variant, times `scale`."""
     return [
-        Row(part, name, statistics.median(s) * scale, unit, min(s) * scale, max(s) * scale)
+        Row(part, name, statistics.median(s) * scale, unit, min(s) * scale, max(s) * scale, note)
         for name, s in times.items()
     ]
 

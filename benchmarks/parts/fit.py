@@ -14,15 +14,15 @@ import itertools
 import numpy as np
 from scipy.optimize import minimize
 
-from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.estimates import Floats
 from epochal.scaling.forms import FORMS, Inputs
 from epochal.scaling.intervals import bootstrap, groups_of
 from epochal.scaling.law import law_from_constants
 from epochal.scaling.solver import FitProblem, polish
 from epochal.scaling.starts import global_search
+from parts.options import Options
+from parts.timing import Row, ratio_row, take_turns, time_rows
 
-ROWS, RESAMPLES = 240, 500
 _PLANTED = {"A": 482.0, "B": 2085.0, "E": 1.817, "alpha": 0.348, "beta": 0.366}
 _GRID = (
     range(0, 30, 5),  # log A
@@ -62,8 +62,9 @@ def usual(problem: FitProblem, starts: Floats) -> float:
     return float(min(ends))
 
 
-def fit_rows(rounds: int, starts: int, points: int = ROWS, resamples: int = RESAMPLES) -> list[Row]:
-    """Rows of the table: our fit, `starts` of the peer's 4500 scaled up, 500 resamples."""
+def measure(options: Options) -> list[Row]:
+    """Our fit, some of the peer's 4500 starts scaled up, bootstrap resamples."""
+    starts, points, resamples = options.starts, options.points, options.resamples
     grid = np.array(list(itertools.product(*_GRID)), dtype=float)
     problem = make_problem(points, seed=1)
     groups = groups_of(range(points))
@@ -84,7 +85,7 @@ def fit_rows(rounds: int, starts: int, points: int = ROWS, resamples: int = RESA
             peer_name: peer,
             "resamples": lambda: bootstrap(problem, best, groups, resamples, seed=0),
         },
-        rounds,
+        options.rounds,
     )
     scale = len(grid) / min(starts, len(grid))
     times[peer_name] = [scale * seconds for seconds in times[peer_name]]

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from epochal.bench.steps import Setting, new_model
-from epochal.bench.timing import Row, ratio_row, take_turns, time_rows
 from epochal.data.windows import ScoredWindows
-from epochal.device import Machine, find_machine, has_compiler
+from epochal.device import Machine, find_machine
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import Evaluator, launch, scored_positions
 from epochal.models import Transformer
 from epochal.objectives import Draw, Problem, objective
+from parts.options import Options, new_model
+from parts.steps import compilable
+from parts.timing import Row, ratio_row, take_turns, time_rows
 
 _BATCHES = 4
 
 
-def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
+def measure(options: Options) -> list[Row]:
     """Time of a draw over the same rows as the bare forward passes and their NLL.
 
     The bare passes have their problems made ready before and nothing added up after; they are
     what a training step's forward pass computes, without gradients, and compiled where it is.
     """
-    if setting.compiled and not (torch.cuda.is_available() or has_compiler()):
-        setting = replace(setting, compiled=False)
+    setting = compilable(options.setting)
     rows = []
     for family in ("ar", "mdm"):
         recipe = setting.recipe(family)
@@ -65,7 +64,7 @@ def evaluation_rows(setting: Setting, rounds: int) -> list[Row]:
             evaluator.add_draw(model)
 
         bare, whole = f"{family}: forward passes", f"{family}: a draw of eval"
-        times = take_turns(f"eval {family}", {bare: forward, whole: evaluate}, rounds)
+        times = take_turns(f"eval {family}", {bare: forward, whole: evaluate}, options.rounds)
         rows += time_rows("eval", times)
         rows.append(ratio_row("eval", times, bare, whole, "share of the throughput"))
     return rows

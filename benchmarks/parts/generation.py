@@ -1,4 +1,4 @@
-"""Tokens per second of writing: what keeping keys and values of the text before brings."""
+"""Tokens per second of generation, with and without cached keys and values."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epochal.bench.steps import Setting, new_model
-from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
 from epochal.device import Machine, find_machine
 from epochal.generation.autoregressive import generate_autoregressive
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import sample_keys
 from epochal.generation.unmasking import generate_by_unmasking
 from epochal.models import Transformer
+from parts.options import Options, Setting, new_model
+from parts.timing import Row, Times, ratio_row, take_turns, time_rows
 
 TEXTS = 4
 BLOCKS = 4
@@ -25,27 +25,28 @@ _NEVER = -1
 """An end token that no model writes: all variants write equally much."""
 
 
-def generation_rows(setting: Setting, rounds: int) -> list[Row]:
+def measure(options: Options) -> list[Row]:
     """Tokens per second of four texts written together, the likeliest token each time.
 
     Prompts are three quarters of the sequence length, new texts a quarter. AR with cached keys and
-    values beside the same model reading all of the text anew for each token; diffusion in
-    blocks with one token a step, with the places left of the block read once (`--cached`) and
-    with all places read in each step.
+    values beside the same model reading the whole text anew for each token; MDM in blocks with one
+    token per step, with keys and values before the block cached (`--cached`) and with all
+    positions read in each step.
     """
+    setting = options.setting
     new = max(BLOCKS, setting.sequence_length // 4)
     prompt = setting.sequence_length - new
     random = np.random.default_rng(0)
     ids = torch.from_numpy(random.integers(0, setting.vocabulary, (TEXTS, prompt)))
     times: Times = {}
     for writers in (_ar(setting, ids, new), _mdm(setting, ids, new)):
-        times |= take_turns("generate", writers, rounds)
+        times |= take_turns("generation", writers, options.rounds)
     rates = {name: [TEXTS * new / one for one in each] for name, each in times.items()}
     note = f"{TEXTS} texts of {prompt} + {new} tokens"
     return [
-        *time_rows("generate", rates, "tok/s"),
-        ratio_row("generate", times, "ar: all read anew", "ar: cached", note),
-        ratio_row("generate", times, "mdm: blocks, all read anew", "mdm: blocks, cached", note),
+        *time_rows("generation", rates, "tok/s"),
+        ratio_row("generation", times, "ar: all read anew", "ar: cached", note),
+        ratio_row("generation", times, "mdm: blocks, all read anew", "mdm: blocks, cached", note),
     ]
 
 

@@ -1,7 +1,5 @@
 """Peak memory of a training step, each variant in a process of its own.
 
-    python -m epochal.bench.memory VARIANT SETTING_AS_JSON     (started by `epochal bench`)
-
 On a CPU: the most resident memory during later steps, less what Python, torch and the
 compiler had before the model was built. So weights, gradients, moments, activations and
 logits count, and the libraries do not. On CUDA: torch's own count of allocated memory.
@@ -10,6 +8,7 @@ logits count, and the libraries do not. On CUDA: torch's own count of allocated 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,17 +16,38 @@ from pathlib import Path
 
 import torch
 
-from epochal.bench.steps import Setting, make_step
+from epochal import progress
 from epochal.errors import UserError
+from parts.options import Options, Setting
+from parts.steps import VARIANTS, compilable, make_step
+from parts.timing import Row
 
 _MEGABYTE = 1e6
 _STEPS = 3
 
 
+def measure(options: Options) -> list[Row]:
+    """Peak memory of each variant, and ours as a share of the peer's."""
+    if not can_measure():
+        progress.say("this system does not report the peak memory of a process")
+        return []
+    setting, peak = compilable(options.setting), {}
+    for name in VARIANTS:
+        progress.say(f"peak memory: {name}")
+        peak[name] = peak_memory(name, setting)
+    rows = [Row("memory", name, mb, "MB", mb, mb) for name, mb in peak.items()]
+    for ours, peer in (("ours ar", "nanogpt-style"), ("ours mdm", "smdm-style")):
+        share = peak[ours] / peak[peer]
+        rows.append(Row("memory", f"{ours} of {peer}", share, "×", share, share))
+    return rows
+
+
 def peak_memory(name: str, setting: Setting) -> float:
-    """Peak of the variant `name` in MB. Raises UserError where it cannot be told."""
-    command = [sys.executable, "-m", "epochal.bench.memory", name, json.dumps(asdict(setting))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Peak of the variant `name` in MB. Raises UserError if measuring fails."""
+    command = [sys.executable, "-m", "parts.memory", name, json.dumps(asdict(setting))]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"measuring the memory of {name} failed: {last}")
@@ -35,7 +55,7 @@ def peak_memory(name: str, setting: Setting) -> float:
 
 
 def can_measure() -> bool:
-    """Whether this system tells the peak: on CUDA, and on Linux."""
+    """Whether this system reports the peak: CUDA and Linux do."""
     return torch.cuda.is_available() or Path("/proc/self/clear_refs").exists()
 
 

@@ -13,67 +13,58 @@ and gradient clipping, so what differs is what surrounds the trunk:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from epochal import progress
 from epochal.data.batches import RowOrder
-from epochal.device import Machine, find_machine
-from epochal.models import Transformer, initialise
+from epochal.device import Machine, find_machine, has_compiler
+from epochal.models import Transformer
 from epochal.objectives import objective
-from epochal.recipe import Recipe, load_recipe
 from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
+from parts.options import Options, Setting, new_model
+from parts.timing import Row, ratio_row, take_turns, time_rows
 
 Step = Callable[[int], float]
 VARIANTS = ("ours ar", "ours mdm", "nanogpt-style", "smdm-style")
 LEAST_NOISE = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Size of the step; the defaults are what benchmarks/README.md reports."""
+def measure(options: Options) -> list[Row]:
+    """Time of a step, ours and its peers', and the ratios."""
+    setting = compilable(options.setting)
+    counter = dict.fromkeys(VARIANTS, 0)
+    steps = {name: make_step(name, setting) for name in VARIANTS}
 
-    d_model: int = 256
-    layers: int = 4
-    heads: int = 4
-    sequence_length: int = 512
-    batch: int = 8
-    vocabulary: int = 50_257
-    """Tokenizer's; the table has 50,304 rows."""
-    bf16: bool = True
-    compiled: bool = True
+    def turn(name: str) -> Callable[[], float]:
+        def work() -> float:
+            counter[name] += 1
+            return steps[name](counter[name])
 
-    def recipe(self, family: str) -> Recipe:
-        """The recipe of our step."""
-        changes = {
-            "family": family,
-            "model.d_model": self.d_model,
-            "model.layers": self.layers,
-            "model.heads": self.heads,
-            "data.sequence_length": self.sequence_length,
-            "train.global_batch_size": self.batch,
-            "train.steps": 1000,
-            "train.precision": "bf16" if self.bf16 else "fp32",
-            "train.compile": "on" if self.compiled else "off",
-            "mdm.noise": "stratified",
-        }
-        return load_recipe(None, changes)
+        return work
 
-    def tokens(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Random tokens for 64 steps."""
-        amount = 64 * self.batch * self.sequence_length
-        return np.random.default_rng(0).integers(0, self.vocabulary, amount)
+    for name in VARIANTS:  # compiled here, not in the first round
+        progress.say(f"compiling: {name}")
+        steps[name](0)
+    times = take_turns("steps", {name: turn(name) for name in VARIANTS}, options.rounds)
+    return [
+        *time_rows("steps", times),
+        ratio_row("steps", times, "nanogpt-style", "ours ar"),
+        ratio_row("steps", times, "nanogpt-style", "ours mdm"),
+        ratio_row("steps", times, "smdm-style", "ours mdm"),
+    ]
 
 
-def new_model(recipe: Recipe, vocabulary: int, machine: Machine) -> Transformer:
-    """The recipe's model with fresh weights, on the machine's device."""
-    model = Transformer(recipe.model.architecture(), vocabulary)
-    initialise(model, recipe.seed, std=recipe.model.init_std)
-    return model.to(machine.device)
+def compilable(setting: Setting) -> Setting:
+    """`setting`, uncompiled where there is no compiler."""
+    if not setting.compiled or torch.cuda.is_available() or has_compiler():
+        return setting
+    progress.say("no C++ compiler here: the steps are measured uncompiled")
+    return replace(setting, compiled=False)
 
 
 def make_step(name: str, setting: Setting) -> Step:

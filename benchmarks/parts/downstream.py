@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from epochal.bench.steps import Setting, new_model
-from epochal.bench.timing import Row, Times, ratio_row, take_turns, time_rows
 from epochal.device import Machine, find_machine
 from epochal.likelihood.conditional import Request, monte_carlo
 from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
+from parts.options import Options, Setting, new_model
+from parts.timing import Row, Times, ratio_row, take_turns, time_rows
 
 DRAWS = 32
 CHOICES = ((2, 1), (4, 2), (4, 4), (2, 8), (4, 16))
@@ -37,13 +37,14 @@ def requests(vocabulary: int, length: int) -> list[Request]:
     return made
 
 
-def downstream_rows(setting: Setting, rounds: int) -> list[Row]:
+def measure(options: Options) -> list[Row]:
     """Time of `mc` with 32 draws, ours against the original's way of doing it.
 
     The original's: one request at a time, 32 draws of it, each a row lengthened with masks to
     the sequence length, with logits of the whole vocabulary at all positions. Once its draws
     go through the model one after another, once eight together.
     """
+    setting = options.setting
     recipe = setting.recipe("mdm")
     machine = find_machine(recipe.train)
     model = new_model(recipe, setting.vocabulary, machine).eval()
@@ -78,7 +79,7 @@ def downstream_rows(setting: Setting, rounds: int) -> list[Row]:
             batched: lambda: ours([asked], length, 8 * length),
             short: lambda: ours([asked], 0, 8 * length),
         },
-        rounds,
+        options.rounds,
     )
     for name in (single, eight):
         times[name] = [seconds * scale for seconds in times[name]]

@@ -1,1 +1,0 @@
-"""Speed and memory on this machine, as ratios within one run."""

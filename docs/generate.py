@@ -36,8 +36,11 @@ RESULTS: dict[str, str] = {
     "generate": "list[str]",
     "quality": "epochal.evaluation.quality.Quality",
     "downstream": "list[epochal.downstream_tasks.downstream.TaskResult]",
+    "sweep": "epochal.sweeps.sweep.SweepResult",
+    "sweep --dry-run": "epochal.sweeps.listing.Listing",
+    "submit": "epochal.sweeps.submit.Submission",
     "plan": "epochal.scaling.planner.PlanReport",
-    "plan --reverse": "epochal.scaling.planner.ReverseReport",
+    "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
 }
 NOT_YET: set[str] = {
     # Commands that print something else than the fields of one dataclass.
@@ -59,9 +62,6 @@ NOT_YET: set[str] = {
     "memorise",
     "fit",
     "study",
-    "sweep",
-    "sweep --dry-run",
-    "submit",
     "import megatron",
     "import hf",
     "export hf",

@@ -9,6 +9,7 @@ import epochal
 NAMES = [
     "Comparison",
     "DownstreamOptions",
+    "DryRunOptions",
     "EpochalError",
     "GenerationConfig",
     "LoadedModel",

@@ -21,6 +21,7 @@ from epochal._version import __version__ as __version__
 _MODULES = {
     "Comparison": "epochal.comparison",
     "DownstreamOptions": "epochal.downstream_tasks.options",
+    "DryRunOptions": "epochal.training.options",
     "EpochalError": "epochal.errors",
     "GenerationConfig": "epochal.generation.config",
     "LoadedModel": "epochal.evaluation.load",
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from epochal.sweeps.submit import submit as submit
     from epochal.sweeps.sweep import sweep as sweep
     from epochal.training.dry_run import dry_run as dry_run
+    from epochal.training.options import DryRunOptions as DryRunOptions
     from epochal.training.train import train as train
 
 

@@ -79,8 +79,8 @@ def find_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise RecipeError(
-            f'the device "{name}" cannot be used: {first}; set `train.device` (or --device) to '
-            '"auto"'
+            f'the device "{name}" (`train.device`) cannot be used: {first}; "auto" takes one that '
+            "exists"
         ) from None
     return device
 

@@ -82,6 +82,10 @@ def test_what_is_no_run(tmp_path):
     (tmp_path / "run.json").write_text('{"family": ')
     with pytest.raises(RunError, match=r"run\.json is damaged"):
         RunRecord(tmp_path)
+    for content in ("[1]", '{"format": 2, "family": "ar"}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(RunError, match=r"run\.json is not in format 1"):
+            RunRecord(tmp_path)
     (tmp_path / "run.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RunError, match=r"run\.json is damaged"):
         RunRecord(tmp_path)

@@ -13,14 +13,14 @@ from epochal.cli.output import json_option, print_json, print_table
     type=click.IntRange(1, 10**9),
     default=50257,
     show_default=True,
-    help="The tokenizer's, without mask id and padding; 50257 is GPT-2's.",
+    help="Size of the vocabulary, without mask id and padding; 50257 is GPT-2's.",
 )
 @json_option
 def sizes(vocabulary: int, as_json: bool) -> None:
     """The paper's 54 model sizes.
 
     "params" is the paper's estimate N = 4ld² + 3ldh + 6ld + Vd, used in C = 6·N·D; "exact" is
-    what the model has. Names are labels: 425M has 416.9M parameters.
+    the number of trained weights. Names are labels: 425M has 416.9M parameters.
 
     \b
     Examples:

@@ -1,6 +1,6 @@
-"""Attention with rotary positions; causal, bidirectional or by an explicit mask.
+"""Attention with rotary positions: causal, bidirectional or with an explicit mask.
 
-Shape letters: B rows, L positions, H heads, K head width, E model width.
+Shape letters: B rows, L positions, H heads, K head_dim, E model width.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LayerCache:
     length: int = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add [B, H, new, K] and return all so far. The capacity is the caller's business."""
+        """Add [B, H, new, K] and return all so far; the caller keeps within the capacity."""
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         """[B, L, E] → [B, L, E]. With a cache, x are the positions after those in it."""
-        # −1 lets a tensor-parallel rank find its own number of heads.
+        # −1: with tensor parallelism a process has fewer heads.
         heads = (*x.shape[:2], -1, self.head_dim)
         q = rotate(self.query(x).view(heads), *rotary).transpose(1, 2)
         k = rotate(self.key(x).view(heads), *rotary).transpose(1, 2)
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         causal = isinstance(rule, str) and rule == "causal"
         if cache is not None:
             if causal and cache.length:
-                # One new position sees all that are cached; several need the mask of their places.
+                # One new position sees all cached ones; several need a mask.
                 causal, new = False, x.shape[1]
                 if new > 1:
                     seen = torch.ones(new, cache.length + new, dtype=torch.bool, device=x.device)

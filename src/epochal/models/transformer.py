@@ -1,9 +1,9 @@
-"""The one transformer of both families.
+"""The transformer, the same for all families.
 
 Pre-norm RMSNorm, SwiGLU, rotary positions, no biases, tied embedding by default; causal or
-bidirectional is an argument of the call. The trunk returns hidden states: logits are made
-where they are scored. Conventions are those of the original (arXiv 2507.15857 §9, Megatron),
-so that its checkpoints can be loaded.
+bidirectional is an argument of the call. It returns hidden states; logits are computed where they
+are scored. Conventions are the original's (arXiv 2507.15857 §9, Megatron), so that its
+checkpoints can be loaded.
 
 Shape letters: B rows, L positions, E model width, V padded vocabulary.
 """
@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         hidden_dropout: float = 0.0,
         embedding_dropout: float | None = None,
     ) -> None:
-        """`vocabulary` is the tokenizer's; the table is padded and has room for a mask id."""
+        """`vocabulary`: the tokenizer's ids; the table is padded and has a row for a mask id."""
         super().__init__()
         self.shape = shape
         self.vocabulary = vocabulary
@@ -89,15 +89,16 @@ class Transformer(nn.Module):
         self.final_norm = nn.RMSNorm(shape.d_model, eps=norm_eps)
         self.head = None if shape.tie_embeddings else nn.Linear(shape.d_model, rows, bias=False)
         self.view_table: Callable[[Tensor], Tensor] | None = None
-        """How the whole output table is seen where it is cut up; set from outside."""
+        """Gathers the full output table if it is sharded; set from outside."""
         self.part = False
-        """Whether some of the blocks are elsewhere, in other stages; set from outside."""
+        """Whether other blocks are in other pipeline stages; set from outside."""
         self.scores = True
-        """Whether the output table and hidden states are here; set from outside."""
+        """Whether this process has the last stage, with hidden states and output table; set from
+        outside."""
 
     @property
     def output_weight(self) -> Tensor:
-        """The output table as this process has it: the embedding's unless untied."""
+        """This process's part of the output table: the embedding's unless untied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
@@ -143,14 +144,14 @@ class Transformer(nn.Module):
 def initialise(
     model: Transformer,
     seed: int,
-    place: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    copy: Callable[[Tensor, Tensor], object] = Tensor.copy_,
     std: float = 0.02,
 ) -> None:
     """Fill the weights: N(0, std²); the two projections back into the residual stream
-    N(0, (std/√(2·layers))²); norms 1 (Megatron's way and default, which the original keeps).
+    N(0, (std/√(2·layers))²); norms 1 (Megatron's default, which the original keeps).
 
-    Each tensor has its own stream, named after it, so its values depend on nothing else.
-    `place` copies a whole tensor into a weight of which perhaps only a part is here.
+    Each tensor has its own stream of random numbers, named after it, so its values do not depend
+    on other tensors. `copy` writes a full tensor into a weight that may be sharded.
     """
     residual_std = std / (2 * model.shape.layers) ** 0.5
     for name, weight in model.named_parameters():
@@ -160,4 +161,4 @@ def initialise(
         back = name.endswith(("attention.output.weight", "down.weight"))
         generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
         draw = torch.empty(weight.shape, dtype=torch.float32)
-        place(weight, draw.normal_(0.0, residual_std if back else std, generator=generator))
+        copy(weight, draw.normal_(0.0, residual_std if back else std, generator=generator))

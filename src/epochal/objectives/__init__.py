@@ -13,10 +13,10 @@ from epochal.recipe import Recipe
 
 
 def objective(recipe: Recipe, mask: int) -> Objective:
-    """The objective that `recipe.family` names; `mask` is the tokenizer's mask id."""
+    """The objective of `recipe.family`; `mask` is the tokenizer's mask id."""
     module, _, name = get_family(recipe.family).objective.partition(":")
-    made: Objective = getattr(importlib.import_module(module), name).from_recipe(recipe, mask)
-    return made
+    built: Objective = getattr(importlib.import_module(module), name).from_recipe(recipe, mask)
+    return built
 
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Causal attention with randomly hidden tokens: an explicit mask, made where it is used.
+"""Causal attention with randomly hidden tokens: an explicit mask, made on the device.
 
-A mask has L² entries per row, 4 million at L = 2048, so it is not carried about: a problem
-holds one key per row and one probability per position, and the mask is made from them on the
-device. The draws are `epochal.rng`'s, bit for bit, on any device.
+A mask has L² entries per row, 4 million at L = 2048. So a problem has only a key per row and a
+probability per position, and the mask is made from them where it is used. The draws are those of
+`epochal.rng`, bit for bit, on any device.
 
 Shape letters: B rows, L positions.
 """
@@ -27,16 +27,16 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 
 @dataclass(frozen=True, slots=True)
 class RandomCausalMask:
-    """Position i sees itself, and each position before it but with its probability not."""
+    """Position i sees itself; each earlier position is hidden with position i's probability."""
 
     keys: Tensor
-    """[B] int64: the rows' 64-bit keys."""
+    """[B] int64: 64-bit keys of the rows."""
     limits: Tensor
-    """[B, L] int64: a draw of 53 bits below its position's limit hides a token."""
+    """[B, L] int64: a 53-bit draw below the position's limit hides a token."""
 
     @classmethod
     def drawn(cls, keys: Keys, probability: NDArray[np.float64]) -> RandomCausalMask:
-        """From [B] keys and the [B, L] probability of position i to miss a token before it."""
+        """From [B] keys and [B, L] probabilities with which position i does not see a token."""
         limits = np.ceil(probability * 2.0**53).astype(np.int64)
         return cls(torch.from_numpy(keys.view(np.int64)), torch.from_numpy(limits))
 
@@ -48,7 +48,7 @@ class RandomCausalMask:
         seen = seen.repeat(len(self.keys), 1, 1, 1)
         keys, limits = self.keys.to(device), self.limits.to(device)
         for row, some in enumerate(self.limits):
-            # Row by row, and only where something can be hidden: the draws take 8 bytes each.
+            # Row by row, and only where tokens can be hidden: a draw takes 8 bytes.
             chosen = some.nonzero().to(device)
             hidden = _draws(keys[row], chosen * length + columns) < limits[row, chosen]
             chosen = chosen.squeeze(1)

@@ -1,12 +1,12 @@
-"""Autoregressive objective: the next token, from those before it (arXiv 2507.15857 §2.1).
+"""Autoregressive objective: predict the next token from the previous ones (arXiv 2507.15857 §2.1).
 
 Two ablations of the paper's §3.5, in training only:
 
 - Order perturbation: a row is read in one of K fixed orders. Positions move with their tokens;
-  the target is the next token in that order, and nothing tells which place it is from.
-- Token masking: at a share of the positions each earlier token is hidden with a probability
-  that the position draws, p = (1−ε)·t + ε. Nobody is blind to itself. This is what the
-  original's code does; its text speaks of masking input tokens for all positions alike.
+  the target is the next token in that order, and the model is not given its position.
+- Token masking: for a share of the positions each earlier token is hidden with a probability
+  drawn for that position, p = (1−ε)·t + ε. A position always sees itself. This is what the
+  original's code does; its text describes masking the same input tokens for all positions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from epochal.objectives.problem import Draw, Problem, Rows
 from epochal.recipe import Recipe
 
 TOKEN_MASKING_EPS = 1e-3
-"""ε of token masking, fixed in the original's code."""
+"""ε of token masking, a constant in the original's code."""
 
 
 class Autoregressive:
@@ -38,7 +38,7 @@ class Autoregressive:
     def __init__(
         self, options: Options | None = None, *, sequence_length: int = 0, seed: int = 0
     ) -> None:
-        """`sequence_length` and `seed` are needed for the orders, and only for them."""
+        """`sequence_length` and `seed` are only needed for reading orders."""
         self.options = options or Options()
         self._orders = (
             order_lists(self.options.orders, sequence_length, self.options.order_kind, seed)
@@ -59,7 +59,7 @@ class Autoregressive:
             places = torch.from_numpy(row_orders(self._orders, rows))
             tokens, positions = tokens.gather(1, places), places[:, :-1]
         if self.options.token_masking:
-            # Keys of their own: the row's first number has chosen its order.
+            # Separate keys: the row's first number chose its order.
             keys = rng.row_keys(rng.stream_key(0, "token masking"), rows.keys)
             probability = masking_probability(
                 keys, tokens.shape[1] - 1, self.options.token_masking, TOKEN_MASKING_EPS
@@ -68,9 +68,9 @@ class Autoregressive:
         return self._next_token(tokens, attention or "causal", positions)
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
-        """[B, L] tokens → the exact NLL of the scored ones; `draw` has no part in it."""
-        # The last input has nothing to predict; a shorter row would do, but the same
-        # length for both families keeps them on the same compiled shapes.
+        """[B, L] tokens → the exact NLL of the scored ones; `draw` is not used."""
+        # The last input has no target. The row is not shortened, so that all families have the same
+        # compiled shapes.
         targets = tokens.roll(-1, dims=1)
         weights = torch.zeros(tokens.shape)
         weights[:, :-1] = scored[:, 1:].float()
@@ -83,7 +83,7 @@ class Autoregressive:
         )
 
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
-        """[B, L+1] tokens → the mean over L targets a row, as the original reports it."""
+        """[B, L+1] tokens → the mean over L targets per row, as the original reports it."""
         return self._next_token(tokens)
 
     def _next_token(

@@ -1,13 +1,13 @@
-"""Weighted NLL straight from hidden states: no [tokens, vocabulary] tensor is ever held.
+"""Weighted NLL from hidden states, without a [tokens, vocabulary] tensor.
 
-The logits of a few hundred scored positions at a time are made, turned into their part of
-the loss and at once into gradients, and dropped. Peak memory is one such block instead of
-three or four times B·L·V, and positions without a weight cost nothing: masked diffusion,
-which scores about half of its positions, computes half of the logits.
+The logits of a few hundred scored positions at a time are computed, turned into their part of
+the loss and into gradients, and dropped. Peak memory is one such block instead of three or four
+times B·L·V, and positions without a weight cost nothing: masked diffusion, which scores about
+half of its positions, computes half of the logits.
 
-The same idea as in Wijmans et al., "Cut your losses in large-vocabulary language models",
-arXiv 2411.09009, and Hsu et al., "Liger kernel", arXiv 2410.10989; written here for a weight
-per position, and in plain torch so that it runs on any device.
+The idea of Wijmans et al., "Cut your losses in large-vocabulary language models", arXiv
+2411.09009, and Hsu et al., "Liger kernel", arXiv 2410.10989, with a weight per position, in plain
+torch, so that it runs on any device.
 
 Shape letters: P positions (B·L), S scored positions, C rows of a block, E model width,
 V rows of the table.
@@ -46,8 +46,8 @@ def linear_nll(
     None for all P. Differentiable once in hidden and table. Matrix products run in the
     autocast dtype where autocast is on, softmax and sums in float32 (float64 for float64).
     `compiled` fuses the softmax with its gradient through torch.compile. `each` [S], if given,
-    is filled with the NLL of each position, for the log. `softmax` stands for `_softmax`
-    where the table is only a part of the rows.
+    is filled with the NLL of each position, for the log. `softmax` replaces `_softmax` if the
+    table has only part of the rows.
     """
     dtype = _compute_dtype(hidden)
     apply: Callable[..., Tensor] = _LinearNLL.apply
@@ -78,7 +78,7 @@ def token_nll(
 
 
 class _LinearNLL(torch.autograd.Function):
-    """Gradients are made in the forward pass, where the logits are, and scaled in backward."""
+    """Computes gradients in the forward pass, from the same logits, and scales them in backward."""
 
     @staticmethod
     def forward(
@@ -102,8 +102,8 @@ class _LinearNLL(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad_rows = torch.empty_like(rows)
         grad_table = torch.zeros(table.shape, dtype=wide, device=table.device)
-        # These two are used again for each block: fresh memory costs page faults, which on a
-        # CPU took as long as the matrix products themselves.
+        # These two are reused for each block: page faults of new memory took as long as the matrix
+        # products on a CPU.
         logits = rows.new_empty((blocks[0].stop, len(table))) if blocks else rows
         product = torch.empty_like(cast) if dtype != wide else None
         with torch.autocast(hidden.device.type, enabled=False):
@@ -129,7 +129,7 @@ class _LinearNLL(torch.autograd.Function):
         grad_rows, grad_table, index = ctx.saved_tensors
         shape, hidden_dtype, table_dtype = ctx.shapes
         grad_rows = (grad_rows * grad_total).to(hidden_dtype)
-        grad_table = grad_table.mul_(grad_total)  # ours alone, and used once
+        grad_table = grad_table.mul_(grad_total)  # not shared, and used once
         if index is None:
             grad_hidden = grad_rows
         else:
@@ -149,7 +149,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _blocks(rows: int, vocabulary: int) -> list[slice]:
-    """Slices of nearly equal size, with about BLOCK_ELEMENTS logits at most."""
+    """Slices of nearly equal size, each of about BLOCK_ELEMENTS logits at most."""
     count = max(1, -(-rows * vocabulary // BLOCK_ELEMENTS))
     size = max(1, -(-rows // count))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
@@ -157,7 +157,7 @@ def _blocks(rows: int, vocabulary: int) -> list[slice]:
 
 def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """[C] NLL of a block; `logits` [C, V] become the gradient of its weighted sum."""
-    x = _wide(logits)  # `logits` itself if they are wide enough: all that follows is in place
+    x = _wide(logits)  # `logits` itself if they are float32: the rest is in place
     top = x.amax(dim=1, keepdim=True)
     picked = x.gather(1, targets[:, None])
     x.sub_(top).exp_()
@@ -171,7 +171,7 @@ def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The same, in a form that the compiler turns into two passes over the logits."""
+    """`_softmax`, in a form that the compiler turns into two passes over the logits."""
     x = _wide(logits)
     log_sum = torch.logsumexp(x, dim=1, keepdim=True)
     picked = x.gather(1, targets[:, None])

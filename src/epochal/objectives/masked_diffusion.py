@@ -1,4 +1,4 @@
-"""Masked diffusion objective: the masked tokens, from those left in sight.
+"""Masked diffusion objective: predict the masked tokens from the visible ones.
 
 Training (arXiv 2507.15857 §2.2 and its code): t ~ U(0, 1) per row, p = (1−ε)·t + ε, tokens
 masked independently with p, cross-entropy of the masked tokens weighted 1/p, divided by all
@@ -30,14 +30,14 @@ from epochal.rng import Keys
 
 
 class MaskedDiffusion:
-    """An upper bound on −log p(x), from any order in which tokens may come to light."""
+    """An upper bound on −log p(x), the mean over all orders of unmasking."""
 
     family = "mdm"
     exact = False
     shift = 0
 
     def __init__(self, options: Options, mask: int) -> None:
-        """`mask` is the id that stands for a masked token."""
+        """`mask` is the id of a masked token."""
         self.options = options
         self.mask = mask
 
@@ -47,7 +47,7 @@ class MaskedDiffusion:
         return cls(recipe.options, mask)
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
-        """[B, L+1] tokens → restore the masked ones among tokens 0 … L−1.
+        """[B, L+1] tokens → predict the masked ones among tokens 0 … L−1.
 
         The last token of a window is dropped: it is the first of another row.
         """
@@ -69,7 +69,7 @@ class MaskedDiffusion:
         )
 
     def _length(self, length: int, rows: Rows) -> int:
-        """Tokens per row in this step: now and then fewer, the same for all of its rows."""
+        """Tokens per row in this step: L, or a random length (`random_length`), for all rows."""
         if not self.options.random_length:
             return length
         coin, share = rng.uniforms(rng.row_keys(rows.step_key, np.array([2**40])), 2)[0]
@@ -88,7 +88,7 @@ class MaskedDiffusion:
         """Masks [B, L] at levels t, and the weight [B] of a masked token."""
         options = self.options
         if options.noise == "stratified" or options.loss_weight == "mask_count":
-            # Here m of L tokens are masked for sure, so 1/p, L/m and L/K are all the same.
+            # Here the number m of masked tokens is fixed, so 1/p, L/m and L/K are the same.
             masked, weight = _exactly(levels, keys, np.ones((len(keys), length), dtype=np.bool_))
         else:
             masked, weight = self._independently(levels, keys, length)
@@ -100,12 +100,12 @@ class MaskedDiffusion:
         return masked, weight
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
-        """[B, L] tokens → mask exactly K of the scored ones at weight m/K."""
+        """[B, L] tokens → mask exactly K of the m scored ones, with weight m/K."""
         masked, weight = _exactly(draw.levels, draw.keys, scored.numpy())
         return self._problem(tokens, masked, weight, denominator=int(scored.sum()))
 
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
-        """[B, L+1] tokens → independent masks at p = (1−ε)·t + ε and weight 1/p."""
+        """[B, L+1] tokens → independent masks with p = (1−ε)·t + ε and weight 1/p."""
         tokens = tokens[:, :-1]
         masked, weight = self._independently(draw.levels, draw.keys, tokens.shape[1])
         return self._problem(tokens, masked, weight, denominator=tokens.numel())

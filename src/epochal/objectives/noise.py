@@ -1,7 +1,7 @@
-"""How much of each row is masked, and which tokens: seeded, per row, on any machine alike.
+"""Noise levels and masks, seeded per row, the same on any machine.
 
-Numbers are drawn with `epochal.rng`, so a row meets the same mask whatever the micro-batch,
-the number of processes or the device. K is the number of masked tokens of a row.
+Numbers are drawn with `epochal.rng`, so a row's mask does not depend on micro-batch, number of
+processes or device. K is the number of masked tokens of a row.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def stratified_levels(rows: Rows) -> Levels:
 
     Rows 2j and 2j+1 of the batch share a stratum of [0, ½) and its mirror image, so that
     each pair masks L+1 of its 2·L tokens (see `exact_counts`) and any even micro-batch has
-    the same number of scored tokens. Which pair gets which stratum, and which of its rows is
-    the mirror image, is drawn anew at each step, so every row's level is uniform on [0, 1).
-    With an odd batch the last row is its own, drawn from all of [0, 1).
+    the same number of scored tokens. The assignment of strata to pairs, and of the mirror image
+    to a row, is drawn at each step, so every row's level is uniform on [0, 1). The last row of an
+    odd batch has no partner and is drawn from [0, 1).
     """
     pairs = rows.global_batch_size // 2
     place = rows.place
@@ -50,10 +50,10 @@ def independent_masks(keys: Keys, mask_prob: Levels, length: int) -> Masks:
 
 
 def ends(masks: Masks, moved: NDArray[np.bool_]) -> Masks:
-    """[B, L] masks; where `moved`, as many tokens at the end of the row instead.
+    """[B, L] masks; where `moved`, the same number of tokens at the end of the row instead.
 
-    For a row without masked tokens that is none. The original's slice of the last 0 tokens
-    takes all of them, at a weight of up to 1/ε.
+    A row without masked tokens has none then, either. The original's slice of the last 0 tokens
+    takes all of them, with a weight of up to 1/ε.
     """
     length = masks.shape[1]
     at_end = np.arange(length)[None, :] >= length - masks.sum(axis=1, keepdims=True)
@@ -62,7 +62,7 @@ def ends(masks: Masks, moved: NDArray[np.bool_]) -> Masks:
 
 
 def at_least_one(masks: Masks, keys: Keys) -> Masks:
-    """[B, L] masks; in a row without any masked token, one at a random place."""
+    """[B, L] masks; in a row without masked tokens, one at a random position."""
     place = np.floor(row_uniforms(keys, "one place") * masks.shape[1]).astype(np.int64)
     one = np.arange(masks.shape[1])[None, :] == place[:, None]
     either: Masks = masks | (one & ~masks.any(axis=1, keepdims=True))
@@ -70,12 +70,12 @@ def at_least_one(masks: Masks, keys: Keys) -> Masks:
 
 
 def row_uniforms(keys: Keys, purpose: str) -> Levels:
-    """[B] numbers uniform on [0, 1) that have nothing to do with levels, masks or each other."""
+    """[B] numbers uniform on [0, 1), independent of levels, masks and other purposes."""
     return rng.uniforms(rng.row_keys(rng.stream_key(0, purpose), keys), 1)[:, 0]
 
 
 def exact_counts(levels: Levels, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[B] K = 1 + ⌊u · m⌋, uniform on 1 … m for m candidates; 0 where there are none."""
+    """[B] K = 1 + ⌊u · m⌋, uniform on 1 … m for m candidates; 0 for m = 0."""
     count = 1 + np.floor(levels * candidates).astype(np.int64)
     return np.minimum(count, candidates)
 

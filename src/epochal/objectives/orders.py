@@ -1,4 +1,4 @@
-"""Fixed orders of reading, for the order perturbation of arXiv 2507.15857 §3.5.
+"""Fixed reading orders, for the order perturbation of arXiv 2507.15857 §3.5.
 
 An order is a permutation π of 0 … L−1 for the tokens 1 … L of a row; token 0 stays first.
 """
@@ -19,9 +19,9 @@ Orders = NDArray[np.int64]
 def order_lists(
     count: int, length: int, kind: Literal["noise_sorted", "random"], seed: int
 ) -> Orders:
-    """[count, length] orders that follow from `seed`; the first is left to right.
+    """[count, length] orders, determined by `seed`; the first is left to right.
 
-    noise_sorted: order i sorts position + i·N(0, 1), so a token moves by some i places (the
+    noise_sorted: order i sorts position + i·N(0, 1), so a token moves by about i positions (the
     paper's algorithm 2). random: uniform permutations (its algorithm 1).
     """
     lists = [np.arange(length)]
@@ -36,7 +36,7 @@ def order_lists(
 
 
 def row_orders(lists: Orders, rows: Rows) -> Orders:
-    """[B, L+1] places of a window in the order in which each row is read; 0 is the first.
+    """[B, L+1] positions of a window in each row's reading order; position 0 is first.
 
     Each row draws one of the lists, every list equally likely.
     """
@@ -47,7 +47,7 @@ def row_orders(lists: Orders, rows: Rows) -> Orders:
 
 
 def _normals(key: rng.Keys, count: int) -> NDArray[np.float64]:
-    """[count] standard normals by Box and Muller: the same with any version of NumPy."""
+    """[count] standard normals by Box and Muller, the same with any version of NumPy."""
     pairs = rng.uniforms(key, 2 * count)[0].reshape(2, count)
     normals: NDArray[np.float64] = np.sqrt(-2 * np.log1p(-pairs[0])) * np.cos(2 * np.pi * pairs[1])
     return normals

@@ -18,8 +18,8 @@ from epochal.objectives.attention_mask import RandomCausalMask
 from epochal.rng import Keys
 
 Attention = Literal["causal", "bidirectional"] | Tensor | RandomCausalMask
-"""Who sees whom. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
-RandomCausalMask stands for one that is made on the device."""
+"""Which positions see which. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
+RandomCausalMask is made into one on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,21 @@ class Problem:
     """Predict `targets` from `inputs`; the loss is Σ weights · NLL / denominator."""
 
     inputs: Tensor
-    """[B, L] int64, what the network reads."""
+    """[B, L] int64, input of the network."""
     targets: Tensor
-    """[B, L] int64, what it is asked for."""
+    """[B, L] int64, tokens to predict."""
     weights: Tensor
     """[B, L] float32, zero where a position is not scored."""
     denominator: int
-    """Positions by which the sum is divided: all that count, masked or not."""
+    """Divisor of the sum: all positions that count, masked or not."""
     attention: Attention
     positions: Tensor | None = None
     """[B, L] or [L] int64; 0 … L−1 if None."""
-
     noise: NDArray[np.float64] | None = None
-    """[B] noise levels of the rows, where there are any: for the log alone."""
+    """[B] noise levels of the rows, if the family has any; for the log only."""
 
     def rule(self, device: torch.device) -> Literal["causal", "bidirectional"] | Tensor:
-        """The attention as the model takes it; a mask is made, or moved, to `device`."""
+        """The attention rule as the model takes it; a mask is made on, or moved to, `device`."""
         if isinstance(self.attention, RandomCausalMask):
             return self.attention.mask(device)
         if isinstance(self.attention, Tensor):
@@ -50,7 +49,7 @@ class Problem:
         return self.attention
 
     def scored(self) -> Tensor | None:
-        """[S] indices into B·L of the positions with a weight, or None if all have one."""
+        """[S] indices into B·L of the positions with a weight; None if all have one."""
         flat = self.weights.flatten()
         index = flat.nonzero().squeeze(1)
         return None if len(index) == len(flat) else index
@@ -58,12 +57,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Where the rows of a batch come from: all that their noise may depend on."""
+    """Identity of the rows of a batch: all that their noise may depend on."""
 
     keys: Keys
     """[B] uint64, one per (seed, epoch, row)."""
     place: NDArray[np.int64]
-    """[B] place in the global batch, 0 … global_batch_size − 1."""
+    """[B] index in the global batch, 0 … global_batch_size − 1."""
     global_batch_size: int
     """Rows of the whole optimizer step, over all devices and micro-batches."""
     step_key: int
@@ -77,19 +76,19 @@ class Draw:
     """One draw of the likelihood for B rows."""
 
     levels: NDArray[np.float64]
-    """[B] noise levels in [0, 1); how they are spread over rows is the evaluator's business."""
+    """[B] noise levels in [0, 1), chosen by the evaluator."""
     keys: Keys
-    """[B] uint64, from which each row's mask follows."""
+    """[B] uint64 keys of the rows' masks."""
 
 
 class Objective(Protocol):
-    """A family. Its methods are pure functions of their arguments."""
+    """The objective of a family. Its methods are pure functions of their arguments."""
 
     family: str
     exact: bool
-    """Whether one likelihood problem gives the NLL itself (AR) or one draw of its bound."""
+    """Whether one likelihood problem gives the exact NLL, not one draw of its bound."""
     shift: int
-    """Position i of a problem asks for token i + shift of its row."""
+    """The target of position i is token i + shift of its row."""
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] int64 tokens of shifted windows → the training loss of their L positions."""
@@ -97,9 +96,9 @@ class Objective(Protocol):
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens, [B, L] bool `scored` → a draw of −log p(scored tokens | the others).
 
-        Position 0 is never scored (AR has nothing to predict it from). Over draws with
-        uniform levels, the weighted sum of a row has the row's bound (MDM) or exact value
-        (AR) as its mean, and each scored token's weight has mean 1.
+        Position 0 is never scored (AR has no earlier token). Over draws with uniform levels, the
+        mean of a row's weighted sum is the row's exact NLL or its bound, and each scored token's
+        weight has mean 1.
         """
 
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
@@ -108,7 +107,7 @@ class Objective(Protocol):
 
 
 def weighted_nll(logits: Tensor, problem: Problem) -> Tensor:
-    """Σ weights · NLL / denominator from [B, L, V] logits: the definition, for reference.
+    """Σ weights · NLL / denominator from [B, L, V] logits: the definition, for tests.
 
     The trainer uses `linear_nll`, which needs no logits in memory and equals this.
     """

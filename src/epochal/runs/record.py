@@ -45,6 +45,8 @@ from epochal.recipe import Recipe, load_recipe, recipe_toml
 from epochal.recipe.renames import rename_flat
 from epochal.recipe.schema import Data
 
+FORMAT = 1
+"""Format of run.json."""
 Status = Literal["running", "stopped", "diverged", "finished"]
 
 
@@ -164,10 +166,15 @@ class RunFolder:
             return None
         try:
             info: dict[str, Any] = json.loads(self.info_file.read_text(encoding="utf-8"))
-            if isinstance(info.get("identity"), dict):
-                info["identity"] = rename_flat(info["identity"], notice=False)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.info_file} is damaged ({error}); start the run anew") from None
+        if not isinstance(info, dict) or info.get("format", FORMAT) != FORMAT:
+            raise RunError(
+                f"{self.info_file} is not in format {FORMAT}, which this version of Epochal reads; "
+                "use the version that wrote it"
+            )
+        if isinstance(info.get("identity"), dict):
+            info["identity"] = rename_flat(info["identity"], notice=False)
         return info
 
     @contextmanager

@@ -29,6 +29,7 @@ from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe, run_numbers
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
+from epochal.runs.record import FORMAT
 from epochal.scaling.advisor import advise
 from epochal.scaling.law_files import read_laws
 from epochal.training.branch import Start, find_start
@@ -231,6 +232,8 @@ def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
     """What the progress line says about the validation curve, and about the law if one is given."""
     laws = read_laws(settings.log.law) if settings.log.law is not None else {}
     law = laws.get(settings.family)
+    if settings.log.law is not None and law is None:
+        say(f"`log.law` = {settings.log.law} has no law of the family {settings.family}; not used")
 
     def advice(seconds: float) -> str:
         lines = [line for line in read_lines(folder.metrics_file) if line["kind"] == "eval"]
@@ -275,7 +278,7 @@ def run_info(
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
     what = identity(settings) | (corpus.identity() if corpus else {})
     return {
-        "format": 1,
+        "format": FORMAT,
         "family": settings.family,
         "identity": what,
         "identity_sha256": files.sha256_json(what),

@@ -15,6 +15,7 @@ NAMES = [
     "LoadedModel",
     "NLLResult",
     "Recipe",
+    "ReportOptions",
     "QualityOptions",
     "Resources",
     "RunRecord",

@@ -27,6 +27,7 @@ _MODULES = {
     "LoadedModel": "epochal.evaluation.load",
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
+    "ReportOptions": "epochal.report.options",
     "QualityOptions": "epochal.evaluation.options",
     "RunRecord": "epochal.runs",
     "average": "epochal.evaluation.ensemble",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from epochal.recipe import Recipe as Recipe
     from epochal.recipe import load_recipe as load_recipe
     from epochal.report import write_report as write_report
+    from epochal.report.options import ReportOptions as ReportOptions
     from epochal.runs import NLLResult as NLLResult
     from epochal.runs import RunRecord as RunRecord
     from epochal.runs.listing import list_runs as list_runs

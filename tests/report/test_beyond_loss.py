@@ -7,6 +7,7 @@ import json
 from epochal.report import write_report
 from epochal.report.collect import read_runs
 from epochal.report.curves import steps_figure, task_rows
+from epochal.report.options import ReportOptions
 from made_runs import make_run
 
 CURVE = [5.0, 4.0, 3.9]
@@ -62,7 +63,7 @@ def test_the_page_has_what_the_records_say(tmp_path):
     assert task_rows(runs) == [row_of_task]
     plot = steps_figure(runs)
     assert [line[4:] for line in plot.rows] == [[1, 7.5, 0.75, 0.25], [4, 6.2, 0.75, 0.25]]
-    made = write_report([run], tmp_path / "r.html", figures=["svg"])
+    made = write_report([run], tmp_path / "r.html", ReportOptions(figures=("svg",)))
     assert "steps" in made.sections
     assert any(path.name == "steps.svg" for path in made.figures)
     page = (tmp_path / "r.html").read_text()

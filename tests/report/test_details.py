@@ -31,6 +31,7 @@ from epochal.report.drawing import (
 from epochal.report.groups import frontier_leads, group_runs
 from epochal.report.law_figures import contour_plots
 from epochal.report.laws import find_laws, find_mismatch, find_plan, plan_recipes
+from epochal.report.options import ReportOptions
 from epochal.report.text.figures import half_life
 from epochal.report.text.format import flops, for_page, number, prose
 from epochal.report.text.page import describe_crossing, law_notes
@@ -105,7 +106,7 @@ def test_a_family_nobody_knows_today_has_its_colours_on_the_page(third_family, t
     """Colours were typed for two families, in the drawing and in the page's style."""
     for name in ("mdm", third_family.name):
         make_run(tmp_path / name, name, [5.0, 4.5, 4.4])
-    written = write_report([tmp_path], tmp_path / "p.html", figures=["svg"])
+    written = write_report([tmp_path], tmp_path / "p.html", ReportOptions(figures=("svg",)))
     source = written.path.read_text(encoding="utf-8")
     variable = f"--family-{third_family.name}"
     assert f"{variable}: {third_family.color}" in source
@@ -337,7 +338,7 @@ def test_a_page_of_many_evaluations_has_fewer_and_its_files_have_all(tmp_path, m
     for seed in range(4):
         curve = 3.3 + np.exp(-np.linspace(0, 9, 300)) + seed / 100
         make_run(tmp_path / f"r{seed}", "mdm" if seed % 2 else "ar", curve, seed=seed)
-    made = write_report([tmp_path], tmp_path / "p.html", figures=["svg"])
+    made = write_report([tmp_path], tmp_path / "p.html", ReportOptions(figures=("svg",)))
     source = made.path.read_text(encoding="utf-8")
     assert "about 100 points" in source
     [table] = [path for path in made.figures if path.name == "epochs.csv"]

@@ -19,6 +19,7 @@ from epochal.report.collect import read_runs
 from epochal.report.drawing import FORMATS
 from epochal.report.groups import FrontierLead, NoVerdict, frontier_leads, frontiers, group_runs
 from epochal.report.laws import find_laws, find_plan
+from epochal.report.options import ReportOptions
 from made_runs import make_run
 
 STUDY = {
@@ -47,7 +48,7 @@ def sweep(tmp_path_factory):
 def page(sweep, tmp_path_factory):
     """(Report, source) of the whole sweep."""
     out = tmp_path_factory.mktemp("page") / "report.html"
-    made = write_report([sweep], out, figures=["svg"])
+    made = write_report([sweep], out, ReportOptions(figures=("svg",)))
     return made, made.path.read_text(encoding="utf-8")
 
 
@@ -153,7 +154,7 @@ def test_every_figure_is_also_a_file(page):
 def test_all_formats_twice_the_same(tmp_path):
     make_run(tmp_path / "ar", "ar", [4.0, 3.5, 3.3])
     made = [
-        write_report([tmp_path / "ar"], tmp_path / name / "p.html", figures=FORMATS)
+        write_report([tmp_path / "ar"], tmp_path / name / "p.html", ReportOptions(figures=FORMATS))
         for name in ("a", "b")
     ]
     assert len(made[0].figures) == 2 * (len(FORMATS) + 1)
@@ -170,7 +171,7 @@ def test_the_same_runs_give_the_same_bytes(page, sweep, tmp_path):
 
 
 def test_one_family_alone_has_its_law_and_no_verdict(sweep, tmp_path):
-    made = write_report([*sweep.glob("mdm-*")], tmp_path / "p.html", flops=1e15)
+    made = write_report([*sweep.glob("mdm-*")], tmp_path / "p.html", ReportOptions(flops=1e15))
     assert made.sections == ALL
     source = made.path.read_text()
     assert "The plan for 10¹⁵ FLOPs on 10M unique tokens" in source
@@ -219,9 +220,9 @@ def test_frontiers_that_do_not_cross(tmp_path):
 
 def test_mistakes_are_told_before_any_work(sweep, tmp_path):
     with pytest.raises(UserError, match="give pdf, svg or png"):
-        write_report([sweep], tmp_path / "p.html", figures=["gif"])
+        write_report([sweep], tmp_path / "p.html", ReportOptions(figures=("gif",)))
     with pytest.raises(UserError, match="law"):
-        write_report([sweep], tmp_path / "p.html", law="moore")
+        write_report([sweep], tmp_path / "p.html", ReportOptions(law="moore"))
     assert not (tmp_path / "p.html").exists()
     broken = tmp_path / "broken"
     make_run(broken / "ar", "ar", [4.0, 3.5])

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from epochal import files
-from epochal.errors import UserError
+from epochal.errors import OptionError
 from epochal.families import families, get_family
 from epochal.report.text.format import power_of_ten, printable
 
@@ -189,11 +189,9 @@ def inline(plot: Plot) -> Markup:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raise UserError for an unknown format of figures."""
+    """Raise OptionError for an unknown format of figures."""
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise UserError(
-            f"figures = {unknown[0]!r}: give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        )
+        raise OptionError("figures", unknown[0], "give pdf, svg or png")
 
 
 def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:

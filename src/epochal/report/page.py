@@ -34,6 +34,7 @@ from epochal.report.drawing import Plot, check_formats, inline, save
 from epochal.report.groups import Group, frontier_leads, group_runs, on_one_scale, several
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_study, study_list
+from epochal.report.options import ReportOptions
 from epochal.report.text import figures as figure_text
 from epochal.report.text import page as text
 from epochal.report.text.format import (
@@ -92,41 +93,39 @@ class Report:
 def write_report(
     places: Sequence[str | Path],
     out: str | Path = "report.html",
+    options: ReportOptions | None = None,
     *,
-    law: str | None = None,
-    flops: float | None = None,
     fit: FitReport | None = None,
     plan: PlanReport | None = None,
-    figures: Sequence[str] = (),
 ) -> Report:
     """Write the page about the runs in `places` (run folders, or folders that hold runs).
 
-    With five or more runs of a family, `law` ("data-constrained" if neither it nor a study in
-    the folder names another) is fitted to them; `fit` is a fit made already. `figures` are
-    formats (pdf, svg, png) in which every figure is also written, with its numbers as CSV, into
-    `<out>-figures/`. Raises RunError for a place without runs or a damaged record, UserError
-    for an unknown law or format, StorageError if `out` cannot be written.
+    `fit` and `plan` are results already made; else they are made here. With `options.figures`
+    every figure is also written into `<out>-figures/`. Raises RunError for a place without runs or
+    a damaged record, UserError for an unknown law or format, StorageError if `out` cannot be
+    written.
     """
+    options = options or ReportOptions()
     target = Path(out)
     if target.is_dir():
         raise RunError(
             f"{target} is a folder; name the page to write, such as {target}/report.html"
         )
-    check_formats(figures)
+    check_formats(options.figures)
     study = read_study(places)
-    law = check_law(law or str(study.get("law") or "data-constrained"))
+    law = check_law(options.law or str(study.get("law") or "data-constrained"))
     runs = read_runs(places)
     groups = group_runs(runs)
     laws = find_laws(runs, study, law, fit)
     if plan is None:
-        plan = find_plan(runs, laws, flops if flops is not None else study.get("flops"))
+        plan = find_plan(runs, laws, options.flops or study.get("flops"))
     with for_page():
         plots = _plots(runs, groups, laws, plan)
         content = _context(runs, groups, laws, plan, plots)
         files.write_text(target, _environment().get_template("page.html.j2").render(content))
     drawn = [plot for section in plots.values() for plot in section]
     folder = target.with_name(f"{target.stem}-figures")
-    written = save(drawn, folder, figures) if figures else []
+    written = save(drawn, folder, options.figures) if options.figures else []
     verdicts = [group.verdict for group in groups]
     return Report(target, [run.label for run in runs], verdicts, list(plots), written)
 

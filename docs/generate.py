@@ -39,6 +39,7 @@ RESULTS: dict[str, str] = {
     "sweep": "epochal.sweeps.sweep.SweepResult",
     "sweep --dry-run": "epochal.sweeps.listing.Listing",
     "submit": "epochal.sweeps.submit.Submission",
+    "report": "epochal.report.page.Report",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
 }
@@ -52,7 +53,6 @@ NOT_YET: set[str] = {
     "runs",
     "train",
     "train --dry-run",
-    "report",
     "data prepare",
     "data subset",
     "data inspect",

@@ -81,7 +81,9 @@ class Report:
     """A page that was written."""
 
     path: Path
+    """The page."""
     runs: list[str]
+    """Names of the runs on it; their folders where two have the same name."""
     verdicts: list[Comparison | Note]
     """Per group of comparable runs the comparison, or why there is none."""
     sections: list[str] = field(default_factory=list)

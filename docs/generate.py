@@ -32,7 +32,7 @@ RESULTS: dict[str, str] = {
     # its line from NOT_YET to here, and run `make docs`. Dataclasses in its fields are followed.
     # tests/cli/test_json.py runs the cheap commands and compares what they print.
     "compare": "epochal.comparison.compare.Comparison",
-    "data names": "list[epochal.data.names.NamedSet]",
+    "data names": "list[epochal.data.paper_sets.PaperSet]",
     "generate": "list[str]",
     "quality": "epochal.evaluation.quality.Quality",
     "downstream": "list[epochal.downstream_tasks.downstream.TaskResult]",

@@ -7,6 +7,9 @@ import pytest
 import epochal
 
 NAMES = [
+    "DownloadOptions",
+    "PrepareOptions",
+    "SubsetOptions",
     "Comparison",
     "DownstreamOptions",
     "DryRunOptions",

@@ -9,13 +9,16 @@ SPEED = ("tokens_per_second", "mfu", "data_wait", "peak_memory_bytes")
 
 def make_corpus(folder):
     """A corpus folder of a few built-in documents with a BPE of 300 tokens."""
-    from epochal.data import prepare
     from epochal.data.builtin import builtin_documents
+    from epochal.data.options import PrepareOptions
+    from epochal.data.prepare import prepare
 
     source = folder / "text.jsonl"
     texts = [text for text in builtin_documents() if len(text) < 4000][:60]
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return prepare(source, folder / "corpus", tokenizer="bpe:300", validation=0.1, workers=1).folder
+    return prepare(
+        source, folder / "corpus", PrepareOptions(tokenizer="bpe:300", validation=0.1, workers=1)
+    ).folder
 
 
 def overrides(corpus, run_dir, **changes):

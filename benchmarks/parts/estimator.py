@@ -15,11 +15,10 @@ import numpy as np
 from scipy.stats import f
 
 from epochal import progress
-from epochal.data import train_bpe
-from epochal.data.batches import RowOrder
 from epochal.data.builtin import builtin_documents
-from epochal.data.opened import open_corpus
-from epochal.data.windows import ScoredWindows
+from epochal.data.corpus import open_corpus
+from epochal.data.rows import RowOrder, ScoredWindows
+from epochal.data.tokenizer_sources import train_bpe
 from epochal.device import find_machine
 from epochal.interop.load import load
 from epochal.likelihood.nll import Evaluator
@@ -109,7 +108,7 @@ def _of_run(options: Options) -> Subject:
     loaded = load(options.run)
     store = open_corpus(loaded.recipe.data).validation
     tokens = np.asarray(store.tokens[:_RUN_TOKENS])
-    starts = store.document_starts()
+    starts = store.document_starts
     starts = np.append(starts[starts < len(tokens)], len(tokens))
     length, vocabulary = loaded.sequence_length, loaded.tokenizer.vocabulary
     windows, goal, machine = ScoredWindows(tokens, length), loaded.objective, loaded.machine

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from epochal.data.windows import ScoredWindows
+from epochal.data.rows import ScoredWindows
 from epochal.device import Machine, find_machine
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import Evaluator, launch, scored_positions
@@ -47,7 +47,7 @@ def measure(options: Options) -> list[Row]:
         plan = DrawPlan(len(windows), 0, stratified=True)
         problems = []
         for first in range(0, len(windows), batch):
-            ids = torch.from_numpy(windows.rows(first, batch).tokens)
+            ids = torch.from_numpy(windows.rows(first, batch))
             part = slice(first, first + batch)
             draw = Draw(plan.levels(0)[part], plan.keys(0)[part])
             problems.append(goal.likelihood_problem(ids, scored_positions(ids), draw))

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from epochal.data import StoreWriter, TokenStore
-from epochal.data.batches import RowOrder
+from epochal.data.rows import RowOrder
+from epochal.data.store import TokenStore
+from epochal.data.store_writer import StoreWriter
 from epochal.units import format_count
 from parts.options import Options
 from parts.steps import make_step

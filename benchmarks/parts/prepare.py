@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from epochal import data
+from epochal import PrepareOptions, prepare
 from epochal.data.builtin import builtin_documents
 from epochal.progress import hidden
 from parts.options import Options
@@ -24,11 +24,12 @@ def measure(options: Options) -> list[Row]:
         source, tokenizer = Path(scratch) / "text.jsonl", Path(scratch) / "tokenizer.json"
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         chosen_tokenizer(options).save(tokenizer)
+        choices = PrepareOptions(tokenizer=tokenizer, workers=1, overwrite=True)
 
         def work() -> None:
             out = Path(scratch) / "corpus"
             with hidden():
-                data.prepare(source, out, tokenizer=tokenizer, workers=1, overwrite=True)
+                prepare(source, out, choices)
 
         times = take_turns("prepare", {"data prepare": work}, options.rounds)
     rates = {name: [megabytes / one for one in each] for name, each in times.items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal import progress
-from epochal.data.batches import RowOrder
+from epochal.data.rows import RowOrder
 from epochal.device import Machine, find_machine, has_compiler
 from epochal.models import Transformer
 from epochal.objectives import objective

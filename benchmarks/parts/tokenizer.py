@@ -9,11 +9,12 @@ import numpy as np
 from tokenizers import Tokenizer as HFTokenizer
 
 from epochal import progress
-from epochal.data import load_tokenizer, train_bpe
 from epochal.data.builtin import builtin_documents
-from epochal.data.encoder import Tokenizer
 from epochal.data.fast_bpe import encode_slowly
+from epochal.data.tokenizer import Tokenizer
+from epochal.data.tokenizer_sources import load_tokenizer, train_bpe
 from epochal.errors import UserError
+from epochal.report.text import describe
 from parts.options import Options
 from parts.timing import Row, ratio_row, take_turns, time_rows
 
@@ -31,7 +32,7 @@ def measure(options: Options) -> list[Row]:
     texts = builtin_documents()
     tokenizer = chosen_tokenizer(options)
     if tokenizer.why_slow is not None:
-        raise UserError(f"this tokenizer has no fast path here: {tokenizer.why_slow}")
+        raise UserError(f"this tokenizer has no fast path here: {describe(tokenizer.why_slow)}")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tokenizer.json"
         tokenizer.save(path)

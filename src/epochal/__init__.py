@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 from epochal._version import __version__ as __version__
 
 _MODULES = {
+    "DownloadOptions": "epochal.data.options",
+    "PrepareOptions": "epochal.data.options",
+    "SubsetOptions": "epochal.data.options",
     "Comparison": "epochal.comparison",
     "DownstreamOptions": "epochal.downstream_tasks.options",
     "DryRunOptions": "epochal.training.options",
@@ -47,32 +50,35 @@ _MODULES = {
     "export_safetensors": "epochal.interop.exports",
     "import_hf": "epochal.interop.imports",
     "import_megatron": "epochal.interop.imports",
-    "inspect": "epochal.data",
+    "inspect": "epochal.data.inspection",
     "list_runs": "epochal.runs.listing",
     "load": "epochal.interop.load",
     "load_recipe": "epochal.recipe",
     "memorise": "epochal.memorisation.memorise",
     "plan": "epochal.scaling.plan",
-    "prepare": "epochal.data",
+    "prepare": "epochal.data.prepare",
     "quality": "epochal.evaluation.quality",
     "quickstart": "epochal.studies.quickstart",
-    "subset": "epochal.data",
+    "subset": "epochal.data.subset",
     "study": "epochal.studies.study",
     "submit": "epochal.sweeps.submit",
     "sweep": "epochal.sweeps.sweep",
     "train": "epochal.training.train",
-    "verify": "epochal.data",
+    "verify": "epochal.data.inspection",
     "write_report": "epochal.report",
 }
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from epochal.comparison import Comparison as Comparison
-    from epochal.data.describe import inspect as inspect
     from epochal.data.download import download as download
+    from epochal.data.inspection import inspect as inspect
+    from epochal.data.inspection import verify as verify
+    from epochal.data.options import DownloadOptions as DownloadOptions
+    from epochal.data.options import PrepareOptions as PrepareOptions
+    from epochal.data.options import SubsetOptions as SubsetOptions
     from epochal.data.prepare import prepare as prepare
     from epochal.data.subset import subset as subset
-    from epochal.data.verify import verify as verify
     from epochal.downstream_tasks.downstream import downstream as downstream
     from epochal.downstream_tasks.options import DownstreamOptions as DownstreamOptions
     from epochal.errors import EpochalError as EpochalError

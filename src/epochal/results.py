@@ -13,8 +13,6 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 class NoteCode(StrEnum):
     """Base of the reason codes of a room; each member has a text in `report/text/`."""
@@ -42,13 +40,11 @@ def to_json(value: Any) -> Any:
     """
     if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
         return value
-    if isinstance(value, float | np.floating):
+    if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, np.generic):
-        return to_json(value.item())
-    if isinstance(value, np.ndarray):
+    if type(value).__module__ == "numpy":  # not imported here: the command line's help needs it not
         return to_json(value.tolist())
     if isinstance(value, Path):
         return str(value)

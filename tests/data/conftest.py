@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from data_helpers import SAMPLES
 
-from epochal.data import train_bpe
 from epochal.data.builtin import builtin_documents
+from epochal.data.tokenizer_sources import train_bpe
 
 
 @pytest.fixture(scope="session")

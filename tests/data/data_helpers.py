@@ -26,7 +26,7 @@ def original_index(dtype_code, itemsize, sizes, document_list):
 
 
 def write_pair(prefix, ids, sizes, document_list=None, dtype="<u2", code=8):
-    """A pair .bin/.idx without a passport, as foreign tools write it."""
+    """A pair .bin/.idx without a metadata, as foreign tools write it."""
     tokens = np.array(ids, dtype=dtype)
     prefix.with_name(prefix.name + ".bin").write_bytes(tokens.tobytes())
     document_list = list(range(len(sizes) + 1)) if document_list is None else document_list

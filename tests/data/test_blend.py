@@ -10,7 +10,6 @@ from data_helpers import write_pair
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.data.batches import RowOrder
 from epochal.data.blend import (
     Blend,
     BlendedOrder,
@@ -18,10 +17,11 @@ from epochal.data.blend import (
     blended_samples,
     open_train,
     read_datapath,
+    row_order,
 )
+from epochal.data.corpus import open_corpus
 from epochal.data.megatron_order import MegatronOrder
-from epochal.data.opened import open_corpus
-from epochal.data.orders import row_order
+from epochal.data.rows import RowOrder
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import load_recipe, run_numbers
 
@@ -58,7 +58,7 @@ def test_one_entry_is_the_plain_store(two):
     (two / "paths.txt").write_text('"0.25 a"')
     opened = open_train(two / "paths.txt")
     assert opened.prefix == two / "a"
-    assert open_train(two / "a").content_sha256() == opened.content_sha256()
+    assert open_train(two / "a").content_sha256 == opened.content_sha256
 
 
 def test_a_blend_counts_all_its_stores(two):
@@ -67,7 +67,7 @@ def test_a_blend_counts_all_its_stores(two):
     assert isinstance(blend, Blend)
     assert (blend.weights, blend.unique_tokens, blend.documents) == ((0.75, 0.25), 290, 4)
     (two / "other.txt").write_text('"1 a" "1 b"')
-    assert open_train(two / "other.txt").content_sha256() != blend.content_sha256()
+    assert open_train(two / "other.txt").content_sha256 != blend.content_sha256
 
 
 def test_a_store_that_is_not_there_is_named(two):
@@ -148,7 +148,7 @@ def test_what_does_not_go_together(two):
     with pytest.raises(RecipeError, match="which store of a blend to cut"):
         row_order(cut, blend, run_numbers(cut, 290, 2000))
     few = recipe(data__order="megatron", data__train_samples=39)
-    with pytest.raises(RecipeError, match=r"`data.train_samples` = 39 are fewer than the 40 rows"):
+    with pytest.raises(RecipeError, match=r"`data.train_samples` = 39 is less than the 40 rows"):
         row_order(few, blend.stores[0], run_numbers(few, 200, 2000))
     with pytest.raises(
         RecipeError, match=r"`data.train_samples` = 39 only counts with `data.order`"

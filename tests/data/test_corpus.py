@@ -1,108 +1,93 @@
-"""Which files are read, in which order, and how their identity is known."""
+"""The corpus of a recipe: what it opens, and the sentence for all that does not fit."""
 
 from __future__ import annotations
 
 import pytest
+from data_helpers import FILES, TEXTS, lines, write_pair
 
-from epochal.data import RawCorpus
-from epochal.data.builtin import builtin_documents
+from epochal.data.corpus import open_corpus
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError
+from epochal.recipe.schema import Data
+
+SAMPLE = FILES / "bpe500_pub_text_document"
 
 
-def tree(folder, *names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"text": "json"}' if "json" in name else f"text of {name}")
-    return folder
+@pytest.fixture
+def folder(tmp_path):
+    return prepare(
+        lines(tmp_path, TEXTS), tmp_path / "corpus", PrepareOptions(tokenizer="bytes")
+    ).folder
 
 
-def names(*inputs):
-    return [source.name for source in RawCorpus.find(inputs).sources]
+def test_a_prepared_corpus(folder):
+    found = open_corpus(Data(corpus=str(folder)))
+    assert found.train.prefix == folder / "train"
+    assert found.validation.prefix == folder / "validation"
+    assert found.tokenizer.name == "bytes"
+    metadata = found.validation.metadata
+    assert found.bytes_per_token == metadata.text_bytes / found.validation.unique_tokens
 
 
-def test_a_folder_is_searched_and_sorted(tmp_path):
-    tree(tmp_path, "b.txt", "a/z.md", "a/b/c.RST", "a.tex", "x.text", "d.jsonl", ".hidden/x.txt")
-    tree(tmp_path, "c.py", "d.json", "e", ".x.txt", "f.PY")
-    corpus = RawCorpus.find([tmp_path])
-    found = [source.name for source in corpus.sources]
-    assert found == ["a.tex", "b.txt", "d.jsonl", "x.text", "a/z.md", "a/b/c.RST"]
-    assert corpus.skipped == {".py": 2, ".json": 1, "no suffix": 1}
-    assert [text for text, _ in corpus.documents()][2] == "json"
+def test_fewer_unique_tokens(folder):
+    found = open_corpus(Data(corpus=str(folder), unique_tokens=100))
+    assert found.train.unique_tokens == 100
+    with pytest.raises(DataError, match=r"`data.unique_tokens` = 1,000,000 but the store .* holds"):
+        open_corpus(Data(corpus=str(folder), unique_tokens=1_000_000))
 
 
-def test_a_named_file_may_have_any_suffix(tmp_path):
-    tree(tmp_path, "code.py", "x.json", "NOTES")
-    corpus = RawCorpus.find([tmp_path / "code.py", tmp_path / "x.json", str(tmp_path / "NOTES")])
-    assert [text for text, _ in corpus.documents()] == ["text of code.py", "json", "text of NOTES"]
-
-
-def test_inputs_keep_their_order_and_progress_runs_to_the_end(tmp_path):
-    tree(tmp_path, "1.txt", "f/2.txt", "f/3.txt")
-    assert names(tmp_path / "f", tmp_path / "1.txt") == ["2.txt", "3.txt", "1.txt"]
-    corpus = RawCorpus.find([tmp_path])
-    consumed = [done for _, done in corpus.documents()]
-    assert consumed == sorted(consumed)
-    assert consumed[-1] == corpus.bytes
-
-
-def test_inputs_that_cannot_be_used(tmp_path):
-    with pytest.raises(DataError, match=r"no input was given; give text files, folders or `built"):
-        RawCorpus.find([])
-    with pytest.raises(DataError, match=r"there is no file or folder .*nowhere"):
-        RawCorpus.find([tmp_path / "nowhere"])
+def test_stores_of_other_tools(tmp_path, folder, samples):
+    settings = Data(
+        train=str(SAMPLE), validation=f"{SAMPLE}.bin", tokenizer=str(samples / "bpe500")
+    )
+    found = open_corpus(settings)
+    assert found.train.unique_tokens == 13_622
+    assert found.tokenizer.vocabulary == 500
+    assert found.bytes_per_token is None
+    with pytest.raises(DataError, match=r"no tokenizer.json beside .*name .* `data.tokenizer`"):
+        open_corpus(Data(train=str(SAMPLE), validation=str(SAMPLE)))
     with pytest.raises(
-        DataError, match=r"no file or folder https://x.org/a.txt; download it first"
+        DataError, match=r"holds the id 499, but .* bytes has only 257 tokens; name"
     ):
-        RawCorpus.find(["https://x.org/a.txt"])
-    tree(tmp_path, "only/a.pdf", "only/b.pdf", "empty/.x")
-    with pytest.raises(DataError, match=r"only holds no known text \(2 .pdf\); known are plain"):
-        RawCorpus.find([tmp_path / "only"])
-    with pytest.raises(DataError, match=r"empty holds no known text \(nothing\)"):
-        RawCorpus.find([tmp_path / "empty"])
-    with pytest.raises(DataError, match=r"a.pdf is not read as text; take its text out first"):
-        RawCorpus.find([tmp_path / "only" / "a.pdf"])
+        open_corpus(Data(train=str(SAMPLE), validation=str(SAMPLE), tokenizer="bytes"))
+    # A training store of another tool judged on a prepared corpus: ids could be others.
+    with pytest.raises(DataError, match=r"made with the tokenizer bytes .*, not with bpe500"):
+        open_corpus(Data(corpus=str(folder), train=str(SAMPLE), tokenizer=str(samples / "bpe500")))
 
 
-def test_the_identity_follows_content_and_not_place(tmp_path):
-    tree(tmp_path / "one", "a.txt", "b.txt")
-    tree(tmp_path / "two", "a.txt", "b.txt")
-    one, two = RawCorpus.find([tmp_path / "one"]), RawCorpus.find([tmp_path / "two"])
-    assert one.identity == two.identity
-    assert one.facts() == two.facts()
-    assert one.facts().files == 2
-    assert one.facts().bytes == one.bytes
-    assert [source.name for source in one.facts().listed] == ["a.txt", "b.txt"]
-    (tmp_path / "two" / "b.txt").write_text("other")
-    changed = RawCorpus.find([tmp_path / "two"])
-    assert changed.identity != one.identity
-    assert changed.facts().sha256 != one.facts().sha256
+def test_only_the_cut_has_to_fit_the_tokenizer(tmp_path):
+    write_pair(tmp_path / "x", [1, 2, 3, 400], [4])
+    write_pair(tmp_path / "v", [1, 2], [2])
+    settings = {"train": str(tmp_path / "x"), "validation": str(tmp_path / "v")}
+    found = open_corpus(Data(**settings, tokenizer="bytes", unique_tokens=3))
+    assert found.train.tokens.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="holds the id 400"):
+        open_corpus(Data(**settings, tokenizer="bytes"))
 
 
-def test_of_many_files_only_the_first_are_listed(tmp_path):
-    tree(tmp_path, *(f"{n:03}.txt" for n in range(130)))
-    facts = RawCorpus.find([tmp_path]).facts()
-    assert facts.files == 130
-    assert len(facts.listed) == 100
+def test_parts_that_are_missing(tmp_path, folder):
+    with pytest.raises(DataError, match=r"`data.corpus` = .*nowhere; make one with `epochal data"):
+        open_corpus(Data(corpus=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"there is no token store .*nowhere"):
+        open_corpus(Data(corpus=str(folder), train=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"there is no token store .*nowhere"):
+        open_corpus(Data(corpus=str(folder), validation=str(tmp_path / "nowhere")))
+    prepare(
+        tmp_path / "x.jsonl", tmp_path / "alone", PrepareOptions(tokenizer="bytes", validation=0)
+    )
+    with pytest.raises(DataError, match=r"no validation set in .*alone; set `data.validation`"):
+        open_corpus(Data(corpus=str(tmp_path / "alone")))
 
 
-def test_the_builtin_corpus_among_the_inputs(tmp_path):
-    corpus = RawCorpus.find(["builtin"])
-    assert tuple(text for text, _ in corpus.documents()) == builtin_documents()
-    [source] = corpus.facts().listed
-    assert source.name == "builtin"
-    assert source.interpreter.startswith("CPython 3.")
-    assert source.bytes > 1_000_000
-    assert len(source.sha256) == 64
-    assert corpus.identity == RawCorpus.find(["builtin"]).identity
-    assert corpus.identity != RawCorpus.find(["builtin", "builtin"]).identity
-
-
-def test_a_file_that_goes_away(tmp_path):
-    tree(tmp_path, "a.txt")
-    corpus = RawCorpus.find([tmp_path])
-    (tmp_path / "a.txt").unlink()
-    with pytest.raises(DataError, match=r"cannot read .*a.txt: No such file"):
-        list(corpus.documents())
-    with pytest.raises(DataError, match=r"cannot read .*a.txt: No such file"):
-        _ = corpus.identity
+def test_a_tokenizer_that_did_not_make_the_corpus(folder, english):
+    with pytest.raises(DataError, match=r"there is no tokenizer 'byts'. Did you mean `bytes`"):
+        open_corpus(Data(corpus=str(folder), tokenizer="byts"))
+    prepare(folder.parent / "x.jsonl", folder.parent / "d", PrepareOptions(tokenizer="bpe:300"))
+    other = folder.parent / "d" / "tokenizer.json"
+    with pytest.raises(DataError, match=r"made with the tokenizer bytes .*, not with bpe:300"):
+        open_corpus(Data(corpus=str(folder), tokenizer=str(other)))
+    load_tokenizer(other).save(folder / "tokenizer.json")
+    with pytest.raises(DataError, match=r"made with the tokenizer bytes .*, not with bpe:300"):
+        open_corpus(Data(corpus=str(folder)))

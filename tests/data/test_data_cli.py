@@ -13,7 +13,8 @@ import pytest
 from data_helpers import FILES, TEXTS, contents, lines, write_pair
 
 from epochal.cli.main import main
-from epochal.data import PreparedCorpus, TokenStore
+from epochal.data.corpus import Corpus
+from epochal.data.store import TokenStore
 
 SAMPLE = str(FILES / "bpe500_pub_text_document")
 
@@ -44,7 +45,7 @@ def test_the_whole_way(run, tmp_path):
     lines(tmp_path, TEXTS)
     code, out, _ = run("prepare", "x.jsonl", "--out", "corpus", "--tokenizer", "bpe:300")
     assert code == 0
-    made = PreparedCorpus.open("corpus")
+    made = Corpus.open("corpus")
     assert f"{made.train.unique_tokens:,}" in out
     assert "tokenizer bpe:300: 300 tokens, in corpus" in out
     assert out.endswith("Next: epochal data inspect corpus\n")
@@ -64,14 +65,14 @@ def test_json(run, tmp_path):
     lines(tmp_path, TEXTS)
     code, out, _ = run("prepare", "x.jsonl", "--out", "c", "--tokenizer", "bytes", "--json")
     found = json.loads(out)
-    made = PreparedCorpus.open("c")
+    made = Corpus.open("c")
     assert code == 0
     assert found["train"]["unique_tokens"] == made.train.unique_tokens
-    assert found["validation"]["content_sha256"] == made.validation.content_sha256()
+    assert found["validation"]["content_sha256"] == made.validation.content_sha256
     assert found["tokenizer"]["vocabulary"] == 257
-    assert found["already_there"] is False
+    assert found["already_existed"] is False
     again = json.loads(run("prepare", "x.jsonl", "--out", "c", "--tokenizer", "bytes", "--json")[1])
-    assert again == found | {"already_there": True}
+    assert again == found | {"already_existed": True}
     assert (
         json.loads(run("subset", "c", "s", "--unique-tokens", 99, "--json")[1])["unique_tokens"]
         == 99
@@ -89,35 +90,35 @@ def test_options_of_prepare_arrive(run, tmp_path):
         *("--seed", 5, "--workers", 1),
     )
     assert code == 0, err
-    made = PreparedCorpus.open("c")
+    made = Corpus.open("c")
     found = [made.tokenizer.decode(made.train.document(number)) for number in range(3)]
     assert found == [f"{text}<|endoftext|>" for text in ("one\none", "two \ufffd", "three")]
     assert made.validation.documents == 1
-    assert made.train.passport.duplicates.dropped == 1
-    assert made.train.passport.preparation["seed"] == 5
+    assert made.train.metadata.duplicates.dropped == 1
+    assert made.train.metadata.preparation["seed"] == 5
 
 
-def test_inspect_prints_the_passport(run, corpus):
+def test_inspect_prints_the_metadata(run, corpus):
     code, out, _ = run("inspect", "corpus")
-    passport = TokenStore.open(corpus / "train").passport
+    metadata = TokenStore.open(corpus / "train").metadata
     assert code == 0
     for known in (
-        f"{passport.unique_tokens:,}",
-        passport.content_sha256,
-        passport.index_sha256,
-        passport.tokenizer.sha256,
-        f"{passport.text_bytes:,} bytes",
+        f"{metadata.unique_tokens:,}",
+        metadata.content_sha256,
+        metadata.index_sha256,
+        metadata.tokenizer.sha256,
+        f"{metadata.text_bytes:,} bytes",
         "id 256, id 257",
         "x.jsonl",
         "leaked documents left out",
         "repeated documents",
-        passport.created_with,
+        metadata.created_with,
     ):
         assert known in out
     assert "*" * 40 in out
 
 
-def test_inspect_without_a_passport(run):
+def test_inspect_without_a_metadata(run):
     code, out, _ = run("inspect", SAMPLE)
     assert code == 0
     assert "none: tokenizer and origin are not known" in out
@@ -162,7 +163,10 @@ FAULTS = {
     "parquet": (["prepare", "bad.parquet", "--out", "c"], "bad.parquet is truncated or damaged"),
     "folder": (["prepare", "nothing", "--out", "c"], "the folder nothing holds no known text"),
     "pipe": (["prepare", "pipe", "--out", "c"], "pipe is a pipe or device"),
-    "share": (["prepare", "x.jsonl", "--out", "c", "--validation", "5"], "`validation` = 5 is no"),
+    "share": (
+        ["prepare", "x.jsonl", "--out", "c", "--validation", "5"],
+        "--validation 5.0: give a share",
+    ),
     "tokenizer": (["prepare", "x.jsonl", "--out", "c", "--tokenizer", "gpt3"], "mean `gpt2`"),
     "bpe": (["prepare", "x.jsonl", "--out", "c", "--tokenizer", "bpe:lots"], "not a tokenizer"),
     "place": (["prepare", "x.jsonl", "--out", "latin.txt"], "cannot write latin.txt"),
@@ -209,7 +213,7 @@ def test_a_folder_of_another_corpus(run, corpus):
     before = contents(corpus)
     code, _, err = run("prepare", "x.jsonl", "--out", "corpus", "--tokenizer", "bpe:300")
     assert code == 2
-    assert "corpus holds another corpus already (made with other `tokenizer`)" in err
+    assert "corpus already holds another corpus (made with other `tokenizer`)" in err
     assert contents(corpus) == before
     words = ("--tokenizer", "bpe:300", "--overwrite")
     assert run("prepare", "x.jsonl", "--out", "corpus", *words)[0] == 0

@@ -1,4 +1,4 @@
-"""Downloads against a hub made of local folders: whole, broken off, damaged, and offline."""
+"""Downloads against a hub made of local folders: whole, interrupted, damaged, and offline."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from data_helpers import FILES, lines
 
 from epochal.cli.main import main
-from epochal.data import PreparedCorpus, hub
 from epochal.data import download as module
+from epochal.data.corpus import Corpus
 from epochal.data.download import GPT2, QUICKSTART, download
-from epochal.errors import DataError
+from epochal.data.options import DownloadOptions
+from epochal.errors import DataError, UserError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -89,8 +90,8 @@ def fake(tmp_path, monkeypatch, shared):
 
 def test_the_published_tokens_become_a_corpus(fake, tmp_path):
     found = download("c4:100M", tmp_path / "c4")
-    assert (found.what, found.documents, found.already_there) == ("corpus", 59, False)
-    corpus = PreparedCorpus.open(tmp_path / "c4")
+    assert (found.kind, found.documents, found.already_existed) == ("corpus", 59, False)
+    corpus = Corpus.open(tmp_path / "c4")
     assert corpus.train.unique_tokens == found.unique_tokens == 5651
     assert corpus.validation is not None
     assert corpus.tokenizer.vocabulary == 50257
@@ -101,7 +102,7 @@ def test_the_published_tokens_become_a_corpus(fake, tmp_path):
         hashlib.sha256(content).hexdigest()
     )
     before = list(fake.fetched)
-    assert download("c4:100M", tmp_path / "c4").already_there
+    assert download("c4:100M", tmp_path / "c4").already_existed
     assert fake.fetched == before
     assert sorted(path.name for path in (tmp_path / "c4").iterdir()) == [
         "download.json",
@@ -123,7 +124,7 @@ def test_what_was_fetched_before_a_cut_is_not_fetched_again(fake, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub, "hf_hub_download", cut)
-        with pytest.raises(DataError, match=r"reset by peer.*goes on where it ended.*copy the"):
+        with pytest.raises(DataError, match=r"reset by peer.*resumes where it ended.*copy the"):
             download("c4:100M", tmp_path / "c4")
     fake.fetched.clear()
     download("c4:100M", tmp_path / "c4")
@@ -141,17 +142,17 @@ def test_a_damaged_file_is_fetched_once_more(fake, tmp_path, name, monkeypatch):
         "hf_hub_download",
         lambda *a, force_download, **k: plain(*a, force_download=False, **k),
     )
-    with pytest.raises(DataError, match=f"{name} .* another content than the hub lists"):
+    with pytest.raises(DataError, match=f"{name} .* other content than the hub lists"):
         download("c4:100M", tmp_path / "other")
 
 
 def test_tokenizer_and_validation_alone(fake, tmp_path):
-    assert download("gpt2", tmp_path / "gpt2").what == "tokenizer"
+    assert download("gpt2", tmp_path / "gpt2").kind == "tokenizer"
     assert (tmp_path / "gpt2" / "vocab.json").is_file()
-    assert download("c4-validation", tmp_path / "val").what == "store"
+    assert download("c4-validation", tmp_path / "val").kind == "store"
     assert (tmp_path / "val" / "validation.idx").is_file()
-    with pytest.raises(DataError, match=r"no file vocab.json.*--repo"):
-        download("gpt2", tmp_path / "x", repo=QUICKSTART)
+    with pytest.raises(DataError, match=r"no file vocab.json.*`repo`"):
+        download("gpt2", tmp_path / "x", DownloadOptions(repo=QUICKSTART))
 
 
 def test_offline_says_what_to_do_and_ends_with_two(fake, tmp_path, capsys):
@@ -160,7 +161,7 @@ def test_offline_says_what_to_do_and_ends_with_two(fake, tmp_path, capsys):
         main(["data", "download", "c4:100M", "--out", str(tmp_path / "c4")])
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    for words in ("Name or service not known", "another machine", QUICKSTART, "--repo"):
+    for words in ("Name or service not known", "another machine", QUICKSTART, "`repo`"):
         assert words in error
 
 
@@ -188,26 +189,29 @@ def parts(folder):
 def test_the_first_documents_as_text(texts, tmp_path):
     pytest.importorskip("datasets")
     out = tmp_path / "out"
-    found = download("c4", out, documents=23, repo=texts)
-    assert (found.what, found.documents) == ("text", 23)
+    found = download("c4", out, DownloadOptions(documents=23, repo=texts))
+    assert (found.kind, found.documents) == ("text", 23)
     assert [len(part) for part in parts(out)] == [10, 10, 3]
     assert [text for part in parts(out) for text in part] == [
         f"text number {n} ä" for n in range(23)
     ]
-    assert download("c4", out, documents=23, repo=texts).already_there
+    assert download("c4", out, DownloadOptions(documents=23, repo=texts)).already_existed
     with pytest.raises(DataError, match="holds another download"):
-        download("c4", out, documents=24, repo=texts)
+        download("c4", out, DownloadOptions(documents=24, repo=texts))
     with pytest.raises(DataError, match="ended after 25 documents, but c4 needs 26"):
-        download("c4", tmp_path / "more", documents=26, repo=texts)
+        download("c4", tmp_path / "more", DownloadOptions(documents=26, repo=texts))
     # A tenth more than 478.6 tokens a document say.
-    assert download("c4", tmp_path / "u", unique_tokens=9000, repo=texts).documents == 21
+    assert (
+        download("c4", tmp_path / "u", DownloadOptions(unique_tokens=9000, repo=texts)).documents
+        == 21
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("after", [10, 14, 20])
 def test_a_stream_that_breaks_off_goes_on(texts, tmp_path, monkeypatch, after):
     pytest.importorskip("datasets")
-    plain = hub.documents
+    plain = module.stream_documents
 
     def broken(*given):
         for number, one in enumerate(plain(*given)):
@@ -217,11 +221,11 @@ def test_a_stream_that_breaks_off_goes_on(texts, tmp_path, monkeypatch, after):
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(hub, "documents", broken)
-        with pytest.raises(DataError, match="goes on where it ended"):
-            download("c4", out, documents=23, repo=texts)
+        patch.setattr(module, "stream_documents", broken)
+        with pytest.raises(DataError, match="resumes where it ended"):
+            download("c4", out, DownloadOptions(documents=23, repo=texts))
     assert sum(len(part) for part in parts(out)) == after - after % 10
-    download("c4", out, documents=23, repo=texts)
+    download("c4", out, DownloadOptions(documents=23, repo=texts))
     assert [text for part in parts(out) for text in part] == [
         f"text number {n} ä" for n in range(23)
     ]
@@ -230,12 +234,12 @@ def test_a_stream_that_breaks_off_goes_on(texts, tmp_path, monkeypatch, after):
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("the-pile", {}, "nothing to download by the name 'the-pile'"),
-        ("c4", {}, "hundreds of GB; say how much"),
-        ("c4", {"documents": 3, "unique_tokens": 5}, "give one"),
+        ("the-pile", {}, "nothing to download has the name 'the-pile'"),
+        ("c4", {}, "hundreds of GB; give `documents`"),
+        ("c4", {"documents": 3, "unique_tokens": 5}, "give one of the two"),
         ("c4:100N", {}, "Did you mean `c4:100M`"),
     ],
 )
 def test_mistakes(tmp_path, name, more, message):
-    with pytest.raises(DataError, match=message):
-        download(name, tmp_path / "x", **more)
+    with pytest.raises(UserError, match=message):
+        download(name, tmp_path / "x", DownloadOptions(**more))

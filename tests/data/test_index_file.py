@@ -8,8 +8,8 @@ from data_helpers import FILES, original_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.data import index_file
-from epochal.data.index_file import read_index, write_index
+from epochal.data import store as module
+from epochal.data.store import read_index, write_index
 from epochal.errors import DataError
 
 
@@ -18,7 +18,7 @@ from epochal.errors import DataError
 def test_chunks_do_not_show(tmp_path_factory, sizes, chunk):
     path = tmp_path_factory.mktemp("index") / "x.idx"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_file, "_CHUNK", chunk)
+        patch.setattr(module, "_CHUNK", chunk)
         write_index(path, np.dtype("<u2"), np.array(sizes, dtype=np.int32))
         assert path.read_bytes() == original_index(8, 2, sizes, range(len(sizes) + 1))
         index = read_index(path)
@@ -34,7 +34,7 @@ def test_damage_in_a_later_chunk_is_found_at_its_place(tmp_path, monkeypatch):
     assert content[place] == 42  # 7 sequences of 3 tokens of 2 bytes
     content[place] = 44
     (tmp_path / "x.idx").write_bytes(content)
-    monkeypatch.setattr(index_file, "_CHUNK", 4)
+    monkeypatch.setattr(module, "_CHUNK", 4)
     with pytest.raises(DataError, match=r"sequence 7 should start at byte 42 .* says 44"):
         read_index(tmp_path / "x.idx")
 

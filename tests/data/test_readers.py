@@ -12,12 +12,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.data import RawCorpus, ReadOptions
-from epochal.errors import DataError
+from epochal.data.inputs import TextInputs
+from epochal.data.options import PrepareOptions
+from epochal.errors import DataError, OptionError
 
 
 def read(path, **options):
-    corpus = RawCorpus.find([path], ReadOptions(**options))
+    corpus = TextInputs.find([path], PrepareOptions(**options))
     texts = [text for text, _ in corpus.documents()]
     assert texts == [text for text, _ in corpus.documents()]  # again and again
     return texts
@@ -101,16 +102,20 @@ FAULTS = [
     (
         "x.jsonl",
         '{"txt": "a", "id": 3}',
-        r"line 1 has no field 'text'; its fields are 'txt', 'id'. Did you mean `txt`\? .*--text-f",
+        r"line 1 has no field 'text'; its fields are 'txt', 'id'. Did you mean `txt`\? ",
     ),
     ("x.jsonl", "{}", r"has no field 'text'; its fields are none\."),
     ("x.jsonl", '{"text": 7}', r"the field 'text' holds int 7, not text"),
     ("x.jsonl", '{"text": ["a"]}', r"holds list \['a'\], not text"),
-    ("x.jsonl", '{"text": "\\ud800"}', r"line 1 spells half a character .*--invalid-utf8 replace"),
-    ("x.jsonl", b'{"text": "ok"}\n{"text": "\xff"}', r"not valid UTF-8 at byte 25.*--invalid-utf8"),
+    (
+        "x.jsonl",
+        '{"text": "\\ud800"}',
+        r"line 1 spells half a character .*`invalid_utf8` = replace",
+    ),
+    ("x.jsonl", b'{"text": "ok"}\n{"text": "\xff"}', r"not valid UTF-8 at byte 25.*`invalid_utf8`"),
     ("x.jsonl", '{"n": ' + "9" * 5000 + "}", r"line 1 is not valid JSON"),
     ("x.jsonl", "[" * 100_000, r"line 1 is not valid JSON"),
-    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; mend .* --invalid-utf8 replace"),
+    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; fix .* --invalid-utf8 replace"),
     ("x.txt", b"\xef\xbb\xbfabc\xff", r"at byte 6;"),
     ("x.txt", "text".encode("utf-16"), r"at byte 0 \(it looks like UTF-16; convert it with `iconv"),
     ("x.txt.gz", gzip.compress(b"text" * 999)[:-9], r"x.txt.gz is truncated or damaged"),
@@ -159,7 +164,7 @@ def test_parquet_columns_of_text(tmp_path, kind):
 def test_parquet_in_row_groups(tmp_path):
     table = pa.table({"text": [f"text {n}" for n in range(5000)]})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=700)
-    corpus = RawCorpus.find([tmp_path / "x.parquet"])
+    corpus = TextInputs.find([tmp_path / "x.parquet"])
     consumed = [done for _, done in corpus.documents()]
     assert consumed == sorted(consumed)
     assert consumed[-1] == corpus.bytes
@@ -168,7 +173,7 @@ def test_parquet_in_row_groups(tmp_path):
 
 def test_parquet_columns_that_are_not_there_or_no_text(tmp_path):
     path = column(tmp_path / "x.parquet", pa.array([1, 2]))
-    with pytest.raises(DataError, match=r"the column 'text' holds int64, not text.*--text-field"):
+    with pytest.raises(DataError, match=r"the column 'text' holds int64, not text.*`text_field`"):
         read(path)
     with pytest.raises(
         DataError, match=r"no column 'texts'; its columns are 'id', 'text'. Did you"
@@ -194,9 +199,7 @@ def test_a_parquet_file_damaged_inside(tmp_path):
 
 
 def test_options_that_do_not_exist():
-    with pytest.raises(
-        DataError, match="`documents` = 'word' is not one of file, line, blank-line"
-    ):
-        ReadOptions(documents="word")
-    with pytest.raises(DataError, match="`invalid_utf8` = 'skip' is not one of error, replace"):
-        ReadOptions(invalid_utf8="skip")
+    with pytest.raises(OptionError, match="documents = 'word': give one of file, line, blank-line"):
+        PrepareOptions(documents="word")
+    with pytest.raises(OptionError, match="invalid_utf8 = 'skip': give one of error, replace"):
+        PrepareOptions(invalid_utf8="skip")

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.cli.main import cli
-from epochal.data import PreparedCorpus, StoreWriter, TokenStore, prepare, subset
-from epochal.data.folder import SAMPLING_SEED, order_for_sampling
-from epochal.data.write_stores import random_order
+from epochal.data.corpus import SAMPLING_SEED, Corpus, shuffle_seed_for
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare, random_order
+from epochal.data.store import TokenStore
+from epochal.data.store_writer import StoreWriter
+from epochal.data.subset import subset
 from epochal.errors import DataError
 
 
@@ -62,7 +65,7 @@ def test_reordering_in_pieces(tmp_path_factory, documents, random, at_once):
         moved, tokens = writer.finish(), writer.unique_tokens
     assert tokens == sum(map(len, documents))
     plain = TokenStore.open(folder / "plain")
-    assert plain.content_sha256() == moved.content_sha256
+    assert plain.content_sha256 == moved.content_sha256
     for suffix in ("bin", "idx"):
         same = [(folder / f"{name}.{suffix}").read_bytes() for name in ("plain", "moved")]
         assert same[0] == same[1]
@@ -72,44 +75,44 @@ def test_reordering_in_pieces(tmp_path_factory, documents, random, at_once):
 def test_same_split_and_text_in_another_order_for_any_workers(tmp_path, capsys):
     source = lines(tmp_path, TEXTS)
     base = {"tokenizer": "bpe:300"}
-    plain = prepare(source, tmp_path / "plain", **base)
-    made = prepare(source, tmp_path / "a", **base, shuffle=5, workers=1)
-    prepare(source, tmp_path / "b", **base, shuffle=5, workers=3)
+    plain = prepare(source, tmp_path / "plain", PrepareOptions(**base))
+    made = prepare(source, tmp_path / "a", PrepareOptions(**base, shuffle=5, workers=1))
+    prepare(source, tmp_path / "b", PrepareOptions(**base, shuffle=5, workers=3))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    other = prepare(source, tmp_path / "other", **base, shuffle=6)
+    other = prepare(source, tmp_path / "other", PrepareOptions(**base, shuffle=6))
     assert texts_of(made.train) != texts_of(plain.train) != texts_of(other.train)
     assert texts_of(made.train) != texts_of(other.train)
     assert sorted(texts_of(made.train)) == sorted(texts_of(plain.train))
-    assert made.validation.content_sha256() == plain.validation.content_sha256()
+    assert made.validation.content_sha256 == plain.validation.content_sha256
     assert made.tokenizer.sha256 == plain.tokenizer.sha256
-    assert made.train.content_sha256() != plain.train.content_sha256()
-    assert made.train.passport.text_bytes == plain.train.passport.text_bytes
+    assert made.train.content_sha256 != plain.train.content_sha256
+    assert made.train.metadata.text_bytes == plain.train.metadata.text_bytes
     capsys.readouterr()
-    assert prepare(source, tmp_path / "a", **base, shuffle=5).already_there
+    assert prepare(source, tmp_path / "a", PrepareOptions(**base, shuffle=5)).already_existed
 
 
 def test_the_seed_is_written_down_and_other_seeds_are_refused(tmp_path):
     source = lines(tmp_path, TEXTS)
-    made = prepare(source, tmp_path / "c", tokenizer="bytes", shuffle=5)
-    assert made.train.passport.shuffled == made.train.passport.preparation["shuffle"] == 5
-    assert made.validation.passport.shuffled is None
+    made = prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes", shuffle=5))
+    assert made.train.metadata.shuffled == made.train.metadata.preparation["shuffle"] == 5
+    assert made.validation.metadata.shuffled is None
     shown = CliRunner().invoke(cli, ["data", "inspect", str(tmp_path / "c")]).output
     assert re.search(r"order +shuffled by seed 5", shown)
-    with pytest.raises(DataError, match=r"\(shuffled by seed 5; this command says --shuffle 6\)"):
-        prepare(source, tmp_path / "c", tokenizer="bytes", shuffle=6)
-    with pytest.raises(DataError, match=r"already \(shuffled by seed 5\); choose"):
-        prepare(source, tmp_path / "c", tokenizer="bytes")
+    with pytest.raises(DataError, match=r"\(shuffled by seed 5, not `shuffle` = 6\)"):
+        prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes", shuffle=6))
+    with pytest.raises(DataError, match=r"corpus \(shuffled by seed 5\); choose"):
+        prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes"))
     cut = subset(tmp_path / "c", tmp_path / "cut", 500)
-    assert cut.passport.shuffled == 5
+    assert cut.metadata.shuffled == 5
 
 
 def test_without_it_nothing_changes(tmp_path):
     source = lines(tmp_path, TEXTS)
-    made = prepare(source, tmp_path / "c", tokenizer="bytes")
-    assert "shuffle" not in made.train.passport.preparation
-    assert "shuffled" not in made.train.passport.as_dict()
-    with pytest.raises(DataError, match=r"in the inputs' order; this command says --shuffle 0"):
-        prepare(source, tmp_path / "c", tokenizer="bytes", shuffle=0)
+    made = prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes"))
+    assert "shuffle" not in made.train.metadata.preparation
+    assert "shuffled" not in made.train.metadata.as_json()
+    with pytest.raises(DataError, match=r"in the inputs' order, not `shuffle` = 0"):
+        prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes", shuffle=0))
 
 
 def test_a_cut_of_a_sorted_folder_is_a_fair_sample(tmp_path):
@@ -120,8 +123,8 @@ def test_a_cut_of_a_sorted_folder_is_a_fair_sample(tmp_path):
         for number in range(40):
             (folder / letter / f"{number:02}.txt").write_text(letter * 99)
     options = {"tokenizer": "bytes", "validation": 0}
-    prepare(folder, tmp_path / "plain", **options)
-    prepare(folder, tmp_path / "mixed", **options, shuffle=1)
+    prepare(folder, tmp_path / "plain", PrepareOptions(**options))
+    prepare(folder, tmp_path / "mixed", PrepareOptions(**options, shuffle=1))
     counts = {}
     for name in ("plain", "mixed"):
         cut = subset(tmp_path / name, tmp_path / f"{name}-cut", 4000)
@@ -140,17 +143,17 @@ def test_a_full_disk_while_shuffling_leaves_nothing(tmp_path, monkeypatch):
     source = lines(tmp_path, TEXTS)
     monkeypatch.setattr(StoreWriter, "_gather", full)
     with pytest.raises(Exception, match="the disk is full"):
-        prepare(source, tmp_path / "c", tokenizer="bytes", shuffle=1)
+        prepare(source, tmp_path / "c", PrepareOptions(tokenizer="bytes", shuffle=1))
     assert not (tmp_path / "c").exists()
 
 
 def test_which_order_study_and_quickstart_ask_for(tmp_path):
     source = lines(tmp_path, TEXTS)
     new, old = tmp_path / "new", tmp_path / "old"
-    assert order_for_sampling(new, None) is order_for_sampling(new, "builtin") is None
-    assert order_for_sampling(new, source) == SAMPLING_SEED
-    prepare(source, old, tokenizer="bytes")
-    assert order_for_sampling(old, source) is None  # made before, and found again
-    prepare(source, new, tokenizer="bytes", shuffle=9)
-    assert order_for_sampling(new, source) == 9
-    assert PreparedCorpus.open(new).train.passport.shuffled == 9
+    assert shuffle_seed_for(new, None) is shuffle_seed_for(new, "builtin") is None
+    assert shuffle_seed_for(new, source) == SAMPLING_SEED
+    prepare(source, old, PrepareOptions(tokenizer="bytes"))
+    assert shuffle_seed_for(old, source) is None  # made before, and found again
+    prepare(source, new, PrepareOptions(tokenizer="bytes", shuffle=9))
+    assert shuffle_seed_for(new, source) == 9
+    assert Corpus.open(new).train.metadata.shuffled == 9

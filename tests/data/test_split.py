@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.data import RawCorpus, ReadOptions
+from epochal.data.inputs import TextInputs
+from epochal.data.options import PrepareOptions
 from epochal.data.split import among, choose_validation, digest, first_with_same_text, scan
 from epochal.errors import DataError
 
@@ -71,13 +72,15 @@ def test_of_one_huge_and_one_small_document_the_small_one_is_held_out():
 
 
 def test_a_single_document_cannot_be_split():
-    with pytest.raises(DataError, match=r"single document.*--documents blank-line.*--validation 0"):
+    with pytest.raises(
+        DataError, match=r"single document.*`documents` = blank-line.*`validation` = 0"
+    ):
         choose_validation(np.array([5, 5]), 0.05, 1, np.array([True, False]))
 
 
 def test_a_scan_counts(tmp_path):
     (tmp_path / "x.txt").write_text("ä\n\nb\0\nä\n")
-    found = scan(RawCorpus.find([tmp_path], ReadOptions(documents="line")))
+    found = scan(TextInputs.find([tmp_path], PrepareOptions(documents="line")))
     assert found.documents == 3
     assert found.lengths.tolist() == [2, 2, 2]
     assert found.repeats.tolist() == [False, False, True]
@@ -87,4 +90,4 @@ def test_a_scan_counts(tmp_path):
 def test_no_text_at_all(tmp_path):
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(DataError, match=r"no text in x.txt: documents without text: 1;"):
-        scan(RawCorpus.find([tmp_path]))
+        scan(TextInputs.find([tmp_path]))

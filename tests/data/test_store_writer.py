@@ -13,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epochal.data import Passport, StoreWriter, TokenStore, store_dtype
-from epochal.data.folder import refuse_foreign_store
-from epochal.data.store_writer import remove_store
+from epochal.data.corpus import refuse_foreign_store
+from epochal.data.metadata import StoreMetadata
+from epochal.data.store import TokenStore
+from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.errors import DataError, StorageError
 
 
-def write(prefix, *documents, error=None, passport=None):
+def write(prefix, *documents, error=None, metadata=None):
     with StoreWriter(prefix, "<u2") as writer:
         for ids in documents:
             writer.add(ids)
         if error is not None:
             raise error
-        if passport is not None:
-            writer.commit(passport)
+        if metadata is not None:
+            writer.commit(metadata)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,13 @@ def test_an_exception_leaves_an_older_store_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.bin", "x.idx"]
 
 
-def test_a_new_store_replaces_an_older_one_and_its_passport(tmp_path):
-    write(tmp_path / "x", [1, 2], passport=Passport(unique_tokens=2, documents=1))
+def test_a_new_store_replaces_an_older_one_and_its_metadata(tmp_path):
+    write(tmp_path / "x", [1, 2], metadata=StoreMetadata(unique_tokens=2, documents=1))
     with StoreWriter(tmp_path / "x", "<i4") as writer:
         writer.add([70000])
     store = TokenStore.open(tmp_path / "x")
     assert store.tokens.tolist() == [70000]
-    assert store.passport is None
+    assert store.metadata is None
 
 
 def test_facts_of_what_was_written(tmp_path):
@@ -69,7 +70,7 @@ def test_facts_of_what_was_written(tmp_path):
         assert writer.finish() is written
         assert (written.documents, written.unique_tokens) == (2, 3)
         assert not (tmp_path / "deep" / "x.idx").exists()
-    assert TokenStore.open(tmp_path / "deep" / "x").content_sha256() == written.content_sha256
+    assert TokenStore.open(tmp_path / "deep" / "x").content_sha256 == written.content_sha256
 
 
 def test_after_abort_nothing_is_committed(tmp_path):
@@ -105,7 +106,7 @@ def test_a_place_that_is_no_folder(tmp_path):
 def test_a_killed_process_leaves_no_store(tmp_path):
     script = (
         "import sys, time\n"
-        "from epochal.data import StoreWriter\n"
+        "from epochal.data.store_writer import StoreWriter\n"
         "with StoreWriter(sys.argv[1] + '/x', '<u2') as writer:\n"
         "    writer.add(range(60000))\n"
         "    writer.finish()\n"
@@ -130,8 +131,8 @@ def test_a_kill_between_the_renames_leaves_a_whole_store_or_none(tmp_path, monke
     class Killed(BaseException):
         pass
 
-    passport = Passport(unique_tokens=2, documents=1)
-    write(tmp_path / "x", [1, 2], passport=passport)
+    metadata = StoreMetadata(unique_tokens=2, documents=1)
+    write(tmp_path / "x", [1, 2], metadata=metadata)
     replace, done = Path.replace, []
 
     def kill(path, target):
@@ -141,29 +142,29 @@ def test_a_kill_between_the_renames_leaves_a_whole_store_or_none(tmp_path, monke
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", kill)
-    if survived == 4:  # passport's temporary, passport, ids, index
-        write(tmp_path / "x", [7, 8], passport=passport)
+    if survived == 4:  # metadata's temporary, metadata, ids, index
+        write(tmp_path / "x", [7, 8], metadata=metadata)
         assert TokenStore.open(tmp_path / "x").tokens.tolist() == [7, 8]
         return
     with pytest.raises(Killed):
-        write(tmp_path / "x", [7, 8], passport=passport)
+        write(tmp_path / "x", [7, 8], metadata=metadata)
     if survived == 0:  # nothing was touched yet
         assert TokenStore.open(tmp_path / "x").tokens.tolist() == [1, 2]
         return
     with pytest.raises(DataError, match=r"incomplete: x.idx is missing"):
         TokenStore.open(tmp_path / "x")
-    # What is left is known for ours by its passport, so making it again is no loss.
+    # What is left is known for ours by its metadata, so making it again is no loss.
     refuse_foreign_store(tmp_path / "x")
 
 
-def test_a_full_disk_at_the_passport_keeps_an_older_store(tmp_path, monkeypatch):
+def test_a_full_disk_at_the_metadata_keeps_an_older_store(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    write(tmp_path / "x", [1, 2], passport=Passport(unique_tokens=2, documents=1))
+    write(tmp_path / "x", [1, 2], metadata=StoreMetadata(unique_tokens=2, documents=1))
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(StorageError, match="disk is full"):
-        write(tmp_path / "x", [7], passport=Passport(unique_tokens=1, documents=1))
+        write(tmp_path / "x", [7], metadata=StoreMetadata(unique_tokens=1, documents=1))
     assert TokenStore.open(tmp_path / "x").tokens.tolist() == [1, 2]
 
 
@@ -171,7 +172,7 @@ def test_a_limit_of_file_sizes(tmp_path):
     """A real refusal of the system, half-way through a write."""
     script = (
         "import resource, sys\n"
-        "from epochal.data import StoreWriter\n"
+        "from epochal.data.store_writer import StoreWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "with StoreWriter(sys.argv[1] + '/x', '<u2') as writer:\n"
         "    for _ in range(100):\n"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
-from epochal.data import Tokenizer, load_tokenizer, train_bpe
-from epochal.data.tokenizer import byte_tokenizer, parse_bpe
+from epochal.data.tokenizer import Tokenizer
+from epochal.data.tokenizer_sources import byte_tokenizer, load_tokenizer, parse_bpe, train_bpe
 from epochal.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -1,11 +1,15 @@
-"""Verification finds every damage, and says what it could not check."""
+"""Verification finds every damage, and reports what it could not check."""
 
 from __future__ import annotations
 
 import pytest
 from data_helpers import FILES, TEXTS, lines, write_pair
 
-from epochal.data import load_tokenizer, prepare, verify
+from epochal.data.inspection import verify
+from epochal.data.notes import Check
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError
 
 SAMPLE = FILES / "bpe500_pub_text_document"
@@ -13,7 +17,7 @@ SAMPLE = FILES / "bpe500_pub_text_document"
 
 @pytest.fixture
 def folder(tmp_path):
-    made = prepare(lines(tmp_path, TEXTS), tmp_path / "corpus", tokenizer="bpe:300")
+    made = prepare(lines(tmp_path, TEXTS), tmp_path / "corpus", PrepareOptions(tokenizer="bpe:300"))
     return made.folder
 
 
@@ -37,15 +41,15 @@ def change_byte(path, place):
 
 def test_a_flipped_bit_of_the_ids(folder):
     change_byte(folder / "train.bin", 100)
-    assert ("train", "ids are those that were written") in failed(verify(folder))
+    assert ("train", Check.IDS_HASH) in failed(verify(folder))
     assert not any(store == "validation" for store, _ in failed(verify(folder)))
 
 
 def test_damage_that_keeps_a_file_readable(folder):
     (folder / "validation.bin").write_bytes((folder / "validation.bin").read_bytes()[:-2])
-    assert failed(verify(folder)) == {("validation", "the files fit together")}
+    assert failed(verify(folder)) == {("validation", Check.OPENS)}
     [finding] = [finding for finding in verify(folder) if not finding.ok]
-    assert "truncated or belongs to another store" in finding.detail
+    assert "truncated or belongs to another store" in finding.values["error"]
 
 
 def test_an_index_of_other_documents(folder):
@@ -59,49 +63,50 @@ def test_an_index_of_other_documents(folder):
     index[start : start + 8] = (2 * int.from_bytes(second, "little")).to_bytes(8, "little")
     (folder / "train.idx").write_bytes(index)
     assert failed(verify(folder)) == {
-        ("train", "index is the one that was written"),
-        ("train", "each document ends with its mark"),
-        ("train", "the mark is nowhere else"),
+        ("train", Check.INDEX_HASH),
+        ("train", Check.ENDS_MARKED),
+        ("train", Check.MARKS_ONLY_AT_ENDS),
     }
 
 
-def test_a_passport_of_something_else(folder):
+def test_a_metadata_of_something_else(folder):
     for suffix in (".json", ".bin", ".idx"):
         path = folder / f"train{suffix}"
         path.write_bytes((folder / f"validation{suffix}").read_bytes())
-    assert failed(verify(folder)) == {("both", "no document is in both stores")}
+    assert failed(verify(folder)) == {("both", Check.NO_SHARED_DOCUMENTS)}
     [finding] = [finding for finding in verify(folder) if not finding.ok]
-    assert finding.detail.endswith("shared")
+    assert finding.values["shared"] > 0
 
 
 def test_tokenizers(folder):
     other = load_tokenizer("bytes")
     other.save(folder / "tokenizer.json")
-    check = "the tokenizer is the one that made it"
+    check = Check.TOKENIZER_MATCHES
     assert failed(verify(folder)) == {("train", check), ("validation", check)}
     (folder / "tokenizer.json").unlink()
-    assert failed(verify(folder)) == {("corpus", "its tokenizer is there")}
+    assert failed(verify(folder)) == {("corpus", Check.TOKENIZER_PRESENT)}
     with pytest.raises(DataError, match="there is no tokenizer 'nothing'"):
         verify(folder, tokenizer="nothing")
 
 
-def test_a_store_without_a_passport(samples):
+def test_a_store_without_a_metadata(samples):
     findings = verify(SAMPLE)
     assert failed(findings) == set()
-    assert any("cannot be checked" in finding.detail for finding in findings)
+    assert {Check.HAS_METADATA, Check.HAS_TOKENIZER} <= {finding.check for finding in findings}
     findings = verify(SAMPLE, tokenizer=samples / "bpe500")
     assert failed(findings) == set()
-    assert "59 of 59" in {finding.detail for finding in findings}
+    [ends] = [finding for finding in findings if finding.check is Check.ENDS_MARKED]
+    assert ends.values == {"marked": 59, "documents": 59, "truncated": False}
     findings = verify(SAMPLE, tokenizer="bytes")
-    assert ("bpe500_pub_text_document", "the tokenizer is the one that made it") in failed(findings)
+    assert ("bpe500_pub_text_document", Check.TOKENIZER_MATCHES) in failed(findings)
 
 
 def test_marks_that_are_missing_or_inside(tmp_path):
     write_pair(tmp_path / "x", [1, 256, 2, 3, 256, 256], [2, 2, 2])
     findings = verify(tmp_path / "x", tokenizer="bytes")
     assert failed(findings) == {
-        ("x", "each document ends with its mark"),
-        ("x", "the mark is nowhere else"),
+        ("x", Check.ENDS_MARKED),
+        ("x", Check.MARKS_ONLY_AT_ENDS),
     }
 
 
@@ -110,10 +115,10 @@ def test_an_empty_document_needs_no_mark(tmp_path):
     assert failed(verify(tmp_path / "x", tokenizer="bytes")) == set()
 
 
-def test_text_bytes_of_the_passport(folder):
+def test_text_bytes_of_the_metadata(folder):
     path = folder / "train.json"
     path.write_text(path.read_text().replace('"text_bytes": ', '"text_bytes": 1', 1))
-    check = "ids stand for as much text as the passport says"
+    check = Check.TEXT_BYTES
     assert failed(verify(folder)) == {("train", check)}
 
 
@@ -128,4 +133,4 @@ def test_half_a_store(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"ab")
     [finding] = verify(tmp_path / "x")
     assert not finding.ok
-    assert "x.idx is missing" in finding.detail
+    assert "x.idx is missing" in finding.values["error"]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from epochal.data import prepare
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.device import has_compiler
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.estimates import Layout, estimate
@@ -89,7 +90,7 @@ def test_more_draws_stay_with_the_run(run, capsys):
 def test_bits_per_byte_follow_from_the_text(run):
     result = evaluate(run, draws=2)
     store = open_corpus(RunRecord(run).recipe.data).validation
-    per_token = store.passport.text_bytes / store.unique_tokens
+    per_token = store.metadata.text_bytes / store.unique_tokens
     assert result.bits_per_byte == pytest.approx(
         result.nll_nats_per_token / math.log(2) / per_token
     )
@@ -119,14 +120,13 @@ def test_another_corpus_is_scored_and_not_kept(run, tmp_path):
     prepare(
         tmp_path / "training.txt",
         tmp_path / "other",
-        tokenizer=tokenizer,
-        validation_inputs=[tmp_path / "other.txt"],
+        PrepareOptions(tokenizer=tokenizer, validation_inputs=[tmp_path / "other.txt"]),
     )
     before = RunRecord(run).evaluations()
     result = evaluate(run, corpus=tmp_path / "other", draws=2)
     assert result.validation_sha256 != before[0].validation_sha256
     assert RunRecord(run).evaluations() == before
-    prepare("builtin", tmp_path / "bytes", tokenizer="bytes")
+    prepare("builtin", tmp_path / "bytes", PrepareOptions(tokenizer="bytes"))
     with pytest.raises(UserError, match=r"prepare the text with the run's tokenizer\.json"):
         evaluate(run, corpus=tmp_path / "bytes")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import original
 from epochal.cli.main import main
-from epochal.data import load_tokenizer
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.generation.config import GenerationConfig

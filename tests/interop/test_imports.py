@@ -10,7 +10,8 @@ import torch
 
 import original
 from epochal.cli.main import main
-from epochal.data import prepare
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.errors import DataError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.generation.config import GenerationConfig
@@ -34,7 +35,9 @@ def corpus(tmp_path_factory):
     """A corpus whose tokenizer has 500 tokens, as the samples' had (not the same ones)."""
     folder = tmp_path_factory.mktemp("corpus")
     docs = original.FILES / "docs.jsonl"
-    made = prepare(docs, folder / "c", tokenizer="bpe:500", validation=0.2, workers=1)
+    made = prepare(
+        docs, folder / "c", PrepareOptions(tokenizer="bpe:500", validation=0.2, workers=1)
+    )
     assert made.tokenizer.vocabulary == 500
     return made.folder
 

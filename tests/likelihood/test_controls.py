@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from epochal.data.windows import ScoredWindows
+from epochal.data.rows import ScoredWindows
 from epochal.likelihood.controls import (
     PRIOR_SLOPES,
     History,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from epochal.data.windows import ScoredWindows
+from epochal.data.rows import ScoredWindows
 from epochal.estimates import estimate
 from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.likelihood.nll import Evaluator

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epochal.cli.main import main
-from epochal.data import prepare
 from epochal.data.canaries import read_canaries, references, write_canaries
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.data.store import TokenStore
 from epochal.errors import DataError, RunError, UserError
 from epochal.interop.load import load
@@ -66,7 +67,9 @@ def learned(tmp_path_factory):
     lines = [" ".join(random.choice(words, 30)) for _ in range(40)]
     text.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     sources = [text, folder / "canaries" / "canaries.jsonl"]
-    corpus = prepare(sources, folder / "corpus", tokenizer="bytes", validation=0.1, workers=1)
+    corpus = prepare(
+        sources, folder / "corpus", PrepareOptions(tokenizer="bytes", validation=0.1, workers=1)
+    )
     values = overrides(
         corpus.folder,
         folder / "ar",
@@ -171,7 +174,7 @@ def test_canaries_that_the_unique_tokens_cut_away_are_counted(learned, tmp_path)
     data = f"[data]\nunique_tokens = {cut.unique_tokens}\n"
     (run / "recipe.toml").write_text(recipe.replace("[data]\n", data))
     info = json.loads((run / "run.json").read_text())
-    info["corpus"]["train"]["content_sha256"] = cut.content_sha256()
+    info["corpus"]["train"]["content_sha256"] = cut.content_sha256
     (run / "run.json").write_text(json.dumps(info))
     _, (_, inside, after) = Text.of(RunRecord(run), made).canaries
     assert 0 < after == seen - inside
@@ -190,7 +193,7 @@ def test_places_are_shared_evenly(room, part):
 
 def test_no_place_is_drawn_twice(tiny_corpus):
     store = TokenStore.open(tiny_corpus / "train").first(800)
-    starts = store.document_starts()
+    starts = store.document_starts
     room = int(np.maximum(np.diff(starts) - 12 + 1, 0).sum())
     every = places(store, 12, 10**6, 0)
     inside = [

@@ -54,7 +54,7 @@ def _make_run(path, family, n, epochs, factor, evaluated):
         "unique_tokens": UNIQUE,
         "vocabulary": 8192,
     }
-    passport = {
+    metadata = {
         "tokenizer": {"name": "bpe:8192", "vocabulary": 8192},
         "text_bytes": 4 * UNIQUE,
         "duplicates": {"documents": 3, "share_of_tokens": 0.012, "dropped": 0},
@@ -65,7 +65,7 @@ def _make_run(path, family, n, epochs, factor, evaluated):
             "unique_tokens": UNIQUE,
             "documents": 1234,
             "content_sha256": f"c-{role}",
-            "passport": passport,
+            "metadata": metadata,
         }
         for role in ("train", "validation")
     }

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from epochal.data import PreparedCorpus
+from epochal.data.corpus import Corpus
 from epochal.scaling.extrapolation import corpus_unigram_nll, plateau_notes
 from epochal.scaling.points import make_points
 from epochal.scaling.read import read_points
 
 
 def test_the_level_is_that_of_a_unigram_model(tiny_corpus):
-    corpus = PreparedCorpus.open(tiny_corpus)
+    corpus = Corpus.open(tiny_corpus)
     vocabulary = corpus.tokenizer.vocabulary
     train, held = corpus.train.tokens.tolist(), corpus.validation.tokens.tolist()
     total = len(train) + vocabulary
@@ -25,7 +25,7 @@ def test_the_level_is_that_of_a_unigram_model(tiny_corpus):
 
 
 def test_runs_that_have_not_got_below_are_told(tiny_corpus, tiny_pair):
-    corpus = PreparedCorpus.open(tiny_corpus)
+    corpus = Corpus.open(tiny_corpus)
     points = read_points([tiny_pair])
     seen = corpus.train.first(int(points.unique_tokens[0]))
     level = corpus_unigram_nll(seen, corpus.validation, corpus.tokenizer.vocabulary)

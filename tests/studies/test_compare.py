@@ -105,8 +105,8 @@ def test_quickstart_on_a_text_of_ones_own(tmp_path, tiny_corpus):
     assert result.as_dict()["verdict"] == result.comparison.verdict
     # The text is shorter than the recipe's 60,000 unique tokens: all of it was used.
     unique = result.comparison.runs[0].unique_tokens
-    passport = json.loads((tmp_path / "mine/corpus/train.json").read_text())
-    assert unique == passport["unique_tokens"] < 60_000
+    metadata = json.loads((tmp_path / "mine/corpus/train.json").read_text())
+    assert unique == metadata["unique_tokens"] < 60_000
 
 
 def test_quickstart_on_one_plain_file(tmp_path, tiny_corpus):

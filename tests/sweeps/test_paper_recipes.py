@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import epochal
-from epochal.data.names import NAMED_SETS
+from epochal.data.paper_sets import PAPER_SETS
 from epochal.recipe import find_recipe, load_recipe
 from epochal.recipe.load import read_toml
 from epochal.sweeps.designs import design_runs
@@ -115,7 +115,7 @@ def test_isoflop_has_the_papers_budgets_and_its_optima():
 def test_data_value_uses_the_papers_sets_and_spends_one_budget():
     found = runs("paper/data-value")
     assert len(found) == 40
-    known = {one.tokens for one in NAMED_SETS.values() if one.use.startswith("data value")}
+    known = {one.tokens for one in PAPER_SETS.values() if one.use.startswith("data value")}
     assert {run.recipe.data.unique_tokens for run in found} == known
     for row in list_sweep(load_sweep("paper/data-value")).runs:
         budget = float(row.name.split("-")[2])

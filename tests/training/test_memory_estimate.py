@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from epochal.data.batches import RowOrder
+from epochal.data.rows import RowOrder
 from epochal.device import find_machine
 from epochal.objectives import objective
 from epochal.recipe import load_recipe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from epochal.data.opened import open_corpus
-from epochal.data.orders import row_order
+from epochal.data.blend import row_order
+from epochal.data.corpus import open_corpus
 from epochal.recipe import load_recipe, run_numbers
 from epochal.training.step import Stepper
 from epochal.training.train import train

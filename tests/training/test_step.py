@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from epochal.data.batches import RowOrder
+from epochal.data.rows import RowOrder
 from epochal.device import find_machine
 from epochal.errors import TrainingDiverged
 from epochal.objectives import objective

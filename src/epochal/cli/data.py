@@ -1,19 +1,23 @@
-"""`epochal data`: prepare, subset, inspect, verify; `data_sets` has names and download."""
+"""`epochal data`: from text to token stores, and the paper's data."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epochal.cli.canaries import canaries
-from epochal.cli.data_pairs import description_pairs
-from epochal.cli.data_sets import download, names
+from epochal.cli.numbers import numbers
+from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
+from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions
 
 if TYPE_CHECKING:
-    from epochal.data import PreparedCorpus, TokenStore
+    from epochal.data.store import TokenStore
+
+_WIDEST_BAR = 40
+_HEADER = ["store", "unique tokens", "documents", "text bytes", "bytes/token"]
 
 
 @click.group()
@@ -21,11 +25,11 @@ def data() -> None:
     """From text to token stores, and what is in them.
 
     A corpus folder holds the stores `train` and `validation` and their tokenizer. A store is
-    the pair .bin/.idx that Megatron reads and writes, with a .json beside it that says which
-    tokenizer made it and from what.
+    the pair .bin/.idx that Megatron reads and writes, with a .json beside it: its metadata,
+    such as the tokenizer that made it and its sources.
 
     \b
-    A way to begin:
+    To begin:
       epochal data prepare my_text/ --out corpus
       epochal data inspect corpus
       epochal data subset corpus corpus-1M --unique-tokens 1M
@@ -35,72 +39,10 @@ def data() -> None:
 @data.command()
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="FOLDER", help="Corpus folder to make.")
-@click.option(
-    "--tokenizer",
-    default="bpe:8192",
-    show_default=True,
-    help="bpe:SIZE is trained on the training text. Or: bytes, gpt2, a tokenizer.json, or a "
-    "folder with tokenizer.json or with vocab.json and merges.txt.",
-)
-@click.option(
-    "--validation",
-    type=float,
-    metavar="SHARE",
-    help="Share of the text held out, by whole documents; 0 for none.  [default: 0.05]",
-)
-@click.option(
-    "--validation-inputs",
-    multiple=True,
-    metavar="INPUT",
-    help="A validation text of your own instead; may be given several times.",
-)
-@click.option(
-    "--documents",
-    type=click.Choice(["file", "line", "blank-line"]),
-    default="file",
-    show_default=True,
-    help="What one document is in a plain text file: the file, a line, or a paragraph.",
-)
-@click.option(
-    "--text-field",
-    default="text",
-    show_default=True,
-    help="Key (JSON lines) or column (Parquet) that holds the text.",
-)
-@click.option(
-    "--end-of-document",
-    metavar="TOKEN",
-    help="Token that ends documents, if the tokenizer's has an unusual name.",
-)
-@click.option("--drop-duplicates", is_flag=True, help="Keep one of documents with equal text.")
-@click.option(
-    "--invalid-utf8",
-    type=click.Choice(["error", "replace"]),
-    default="error",
-    show_default=True,
-    help="What to do with bytes that are not UTF-8; replace puts U+FFFD.",
-)
-@click.option(
-    "--seed", default=1234, show_default=True, help="Decides which documents are held out."
-)
-@click.option(
-    "--shuffle",
-    type=int,
-    metavar="SEED",
-    help="Put the training documents into a random order, so that a cut to fewer tokens is a "
-    "fair sample.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
-@click.option("--overwrite", is_flag=True, help="Replace another corpus in the folder.")
+@options(PrepareOptions)
 @json_option
-def prepare(
-    inputs: tuple[str, ...],
-    out: str,
-    validation_inputs: tuple[str, ...],
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Turn text into a corpus: tokenise it, and hold a validation set out.
+def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json: bool) -> None:
+    """Turn text into a corpus: tokenise it, and hold out a validation set.
 
     INPUTS are files, folders (searched for .txt .md .rst .tex .text .jsonl .parquet, text and
     JSON also .gz or .zst), or `builtin`, the documentation that comes with Python. A row of
@@ -108,8 +50,8 @@ def prepare(
 
     The split is by document and depends on the seed alone. Training documents with the same
     text as a validation document are left out and counted. The same command again finds the
-    corpus made and does nothing. Say --shuffle 1 if you will train on fewer tokens than there
-    are, and the text comes sorted: a cut takes the first documents.
+    existing corpus and does nothing. Add --shuffle 1 if you will train on fewer tokens than there
+    are, and the text is sorted: a cut takes the first documents.
 
     \b
     Examples:
@@ -119,16 +61,31 @@ def prepare(
       epochal data prepare train.parquet --out corpus --text-field content \\
           --validation-inputs validation.parquet
     """
-    from epochal.data import prepare as run
+    from epochal.data.prepare import prepare as run
+    from epochal.progress import say
+    from epochal.report.text import describe
 
-    made = run(inputs, out, validation_inputs=validation_inputs or None, **options)
+    corpus = run(inputs, out, options)
+    for note in corpus.notes:
+        say(describe(note))
+    tokenizer = corpus.tokenizer
     if as_json:
-        print_json(_corpus_facts(made))
+        train, *validation = (_store_facts(store) for store in corpus.stores)
+        names = ("name", "kind", "vocabulary", "sha256")
+        print_json(
+            {
+                "folder": corpus.folder,
+                "already_existed": corpus.already_existed,
+                "train": train,
+                "validation": validation[0] if validation else None,
+                "tokenizer": {name: getattr(tokenizer, name) for name in names},
+                "notes": corpus.notes,
+            }
+        )
         return
-    _print_stores(made)
-    tokenizer = made.tokenizer
-    click.echo(f"tokenizer {tokenizer.name}: {tokenizer.vocabulary:,} tokens, in {made.folder}")
-    click.echo(f"\nNext: epochal data inspect {shlex.quote(str(made.folder))}")
+    print_table(_HEADER, [_store_row(store) for store in corpus.stores])
+    click.echo(f"tokenizer {tokenizer.name}: {tokenizer.vocabulary:,} tokens, in {corpus.folder}")
+    click.echo(f"\nNext: epochal data inspect {shlex.quote(str(corpus.folder))}")
 
 
 @data.command()
@@ -137,17 +94,7 @@ def prepare(
 @click.option("--out", help="The same as OUT.  [default: SOURCE-U]")
 @click.option("--unique-tokens", metavar="U", help="For example 100k or 10M.")
 @click.option("--name", metavar="SET", help="A set of the paper instead, like c4:100M.")
-@click.option(
-    "--like-paper",
-    is_flag=True,
-    help="Cut as the paper does: the first U / tokens per document documents, whole.",
-)
-@click.option(
-    "--tokens-per-document",
-    type=float,
-    help="For --like-paper: 478.625835 for C4.  [default: the store's mean]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace what is in OUT.")
+@options(SubsetOptions)
 @json_option
 def subset(
     source: str,
@@ -155,9 +102,7 @@ def subset(
     out: str | None,
     unique_tokens: str | None,
     name: str | None,
-    like_paper: bool,
-    tokens_per_document: float | None,
-    overwrite: bool,
+    options: SubsetOptions,
     as_json: bool,
 ) -> None:
     """Cut a corpus or a store to a budget of unique tokens.
@@ -176,46 +121,33 @@ def subset(
       epochal data subset c4_text_document c4_1M --unique-tokens 1M --like-paper \\
           --tokens-per-document 478.625835
     """
-    from epochal.data import subset as run
+    from epochal.data.paper_sets import paper_set, paper_subset
+    from epochal.data.subset import subset as run
     from epochal.units import parse_count
 
     if out and out_argument:
         raise click.UsageError(f"OUT is given twice, as {out_argument} and as --out {out}")
     if (unique_tokens is None) == (name is None):
         raise click.UsageError("give one of --unique-tokens, for example 10M, and --name")
-    if unique_tokens is None:
-        place = out or out_argument or f"{source.rstrip('/')}-{name}".replace(":", "-")
-        if like_paper or tokens_per_document is not None:
-            raise click.UsageError("--name says how to cut; leave --like-paper and the mean out")
-        _subset_named(source, place, str(name), overwrite, as_json)
-        return
-    store = run(
-        source,
-        out or out_argument or f"{source.rstrip('/')}-{unique_tokens}",
-        parse_count(unique_tokens),
-        like_paper=like_paper,
-        tokens_per_document=tokens_per_document,
-        overwrite=overwrite,
-    )
+    amount = str(unique_tokens or name).replace(":", "-")
+    place = out or out_argument or f"{source.rstrip('/')}-{amount}"
+    if unique_tokens is not None:
+        store = run(source, place, parse_count(unique_tokens), options)
+        facts = _store_facts(store)
+    else:
+        refuse(["like_paper", "tokens_per_document"], "cannot be used with --name, which has both")
+        wanted = paper_set(str(name))
+        store = paper_subset(source, place, wanted.name, overwrite=options.overwrite)
+        same = store.unique_tokens == wanted.tokens
+        facts = _store_facts(store) | {"paper": wanted, "same_tokens": same}
     if as_json:
-        print_json(_store_facts(store))
+        print_json(facts)
         return
     print_table(_HEADER, [_store_row(store)])
     click.echo(f"in {store.prefix.parent}")
-
-
-def _subset_named(source: str, place: str, name: str, overwrite: bool, as_json: bool) -> None:
-    from epochal.data.names import subset_named
-
-    store, wanted = subset_named(source, place, name, overwrite=overwrite)
-    same = store.unique_tokens == wanted.tokens
-    if as_json:
-        print_json(_store_facts(store) | {"paper": wanted.as_dict(), "same_tokens": same})
-        return
-    print_table(_HEADER, [_store_row(store)])
-    click.echo(f"in {store.prefix.parent}")
-    verdict = "as here" if same else "so text or tokenizer are not its own"
-    click.echo(f"the paper counts {wanted.tokens:,} tokens in {wanted.name}, {verdict}")
+    if name is not None:
+        verdict = "as here" if same else "so the text or the tokenizer differs"
+        click.echo(f"the paper counts {wanted.tokens:,} tokens in {wanted.name}, {verdict}")
 
 
 @data.command()
@@ -228,12 +160,12 @@ def _subset_named(source: str, place: str, name: str, overwrite: bool, as_json: 
     default=3,
     show_default=True,
     type=click.IntRange(min=0),
-    help="How many documents to show the beginning of.",
+    help="Number of documents whose beginning is shown.",
 )
 @click.option("--seed", default=1234, show_default=True, help="Decides which documents are shown.")
 @json_option
 def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json: bool) -> None:
-    """Show what a store holds: passport, lengths of documents, samples.
+    """Show what a store holds: metadata, lengths of documents, samples.
 
     STORE is a path without .bin, or a corpus folder for its training store.
 
@@ -243,15 +175,18 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
       epochal data inspect corpus/validation --samples 10
       epochal data inspect c4_text_document --tokenizer gpt2
     """
-    from epochal.data import inspect as run
+    from epochal.data.inspection import inspect as run
+    from epochal.report.text import data as text
+    from epochal.report.text import describe
 
-    found = run(store, tokenizer=tokenizer, samples=samples, seed=seed)
+    result = run(store, tokenizer=tokenizer, samples=samples, seed=seed)
     if as_json:
-        print_json(found.as_dict())
+        print_json(result)
         return
-    print_pairs(description_pairs(found))
+    notes = [("note", describe(note)) for note in result.notes]
+    print_pairs([*text.description(result), *notes])
     click.echo("")
-    most = max(bin.documents for bin in found.lengths)
+    most = max(bin.documents for bin in result.lengths)
     print_table(
         ["tokens per document", "", "documents", "tokens"],
         [
@@ -261,11 +196,11 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
                 f"{bin.documents:,}",
                 f"{bin.tokens:,}",
             ]
-            for bin in found.lengths
+            for bin in result.lengths
         ],
         left=2,
     )
-    for sample in found.samples:
+    for sample in result.samples:
         click.echo(f"\ndocument {sample.document:,}, {sample.tokens:,} tokens:")
         click.echo(sample.text if sample.text is not None else "(name a --tokenizer to read it)")
 
@@ -275,45 +210,124 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
 @click.option("--tokenizer", help="Checks the ids.  [default: tokenizer.json beside the store]")
 @json_option
 def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
-    """Check a store, or both stores of a corpus folder, against passport and tokenizer.
+    """Check a store, or both stores of a corpus folder, against metadata and tokenizer.
 
     Reads and hashes everything again; checks that ids are in the vocabulary, that each document
-    ends with its mark, and that no document is in both stores. Exit code 2 if a check fails.
+    ends with its end-of-document token, and that no document is in both stores. Exit code 2 if a
+    check fails.
 
     \b
     Examples:
       epochal data verify corpus
       epochal data verify c4_text_document --tokenizer gpt2
     """
-    from epochal.data import verify as run
+    from epochal.data.inspection import verify as run
     from epochal.errors import DataError
+    from epochal.report.text import data as text
 
     findings = run(store, tokenizer=tokenizer)
     if as_json:
-        names = ("store", "check", "ok", "detail")
-        print_json([{name: getattr(finding, name) for name in names} for finding in findings])
+        print_json(findings)
     else:
         for finding in findings:
             outcome = "ok" if finding.ok else "FAILED"
-            click.echo(f"{outcome:<6}  {finding.store}: {finding.check} ({finding.detail})")
+            check, detail = text.finding(finding)
+            click.echo(f"{outcome:<6}  {finding.store}: {check} ({detail})")
     failed = [finding for finding in findings if not finding.ok]
     if failed:
-        raise DataError(
-            f"{len(failed)} of {len(findings)} checks of {store} failed, first: {failed[0].check} "
-            f"({failed[0].detail})"
-        )
+        check, detail = text.finding(failed[0])
+        count = f"{len(failed)} of {len(findings)}"
+        raise DataError(f"{count} checks of {store} failed, first: {check} ({detail})")
 
 
-data.add_command(canaries)
-data.add_command(download)
-data.add_command(names)
+@data.command()
+@click.option("--out", default="canaries", show_default=True, help="Folder to write.")
+@click.option("--count", type=int, default=16, show_default=True, help="Number of secrets.")
+@click.option(
+    "--copies", callback=numbers, default="1", show_default=True, metavar="N,...",
+    help="Number of copies of each, in turn; 0 makes a control that is not put in.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def canaries(out: str, count: int, copies: tuple[int, ...], seed: int, as_json: bool) -> None:
+    """Made-up secrets to put into a training text, so that `epochal memorise --canaries` can
+    measure what a model remembers.
 
-_WIDEST_BAR = 40
-_HEADER = ["store", "unique tokens", "documents", "text bytes", "bytes/token"]
+    \b
+    Examples:
+      epochal data canaries --out canaries --copies 0,1,4,16
+      epochal data prepare my_text/ canaries/canaries.jsonl --out corpus
+    """
+    from epochal.data.canaries import KEY_FILE, TEXT_FILE, write_canaries
+
+    documents = sum(canary.copies for canary in write_canaries(out, count, copies, seed))
+    plural = "document" if documents == 1 else "documents"
+    text, key = Path(out) / TEXT_FILE, Path(out) / KEY_FILE
+    if as_json:
+        print_json({"text": text, "key": key, "count": count, "documents": documents})
+        return
+    click.echo(f"{text}: {documents:,} {plural} to prepare together with your text")
+    click.echo(f"{key}: the key, for `epochal memorise --canaries {out}`; keep it out of the text")
+
+
+@data.command()
+@click.argument("name")
+@click.option("--out", metavar="FOLDER", help="Folder to write.  [default: NAME, with - for :]")
+@options(DownloadOptions)
+@json_option
+def download(name: str, out: str | None, options: DownloadOptions, as_json: bool) -> None:
+    """Download the paper's data from the Hugging Face hub.
+
+    NAME is gpt2 (the tokenizer), c4:100M (a corpus of the published tokens with C4's validation
+    set), c4-validation, slimpajama-validation, any name of `epochal data names`, or c4 or
+    slimpajama with --documents or --unique-tokens. All but the first three come as text, in the
+    order of the source, for `epochal data prepare`.
+
+    Files are checked against the hub's hashes. The same command resumes where one ended.
+
+    \b
+    Examples:
+      epochal data download c4:100M --out c4-100M
+      epochal data download gpt2
+      epochal data download c4 --unique-tokens 30M --out c4-text
+    """
+    from epochal.data.download import download as run
+    from epochal.report.text import data as text
+
+    result = run(name, out or name.replace(":", "-"), options)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(text.downloaded(result))
+    click.echo(f"\nNext: {text.next_step(result)}")
+
+
+@data.command()
+@json_option
+def names(as_json: bool) -> None:
+    """List the paper's training sets: documents, tokens, and what they were used for.
+
+    \b
+    Example:
+      epochal data names
+    """
+    from epochal.data.paper_sets import PAPER_SETS
+    from epochal.report.text import data as text
+
+    sets = list(PAPER_SETS.values())
+    if as_json:
+        print_json(sets)
+        return
+    print_table(
+        ["name", "documents", "tokens", "used for"],
+        [[each.name, f"{each.documents:,}", f"{each.tokens:,}", text.use(each)] for each in sets],
+    )
+    click.echo("\nA corpus of the first documents of C4 holds all smaller sets: see")
+    click.echo("epochal data subset --help")
 
 
 def _store_row(store: TokenStore) -> list[str]:
-    text = store.passport.text_bytes if store.passport else None
+    text = store.metadata.text_bytes if store.metadata else None
     return [
         store.prefix.name,
         f"{store.unique_tokens:,}",
@@ -323,31 +337,11 @@ def _store_row(store: TokenStore) -> list[str]:
     ]
 
 
-def _print_stores(made: PreparedCorpus) -> None:
-    stores = [made.train, *([made.validation] if made.validation else [])]
-    print_table(_HEADER, [_store_row(store) for store in stores])
-
-
 def _store_facts(store: TokenStore) -> dict[str, Any]:
     return {
-        "prefix": str(store.prefix),
+        "prefix": store.prefix,
         "unique_tokens": store.unique_tokens,
         "documents": store.documents,
-        "text_bytes": store.passport.text_bytes if store.passport else None,
-        "content_sha256": store.content_sha256(),
-    }
-
-
-def _corpus_facts(made: PreparedCorpus) -> dict[str, Any]:
-    return {
-        "folder": str(made.folder),
-        "already_there": made.already_there,
-        "train": _store_facts(made.train),
-        "validation": _store_facts(made.validation) if made.validation else None,
-        "tokenizer": {
-            "name": made.tokenizer.name,
-            "kind": made.tokenizer.kind,
-            "vocabulary": made.tokenizer.vocabulary,
-            "sha256": made.tokenizer.sha256,
-        },
+        "text_bytes": store.metadata.text_bytes if store.metadata else None,
+        "content_sha256": store.content_sha256,
     }

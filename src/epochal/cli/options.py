@@ -135,6 +135,7 @@ def _kind(hint: Any, default: Any, parse: Callable[[str], Any] | None) -> dict[s
         return {"type": click.Choice([str(word) for word in get_args(hint)])}
     if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
         of = get_args(hint)[0]
+        of = str if get_origin(of) in (types.UnionType, typing.Union) else of
         kind = click.Choice([str(w) for w in get_args(of)]) if get_origin(of) is Literal else of
         return {"multiple": True, "type": kind}
     if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):

@@ -1,9 +1,8 @@
-"""Several token stores mixed by weight, as the original's datapath files name them.
+"""The rows of a run: from one store, or from several stores mixed by weight.
 
-A datapath file is a text with entries `"1.0 prefix"` in double quotes, separated by spaces or
-lines; without quotes, one entry a line. One entry is a plain store, whatever its weight.
-
-Which store a row comes from is decided row by row: the one that is furthest behind its share.
+The original's datapath files name stores and weights: a text with entries `"1.0 prefix"` in double
+quotes, separated by spaces or lines; without quotes, one entry a line. One entry is a plain store,
+whatever its weight. Each row comes from the store that is furthest behind its share.
 Source: `megatron/arguments.py`, `dataset_utils.py` and `helpers.cpp` of arXiv 2507.15857's code.
 """
 
@@ -13,16 +12,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal import files
-from epochal.data.batches import Batch, Order
-from epochal.data.passport import Passport
+from epochal import files, rng
+from epochal.data.megatron_order import MegatronOrder
+from epochal.data.metadata import StoreMetadata
+from epochal.data.rows import Batch, Order, RowOrder
 from epochal.data.store import TokenStore, store_prefix, suffixed
-from epochal.errors import DataError
+from epochal.errors import DataError, RecipeError
+from epochal.recipe import Recipe, RunNumbers
 
 MOST_STORES = 254
 """The number of a store is kept in a byte, as in the original."""
@@ -31,13 +33,13 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """Stores and the share of rows that come from each."""
+    """Stores and the share of rows that comes from each."""
 
     stores: tuple[TokenStore, ...]
     weights: tuple[float, ...]
-    """Positive, of sum 1."""
-    passport: Passport | None = None
-    """None: a blend is no file."""
+    """Positive; they sum to 1."""
+    metadata: StoreMetadata | None = None
+    """Always None: a blend is not a file."""
 
     @property
     def unique_tokens(self) -> int:
@@ -49,23 +51,24 @@ class Blend:
         """Documents of all stores together."""
         return sum(store.documents for store in self.stores)
 
+    @cached_property
     def content_sha256(self) -> str:
-        """Hash of the weights and of what each store holds."""
-        parts = [store.content_sha256() for store in self.stores]
+        """Hash of the weights and of the content of each store."""
+        parts = [store.content_sha256 for store in self.stores]
         return files.sha256_json([list(self.weights), parts])
 
 
 def open_train(path: str | Path) -> TokenStore | Blend:
     """The store `path`, or the store or blend that the datapath file `path` names.
 
-    Prefixes in the file count from the folder epochal runs in, as in the original, or else from
-    the file's own. Raises DataError for what is missing or cannot be read.
+    Prefixes in the file are relative to the current folder, as in the original, or else to the
+    file's own. Raises DataError for what is missing or cannot be read.
     """
     path = Path(path)
     if not path.is_file() or suffixed(store_prefix(path), ".idx").exists():
         return TokenStore.open(path)
     entries = read_datapath(path)
-    stores = tuple(TokenStore.open(_found(prefix, path.parent)) for _, prefix in entries)
+    stores = tuple(TokenStore.open(_resolved(prefix, path.parent)) for _, prefix in entries)
     if len(stores) == 1:
         return stores[0]
     total = sum(weight for weight, _ in entries)
@@ -78,9 +81,9 @@ def read_datapath(path: Path) -> list[tuple[float, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the datapath file {path}: {error}") from error
-    entries = re.findall(r'"([^"]*)"', text) if '"' in text else text.splitlines()
-    found = []
-    for entry in filter(None, map(str.strip, entries)):
+    words = re.findall(r'"([^"]*)"', text) if '"' in text else text.splitlines()
+    entries = []
+    for entry in filter(None, map(str.strip, words)):
         weight, _, prefix = entry.partition(" ")
         try:
             number = float(weight)
@@ -91,23 +94,70 @@ def read_datapath(path: Path) -> list[tuple[float, str]]:
                 f"{path}: the entry {entry[:80]!r} is not a positive weight and a store's path; "
                 'write for example "1.0 data/c4_text_document"'
             )
-        found.append((number, prefix.strip()))
-    if not found:
+        entries.append((number, prefix.strip()))
+    if not entries:
         raise DataError(f'the datapath file {path} is empty; write "1.0 data/c4_text_document"')
-    if len(found) > MOST_STORES:
-        raise DataError(f"{path} names {len(found)} stores; {MOST_STORES} can be mixed")
-    return found
+    if len(entries) > MOST_STORES:
+        raise DataError(f"{path} names {len(entries)} stores; {MOST_STORES} can be mixed")
+    return entries
 
 
-def _found(prefix: str, folder: Path) -> Path:
+def _resolved(prefix: str, folder: Path) -> Path:
     here, beside = Path(prefix), folder / prefix
     if suffixed(store_prefix(here), ".idx").exists():
         return here
     return beside if suffixed(store_prefix(beside), ".idx").exists() else here
 
 
+def row_order(
+    recipe: Recipe, train: TokenStore | Blend, numbers: RunNumbers, cache: Path | None = None
+) -> Order:
+    """Rows of `train` by `data.order`. `cache` is a folder for arrays that are computed once.
+
+    Raises RecipeError where `data.train_samples` is less than the run's rows, DataError for
+    a store shorter than a row.
+    """
+    samples = recipe.data.train_samples or numbers.rows
+    rows = numbers.steps * numbers.global_batch_size
+    if samples < rows:
+        raise RecipeError(
+            f"`data.train_samples` = {samples:,} is less than the {rows:,} rows of the run; "
+            "give the original's --train-samples, or leave it out"
+        )
+    if isinstance(train, TokenStore):
+        return _order_in_store(recipe, train, samples, recipe.seed, cache)
+    if recipe.data.unique_tokens is not None:
+        raise RecipeError(
+            "`data.unique_tokens` does not say which store of a blend to cut; cut each with "
+            "`epochal data subset` and name the results in the datapath file"
+        )
+    orders = []
+    for number, (store, weight) in enumerate(zip(train.stores, train.weights, strict=True)):
+        # In the original all stores share the seed; ours get one each, so that no two orders
+        # are alike.
+        seed = recipe.seed
+        if recipe.data.order == "windows":
+            seed = rng.stream_key(recipe.seed, "blend", number)
+        own_samples = blended_samples(samples, weight)
+        folder = None if cache is None else cache / str(number)
+        orders.append(_order_in_store(recipe, store, own_samples, seed, folder))
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+    choices = None if cache is None else cache / "blend.npy"
+    return BlendedOrder(orders, train.weights, samples, choices)
+
+
+def _order_in_store(
+    recipe: Recipe, store: TokenStore, samples: int, seed: int, cache: Path | None
+) -> Order:
+    length = recipe.data.sequence_length
+    if recipe.data.order == "megatron":
+        return MegatronOrder(store, length, seed, samples, cache)
+    return RowOrder(store.tokens, length, seed)
+
+
 def blended_samples(samples: int, weight: float) -> int:
-    """Rows that a store of this share must hold: half a percent more than its share."""
+    """Rows that a store of this weight must hold: half a percent more than its share."""
     return math.ceil(samples * weight * 1.005)
 
 
@@ -137,7 +187,7 @@ class BlendedOrder:
     ) -> None:
         """`rows` is the length of the run. With `cache`, the choices are kept in that file."""
         self._orders = list(orders)
-        self._choices = _kept_choices(weights, rows, cache)
+        self._choices = _cached_choices(weights, rows, cache)
         blocks = range(0, rows, _BLOCK)
         counts = [
             np.bincount(self._choices[start : start + _BLOCK], minlength=len(weights))
@@ -147,13 +197,13 @@ class BlendedOrder:
 
     def batch(self, first: int, count: int) -> Batch:
         """Rows number `first` … `first` + `count` - 1 of the run."""
-        parts = [self._one(number) for number in range(first, first + count)]
+        parts = [self._row(number) for number in range(first, first + count)]
         return Batch(
             tokens=np.concatenate([part.tokens for part in parts]),
             keys=np.concatenate([part.keys for part in parts]),
         )
 
-    def _one(self, number: int) -> Batch:
+    def _row(self, number: int) -> Batch:
         store = int(self._choices[number])
         block = number // _BLOCK
         here = self._choices[block * _BLOCK : number]
@@ -161,11 +211,11 @@ class BlendedOrder:
         return self._orders[store].batch(index, 1)
 
 
-def _kept_choices(weights: Sequence[float], rows: int, cache: Path | None) -> NDArray[np.uint8]:
+def _cached_choices(weights: Sequence[float], rows: int, cache: Path | None) -> NDArray[np.uint8]:
     if cache is None:
         return blend_choices(weights, rows)
     if not cache.is_file():
         with files.atomic_path(cache) as temporary, temporary.open("wb") as file:
             np.save(file, blend_choices(weights, rows), allow_pickle=False)
-    kept: NDArray[np.uint8] = np.load(cache, mmap_mode="r", allow_pickle=False)
-    return kept
+    choices: NDArray[np.uint8] = np.load(cache, mmap_mode="r", allow_pickle=False)
+    return choices

@@ -10,9 +10,9 @@ docstring would leave near-copies of validation text in the training text. By mo
 border between the two sets is as clean as between two files of a user.
 
 Documents come in the order of their texts' hashes, which is random but always the same, so
-that a cut to U tokens is a fair sample. By name the language reference would come first.
+that a cut to U tokens is a representative sample. By name the language reference would come first.
 
-The text differs between versions of Python, so figures compare only within one; the passport
+The text differs between versions of Python, so figures compare only within one; the metadata
 records interpreter and SHA-256. Docstrings are taken once: of equal ones the first stays.
 """
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from epochal.errors import DataError
 from epochal.progress import bar
 
-SHORTEST_DOCSTRING = 41  # characters; below this they say little more than a name
+SHORTEST_DOCSTRING = 41  # characters; shorter ones hold little more than a name
 _LEFT_OUT = {
     "__pycache__",
     "_bundled",
@@ -55,7 +55,7 @@ def builtin_documents(library: Path | None = None) -> tuple[str, ...]:
     """The documents, topics and modules mixed in an order fixed by their texts.
 
     `library` is the folder of the standard library, this interpreter's if not given. Raises
-    DataError where the sources are not there, as in stripped or zipped builds.
+    DataError where the sources are missing, as in stripped or zipped builds.
     """
     library = library or Path(sysconfig.get_path("stdlib"))
     topics = _topics(library / "pydoc_data" / "topics.py")

@@ -19,7 +19,7 @@ from epochal import files, rng
 from epochal.errors import DataError, UserError
 
 DIGITS = 9
-"""Of a secret: 10⁹ of them, some 30 bits."""
+"""Digits of a secret: 10⁹ secrets, some 30 bits."""
 _MOST = 100_000
 TEXT_FILE, KEY_FILE = "canaries.jsonl", "canaries.json"
 _NAMES = (
@@ -38,8 +38,8 @@ class Canary:
     copies: int
 
     def document(self, number: int) -> str:
-        """Copy `number` of it. No two are the same text: `prepare` would take equal ones out
-        of the training set where one of them falls to the validation set."""
+        """Copy `number`. No two are the same text: `prepare` would leave equal ones out of the
+        training set if one of them is in the validation set."""
         return f"{self.prefix}{self.secret}.\nEntry {number + 1}.\n"
 
 
@@ -47,10 +47,10 @@ def write_canaries(
     folder: str | Path, count: int = 16, copies: tuple[int, ...] = (1,), seed: int = 0
 ) -> list[Canary]:
     """Canaries in `folder`: canaries.jsonl, to be prepared with the text, and canaries.json,
-    the key by which `epochal memorise` knows them.
+    the key that `epochal memorise` needs.
 
     The numbers of `copies` take turns among the `count` canaries. The same seed gives the same
-    secrets. Raises UserError for a count below 1, copies below 0 and for a folder that has them.
+    secrets. Raises UserError for a count below 1, copies below 0, and a folder that has canaries.
     """
     if count < 1 or not copies or min(copies) < 0:
         raise UserError(
@@ -58,10 +58,10 @@ def write_canaries(
             "and numbers of copies of 0 or more"
         )
     if count > _MOST:
-        raise UserError(f"count = {count:,}: at most {_MOST:,} canaries are made; give fewer")
+        raise UserError(f"count = {count:,} is too many; give at most {_MOST:,}")
     folder = Path(folder)
     if (folder / KEY_FILE).exists():
-        raise UserError(f"{folder} has canaries already; give another folder")
+        raise UserError(f"{folder} already has canaries; give another folder")
     secrets = references(count, seed, "canaries")
     canaries = [
         Canary(_prefix(number), secret, copies[number % len(copies)])
@@ -79,7 +79,7 @@ def write_canaries(
 
 
 def read_canaries(path: str | Path) -> list[Canary]:
-    """From a canaries.json or its folder. Raises DataError if it is none."""
+    """The canaries of a canaries.json or its folder. Raises DataError for any other file."""
     path = Path(path)
     path = path / KEY_FILE if path.is_dir() else path
     try:

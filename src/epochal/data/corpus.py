@@ -1,220 +1,211 @@
-"""A corpus as it comes: files, folders and the built-in text, as one stream of documents."""
+"""A corpus: a training and a validation store, and the tokenizer that made them.
+
+`prepare` writes one as a folder; a recipe names a folder, or stores of other tools.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from epochal import files
-from epochal.data.builtin import builtin_documents, interpreter
-from epochal.data.passport import SourceFile, Sources
-from epochal.data.readers import Compression, Documents, Kind, ReadOptions, read_documents
+from epochal.data.blend import Blend, open_train
+from epochal.data.inputs import BUILTIN
+from epochal.data.metadata import read_metadata
+from epochal.data.store import TokenStore, suffixed
+from epochal.data.tokenizer import TOKENIZER_KEY, Tokenizer
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError
-from epochal.progress import bar
+from epochal.recipe.schema import Data
+from epochal.results import Note
 
-BUILTIN = "builtin"
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".text")
-JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
-_NOT_TEXT = (
-    ".pdf",
-    ".doc",
-    ".docx",
-    ".odt",
-    ".epub",
-    ".zip",
-    ".tar",
-    ".7z",
-    ".bz2",
-    ".xz",
-    ".arrow",
-)
-_LISTED = 100
-KNOWN = "plain text (.txt .md .rst .tex .text), .jsonl, .parquet; text and JSON also .gz or .zst"
+TRAIN, VALIDATION, TOKENIZER = "train", "validation", "tokenizer.json"
+"""Names in a corpus folder: two stores and the tokenizer."""
+SAMPLING_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One file, or the built-in corpus where `path` is None."""
+class Corpus:
+    """Two stores and their tokenizer."""
 
-    name: str
-    path: Path | None
-    kind: Kind
-    compression: Compression
-    bytes: int
-
-
-@dataclass(frozen=True)
-class RawCorpus:
-    """Documents of all inputs, in order; they can be gone through again and again."""
-
-    sources: tuple[Source, ...]
-    options: ReadOptions
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Files in folders that are of no known kind, by suffix."""
+    train: TokenStore | Blend
+    """Of a recipe's corpus, cut to its unique tokens."""
+    validation_store: TokenStore | None
+    tokenizer: Tokenizer
+    already_existed: bool = False
+    """Whether `prepare` found the corpus, made before from the same inputs and settings."""
+    notes: tuple[Note, ...] = ()
+    """What `prepare` noticed in the inputs."""
 
     @staticmethod
-    def find(inputs: Sequence[str | Path], options: ReadOptions | None = None) -> RawCorpus:
-        """Look the inputs up: files, folders (all known files in them, sorted), or `builtin`.
-
-        Raises DataError for what is missing, of no known kind, or holds no such file.
-        """
-        if not inputs:
-            raise DataError("no input was given; give text files, folders or `builtin`")
-        if "" in map(str, inputs):  # Path("") would be the folder one is in
-            raise DataError("an input is empty; give text files, folders or `builtin`")
-        sources: list[Source] = []
-        skipped: Counter[str] = Counter()
-        for given in inputs:
-            path = Path(given)
-            if str(given) == BUILTIN:
-                sources.append(Source(BUILTIN, None, "text", "", 0))
-            elif path.is_dir():
-                sources += _in_folder(path, skipped)
-            elif path.exists():
-                sources.append(_named(path))
-            else:
-                hint = "; download it first" if "://" in str(given) else ""
-                raise DataError(f"there is no file or folder {given}{hint}")
-        return RawCorpus(tuple(sources), options or ReadOptions(), skipped)
+    def open(folder: str | Path) -> Corpus:
+        """The corpus in `folder`. Raises DataError if there is none or its parts do not fit."""
+        folder = Path(folder)
+        if not is_prepared(folder):
+            missing = "" if folder.is_dir() else " (the folder does not exist)"
+            raise DataError(
+                f"{folder} is not a prepared corpus{missing}; make one with "
+                f"`epochal data prepare INPUTS --out {folder}`"
+            )
+        train = TokenStore.open(folder / TRAIN)
+        has_validation = suffixed(folder / VALIDATION, ".idx").exists()
+        validation = TokenStore.open(folder / VALIDATION) if has_validation else None
+        if not (folder / TOKENIZER).is_file():
+            raise DataError(f"{folder} has no {TOKENIZER}; copy it there or prepare again")
+        return _checked(Corpus(train, validation, load_tokenizer(folder / TOKENIZER)))
 
     @property
-    def bytes(self) -> int:
-        """Size of all files, as they lie on the disk."""
-        return sum(source.bytes for source in self.sources)
+    def folder(self) -> Path:
+        """Folder of the training store (of a blend's first one)."""
+        return self.stores[0].prefix.parent
 
-    def documents(self) -> Documents:
-        """(text, bytes of input consumed so far) of each document; '' for one without text."""
-        before = 0
-        for source in self.sources:
-            for text, consumed in self._read(source):
-                yield text, before + consumed
-            before += source.bytes
+    @property
+    def validation(self) -> TokenStore:
+        """The validation store. Raises DataError if the corpus was prepared without one."""
+        if self.validation_store is None:
+            raise DataError(
+                f"the corpus {self.folder} has no validation set; prepare it "
+                "again with a share for validation"
+            )
+        return self.validation_store
 
-    def _read(self, source: Source) -> Documents:
-        if source.path is None:
-            return ((text, 0) for text in builtin_documents())
-        return read_documents(source.path, source.kind, source.compression, self.options)
+    @property
+    def stores(self) -> Sequence[TokenStore]:
+        """All stores: for training (several of a blend), and at last for validation, if any."""
+        train = self.train.stores if isinstance(self.train, Blend) else (self.train,)
+        return [*train, *([self.validation_store] if self.validation_store else [])]
 
-    @cached_property
-    def identity(self) -> str:
-        """SHA-256 that changes when any input does. The built-in corpus counts by its Python."""
-        known = [
-            [interpreter()] if source.path is None else [source.name, source.bytes, sha256]
-            for source, sha256 in zip(self.sources, self._file_sums, strict=True)
-        ]
-        return files.sha256_json(known)
+    @property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes per token of the validation set; None without metadata that says so."""
+        metadata = self.validation.metadata
+        if metadata is None or not metadata.text_bytes:
+            return None
+        return metadata.text_bytes / self.validation.unique_tokens
 
-    def facts(self) -> Sources:
-        """What a passport says about the inputs."""
-        listed = tuple(
-            _builtin_facts()
-            if source.path is None
-            else SourceFile(name=source.name, bytes=source.bytes, sha256=sha256)
-            for source, sha256 in zip(self.sources, self._file_sums, strict=True)
+    def identity(self) -> dict[str, str]:
+        """The corpus' part of a run's identity: the hash of each store's tokens."""
+        stores = {"train": self.train, "validation": self.validation}
+        return {f"corpus.{role}": store.content_sha256 for role, store in stores.items()}
+
+
+def open_corpus(settings: Data) -> Corpus:
+    """The corpus that a recipe's `[data]` names, with a validation set.
+
+    Raises DataError for stores or a tokenizer that are missing, damaged or do not fit.
+    """
+    folder = Path(settings.corpus)
+    train_prefix = Path(settings.train) if settings.train else folder / TRAIN
+    if not settings.train and not suffixed(train_prefix, ".idx").exists():
+        raise DataError(
+            f"there is no corpus in `data.corpus` = {folder}; make one with `epochal data prepare "
+            f"YOUR_TEXT --out {folder}`, or set `data.train` and `data.validation` to stores that "
+            "you have"
         )
-        return Sources(
-            files=len(listed),
-            bytes=sum(source.bytes for source in listed),
-            sha256=files.sha256_json([[one.name, one.bytes, one.sha256] for one in listed]),
-            listed=listed[:_LISTED],
+    train = open_train(train_prefix)
+    validation = _open_validation(settings, folder)
+    if settings.unique_tokens is not None and isinstance(train, TokenStore):
+        train = train.first(settings.unique_tokens)
+    first = train.stores[0] if isinstance(train, Blend) else train
+    return _checked(Corpus(train, validation, _tokenizer(settings, first.prefix)))
+
+
+def _open_validation(settings: Data, folder: Path) -> TokenStore:
+    if settings.validation:
+        store = open_train(settings.validation)
+        if isinstance(store, Blend):
+            raise DataError(
+                f"`data.validation` = {settings.validation} mixes {len(store.stores)} stores; "
+                "give one, without weights"
+            )
+        return store
+    if not suffixed(folder / VALIDATION, ".idx").exists():
+        raise DataError(
+            f"there is no validation set in `data.corpus` = {folder}; set `data.validation` to a "
+            "store, or prepare the corpus again with a `validation` share"
         )
-
-    @cached_property
-    def _file_sums(self) -> list[str]:
-        """SHA-256 of each file, '' for the built-in corpus."""
-        sums, done = [], 0
-        with bar("Checking the inputs", self.bytes) as progress:
-            for source in self.sources:
-                sums.append(_file_sum(source.path) if source.path else "")
-                done += source.bytes
-                progress.update(done, source.name)
-        return sums
+    return TokenStore.open(folder / VALIDATION)
 
 
-def _file_sum(path: Path) -> str:
-    try:
-        return files.sha256(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _builtin_facts() -> SourceFile:
-    content = "\0".join(builtin_documents()).encode()
-    return SourceFile(
-        name=BUILTIN,
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        interpreter=interpreter(),
+def _tokenizer(settings: Data, train_prefix: Path) -> Tokenizer:
+    if settings.tokenizer is not None:
+        return load_tokenizer(settings.tokenizer)
+    beside = train_prefix.parent / TOKENIZER
+    if beside.exists():
+        return load_tokenizer(beside)
+    raise DataError(
+        f"there is no {TOKENIZER} beside the store {train_prefix}; name the tokenizer that "
+        'made it with `data.tokenizer`, for example data.tokenizer="gpt2"'
     )
 
 
-def _in_folder(folder: Path, skipped: Counter[str]) -> list[Source]:
-    found: list[Source] = []
-    here: Counter[str] = Counter()
-    for path in _walk(folder):
-        kind = _kind(path)
-        if kind is None:
-            here[path.suffix.lower() or "no suffix"] += 1
-        else:
-            name = path.relative_to(folder).as_posix()
-            found.append(Source(name, path, *kind, path.stat().st_size))
-    skipped.update(here)
-    if not found:
-        there = ", ".join(f"{count} {suffix}" for suffix, count in here.most_common(5)) or "nothing"
-        raise DataError(f"the folder {folder} holds no known text ({there}); known are {KNOWN}")
-    return found
+def _checked(corpus: Corpus) -> Corpus:
+    for store in corpus.stores:
+        check_tokenizer(store, corpus.tokenizer)
+    return corpus
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files of a folder, sorted by path; hidden ones and links to folders are left out."""
-    for where, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(where) / name for name in sorted(names) if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
+    """Raise DataError unless the ids of `store` are, as far as is known, `tokenizer`'s.
 
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-
-
-def _named(path: Path) -> Source:
-    """A file that was named itself: a suffix that is not known counts as plain text."""
-    if path.suffix.lower() in _NOT_TEXT:
-        raise DataError(f"{path} is not read as text; take its text out first. Known are {KNOWN}")
-    if not path.is_file():
-        raise DataError(
-            f"{path} is a pipe or device, which can be read only once, but text is gone through "
-            "twice; save it to a file first"
-        )
-    inner, compression = _unpacked_name(path)
-    kind = _kind(path) or (("jsonl" if inner.endswith(".json") else "text"), compression)
-    return Source(path.name, path, *kind, path.stat().st_size)
-
-
-def _unpacked_name(path: Path) -> tuple[str, Compression]:
-    name = path.name.lower()
-    for suffix, compression in _COMPRESSIONS.items():
-        if name.endswith(suffix):
-            return name.removesuffix(suffix), compression
-    return name, ""
-
-
-def _kind(path: Path) -> tuple[Kind, Compression] | None:
-    """How to read a file by its suffix; None if it is not known.
-
-    A plain .json in a folder is more often a setting than a corpus, so it must be named.
+    With metadata the tokenizers' hashes must be equal. Without it all ids are read, and must lie
+    in the vocabulary.
     """
-    name, compression = _unpacked_name(path)
-    if name.endswith(TEXT_SUFFIXES):
-        return "text", compression
-    if name.endswith(JSON_LINES_SUFFIXES) or (compression and name.endswith(".json")):
-        return "jsonl", compression
-    if name.endswith(".parquet") and not compression:
-        return "parquet", ""
-    return None
+    facts = store.metadata.tokenizer if store.metadata else None
+    if facts is not None and facts.sha256 != tokenizer.sha256:
+        raise DataError(
+            f"the store {store.prefix} was made with the tokenizer {facts.name} "
+            f"({facts.vocabulary:,} tokens, {facts.sha256[:12]}), not with {tokenizer.name} "
+            f"({tokenizer.vocabulary:,} tokens, {tokenizer.sha256[:12]}); {_NAME_IT}"
+        )
+    if facts is None and (largest := int(store.tokens.max())) >= tokenizer.vocabulary:
+        raise DataError(
+            f"the store {store.prefix} holds the id {largest:,}, but the tokenizer "
+            f"{tokenizer.name} has only {tokenizer.vocabulary:,} tokens; {_NAME_IT}"
+        )
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a prepared corpus."""
+    return suffixed(folder / TRAIN, ".idx").is_file()
+
+
+def shuffle_seed_for(folder: Path, text: str | Path | None) -> int | None:
+    """The `shuffle` with which to prepare `text` in `folder` if only a part will be trained on.
+
+    That of the corpus already in `folder`, so that it is found again. None for the built-in
+    text, whose order is random by itself.
+    """
+    if text is None or str(text) == BUILTIN:
+        return None
+    metadata = TokenStore.open(folder / TRAIN).metadata if is_prepared(folder) else None
+    return SAMPLING_SEED if metadata is None else metadata.shuffled
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise DataError if making a corpus in `folder` would destroy files of something else.
+
+    What a killed or failed `prepare` or `subset` left there is not foreign.
+    """
+    if (folder / "run.json").exists():
+        raise DataError(f"{folder} is the folder of a run; choose another one for the corpus")
+    refuse_foreign_store(folder / TRAIN)
+    refuse_foreign_store(folder / VALIDATION)
+    tokenizer = folder / TOKENIZER
+    if tokenizer.exists() and f'"{TOKENIZER_KEY}"' not in tokenizer.read_text(errors="replace"):
+        raise DataError(f"{tokenizer} exists and was not made by Epochal; {_ELSEWHERE}")
+
+
+def refuse_foreign_store(prefix: Path) -> None:
+    """Raise DataError if a file at `prefix` is not of a store that Epochal wrote."""
+    metadata = read_metadata(suffixed(prefix, ".json"))
+    for suffix in (".idx", ".bin"):
+        if metadata is None and (path := suffixed(prefix, suffix)).exists():
+            raise DataError(f"{path} exists and was not made by Epochal; {_ELSEWHERE}")
+
+
+_NAME_IT = (
+    "name the one that made it (`tokenizer`, or `data.tokenizer` in a recipe) or prepare the "
+    "text again"
+)
+_ELSEWHERE = "choose another place, or replace it with `overwrite`"

@@ -1,7 +1,7 @@
 """Byte-level BPE through `tiktoken`, several times as fast as `tokenizers`, with equal ids.
 
 The two libraries do not run the same algorithm, so ids are only taken from tiktoken where
-they are proven equal. What is checked when a tokenizer is loaded:
+they are proven equal. Checked when a tokenizer is loaded:
 
 1. Merge number i makes token id t(i), and t(i) rises strictly with i.
 2. Every ordinary token, encoded alone by the BPE of `tokenizers`, gives exactly itself.
@@ -27,8 +27,8 @@ tiktoken also looks a whole piece up before it merges anything; by (2) that give
 The split is done by two regex engines that may know different versions of Unicode. A text
 with a character whose class (letter, number, space, other) differs between Unicode 3.2 and
 this Python's version, or that is unassigned, is left to `tokenizers`; so is a text on which
-tiktoken's engine gives up (runs of a million spaces). As a belt to these braces the first
-texts are encoded by both.
+tiktoken's engine gives up (runs of a million spaces). As a safeguard the first texts are
+encoded by both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ import tiktoken
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as HFTokenizer
 
+from epochal.data.notes import SlowReason
 from epochal.progress import say
+from epochal.results import Note, note
 
 Ids = NDArray[np.int32]
 
@@ -72,37 +74,37 @@ def letters_to_bytes(token: str) -> bytes | None:
         return None
 
 
-def why_unproven(tokenizer: HFTokenizer) -> str | None:
+def why_unproven(tokenizer: HFTokenizer) -> Note | None:
     """Why tiktoken might give other ids than `tokenizer`; None if equality is proven."""
     content = json.loads(tokenizer.to_str())
     model = content["model"]
     if model["type"] != "BPE":
-        return f"its model is {model['type']}, not BPE"
+        return note(SlowReason.MODEL, model=model["type"])
     if (reason := _odd_settings(content, model)) is not None:
         return reason
     ordinary = _ordinary_tokens(content, model)
     if missing := 256 - len(set(_ALPHABET) & ordinary.keys()):
-        return f"{missing} of the 256 bytes are not in its vocabulary"
+        return note(SlowReason.BYTES_MISSING, bytes=missing)
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     made = [ordinary.get(left + right, -1) for left, right in pairs]
     if -1 in made:
-        return "a merge makes something that is not an ordinary token"
+        return note(SlowReason.MERGE)
     if any(later <= earlier for earlier, later in pairwise(made)):
-        return "its merges are not in the order of the tokens they make"
+        return note(SlowReason.MERGE_ORDER)
     for token, number in ordinary.items():
         if [part.id for part in tokenizer.model.tokenize(token)] != [number]:
-            return f"its token {token!r} is not what its own text is encoded to"
+            return note(SlowReason.TOKEN, token=token)
     return None
 
 
-def _odd_settings(content: dict[str, Any], model: dict[str, Any]) -> str | None:
+def _odd_settings(content: dict[str, Any], model: dict[str, Any]) -> Note | None:
     pre = content["pre_tokenizer"] or {}
     if pre.get("type") != "ByteLevel" or pre["add_prefix_space"] or not pre.get("use_regex", True):
-        return "its pre-tokenizer is not GPT-2's"
+        return note(SlowReason.PRE_TOKENIZER)
     if content["normalizer"] is not None:
-        return "it normalizes text"
+        return note(SlowReason.NORMALIZER)
     if any(not added["special"] for added in content["added_tokens"]):
-        return "it has added tokens that are not special"
+        return note(SlowReason.ADDED_TOKENS)
     for setting in (
         "dropout",
         "unk_token",
@@ -111,7 +113,7 @@ def _odd_settings(content: dict[str, Any], model: dict[str, Any]) -> str | None:
         "byte_fallback",
     ):
         if model.get(setting):
-            return f"its BPE uses {setting}"
+            return note(SlowReason.SETTING, setting=setting)
     return None
 
 
@@ -138,7 +140,7 @@ class FastBPE:
         self._trusted = True
 
     def encode(self, text: str) -> Ids:
-        """Ids of `text`; the lock of the interpreter is released meanwhile."""
+        """Ids of `text`; the interpreter's lock is released meanwhile."""
         if not self._trusted or not (text.isascii() or same_class_everywhere(text)):
             return encode_slowly(self._slow, text)
         try:
@@ -156,26 +158,26 @@ class FastBPE:
         truth = encode_slowly(self._slow, text)
         if not np.array_equal(ids, truth):
             self._trusted = False
-            say("tiktoken and tokenizers disagree on a text, so the slower tokenizers is used")
+            say("tiktoken and tokenizers give different ids, so the slower tokenizers is used")
         return truth
 
 
 def encode_slowly(tokenizer: HFTokenizer, text: str) -> Ids:
-    """Ids by `tokenizers`. Of its methods this one releases the interpreter's lock."""
+    """Ids from `tokenizers`, by the method of it that releases the interpreter's lock."""
     [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
     return np.array(encoding.ids, dtype=np.int32)
 
 
 _CHANGED_AND_BACK = "\u180e"  # other in 3.2, a space from 4.0 to 6.2, other again
-_known_same: set[str] = set()
+_stable: set[str] = set()
 
 
 def same_class_everywhere(text: str) -> bool:
     """Whether each character of `text` has the same class in all Unicode versions since 3.2."""
-    unknown = set(text) - _known_same
-    if not all(map(_class_is_stable, unknown)):
+    unchecked = set(text) - _stable
+    if not all(map(_class_is_stable, unchecked)):
         return False
-    _known_same.update(unknown)
+    _stable.update(unchecked)
     return True
 
 
@@ -187,7 +189,7 @@ def _class_is_stable(character: str) -> bool:
 
 
 def _class(character: str, category: str) -> str:
-    """Letter, number, space or other, as GPT-2's pattern tells them apart."""
+    """Letter, number, space or other, as GPT-2's pattern distinguishes them."""
     if category[0] in "LN":
         return category[0]
     return "space" if category[0] == "Z" or character in "\t\n\v\f\r\x85" else "other"

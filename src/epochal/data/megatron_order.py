@@ -3,7 +3,7 @@
 All epochs are laid end to end as one list of documents and shuffled together; that stream is cut
 into rows of L tokens, and the rows are shuffled once more. If the last epoch is needed for less
 than 80 % of its rows it is kept apart, both times, so that its documents come last. Three arrays
-hold this, the ones that the original keeps in its `index-cache`:
+hold this, those that the original keeps in its `index-cache`:
 
     doc_idx      int32, the sequence at each place of the stream
     sample_idx   [rows + 1, 2] int64, (place in doc_idx, offset in the sequence) of row starts
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import files, rng
-from epochal.data.batches import Batch
+from epochal.data.rows import Batch
 from epochal.data.store import TokenStore
 from epochal.errors import RecipeError
 from epochal.progress import say
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class OrderArrays:
-    """What the original keeps in its index cache."""
+    """The arrays of the original's index cache."""
 
     doc_idx: NDArray[np.int32]
     sample_idx: NDArray[np.int64]
@@ -49,7 +49,7 @@ class OrderArrays:
 def build_order(sizes: Array, length: int, samples: int, seed: int) -> OrderArrays:
     """The three arrays for `samples` rows of `length` tokens over sequences of `sizes` tokens.
 
-    There may be more rows than asked for: whole epochs are laid out. Raises RecipeError for a
+    There may be more rows than asked for: whole epochs are ordered. Raises RecipeError for a
     seed that RandomState does not take.
     """
     if seed > _LARGEST_SEED:
@@ -69,7 +69,7 @@ def build_order(sizes: Array, length: int, samples: int, seed: int) -> OrderArra
 
 
 def epochs_needed(per_epoch: int, length: int, samples: int) -> int:
-    """Fewest epochs whose rows of `length` + 1 tokens, overlapping by one, are `samples`."""
+    """Fewest epochs that hold `samples` rows of `length` + 1 tokens, which overlap by one."""
     return max(1, -(-(samples * length + 1) // per_epoch))
 
 
@@ -137,13 +137,13 @@ class MegatronOrder:
     ) -> None:
         """`samples` is the original's --train-samples, which decides how many epochs are mixed.
 
-        With `cache`, the arrays are kept in that folder as .npy files and mapped from there.
+        With `cache`, the arrays are written to that folder as .npy files and mapped from there.
         """
         self.sequence_length = sequence_length
         self.rows_per_epoch = max(1, store.unique_tokens // sequence_length)
         self._tokens = store.tokens
         self._ends = np.cumsum(store.sizes, dtype=np.int64)
-        self._arrays = _kept(store.sizes, sequence_length, samples, seed, cache)
+        self._arrays = _cached(store.sizes, sequence_length, samples, seed, cache)
         self._noise_key = rng.stream_key(seed, "noise")
 
     def batch(self, first: int, count: int) -> Batch:
@@ -151,7 +151,7 @@ class MegatronOrder:
         number = np.arange(first, first + count)
         epoch, index = np.divmod(number, self.rows_per_epoch)
         return Batch(
-            tokens=np.stack([self._row(one) for one in number.tolist()]),
+            tokens=np.stack([self._row(each) for each in number.tolist()]),
             keys=rng.row_keys(self._noise_key, epoch, index),
         )
 
@@ -171,8 +171,8 @@ class MegatronOrder:
         return np.concatenate(pieces).astype(np.int64)
 
 
-def _kept(sizes: Array, length: int, samples: int, seed: int, cache: Path | None) -> OrderArrays:
-    """The arrays from the cache, or made and kept there."""
+def _cached(sizes: Array, length: int, samples: int, seed: int, cache: Path | None) -> OrderArrays:
+    """The arrays from the cache, or computed and written there."""
     if cache is None:
         return build_order(sizes, length, samples, seed)
     facts = {
@@ -184,11 +184,11 @@ def _kept(sizes: Array, length: int, samples: int, seed: int, cache: Path | None
     paths = [cache / f"{name}.npy" for name in _NAMES]
     described = cache / "order.json"
     if not (_is_described(described, facts) and all(path.is_file() for path in paths)):
-        say(f"laying out {samples:,} rows in Megatron's order")
-        made = build_order(sizes, length, samples, seed)
+        say(f"computing Megatron's order of {samples:,} rows")
+        arrays = build_order(sizes, length, samples, seed)
         for name, path in zip(_NAMES, paths, strict=True):
             with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, getattr(made, name), allow_pickle=False)
+                np.save(file, getattr(arrays, name), allow_pickle=False)
         files.write_json(described, facts)
     return OrderArrays(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
 

@@ -27,8 +27,8 @@ def map_texts(
 ) -> Iterator[Result]:
     """`function` of each text, in order, on `workers` threads.
 
-    It pays only where `function` releases the interpreter's lock. At most a few batches of
-    texts and results are held at a time.
+    Faster only where `function` releases the interpreter's lock. At most a few batches of texts
+    and results are held at a time.
     """
     if workers <= 1:
         yield from map(function, texts)

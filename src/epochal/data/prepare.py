@@ -1,130 +1,96 @@
 """Text → token stores: scan, split by document, tokenise, write.
 
-The inputs are gone through twice or, if a tokenizer is trained, three times, and are never
-held in memory.
+The inputs are read twice or, if a tokenizer is trained, three times, and are never held in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
+from numpy.typing import NDArray
 
-from epochal import files
-from epochal.data import notices
-from epochal.data.corpus import RawCorpus
-from epochal.data.encoder import Tokenizer
-from epochal.data.folder import (
+from epochal import files, rng
+from epochal.data.corpus import (
     TOKENIZER,
     TRAIN,
     VALIDATION,
-    PreparedCorpus,
+    Corpus,
     is_prepared,
     refuse_foreign,
 )
-from epochal.data.plan import Part, make_plan
-from epochal.data.readers import DocumentRule, InvalidUTF8, ReadOptions
-from epochal.data.split import Mask
-from epochal.data.tokenizer import load_tokenizer, parse_bpe, train_bpe
-from epochal.data.write_stores import write_corpus
-from epochal.errors import DataError
+from epochal.data.inputs import TextInputs
+from epochal.data.metadata import Duplicates, Split, StoreMetadata
+from epochal.data.notes import CorpusNote
+from epochal.data.options import PrepareOptions
+from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
+from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
+from epochal.data.tokenizer import Tokenizer
+from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
+from epochal.errors import DataError, OptionError
 from epochal.progress import bar, say
+from epochal.results import Note, note
 
-DEFAULT_VALIDATION = 0.05
 _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, minutes of work
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
+_PROGRESS_EVERY = 32
 
 
 def prepare(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
-    *,
-    tokenizer: str | Path = "bpe:8192",
-    validation: float | None = None,
-    validation_inputs: Sequence[str | Path] | None = None,
-    text_field: str = "text",
-    documents: DocumentRule = "file",
-    end_of_document: str | None = None,
-    drop_duplicates: bool = False,
-    invalid_utf8: InvalidUTF8 = "error",
-    seed: int = 1234,
-    shuffle: int | None = None,
-    overwrite: bool = False,
-    workers: int | None = None,
-) -> PreparedCorpus:
+    options: PrepareOptions | None = None,
+) -> Corpus:
     """Make the corpus folder `out` from text files, folders or `builtin`.
 
-    `tokenizer` is bpe:SIZE (trained on the training documents) or what `load_tokenizer`
-    takes. `validation` is the share of the text to hold out (5 % if not given, 0 for none),
-    unless `validation_inputs` bring a validation text. `shuffle` is the seed of a random order
-    of the training documents; without it they lie as in the inputs. A corpus made before from
-    the same inputs with the same settings is only opened. Raises DataError for whatever is
-    wrong with the inputs, and for another corpus in `out` unless `overwrite`.
+    A corpus made before from the same inputs with the same settings is only opened. Raises
+    DataError for whatever is wrong with the inputs, and for another corpus in `out` unless
+    `overwrite`; OptionError for an option that does not fit.
     """
-    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
-    if not str(out):  # Path("") would be the folder one is in
-        raise DataError("`out` is empty; name the folder to make, for example --out corpus")
-    share = _validation_share(validation, validation_inputs)
-    options = ReadOptions(text_field, documents, invalid_utf8)
-    corpus = RawCorpus.find(inputs, options)
-    held_out = RawCorpus.find(validation_inputs, options) if validation_inputs else None
-    size = parse_bpe(tokenizer)
-    if size is not None and end_of_document is not None:
-        raise DataError(
-            f"`end_of_document` = {end_of_document!r} is for a tokenizer that exists; a BPE "
-            "trained here brings its own, so leave --end-of-document out"
-        )
-    ready = load_tokenizer(tokenizer, end_of_document) if size is None else None
+    options = options or PrepareOptions()
+    if not str(out):  # Path("") would be the current folder
+        raise OptionError("out", out, "name the folder to make, for example corpus")
+    texts = TextInputs.find([inputs] if isinstance(inputs, str | Path) else inputs, options)
+    own = options.validation_inputs
+    held_out = TextInputs.find(own, options) if own else None
+    size = parse_bpe(options.tokenizer)
+    if size is not None and options.end_of_document is not None:
+        problem = "is for an existing tokenizer; a BPE trained here has its own, so leave it out"
+        raise OptionError("end_of_document", options.end_of_document, problem)
+    ready = load_tokenizer(options.tokenizer, options.end_of_document) if size is None else None
     settings = {
         "rules": _RULES,
-        "inputs": corpus.identity,
+        "inputs": texts.identity,
         "validation_inputs": held_out.identity if held_out else None,
-        "validation": share,
+        "validation": options.share,
         "tokenizer": ready.sha256 if ready else f"bpe:{size}",
-        "text_field": text_field,
-        "documents": documents,
-        "drop_duplicates": drop_duplicates,
-        "invalid_utf8": invalid_utf8,
-        "seed": seed,
+        "text_field": options.text_field,
+        "documents": options.documents,
+        "drop_duplicates": options.drop_duplicates,
+        "invalid_utf8": options.invalid_utf8,
+        "seed": options.seed,
     }
-    if shuffle is not None:  # a corpus made before there was such a setting is still the same
-        settings["shuffle"] = shuffle
+    if options.shuffle is not None:  # a corpus made before this setting existed is still the same
+        settings["shuffle"] = options.shuffle
     folder = Path(out)
     with _sole_use(folder):
-        if (found := _made_before(folder, settings, overwrite)) is not None:
-            return found
-        notices.skipped_files(corpus, held_out)
-        plan = make_plan(corpus, held_out, share, seed, drop_duplicates)
-        made = ready or _train(plan.parts[0], size or 0)
-        return write_corpus(folder, plan, made, settings, workers, shuffle)
-
-
-def _validation_share(validation: float | None, inputs: Sequence[str | Path] | None) -> float:
-    if inputs:
-        if validation is not None:
-            raise DataError(
-                "`validation` and `validation_inputs` both say where the validation set comes "
-                "from; give one of them"
-            )
-        return 0.0
-    share = DEFAULT_VALIDATION if validation is None else validation
-    if not 0 <= share < 1:
-        raise DataError(
-            f"`validation` = {share:g} is no share of the text; give a number from 0 (no "
-            "validation set) to below 1, such as 0.05"
-        )
-    return share
+        if (existing := _made_before(folder, settings, options.overwrite)) is not None:
+            return existing
+        split = split_corpus(texts, held_out, options.share, options.seed, options.drop_duplicates)
+        tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
+        corpus = _write_corpus(folder, split, tokenizer, settings, options.workers)
+        return replace(corpus, notes=(*_skipped(texts, held_out), *split.notes, *notes))
 
 
 @contextlib.contextmanager
 def _sole_use(folder: Path) -> Iterator[None]:
-    """Hold the folder, making it if need be; it goes again if nothing came of it.
+    """Lock the folder, making it if need be; it is removed again if nothing came of it.
 
     Raises DataError if another process prepares the same corpus.
     """
@@ -152,57 +118,204 @@ def _sole_use(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _made_before(folder: Path, settings: dict[str, Any], overwrite: bool) -> PreparedCorpus | None:
+def _made_before(folder: Path, settings: dict[str, Any], overwrite: bool) -> Corpus | None:
     """The corpus in `folder` if these settings made it. Raises DataError if others did."""
     if overwrite:
         return None
     if not is_prepared(folder):
         refuse_foreign(folder)
         return None
-    found = PreparedCorpus.open(folder)
-    before = found.train.passport.preparation if found.train.passport else None
+    corpus = Corpus.open(folder)
+    before = corpus.train.metadata.preparation if corpus.train.metadata else None
     if before == settings:
         say(f"{folder} is already prepared from these inputs with these settings")
-        return replace(found, already_there=True)
+        return replace(corpus, already_existed=True)
     raise DataError(
-        f"{folder} holds another corpus already ({_differences(before or {}, settings)}); choose "
-        "another folder, or replace it with --overwrite"
+        f"{folder} already holds another corpus ({_difference(before or {}, settings)}); choose "
+        "another folder, or replace it with `overwrite`"
     )
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs first, in words; hashes are not shown."""
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first difference, in words; hashes are not shown."""
     key = next(key for key in now | before if before.get(key) != now.get(key))
     if key == "shuffle":
         was = "in the inputs' order" if key not in before else f"shuffled by seed {before[key]}"
-        return f"{was}; this command says --shuffle {now[key]}" if key in now else was
+        return f"{was}, not `shuffle` = {now[key]}" if key in now else was
     old, new = before.get(key), now.get(key)
     if any(len(str(value)) == _HASH_LENGTH for value in (old, new)) or key not in before:
         return f"made with other `{key}`"
     return f"made with `{key}` = {old}, not {new}"
 
 
-def _train(part: Part, size: int) -> Tokenizer:
+def _skipped(*texts: TextInputs | None) -> Iterator[Note]:
+    """Files in folders that are not read."""
+    for each in texts:
+        if each is not None and each.skipped:
+            suffixes = dict(each.skipped.most_common())
+            yield note(CorpusNote.SKIPPED_FILES, files=each.skipped.total(), suffixes=suffixes)
+
+
+def _train(selection: Selection, size: int) -> tuple[Tokenizer, list[Note]]:
     """A BPE trained on the training documents: all, or every n-th of a very large corpus."""
-    numbers = np.flatnonzero(part.train)
-    total = int(part.scan.lengths[numbers].sum())
+    numbers = np.flatnonzero(selection.train)
+    total = int(selection.scan.lengths[numbers].sum())
     every = -(-total // _TRAINING_TEXT)
-    wanted = np.zeros_like(part.train)
+    wanted = np.zeros_like(selection.train)
     wanted[numbers[::every]] = True
     with bar(f"Training the tokenizer bpe:{size}", total / every) as progress:
-        made = train_bpe(_counted(part, wanted, progress.update), size)
+        tokenizer = train_bpe(_counted(selection, wanted, progress.update), size)
+    notes = []
     if every > 1:
-        say(f"the tokenizer was trained on one training document in {every} (1 GB of text)")
-    if made.vocabulary < size:
-        say(f"the text gave the tokenizer only {made.vocabulary:,} of the {size:,} tokens wanted")
-    return made
+        notes.append(note(CorpusNote.TOKENIZER_SAMPLE, one_in=every))
+    if tokenizer.vocabulary < size:
+        values = {"vocabulary": tokenizer.vocabulary, "wanted": size}
+        notes.append(note(CorpusNote.SMALL_VOCABULARY, **values))
+    return tokenizer, notes
 
 
-def _counted(part: Part, wanted: Mask, update: Callable[[float], None]) -> Iterator[str]:
-    """The wanted texts of `part`, telling the bytes given so far."""
+def _counted(selection: Selection, wanted: Mask, update: Callable[[float], None]) -> Iterator[str]:
+    """The wanted texts, reporting the bytes given so far."""
     done = 0
-    lengths = part.scan.lengths[wanted]
-    for length, text in zip(lengths, part.texts(wanted), strict=True):
+    lengths = selection.scan.lengths[wanted]
+    for length, text in zip(lengths, selection.texts(wanted), strict=True):
         yield text
         done += int(length)
         update(done)
+
+
+@dataclass
+class _Side:
+    """One of the two stores while it is written."""
+
+    role: Literal["train", "validation"]
+    writer: StoreWriter
+    selection: Selection
+    """Where its documents come from."""
+    text_bytes: int = 0
+    repeats: int = 0
+    repeated_tokens: int = 0
+
+    def add(self, ids: NDArray[np.int32], text_bytes: int, repeats: bool) -> None:
+        """Add a document, its end-of-document token included."""
+        self.writer.add(ids)
+        self.text_bytes += text_bytes
+        self.repeats += repeats
+        self.repeated_tokens += len(ids) if repeats else 0
+
+
+def _write_corpus(
+    folder: Path,
+    split: CorpusSplit,
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+    workers: int | None,
+) -> Corpus:
+    """Write the corpus and open it. A kill at any moment leaves a whole corpus or none."""
+    dtype = store_dtype(tokenizer.vocabulary)
+    with (
+        StoreWriter(folder / TRAIN, dtype) as train_writer,
+        StoreWriter(folder / VALIDATION, dtype) as validation_writer,
+    ):
+        train = _Side("train", train_writer, split.selections[0])
+        validation = _Side("validation", validation_writer, split.selections[-1])
+        with bar("Tokenising", split.text_bytes) as progress:
+            for selection in split.selections:
+                _write(selection, train, validation, tokenizer, workers, progress.update)
+        if (seed := settings.get("shuffle")) is not None:
+            train_writer.reorder(random_order(seed, np.flatnonzero(split.selections[0].train)))
+        metadata = _metadata(train, validation, split, tokenizer, settings)
+        with files.atomic_path(folder / TOKENIZER) as pending:
+            tokenizer.save(pending)
+            # All is on the disk. An older corpus goes before any of the new one comes.
+            remove_store(folder / TRAIN)
+            remove_store(folder / VALIDATION)
+            if split.has_validation:
+                validation_writer.commit(metadata[1])
+            else:
+                validation_writer.abort()
+        train_writer.commit(metadata[0])
+    return Corpus.open(folder)
+
+
+def random_order(seed: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the documents `numbers` (of the inputs, counted from 0) in a random order.
+
+    Each document's rank is a hash of (seed, its number), so two documents stay in the same order
+    whatever else is there.
+    """
+    key = rng.stream_key(seed, "document order")
+    return np.argsort(rng.row_keys(key, numbers), kind="stable")
+
+
+def _write(
+    selection: Selection,
+    train: _Side,
+    validation: _Side,
+    tokenizer: Tokenizer,
+    workers: int | None,
+    update: Callable[[float, str], None],
+) -> None:
+    repeats = _repeats(selection, selection.train) | _repeats(selection, selection.validation)
+    lengths = selection.scan.lengths
+    encoded = tokenizer.encode_documents(selection.texts(selection.used), workers)
+    numbers = np.flatnonzero(selection.used)
+    for place, (number, ids) in enumerate(zip(numbers, encoded, strict=True)):
+        side = train if selection.train[number] else validation
+        document = np.append(ids, np.int32(tokenizer.end_of_document))
+        side.add(document, int(lengths[number]), bool(repeats[number]))
+        if place % _PROGRESS_EVERY == 0:
+            update(
+                train.text_bytes + validation.text_bytes,
+                f"{train.writer.unique_tokens + validation.writer.unique_tokens:,} tokens",
+            )
+
+
+def _repeats(selection: Selection, mask: Mask) -> Mask:
+    """Documents under `mask` whose text an earlier document under it has."""
+    numbers = np.flatnonzero(mask)
+    repeats = np.zeros_like(mask)
+    digests = selection.scan.digests[numbers]
+    repeats[numbers] = first_with_same_text(digests) != np.arange(len(numbers))
+    return repeats
+
+
+def _metadata(
+    train: _Side,
+    validation: _Side,
+    split: CorpusSplit,
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+) -> list[StoreMetadata]:
+    """The metadata of the training and of the validation store."""
+    share = validation.text_bytes / (train.text_bytes + validation.text_bytes)
+    both = []
+    for side in (train, validation):
+        written = side.writer.finish()
+        own_split = Split(
+            role=side.role,
+            share_of_text=share,
+            seed=split.seed,
+            leaked_documents=split.selections[0].leaked,
+        )
+        both.append(
+            StoreMetadata(
+                unique_tokens=written.unique_tokens,
+                documents=written.documents,
+                text_bytes=side.text_bytes,
+                tokenizer=tokenizer.facts,
+                content_sha256=written.content_sha256,
+                index_sha256=written.index_sha256,
+                empty_documents=side.selection.scan.empty,
+                sources=side.selection.inputs.facts(),
+                duplicates=Duplicates(
+                    documents=side.repeats,
+                    share_of_tokens=side.repeated_tokens / max(1, written.unique_tokens),
+                    dropped=side.selection.dropped,
+                ),
+                split=own_split if split.has_validation else None,
+                shuffled=settings.get("shuffle") if side is train else None,
+                preparation=settings,
+            )
+        )
+    return both

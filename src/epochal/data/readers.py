@@ -1,7 +1,7 @@
 """Documents of one file: plain text, JSON lines or Parquet, plain, gzip or zstd.
 
 Each reader gives pairs of a document's text and the bytes of the file consumed so far (for a
-progress bar). A fault of the file is a DataError naming the file, the place and the mend.
+progress bar). A fault of the file is a DataError with the file, the place and what to do.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, get_args
+from typing import IO, Any, BinaryIO, Literal
 
+from epochal.data.options import PrepareOptions
 from epochal.errors import DataError, nearest
 
-DocumentRule = Literal["file", "line", "blank-line"]
-InvalidUTF8 = Literal["error", "replace"]
 Kind = Literal["text", "jsonl", "parquet"]
 Compression = Literal["", "gz", "zst"]
 Documents = Iterator[tuple[str, int]]
@@ -28,29 +26,8 @@ _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How documents are found in files."""
-
-    text_field: str = "text"
-    """Key (JSON lines) or column (Parquet) that holds the text."""
-    documents: DocumentRule = "file"
-    """What is a document in a plain text file: the whole file, each line, or each paragraph."""
-    invalid_utf8: InvalidUTF8 = "error"
-    """Refuse bytes that are not UTF-8, or put U+FFFD in their place."""
-
-    def __post_init__(self) -> None:
-        _choice("documents", self.documents, get_args(DocumentRule))
-        _choice("invalid_utf8", self.invalid_utf8, get_args(InvalidUTF8))
-
-
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise DataError(f"`{name}` = {value!r} is not one of {', '.join(allowed)}")
-
-
 def read_documents(
-    path: Path, kind: Kind, compression: Compression, options: ReadOptions
+    path: Path, kind: Kind, compression: Compression, options: PrepareOptions
 ) -> Documents:
     """The documents of one file. Documents without text come as ''."""
     with _faults(path):
@@ -76,7 +53,7 @@ def _faults(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path, compression: Compression) -> Iterator[tuple[IO[bytes], BinaryIO]]:
-    """The content of a file as a stream, and the file itself, whose place tells the progress."""
+    """The content of a file as a stream, and the file itself, whose position gives the progress."""
     with path.open("rb") as raw:
         if compression == "gz":
             with gzip.open(raw, "rb") as unpacked:
@@ -89,7 +66,7 @@ def _opened(path: Path, compression: Compression) -> Iterator[tuple[IO[bytes], B
 
 
 class _Zstd(io.RawIOBase):
-    """Unpacked content of a zstd file of one or more frames, which notices a truncated one."""
+    """Unpacked content of a zstd file of one or more frames, which detects a truncated one."""
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         import zstandard
@@ -130,7 +107,7 @@ class _Zstd(io.RawIOBase):
         return content
 
 
-def _decode(content: bytes, path: Path, offset: int, options: ReadOptions) -> str:
+def _decode(content: bytes, path: Path, offset: int, options: PrepareOptions) -> str:
     try:
         return content.decode(errors="strict" if options.invalid_utf8 == "error" else "replace")
     except UnicodeDecodeError as error:
@@ -138,13 +115,13 @@ def _decode(content: bytes, path: Path, offset: int, options: ReadOptions) -> st
         if offset == 0 and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             looks = " (it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`)"
         raise DataError(
-            f"{path} is not valid UTF-8 at byte {offset + error.start:,}{looks}; mend the file, or "
-            "let U+FFFD stand for such bytes with --invalid-utf8 replace"
+            f"{path} is not valid UTF-8 at byte {offset + error.start:,}{looks}; fix the file, or "
+            "have such bytes read as U+FFFD (`invalid_utf8` = replace)"
         ) from None
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(offset, line with its end) of each line; a byte-order mark is left out."""
+    """(offset in bytes, line with its end) of each line, without a byte-order mark."""
     offset = 0
     for line in stream:
         skip = len(_BOM) if offset == 0 and line.startswith(_BOM) else 0
@@ -152,7 +129,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         offset += len(line)
 
 
-def _text(path: Path, stream: IO[bytes], raw: BinaryIO, options: ReadOptions) -> Documents:
+def _text(path: Path, stream: IO[bytes], raw: BinaryIO, options: PrepareOptions) -> Documents:
     if options.documents == "file":
         content = stream.read()
         skip = len(_BOM) if content.startswith(_BOM) else 0
@@ -174,7 +151,7 @@ def _text(path: Path, stream: IO[bytes], raw: BinaryIO, options: ReadOptions) ->
             yield "".join(paragraph).rstrip("\r\n"), raw.tell()
 
 
-def _jsonl(path: Path, stream: IO[bytes], raw: BinaryIO, options: ReadOptions) -> Documents:
+def _jsonl(path: Path, stream: IO[bytes], raw: BinaryIO, options: PrepareOptions) -> Documents:
     for number, (offset, line) in enumerate(_lines(stream), 1):
         if not line.strip():
             continue
@@ -185,12 +162,12 @@ def _jsonl(path: Path, stream: IO[bytes], raw: BinaryIO, options: ReadOptions) -
         except (ValueError, RecursionError) as error:
             hint = ""
             if number == 1 and text.lstrip().startswith("["):
-                hint = "; it seems to be one JSON array, make it lines with `jq -c '.[]'`"
+                hint = "; it looks like one JSON array, turn it into lines with `jq -c '.[]'`"
             raise DataError(f"{place} is not valid JSON ({error}){hint}") from None
         yield _field(row, place, options), raw.tell()
 
 
-def _field(row: Any, place: str, options: ReadOptions) -> str:
+def _field(row: Any, place: str, options: PrepareOptions) -> str:
     """The text of one JSON line; '' for null."""
     field = options.text_field
     if not isinstance(row, dict):
@@ -200,7 +177,7 @@ def _field(row: Any, place: str, options: ReadOptions) -> str:
         there = ", ".join(map(repr, row)) or "none"
         raise DataError(
             f"{place} has no field {field!r}; its fields are {there}.{nearest(field, row)} Name "
-            "the one with the text by --text-field"
+            "the one with the text (`text_field`)"
         )
     text = row[field]
     if text is None:
@@ -208,12 +185,12 @@ def _field(row: Any, place: str, options: ReadOptions) -> str:
     if not isinstance(text, str):
         raise DataError(
             f"{place}: the field {field!r} holds {type(text).__name__} {text!r:.40}, not text; "
-            "name the field with the text by --text-field"
+            "name the field with the text (`text_field`)"
         )
     return _without_surrogates(text, place, options)
 
 
-def _without_surrogates(text: str, place: str, options: ReadOptions) -> str:
+def _without_surrogates(text: str, place: str, options: PrepareOptions) -> str:
     """JSON can spell half a character (\\ud800), which no UTF-8 can hold."""
     try:
         text.encode()
@@ -221,13 +198,13 @@ def _without_surrogates(text: str, place: str, options: ReadOptions) -> str:
         if options.invalid_utf8 == "error":
             raise DataError(
                 f"{place} spells half a character (a lone surrogate), which is not valid Unicode; "
-                "mend it, or let U+FFFD stand for it with --invalid-utf8 replace"
+                "fix it, or have it read as U+FFFD (`invalid_utf8` = replace)"
             ) from None
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
-def _parquet(path: Path, options: ReadOptions) -> Documents:
+def _parquet(path: Path, options: PrepareOptions) -> Documents:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -255,7 +232,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         there = ", ".join(map(repr, schema.names))
         raise DataError(
             f"{path} has no column {field!r}; its columns are {there}."
-            f"{nearest(field, schema.names)} Name the one with the text by --text-field"
+            f"{nearest(field, schema.names)} Name the one with the text (`text_field`)"
         )
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -263,11 +240,11 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
     if not any(test(kind) for test in is_text):
         raise DataError(
             f"{path}: the column {field!r} holds {kind}, not text; name the column with the text "
-            "by --text-field"
+            "(`text_field`)"
         )
 
 
-_READERS: dict[str, Callable[[Path, IO[bytes], BinaryIO, ReadOptions], Documents]] = {
+_READERS: dict[str, Callable[[Path, IO[bytes], BinaryIO, PrepareOptions], Documents]] = {
     "text": _text,
     "jsonl": _jsonl,
 }

@@ -1,11 +1,15 @@
-"""What is known of a corpus before it is tokenised: sizes, repeated texts, the split.
+"""Which document goes where: training, validation, or left out.
 
-Texts are told apart by a BLAKE2b digest of 128 bits, so a document costs 24 bytes of memory.
+One scan of the inputs finds lengths and repeated texts; then the split is decided, before anything
+is written. Whatever is in the validation set is taken out of the training set, documents with equal
+text included: the validation set is the common measure. Texts are identified by a BLAKE2b digest of
+128 bits, so a document costs 24 bytes of memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,19 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
-from epochal.data.corpus import RawCorpus
+from epochal.data.inputs import TextInputs
+from epochal.data.notes import CorpusNote
 from epochal.errors import DataError
 from epochal.progress import bar
+from epochal.results import Note, note
 
 Mask = NDArray[np.bool_]
 
 _DIGEST_BYTES = 16
 _PROGRESS_EVERY = 256
+_MANY_REPEATS = 0.2  # share of the documents; chosen by us
+_FAR_OFF = 2.0  # factor between the validation share and the wanted one; chosen by us
+_CHANGED = "an input file changed while it was being prepared; run the command again"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The documents of a corpus that have text, in order."""
+    """The documents of a text that are not empty, in order."""
 
     digests: NDArray[np.uint64]
     """[documents, 2] of their UTF-8 text."""
@@ -38,7 +47,7 @@ class Scan:
 
     @property
     def documents(self) -> int:
-        """Documents that have text."""
+        """Number of documents that have text."""
         return len(self.lengths)
 
     @cached_property
@@ -48,17 +57,143 @@ class Scan:
         return repeats
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What becomes of the documents of one text. Masks are [documents that have text]."""
+
+    inputs: TextInputs
+    scan: Scan
+    train: Mask
+    """For the training store."""
+    validation: Mask
+    """For the validation store."""
+    leaked: int = 0
+    """Documents left out of training because the validation set has their text."""
+    dropped: int = 0
+    """Documents left out, on request, because an earlier one has their text."""
+
+    @cached_property
+    def used(self) -> Mask:
+        """Documents that go into either store."""
+        used: Mask = self.train | self.validation
+        return used
+
+    def texts(self, wanted: Mask) -> Iterator[str]:
+        """Texts of the wanted documents. Raises DataError if the input changed since the scan."""
+        number = 0
+        digests = self.scan.digests.tobytes()
+        for text, _ in self.inputs.documents():
+            if not text:
+                continue
+            if number == self.scan.documents:
+                raise DataError(_CHANGED)
+            if wanted[number]:
+                if digest(text.encode()) != digests[16 * number : 16 * number + 16]:
+                    raise DataError(_CHANGED)
+                yield text
+            number += 1
+        if number != self.scan.documents:
+            raise DataError(_CHANGED)
+
+
+@dataclass(frozen=True)
+class CorpusSplit:
+    """Where every document goes."""
+
+    selections: tuple[Selection, ...]
+    """Of the inputs, and of the validation inputs if there are any."""
+    seed: int | None
+    """By which documents were held out; None if none were."""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation set."""
+        return any(selection.validation.any() for selection in self.selections)
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all text that goes into either store."""
+        return sum(int(each.scan.lengths[each.used].sum()) for each in self.selections)
+
+
+def split_corpus(
+    inputs: TextInputs, held_out: TextInputs | None, share: float, seed: int, drop_duplicates: bool
+) -> CorpusSplit:
+    """Scan the inputs and split them. `held_out` are the user's own validation inputs.
+
+    Raises DataError if no text is left for training.
+    """
+    scanned = scan(inputs)
+    usable = _usable(scanned, drop_duplicates)
+    chosen = np.zeros(scanned.documents, dtype=bool)
+    others: list[Selection] = []
+    if held_out is not None:
+        other = scan(held_out, "Scanning the validation text")
+        kept = _usable(other, drop_duplicates)
+        none = np.zeros_like(kept)
+        others = [Selection(held_out, other, none, kept, dropped=int((~kept).sum()))]
+        validation_digests = other.digests
+    else:
+        if share > 0:
+            chosen = choose_validation(scanned.lengths, share, seed, usable)
+        validation_digests = scanned.digests[chosen]
+    leaked = among(scanned.digests, validation_digests) & ~chosen & usable
+    train = usable & ~chosen & ~leaked
+    if not train.any():
+        raise DataError(
+            "no text is left for training: every document is also in the validation set; give "
+            "more text or another validation set, or do without one (`validation` = 0)"
+        )
+    main = Selection(inputs, scanned, train, chosen, int(leaked.sum()), int((~usable).sum()))
+    notes = (*_scan_notes(main, drop_duplicates), *_share_notes(main, share))
+    return CorpusSplit((main, *others), seed if share > 0 else None, notes)
+
+
+def _usable(scanned: Scan, drop_duplicates: bool) -> Mask:
+    return ~scanned.repeats if drop_duplicates else np.ones(scanned.documents, dtype=bool)
+
+
+def _scan_notes(main: Selection, dropping: bool) -> Iterator[Note]:
+    """Repeated, empty and binary documents, and leakage that was removed."""
+    scanned = main.scan
+    repeats = int(scanned.repeats.sum())
+    if repeats > _MANY_REPEATS * scanned.documents and not dropping:
+        yield note(CorpusNote.REPEATED, repeated=repeats, documents=scanned.documents)
+    if scanned.empty:
+        yield note(CorpusNote.EMPTY, documents=scanned.empty)
+    if scanned.with_nul:
+        yield note(CorpusNote.WITH_NUL, documents=scanned.with_nul)
+    if main.leaked:
+        yield note(CorpusNote.LEAKED, documents=main.leaked)
+
+
+def _share_notes(main: Selection, wanted: float) -> Iterator[Note]:
+    """Whether long documents made the validation set much larger or smaller than wanted."""
+    lengths = main.scan.lengths
+    taken, rest = int(lengths[main.validation].sum()), int(lengths[main.train].sum())
+    share = taken / (taken + rest)
+    if wanted and not wanted / _FAR_OFF <= share <= wanted * _FAR_OFF:
+        yield note(
+            CorpusNote.VALIDATION_SHARE,
+            share=share,
+            wanted=wanted,
+            validation_documents=int(main.validation.sum()),
+            documents=int(main.used.sum()),
+        )
+
+
 def digest(text: bytes) -> bytes:
-    """16 bytes that tell one text from another."""
+    """16 bytes that identify a text."""
     return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
 
-def scan(corpus: RawCorpus, title: str = "Scanning") -> Scan:
-    """Go through all documents once. Raises DataError if none has text."""
+def scan(inputs: TextInputs, title: str = "Scanning") -> Scan:
+    """Read all documents once. Raises DataError if none has text."""
     digests, lengths = bytearray(), []
     empty = with_nul = 0
-    with bar(title, corpus.bytes or None) as progress:
-        for number, (text, consumed) in enumerate(corpus.documents()):
+    with bar(title, inputs.bytes or None) as progress:
+        for number, (text, consumed) in enumerate(inputs.documents()):
             if number % _PROGRESS_EVERY == 0:
                 progress.update(consumed, f"{number:,} documents")
             if not text:
@@ -69,7 +204,7 @@ def scan(corpus: RawCorpus, title: str = "Scanning") -> Scan:
             lengths.append(len(content))
             with_nul += b"\0" in content
     if not lengths:
-        names = ", ".join(source.name for source in corpus.sources[:3])
+        names = ", ".join(source.name for source in inputs.sources[:3])
         raise DataError(
             f"there is no text in {names}: documents without text: {empty:,}; give a file with text"
         )
@@ -104,14 +239,14 @@ def choose_validation(lengths: NDArray[np.int64], share: float, seed: int, usabl
     Documents are ranked by a hash of (seed, their number) and taken from the lowest rank on,
     each if it brings the amount nearer to what is wanted, until that is reached. So the choice
     depends on nothing but seed, share and lengths. At least one document is taken, and never
-    all. Raises DataError if there is but one.
+    all. Raises DataError if there is only one.
     """
     numbers = np.flatnonzero(usable)
     if len(numbers) < 2:
         raise DataError(
             "all text is a single document, so no validation set can be split off; cut it into "
-            "documents with --documents blank-line (or line), bring a validation text with "
-            "--validation-inputs FILE, or do without by --validation 0"
+            "documents (`documents` = blank-line or line), give a validation text "
+            "(`validation_inputs`), or do without one (`validation` = 0)"
         )
     wanted = share * float(lengths[numbers].sum())
     key = rng.stream_key(seed, "validation split")

@@ -1,14 +1,27 @@
 """The token store: a corpus as token ids in `<prefix>.bin`, `<prefix>.idx` and `<prefix>.json`.
 
-The first two are the pair of the original code (Megatron's memory-mapped form), byte for
-byte, so stores travel both ways; `epochal.data.index_file` has the layout. The third is the
-passport. Nothing is loaded: the ids are a view of the file.
+The first two are the pair of the original code (Megatron's memory-mapped form), byte for byte, so
+stores travel both ways. The third is the metadata. Nothing is loaded: the ids are a view of the
+file. The index, little endian:
+
+    0        9 bytes  MMIDIDX and two zero bytes
+    9        u64      version, 1
+    17       u8       code of the tokens' type in .bin
+    18       u64      n, number of sequences
+    26       u64      m, length of the document list
+    34       i32[n]   tokens per sequence
+    34+4n    i64[n]   start of each sequence in .bin, in bytes
+    34+12n   i64[m]   document list: 0, then after each document the number of sequences so far
+
+A document is one sequence or several; nearly always one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import os
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +30,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.data.index_file import DocumentList, Sizes, read_index
-from epochal.data.passport import Parent, Passport, read_passport
+from epochal.data.metadata import Parent, StoreMetadata, read_metadata
+from epochal.data.notes import StoreNote
 from epochal.errors import DataError
+from epochal.files import storage_errors
 from epochal.progress import say
+from epochal.results import Note, note
 
 Tokens = NDArray[np.integer[Any]]
+Sizes = NDArray[np.int32]
+DocumentList = NDArray[np.int64]
+
+_HEADER = struct.Struct("<9sQBQQ")
+_MAGIC = b"MMIDIDX\x00\x00"
+_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+_CODES = {np.dtype(name): code for code, name in _TYPES.items()}
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +57,11 @@ class TokenStore:
     tokens: Tokens
     """[unique_tokens] all documents end to end, in the stored type; a view of the file."""
     sizes: Sizes
-    """Tokens per sequence."""
+    """[sequences] tokens per sequence."""
     document_list: DocumentList
     """[documents + 1] sequences before each document, and in the end all of them."""
-    passport: Passport | None = None
-    notes: tuple[str, ...] = ()
-    """What was put right while opening."""
+    metadata: StoreMetadata | None = None
+    notes: tuple[Note, ...] = ()
 
     @staticmethod
     def open(prefix: str | Path) -> TokenStore:
@@ -52,16 +74,13 @@ class TokenStore:
         _check_present(prefix, index_path, bin_path)
         index = read_index(index_path)
         tokens = _map_tokens(bin_path, index.dtype)
-        sizes, note = _fit(bin_path, tokens, index.sizes, index.document_list)
-        passport = _own_passport(prefix, len(tokens), len(index.document_list) - 1)
-        if note:
-            say(note)
-        notes = (note,) if note else ()
-        return TokenStore(prefix, tokens, sizes, index.document_list, passport, notes)
+        sizes, notes = _fit(bin_path, tokens, index.sizes, index.document_list)
+        metadata = _fitting_metadata(prefix, len(tokens), len(index.document_list) - 1)
+        return TokenStore(prefix, tokens, sizes, index.document_list, metadata, notes)
 
     @property
     def unique_tokens(self) -> int:
-        """U, tokens in the store, end-of-document marks included."""
+        """U, tokens in the store, end-of-document tokens included."""
         return len(self.tokens)
 
     @property
@@ -69,12 +88,9 @@ class TokenStore:
         """Number of documents."""
         return len(self.document_list) - 1
 
+    @cached_property
     def document_starts(self) -> NDArray[np.int64]:
         """[documents + 1] start of each document in `tokens`, and at last `unique_tokens`."""
-        return self._document_starts
-
-    @cached_property
-    def _document_starts(self) -> NDArray[np.int64]:
         ends = np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
         starts: NDArray[np.int64] = ends[self.document_list]
         starts.flags.writeable = False
@@ -82,28 +98,25 @@ class TokenStore:
 
     def document(self, number: int) -> Tokens:
         """Token ids of document `number` (from 0)."""
-        start, end = self._document_starts[number : number + 2]
+        start, end = self.document_starts[number : number + 2]
         return self.tokens[start:end]
 
+    @cached_property
     def content_sha256(self) -> str:
         """SHA-256 of the ids as stored: the identity of the data.
 
-        From the passport where it has one. A store and a view of the same tokens (see
-        `first`) share it, and a view differs from the whole.
+        From the metadata where it has one. A store and a view of the same tokens (see `first`)
+        share it, and a view differs from the whole.
         """
-        return self._content_sha256
-
-    @cached_property
-    def _content_sha256(self) -> str:
-        if self.passport is not None and self.passport.content_sha256 is not None:
-            return self.passport.content_sha256
+        if self.metadata is not None and self.metadata.content_sha256 is not None:
+            return self.metadata.content_sha256
         return hashlib.sha256(self.tokens.view(np.uint8).data).hexdigest()
 
-    def first(self, unique_tokens: int) -> TokenStore:
+    def first(self, unique_tokens: int, tokens_per_document: float | None = None) -> TokenStore:
         """A view of exactly the first `unique_tokens` tokens; the last document may be cut.
 
-        Views are nested: a larger budget contains a smaller one. Raises DataError if the store
-        holds fewer tokens.
+        Views are nested: a larger budget contains a smaller one. `tokens_per_document` only goes
+        into the metadata (see `Parent`). Raises DataError if the store holds fewer tokens.
         """
         total = self.unique_tokens
         if unique_tokens == total:
@@ -122,30 +135,23 @@ class TokenStore:
         sizes[-1] -= ends[last] - unique_tokens
         inner = self.document_list[self.document_list <= last]
         document_list = np.append(inner, last + 1)
-        truncated = unique_tokens not in self._document_starts
-        view = TokenStore(
-            self.prefix, self.tokens[:unique_tokens], sizes, document_list, None, self.notes
+        metadata = self.metadata and self.metadata.cut(
+            unique_tokens=unique_tokens,
+            documents=len(document_list) - 1,
+            truncated=unique_tokens not in self.document_starts,
+            parent=self.as_parent(tokens_per_document),
         )
-        if self.passport is None:
-            return view
-        return dataclasses.replace(
-            view,
-            passport=self.passport.cut(
-                unique_tokens=unique_tokens,
-                documents=view.documents,
-                truncated=truncated,
-                parent=self.as_parent("the first tokens"),
-            ),
-        )
+        tokens = self.tokens[:unique_tokens]
+        return TokenStore(self.prefix, tokens, sizes, document_list, metadata, self.notes)
 
-    def as_parent(self, how: str) -> Parent:
-        """What the passport of a store cut from this one says about this one."""
+    def as_parent(self, tokens_per_document: float | None = None) -> Parent:
+        """What the metadata of a store cut from this one says about this one."""
         return Parent(
             name=self.prefix.name,
             unique_tokens=self.unique_tokens,
             documents=self.documents,
-            content_sha256=self.content_sha256(),
-            how=how,
+            content_sha256=self.content_sha256,
+            tokens_per_document=tokens_per_document,
         )
 
 
@@ -179,18 +185,17 @@ def _check_present(prefix: Path, *paths: Path) -> None:
     )
 
 
-def _own_passport(prefix: Path, tokens: int, documents: int) -> Passport | None:
-    """The passport beside the store, if there is one. Its hashes are believed, so it must fit."""
+def _fitting_metadata(prefix: Path, tokens: int, documents: int) -> StoreMetadata | None:
+    """The metadata beside the store, if there is any. Its hashes are trusted, so it must fit."""
     path = suffixed(prefix, ".json")
-    passport = read_passport(path)
-    told = (passport.unique_tokens, passport.documents) if passport else (tokens, documents)
-    if told != (tokens, documents):
+    metadata = read_metadata(path)
+    if metadata and (metadata.unique_tokens, metadata.documents) != (tokens, documents):
         raise DataError(
-            f"the passport {path} speaks of {told[0]:,} tokens in {told[1]:,} documents, but the "
-            f"store holds {tokens:,} in {documents:,}; prepare the store again, or move that file "
-            "away to use the store without it"
+            f"the metadata {path} describes {metadata.unique_tokens:,} tokens in "
+            f"{metadata.documents:,} documents, but the store holds {tokens:,} in {documents:,}; "
+            "prepare the store again, or move that file away to use the store without it"
         )
-    return passport
+    return metadata
 
 
 def _map_tokens(path: Path, dtype: np.dtype[np.integer[Any]]) -> Tokens:
@@ -199,8 +204,8 @@ def _map_tokens(path: Path, dtype: np.dtype[np.integer[Any]]) -> Tokens:
         raise DataError(f"{path} is empty: a token store needs at least one token")
     if length % dtype.itemsize:
         raise DataError(
-            f"{path} has {length:,} bytes, which is no multiple of the {dtype.itemsize} bytes of "
-            "a token; it is truncated, copy or prepare it again"
+            f"{path} has {length:,} bytes, not a multiple of the {dtype.itemsize} bytes of a "
+            "token; it is truncated, copy or prepare it again"
         )
     try:
         return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
@@ -210,17 +215,17 @@ def _map_tokens(path: Path, dtype: np.dtype[np.integer[Any]]) -> Tokens:
 
 def _fit(
     path: Path, tokens: Tokens, sizes: Sizes, document_list: DocumentList
-) -> tuple[Sizes, str]:
-    """Sizes that add up to the .bin, and a note if they had to be put right.
+) -> tuple[Sizes, tuple[Note, ...]]:
+    """Sizes that add up to the .bin, and a note if they had to be corrected.
 
     `tools/preprocess_data.py --append-eod` of the original writes an end-of-text token after
     each document but leaves it out of the sizes, so that all later boundaries drift. One token
     per document too many, and the same id at the end of each document once one token is added
-    to it, can only be that; then the sizes are put right.
+    to it, can only be that; then the sizes are corrected.
     """
     total = int(sizes.sum(dtype=np.int64))
     if total == len(tokens):
-        return sizes, ""
+        return sizes, ()
     ends = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))[document_list]
     filled = np.flatnonzero(np.diff(ends))
     surplus = len(tokens) - total
@@ -229,13 +234,116 @@ def _fit(
         if (marks == marks[0]).all():
             sizes = sizes.copy()
             sizes[document_list[filled + 1] - 1] += 1
-            return sizes, (
-                f"{path}: the index leaves the end-of-document mark (id {marks[0]}) out of "
-                f"{surplus:,} documents' lengths, as preprocess_data.py --append-eod writes it; "
-                "the lengths were put right on reading"
-            )
+            say(f"{path}: lengths of {surplus:,} documents corrected on reading (--append-eod)")
+            values = {"file": str(path), "documents": surplus, "end_of_document": int(marks[0])}
+            return sizes, (note(StoreNote.LENGTHS_CORRECTED, **values),)
     state = "fewer" if surplus < 0 else "more"
     raise DataError(
         f"{path} holds {len(tokens):,} tokens, {state} than the {total:,} of its index; one of "
         "the two files is truncated or belongs to another store, copy or prepare it again"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The content of an index file, which describes its .bin."""
+
+    dtype: np.dtype[np.integer]
+    sizes: Sizes
+    """[n] tokens per sequence."""
+    document_list: DocumentList
+    """[documents + 1] sequences before each document, and in the end all of them."""
+
+
+def read_index(path: Path) -> Index:
+    """The index at `path`, checked for consistency.
+
+    Raises DataError for a file that is missing, foreign, truncated or contradicts itself.
+    """
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+    except OSError as error:
+        raise DataError(f"cannot read the index {path}: {error.strerror or error}") from error
+    dtype, sequences, entries = _parse_header(path, header)
+    expected = _HEADER.size + 12 * sequences + 8 * entries
+    if length != expected:
+        state = "is truncated" if length < expected else "is too long"
+        raise DataError(
+            f"{path} {state}: {sequences:,} sequences and {entries:,} entries of the document "
+            f"list need {expected:,} bytes but it has {length:,}; copy or prepare it again"
+        )
+    content = np.memmap(path, mode="r")
+    sizes_end = _HEADER.size + 4 * sequences
+    pointers_end = sizes_end + 8 * sequences
+    sizes = content[_HEADER.size : sizes_end].view("<i4").astype(np.int32)
+    document_list = content[pointers_end:].view("<i8").astype(np.int64)
+    _check_sizes(path, sizes, content[sizes_end:pointers_end].view("<i8"), dtype.itemsize)
+    _check_document_list(path, document_list, sequences)
+    return Index(dtype, sizes, document_list)
+
+
+def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:
+    """Write the index of a store in which every document is one sequence. Raises StorageError."""
+    count = len(sizes)
+    with storage_errors(path), path.open("wb") as file:
+        file.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1))
+        file.write(sizes.astype("<i4").tobytes())
+        for _, starts in _starts(sizes, dtype.itemsize):
+            file.write(starts.astype("<i8").tobytes())
+        for first in range(0, count + 1, _CHUNK):
+            entries = np.arange(first, min(first + _CHUNK, count + 1), dtype="<i8")
+            file.write(entries.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _parse_header(path: Path, header: bytes) -> tuple[np.dtype[np.integer], int, int]:
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        hint = ""
+        if header.startswith(b"TNTIDX"):
+            hint = " but its older `lazy`/`cached` form; write it with --dataset-impl mmap"
+        raise DataError(f"{path} is not the index of a Megatron token store{hint}")
+    _, version, code, sequences, entries = _HEADER.unpack(header)
+    if version != 1:
+        raise DataError(f"{path} has version {version}; only version 1 can be read")
+    if code not in _TYPES:
+        raise DataError(
+            f"{path} gives its tokens the type code {code}, which is not a type of token ids; "
+            f"allowed are {', '.join(map(str, _TYPES))}"
+        )
+    return np.dtype(_TYPES[code]), sequences, entries
+
+
+def _starts(sizes: Sizes, itemsize: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Start of each sequence in bytes, in pieces: (number of the first one, starts)."""
+    before = 0
+    for first in range(0, len(sizes), _CHUNK):
+        ends = before + np.cumsum(sizes[first : first + _CHUNK], dtype=np.int64) * itemsize
+        yield first, np.concatenate(([before], ends[:-1]))
+        before = int(ends[-1])
+
+
+def _check_sizes(path: Path, sizes: Sizes, pointers: NDArray[np.int64], itemsize: int) -> None:
+    if len(sizes) and sizes.min() < 0:
+        number = int(np.argmax(sizes < 0))
+        raise DataError(f"{path} is damaged: sequence {number} has a length of {sizes[number]}")
+    for first, starts in _starts(sizes, itemsize):
+        stated = pointers[first : first + len(starts)]
+        if (wrong := stated != starts).any():
+            number = int(np.argmax(wrong))
+            raise DataError(
+                f"{path} is damaged: sequence {first + number} should start at byte "
+                f"{starts[number]:,} of the .bin by the lengths before it, but the index says "
+                f"{stated[number]:,}; copy or prepare it again"
+            )
+
+
+def _check_document_list(path: Path, entries: DocumentList, sequences: int) -> None:
+    rising = len(entries) > 0 and bool((np.diff(entries) >= 0).all())
+    if not rising or entries[0] != 0 or entries[-1] != sequences:
+        raise DataError(
+            f"{path} is damaged: its document list should rise from 0 to {sequences:,}, the "
+            "number of sequences; copy or prepare it again"
+        )

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from epochal import files
-from epochal.data.index_file import write_index
-from epochal.data.passport import Passport
-from epochal.data.store import TokenStore, store_prefix, suffixed
+from epochal.data.metadata import StoreMetadata
+from epochal.data.store import TokenStore, store_prefix, suffixed, write_index
 from epochal.errors import DataError
 from epochal.progress import bar
 
@@ -32,9 +31,9 @@ def store_dtype(vocabulary: int) -> np.dtype[np.integer[Any]]:
 
 
 def remove_store(prefix: Path) -> None:
-    """Remove a store: its index first, so that no half of it looks whole, its passport last.
+    """Remove a store: its index first, so that no half of it looks whole, its metadata last.
 
-    The passport tells what is left after a kill from a file of something else.
+    After a kill the metadata distinguishes what is left from a file of something else.
     """
     for suffix in (".idx", ".bin", ".json"):
         with files.storage_errors(prefix):
@@ -43,7 +42,7 @@ def remove_store(prefix: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written, for the passport."""
+    """What was written: counts and hashes for the metadata."""
 
     unique_tokens: int
     documents: int
@@ -118,7 +117,7 @@ class StoreWriter:
         """Put the documents added so far into another order: `order[i]` becomes number i.
 
         Each piece of the new file is gathered in the old file's order, so that the disk is read
-        forward and a corpus may be larger than memory. For the while it needs the room twice.
+        forward and a corpus may be larger than memory. Meanwhile it needs twice the disk space.
         """
         sizes = np.array(self._sizes, dtype=np.int64)
         pieces = np.cumsum(sizes[order]) // self.reordered_at_once
@@ -151,7 +150,7 @@ class StoreWriter:
         return gathered.tobytes()
 
     def finish(self) -> Written:
-        """End the writing and say what was written; nothing is visible yet."""
+        """Finish writing and return what was written; nothing is visible yet."""
         if self._written is None:
             with files.storage_errors(suffixed(self.prefix, ".bin")):
                 self._file.flush()
@@ -166,23 +165,23 @@ class StoreWriter:
             )
         return self._written
 
-    def commit(self, passport: Passport | None = None) -> TokenStore:
+    def commit(self, metadata: StoreMetadata | None = None) -> TokenStore:
         """Give the files their names and open the store.
 
-        A store is there when its index is: an older index goes first and the new one comes
+        A store exists when its index does: an older index is removed first and the new one comes
         last, so that a kill at any moment leaves a whole store or none. Only names change by
-        then, so a full disk is noticed before an older store is touched.
+        then, so a full disk is found out before an older store is touched.
         """
         self.finish()
-        if passport is not None:
-            passport.write(self._json)
-        index, passport_path = suffixed(self.prefix, ".idx"), suffixed(self.prefix, ".json")
+        if metadata is not None:
+            metadata.write(self._json)
+        index, metadata_path = suffixed(self.prefix, ".idx"), suffixed(self.prefix, ".json")
         with files.storage_errors(index):
             index.unlink(missing_ok=True)
-            if passport is not None:
-                self._json.replace(passport_path)
+            if metadata is not None:
+                self._json.replace(metadata_path)
             else:
-                passport_path.unlink(missing_ok=True)
+                metadata_path.unlink(missing_ok=True)
             self._bin.replace(suffixed(self.prefix, ".bin"))
             self._idx.replace(index)
         self._done = True

@@ -1,217 +1,272 @@
-"""Where tokenizers come from: a name, files of several kinds, or training on the text."""
+"""Tokenizers: text ↔ ids 0 … vocabulary-1, with an end-of-document id and a mask id.
+
+All of them, the byte tokenizer included, are kept as one real `tokenizer.json` that Hugging
+Face's `tokenizers` and `transformers` load as it is. What that format has no key for (the
+name, and which token ends a document) is in an extra key `model.epochal`, which their
+readers skip (seen with tokenizers 0.21 and 0.23).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NoReturn
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as HFTokenizer
 
-from epochal.data.encoder import METADATA, Tokenizer
-from epochal.data.fast_bpe import byte_alphabet
-from epochal.errors import DataError, nearest
-from epochal.progress import say
+from epochal import files
+from epochal.data.fast_bpe import FastBPE, Ids, encode_slowly, letters_to_bytes, why_unproven
+from epochal.data.metadata import TokenizerFacts
+from epochal.data.parallel import cores, map_texts
+from epochal.errors import DataError
 
-END_TOKEN = "<|endoftext|>"
-SMALLEST_BPE = 257
-_NAMES = ("bytes", "gpt2")
-_HUB_REPOSITORY = "openai-community/gpt2"
+TOKENIZER_KEY = "epochal"
+"""Key of our own facts in a tokenizer.json."""
+END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
+"""Usual names of an end-of-document token, most usual first."""
+MASK_TEXT = "[MASK]"
 
 
-def load_tokenizer(spec: str | Path, end_of_document: str | None = None) -> Tokenizer:
-    """The tokenizer that `spec` names.
+class Tokenizer:
+    """Text → ids and back."""
 
-    `bytes`; `gpt2` (fetched from the Hugging Face hub); a tokenizer.json, also one that
-    `Tokenizer.save` wrote; or a folder with a tokenizer.json or with GPT-2's vocab.json and
-    merges.txt. `end_of_document` names the token that ends documents, if it has an unusual
-    name. Raises DataError that lists what is possible.
-    """
-    if spec == "bytes":
-        return _with_end(byte_tokenizer(), end_of_document)
-    path = Path(spec)
-    if path.is_dir():
-        return _from_folder(path, end_of_document)
-    if path.is_file():
-        return _from_file(path, end_of_document)
-    if spec == "gpt2":
-        return _from_hub(end_of_document)
-    if str(spec).startswith("bpe:"):
-        raise DataError(
-            f"{str(spec)!r} is a tokenizer still to be trained, which only `epochal data prepare` "
-            "does; name a file or a folder here"
+    def __init__(self, hf: HFTokenizer, name: str, end_token: str | None = None) -> None:
+        """Wrap a tokenizer of Hugging Face's library.
+
+        `end_token` ends documents; one of the usual names is looked for if it is not given.
+        Special tokens that are spelt out in a text are ordinary text. Raises DataError if no
+        end-of-document token is found, or if the tokenizer insists on special ids in text.
+        """
+        hf.no_truncation()
+        hf.no_padding()
+        hf.encode_special_tokens = True
+        self.name = name
+        self._hf = hf
+        self._tokens = _by_id(hf)
+        self.vocabulary = len(self._tokens)
+        self.end_token = _find_end_token(hf, name, end_token)
+        self.end_of_document = hf.get_vocab()[self.end_token]
+        self.mask = self.vocabulary
+        # An end token that is only an entry of vocab.json keeps its id by this.
+        hf.add_special_tokens([AddedToken(self.end_token, special=True, normalized=False)])
+        content = json.loads(hf.to_str())
+        self._special = {added["content"] for added in content["added_tokens"] if added["special"]}
+        self._refuse_special_ids()
+        self.kind = _kind(content, self._tokens, self.end_of_document)
+        self.why_slow = None if self.kind == "bytes" else why_unproven(hf)
+        """Why texts are encoded by `tokenizers`, not the faster tiktoken; None if they are not."""
+        self._fast = FastBPE(hf) if self.kind != "bytes" and self.why_slow is None else None
+
+    def encode(self, text: str) -> Ids:
+        """Ids [n] of `text`, without an end-of-document id."""
+        if self.kind == "bytes":
+            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+        if self._fast is not None:
+            return self._fast.encode(text)
+        return encode_slowly(self._hf, text)
+
+    def encode_documents(
+        self, texts: Iterable[str], workers: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
+        """Ids of each text, in order, on `workers` threads (all cores if not given)."""
+        return map_texts(self.encode, texts, workers if workers is not None else cores())
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of ids. A mask shows as [MASK], bytes that are not UTF-8 as U+FFFD."""
+        numbers = np.asarray(ids).ravel().tolist()
+        if self.token_byte_lengths is not None:
+            parts = (
+                self.token_bytes(i) if i < self.vocabulary else MASK_TEXT.encode() for i in numbers
+            )
+            return b"".join(parts).decode(errors="replace")
+        runs = groupby(numbers, key=lambda number: number < self.vocabulary)
+        return "".join(
+            self._hf.decode(list(run), skip_special_tokens=False)
+            if in_vocabulary
+            else MASK_TEXT * len(list(run))
+            for in_vocabulary, run in runs
         )
-    raise DataError(
-        f"there is no tokenizer {str(spec)!r}.{nearest(str(spec), _NAMES)} Give `bytes`, `gpt2`, a "
-        "tokenizer.json, or a folder with tokenizer.json or with vocab.json and merges.txt"
-    )
 
+    def token_text(self, number: int) -> str:
+        """The token as the vocabulary spells it."""
+        return self._tokens[number]
 
-def load_without_mask(
-    path: str | Path, mask: int | None, end_of_document: str | None = None
-) -> Tokenizer:
-    """The tokenizer.json `path`, its mask token of id `mask` left out: ours lies outside.
+    def token_bytes(self, number: int) -> bytes:
+        """The UTF-8 bytes that id `number` stands for; its name for a special token.
 
-    Raises DataError for what is no tokenizer.
-    """
-    return _from_file(Path(path), end_of_document, without=mask)
+        Raises DataError for a tokenizer that is not byte-level, whose tokens have none.
+        """
+        content = self._token_bytes[number]
+        if content is None:
+            raise DataError(
+                f"token {number} of the tokenizer {self.name} does not stand for fixed bytes"
+            )
+        return content
 
-
-def byte_tokenizer() -> Tokenizer:
-    """The 256 bytes as ids 0 … 255, and 256 as end of document."""
-    hf = HFTokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
-    return Tokenizer(_finished(hf, use_regex=False), "bytes", END_TOKEN)
-
-
-def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of at most `vocabulary` ids trained on `texts`, end of document included.
-
-    Deterministic. The ids are the 256 bytes, the merges in order, and last <|endoftext|>.
-    Merging stops before a pair that occurs only once, so a small text gives a smaller
-    vocabulary. Raises DataError for a vocabulary below 257.
-    """
-    if vocabulary < SMALLEST_BPE:
-        raise DataError(
-            f"a byte-level BPE of {vocabulary} tokens is not possible: it needs 256 bytes and an "
-            f"end of document; choose bpe:{SMALLEST_BPE} or more (bpe:8192 is usual)"
-        )
-    hf = HFTokenizer(models.BPE())
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 1,
-        min_frequency=2,
-        special_tokens=[],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    hf.train_from_iterator(texts, trainer)
-    return Tokenizer(_finished(hf), f"bpe:{vocabulary}", END_TOKEN)
-
-
-def parse_bpe(spec: str | Path) -> int | None:
-    """`bpe:8192` → 8192; None for any other tokenizer. Raises DataError for `bpe:many`."""
-    text = str(spec)
-    if not text.startswith("bpe:"):
-        return None
-    try:
-        vocabulary = int(text.removeprefix("bpe:").replace("_", ""))
-    except ValueError:
-        raise DataError(f"{text!r} is not a tokenizer; write for example bpe:8192") from None
-    if vocabulary < SMALLEST_BPE:
-        raise DataError(
-            f"{text!r} is too small: a byte-level BPE needs 256 bytes and an end of document; "
-            f"choose bpe:{SMALLEST_BPE} or more (bpe:8192 is usual)"
-        )
-    return vocabulary
-
-
-def _finished(hf: HFTokenizer, use_regex: bool = True) -> HFTokenizer:
-    """GPT-2's splitting and joining around a byte-level model, and the end-of-document token."""
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    hf.decoder = decoders.ByteLevel()
-    hf.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
-    return hf
-
-
-def _with_end(tokenizer: Tokenizer, end_of_document: str | None) -> Tokenizer:
-    if end_of_document not in (None, tokenizer.end_token):
-        raise DataError(
-            f"the tokenizer {tokenizer.name} ends documents with {tokenizer.end_token!r} and has "
-            f"no token {end_of_document!r}; leave --end-of-document out"
-        )
-    return tokenizer
-
-
-def _from_folder(folder: Path, end_of_document: str | None) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        return _from_file(folder / "tokenizer.json", end_of_document)
-    # The original's own copy is called gpt2-vocab.json and gpt2-merges.txt.
-    vocabularies = sorted(folder.glob("*vocab.json"))
-    merges = sorted(folder.glob("*merges.txt"))
-    if len(vocabularies) != 1 or len(merges) != 1:
-        raise DataError(
-            f"the folder {folder} holds no tokenizer: it needs a tokenizer.json, or one vocab.json "
-            "with one merges.txt"
-        )
-    return _from_gpt2_files(vocabularies[0], merges[0], folder.resolve().name, end_of_document)
-
-
-def _from_gpt2_files(
-    vocabulary: Path, merges: Path, name: str, end_of_document: str | None
-) -> Tokenizer:
-    try:
-        hf = HFTokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
-    except Exception as error:  # the library raises nothing more precise
-        raise DataError(f"cannot read the tokenizer {vocabulary} with {merges}: {error}") from error
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    hf.decoder = decoders.ByteLevel()
-    return Tokenizer(hf, name, end_of_document)
-
-
-def _from_file(path: Path, end_of_document: str | None, without: int | None = None) -> Tokenizer:
-    """The tokenizer in a tokenizer.json, without the added token of id `without`, if given."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if without is not None:
-            added = content.get("added_tokens", [])
-            content["added_tokens"] = [token for token in added if token["id"] != without]
-        hf = HFTokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises nothing more precise
-        hint = "; for GPT-2's two files give their folder" if path.name != "tokenizer.json" else ""
-        raise DataError(f"{path} is not a tokenizer.json ({error}){hint}") from error
-    kept = content["model"].get(METADATA, {})
-    name = kept.get("name") or path.resolve().parent.name
-    return Tokenizer(hf, name, end_of_document or kept.get("end_of_document"))
-
-
-def _from_hub(end_of_document: str | None) -> Tokenizer:
-    local = "download vocab.json and merges.txt of GPT-2 into a folder and give that folder instead"
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise DataError(
-            f"the tokenizer gpt2 is fetched with huggingface_hub, which is not installed: run "
-            f"`pip install 'epochal[hub]'`, or {local}"
-        ) from None
-
-    def files_of_gpt2(cached: bool) -> list[Path]:
+    @cached_property
+    def _token_bytes(self) -> list[bytes | None]:
+        byte_level = self.kind in ("bytes", "byte-level-bpe")
+        spell = letters_to_bytes if byte_level else lambda token: None
         return [
-            Path(huggingface_hub.hf_hub_download(_HUB_REPOSITORY, name, local_files_only=cached))
-            for name in ("vocab.json", "merges.txt")
+            token.encode() if token in self._special else spell(token) for token in self._tokens
         ]
 
-    try:
-        paths = files_of_gpt2(cached=True)
-    except OSError:  # never fetched before
-        say("fetching the tokenizer gpt2 from the Hugging Face hub")
-        try:
-            with quiet("huggingface_hub"):  # it would tell of each try
-                paths = files_of_gpt2(cached=False)
-        except Exception as error:  # offline, blocked, moved: many kinds, from several libraries
-            raise DataError(
-                f"the tokenizer gpt2 could not be fetched from the Hugging Face hub "
-                f"({reason(error)}); go online once, or {local}"
-            ) from error
-    return _from_gpt2_files(paths[0], paths[1], "gpt2", end_of_document)
+    @cached_property
+    def token_byte_lengths(self) -> NDArray[np.int64] | None:
+        """[vocabulary] bytes of text per id, 0 for special tokens; None if not byte-level."""
+        if any(content is None for content in self._token_bytes):
+            return None
+        return np.array(
+            [
+                0 if token in self._special else len(content or b"")
+                for token, content in zip(self._tokens, self._token_bytes, strict=True)
+            ]
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of what decides the ids: vocabulary, merges, splitting, end of document.
+
+        It is the same for GPT-2's two files, for tokenizer.json and for what `save` wrote, and
+        does not depend on the name.
+        """
+        content = json.loads(self._hf.to_str())
+        model = content["model"]
+        merges = model.get("merges", ())
+        model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
+        for part in (content["pre_tokenizer"] or {}, content["decoder"] or {}):
+            part.pop("trim_offsets", None)
+        # Settings of the model that are off are written as null, false, "" or not at all,
+        # depending on the library's version. Decoder and post-processor decide no ids.
+        decisive = {
+            "model": {
+                k: v for k, v in model.items() if v is not None and v is not False and v != ""
+            },
+            "normalizer": content["normalizer"],
+            "pre_tokenizer": content["pre_tokenizer"],
+            "added": sorted([added["id"], added["content"]] for added in content["added_tokens"]),
+            "end_of_document": self.end_of_document,
+        }
+        return files.sha256_json(decisive)
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        """The tokenizer's entry in a store's metadata."""
+        return TokenizerFacts(
+            name=self.name,
+            kind=self.kind,
+            sha256=self.sha256,
+            vocabulary=self.vocabulary,
+            end_of_document=self.end_of_document,
+            mask=self.mask,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to the one file `path`, which `load_tokenizer` restores."""
+        content = json.loads(self._hf.to_str())
+        content["model"][TOKENIZER_KEY] = {"name": self.name, "end_of_document": self.end_token}
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        files.write_text(Path(path), text + "\n")
+
+    def _refuse_special_ids(self) -> None:
+        for token in sorted(self._special):
+            spelt = (letters_to_bytes(token) or token.encode()).decode(errors="replace")
+            number = self._hf.token_to_id(token)
+            if any(number in encode_slowly(self._hf, text) for text in {token, spelt}):
+                raise DataError(
+                    f"the tokenizer {self.name} turns the plain text {token!r} into its special "
+                    "token, so text could end a document by accident; use another tokenizer"
+                )
 
 
-@contextlib.contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """Let `library` log errors only."""
-    logger = logging.getLogger(library)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+class UnknownTokenizer(Tokenizer):
+    """Stands for the tokenizer of an imported model that came without one: only its size is known.
+
+    Logits and likelihoods of ids work; whatever needs text raises DataError with what to do.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        """Ids 0 … vocabulary − 1; as in GPT-2's the last ends a document, and the mask follows."""
+        self.name = "unknown"
+        self.kind = "unknown"
+        self.vocabulary = vocabulary
+        self.mask = vocabulary
+        self.end_of_document = vocabulary - 1
+        self.end_token = ""
+        self.why_slow = None
+
+    def encode(self, text: str) -> NoReturn:
+        """Raise DataError: there is no vocabulary to look text up in."""
+        raise DataError(_TOKENIZER_NEEDED)
+
+    def decode(self, ids: ArrayLike) -> NoReturn:
+        """Raise DataError: there is no vocabulary to look ids up in."""
+        raise DataError(_TOKENIZER_NEEDED)
+
+    def save(self, path: str | Path) -> NoReturn:
+        """Raise DataError: there is nothing to save."""
+        raise DataError(_TOKENIZER_NEEDED)
+
+    @cached_property
+    def token_byte_lengths(self) -> NDArray[np.int64] | None:
+        """None: bytes per token are not known."""
+        return None
+
+    @cached_property
+    def sha256(self) -> str:
+        """A value that no real tokenizer has."""
+        return f"unknown-{self.vocabulary}"
 
 
-def reason(error: BaseException) -> str:
-    """First line of what lies at the root of `error`."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+NOT_KNOWN = "not known"
+"""Stands for a checksum in the record of a run that was imported without a corpus."""
+
+_TOKENIZER_NEEDED = (
+    "this imported model came without a tokenizer, so its ids cannot be turned into text; import "
+    "it again with a tokenizer (a tokenizer.json, a folder with vocab.json and merges.txt, or gpt2)"
+)
+
+
+def _by_id(hf: HFTokenizer) -> list[str]:
+    """Every token in the order of ids; a hole gets an unused name."""
+    vocabulary: dict[str, int] = hf.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise DataError("the tokenizer has no tokens")
+    tokens = [f"<unused {number}>" for number in range(max(vocabulary.values()) + 1)]
+    for token, number in vocabulary.items():
+        tokens[number] = token
+    return tokens
+
+
+def _find_end_token(hf: HFTokenizer, name: str, end_token: str | None) -> str:
+    candidates = END_TOKENS if end_token is None else (end_token,)
+    for candidate in candidates:
+        if hf.token_to_id(candidate) is not None:
+            return candidate
+    if end_token is not None:
+        problem = f"has no token {end_token!r}"
+    else:
+        problem = f"has none of the usual end-of-document tokens ({', '.join(END_TOKENS)})"
+    raise DataError(
+        f"the tokenizer {name} {problem}; name a token of its vocabulary (`end_of_document`)"
+    )
+
+
+def _kind(content: dict[str, Any], tokens: list[str], end: int) -> str:
+    """bytes, byte-level-bpe, or the name of the model."""
+    model: str = content["model"]["type"]
+    pre = json.dumps(content["pre_tokenizer"])
+    if model != "BPE" or '"ByteLevel"' not in pre:
+        return model.lower()
+    plain = content["normalizer"] is None and not content["model"]["merges"]
+    if plain and '"use_regex": false' in pre and len(tokens) == 257 and end == 256:
+        numbers = [letters_to_bytes(token) for token in tokens[:256]]
+        if numbers == [bytes([number]) for number in range(256)]:
+            return "bytes"
+    return "byte-level-bpe"

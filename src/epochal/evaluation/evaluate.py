@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from epochal.data.opened import Corpus, open_corpus
-from epochal.data.unknown import NOT_KNOWN, UnknownTokenizer
-from epochal.data.windows import ScoredWindows
+from epochal.data.corpus import Corpus, open_corpus
+from epochal.data.rows import ScoredWindows
+from epochal.data.tokenizer import NOT_KNOWN, UnknownTokenizer
 from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, RunError, UserError
 from epochal.estimates import Estimate
@@ -194,7 +194,7 @@ def corpus_of(record: RunRecord, loaded: LoadedModel, options: Options) -> Corpu
 
 def _check_same_validation(record: RunRecord, data: Corpus) -> None:
     """A result kept with a run must be of the validation set that the run was judged on."""
-    if data.validation.content_sha256() != record.info["corpus"]["validation"]["content_sha256"]:
+    if data.validation.content_sha256 != record.info["corpus"]["validation"]["content_sha256"]:
         raise RunError(
             f"the validation set {data.validation.prefix} has changed since {record.path} was "
             "trained; restore it, or name the corpus to score with --corpus"
@@ -224,7 +224,7 @@ def make_evaluator(
         loaded.objective,
         loaded.machine,
         ScoredWindows(tokens, length),
-        data.validation.document_starts(),
+        data.validation.document_starts,
         loaded.tokenizer.vocabulary,
         batch,
         share=share,
@@ -310,6 +310,6 @@ def make_result(
         documents=evaluator.documents,
         draws=evaluator.draws,
         sequence_length=loaded.sequence_length,
-        validation_sha256=data.validation.content_sha256(),
+        validation_sha256=data.validation.content_sha256,
         seconds=seconds,
     )

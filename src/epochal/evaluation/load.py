@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal import files
-from epochal.data import Tokenizer, load_tokenizer
-from epochal.data.unknown import UnknownTokenizer
+from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import Machine, find_machine
 from epochal.errors import CheckpointError, UserError
 from epochal.families import get_family

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from epochal import files
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import EpochalError, OptionError, UserError
 from epochal.evaluation.evaluate import which_checkpoint
 from epochal.evaluation.load import LoadedModel, load_run
@@ -205,7 +205,7 @@ def _real_texts(author: LoadedModel, tokens: int, samples: int) -> list[list[int
         data = open_corpus(dataclasses.replace(author.recipe.data, unique_tokens=None))
     except EpochalError:
         return []
-    starts = data.validation.document_starts()
+    starts = data.validation.document_starts
     long = [start for start, end in pairwise(starts) if end - start > tokens]
     whole = data.validation.tokens
     return [np.asarray(whole[start : start + tokens]).tolist() for start in long[:samples]]

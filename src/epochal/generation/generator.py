@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from epochal.data import Tokenizer
+from epochal.data.tokenizer import Tokenizer
 from epochal.device import Machine
 from epochal.errors import UserError
 from epochal.families import Family

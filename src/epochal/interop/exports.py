@@ -8,7 +8,7 @@ from typing import Any
 
 from epochal import files
 from epochal._version import __version__
-from epochal.data.unknown import UnknownTokenizer
+from epochal.data.tokenizer import UnknownTokenizer
 from epochal.errors import RunError, UserError
 from epochal.evaluation.load import CheckpointName, load_run
 from epochal.interop.hf_export import DTYPES, Dtype, Exported, mask_name, portable, write_hf

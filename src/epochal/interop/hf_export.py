@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from epochal import files
-from epochal.data import Tokenizer
+from epochal.data.tokenizer import Tokenizer
 from epochal.interop import hf_format
 from epochal.models import Transformer
 from epochal.recipe import Recipe, recipe_toml

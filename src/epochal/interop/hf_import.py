@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epochal.data import Tokenizer
-from epochal.data.tokenizer import load_without_mask
+from epochal.data.tokenizer import Tokenizer
+from epochal.data.tokenizer_sources import load_without_mask
 from epochal.errors import CheckpointError
 from epochal.interop import hf_format
 from epochal.interop.foreign import ForeignModel

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from epochal import files
-from epochal.data import PreparedCorpus, Tokenizer, load_tokenizer
-from epochal.data.folder import is_prepared
-from epochal.data.opened import Corpus, open_corpus
-from epochal.data.unknown import NOT_KNOWN, UnknownTokenizer
+from epochal.data.corpus import Corpus, is_prepared, open_corpus
+from epochal.data.tokenizer import NOT_KNOWN, Tokenizer, UnknownTokenizer
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import find_machine
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.interop import (
@@ -110,7 +109,7 @@ def open_foreign(
 
 def _named_tokenizer(spec: str | Path | None, corpus: str | Path | None) -> Tokenizer | None:
     if corpus is not None and (spec is None or not is_prepared(Path(corpus))):
-        return PreparedCorpus.open(corpus).tokenizer  # or says what is missing
+        return Corpus.open(corpus).tokenizer  # or says what is missing
     return None if spec is None else load_tokenizer(spec)
 
 
@@ -204,7 +203,7 @@ def _info(settings: Recipe, corpus: Corpus | None, numbers: RunNumbers) -> dict[
         "unique_tokens": numbers.unique_tokens,
         "documents": 0,
         "content_sha256": NOT_KNOWN,
-        "passport": None,
+        "metadata": None,
     }
     return info | {"corpus": {"train": unknown, "validation": unknown}}
 

@@ -149,21 +149,21 @@ def _result(result: NLLResult) -> str:
 
 
 def _corpus(record: RunRecord) -> str:
-    """The passports of both stores, as far as there are any."""
+    """The metadata of both stores, as far as there are any."""
     parts = []
     for role, facts in record.info["corpus"].items():
         pairs = {"documents": f"{facts['documents']:,}", "content SHA-256": facts["content_sha256"]}
         tokens = {"unique tokens": f"{facts['unique_tokens']:,}"}
-        passport = facts.get("passport")
-        if passport is None and not facts["documents"]:
+        metadata = facts.get("metadata")
+        if metadata is None and not facts["documents"]:
             return "Not known: the model was imported without its corpus."
         names = ""
-        if passport is not None:
-            tokenizer = passport.get("tokenizer") or {}
-            if passport.get("text_bytes"):
-                pairs["text bytes"] = f"{passport['text_bytes']:,}"
+        if metadata is not None:
+            tokenizer = metadata.get("tokenizer") or {}
+            if metadata.get("text_bytes"):
+                pairs["text bytes"] = f"{metadata['text_bytes']:,}"
             pairs["tokenizer"] = f"{tokenizer.get('name')}, {tokenizer.get('vocabulary')} tokens"
-            names = _sources(passport.get("sources") or {})
+            names = _sources(metadata.get("sources") or {})
         parts.append(f"### {str(role).capitalize()}\n\n{_table((tokens | pairs).items())}{names}")
     return "\n\n".join(parts)
 

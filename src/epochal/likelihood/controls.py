@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.data.windows import ScoredWindows
+from epochal.data.rows import ScoredWindows
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def unigram_nll(windows: ScoredWindows, vocabulary: int) -> Floats:
     firsts = [*range(0, full, _CHUNK), *([full] if full < len(windows) else [])]
     for first in firsts:
         last = min(first + _CHUNK, full) if first < full else len(windows)
-        ids = windows.rows(first, last - first).tokens[:, 1:]
+        ids = windows.rows(first, last - first)[:, 1:]
         counts += np.bincount(ids.ravel(), minlength=vocabulary)[:vocabulary]
     return np.asarray(-np.log(counts / counts.sum()))
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epochal.data.windows import ScoredWindows
+from epochal.data.rows import ScoredWindows
 from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
@@ -181,11 +181,11 @@ class Evaluator:
         levels, keys = self._plan.levels(number), self._plan.keys(number)
         for part, counts in self.share.deal(self._parts()):
             rows = self.windows.rows(part.start, part.stop - part.start)
-            tokens = torch.from_numpy(rows.tokens)
+            tokens = torch.from_numpy(rows)
             problem = self.objective.likelihood_problem(
                 tokens, scored_positions(tokens), Draw(levels[part], keys[part])
             )
-            yield _Batch(part, counts, rows.tokens[:, 1:], problem)
+            yield _Batch(part, counts, rows[:, 1:], problem)
 
     def _parts(self) -> list[slice]:
         """Batches of windows of one length."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epochal.data.batches import Tokens, circular_windows
+from epochal.data.rows import Tokens, circular_windows
 from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from epochal import files
 from epochal.data.canaries import read_canaries, references
+from epochal.data.rows import ScoredWindows
 from epochal.data.store import TokenStore
-from epochal.data.windows import ScoredWindows
 from epochal.errors import CheckpointError, UserError
 from epochal.estimates import Estimate
 from epochal.evaluation.load import LoadedModel, load_run
@@ -199,7 +199,7 @@ def _nll(loaded: LoadedModel, store: TokenStore, given: Settings) -> Estimate:
         loaded.objective,
         loaded.machine,
         ScoredWindows(store.tokens, loaded.sequence_length, given.max_tokens),
-        store.document_starts(),
+        store.document_starts,
         loaded.tokenizer.vocabulary,
         evaluation_batch(loaded.recipe),
     )

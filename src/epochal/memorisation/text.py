@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from epochal import rng
 from epochal.data.blend import Blend
 from epochal.data.canaries import Canary
-from epochal.data.encoder import Tokenizer
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.data.store import TokenStore
-from epochal.data.unknown import NOT_KNOWN
+from epochal.data.tokenizer import NOT_KNOWN, Tokenizer
 from epochal.errors import RunError, UserError
 from epochal.evaluation.load import tokenizer_of
 from epochal.runs import RunRecord
@@ -50,7 +49,7 @@ class Text:
                 f"{record.path} was trained on a blend of stores; memorise needs a single one"
             )
         for role, store in (("train", text), ("validation", corpus.validation)):
-            if store.content_sha256() != known[role]:
+            if store.content_sha256 != known[role]:
                 raise RunError(
                     f"the store {store.prefix} is not the one that {record.path} was trained "
                     "with, so what the run remembers of it would mean nothing; restore it"
@@ -97,7 +96,7 @@ def places(store: TokenStore, need: int, most: int, seed: int) -> Integers:
     Spread over the documents as evenly as their lengths allow, at random offsets; all prefixes
     end at the same place, so that only their length differs.
     """
-    starts = store.document_starts()
+    starts = store.document_starts
     room = np.maximum(np.diff(starts) - need + 1, 0)
     visits = even_share(room, min(most, int(room.sum())))
     first = [

@@ -52,7 +52,7 @@ def store_rows(groups: Sequence[Group]) -> list[list[str]]:
     rows: dict[tuple[str, ...], None] = {}
     for group in groups:
         for role, facts in group.runs[0].record.info["corpus"].items():
-            metadata = facts.get("passport") or {}
+            metadata = facts.get("metadata") or {}
             tokens = int(facts.get("unique_tokens") or metadata.get("unique_tokens") or 0)
             text_bytes, tokenizer = metadata.get("text_bytes"), metadata.get("tokenizer")
             duplicates = metadata.get("duplicates")
@@ -72,8 +72,8 @@ def corpus(group: Group) -> list[tuple[str, Pairs, list[str]]]:
     """(role, facts, source files) of the training and of the validation store."""
     stores = []
     for role, facts in group.runs[0].record.info["corpus"].items():
-        metadata = facts.get("passport")
-        pairs = flatten({key: value for key, value in facts.items() if key != "passport"})
+        metadata = facts.get("metadata")
+        pairs = flatten({key: value for key, value in facts.items() if key != "metadata"})
         names: list[str] = []
         if metadata is None:
             pairs.append(("metadata", "none: the store came without any"))

@@ -175,6 +175,9 @@ class RunFolder:
             )
         if isinstance(info.get("identity"), dict):
             info["identity"] = rename_flat(info["identity"], notice=False)
+        for facts in info.get("corpus", {}).values():
+            if "passport" in facts:  # its name up to version 0.1.0
+                facts["metadata"] = facts.pop("passport")
         return info
 
     @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from epochal.data.blend import Blend
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.data.store import TokenStore
 from epochal.errors import EpochalError
 from epochal.runs import RunRecord

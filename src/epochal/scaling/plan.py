@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import UserError
 from epochal.recipe.schema import Data
 from epochal.scaling.law import ScalingLaw

@@ -9,7 +9,7 @@ from typing import Any
 
 from epochal import files
 from epochal.comparison import Comparison, compare_runs
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import NotFiniteError, RecipeError, RunError
 from epochal.evaluation.evaluate import evaluate_best
 from epochal.evaluation.load import load_run

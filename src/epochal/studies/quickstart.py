@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from epochal.comparison import Comparison
-from epochal.data import prepare
-from epochal.data.folder import order_for_sampling
-from epochal.data.readers import DocumentRule
+from epochal.data.corpus import shuffle_seed_for
+from epochal.data.options import DocumentRule, PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.progress import say
 from epochal.recipe import load_recipe
 from epochal.report import write_report
+from epochal.report.text import describe
 from epochal.studies.compare import compare
 
 RECIPE = "quickstart"
@@ -56,8 +57,11 @@ def quickstart(
     # A single file is cut at blank lines, or there would be nothing to hold out.
     rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
     # Only a part of the text may be trained on, so that part should be a fair sample of it.
-    shuffle = order_for_sampling(corpus, text)
-    made = prepare(text or "builtin", corpus, tokenizer=TOKENIZER, documents=rule, shuffle=shuffle)
+    shuffle = shuffle_seed_for(corpus, text)
+    options = PrepareOptions(tokenizer=TOKENIZER, documents=rule, shuffle=shuffle)
+    made = prepare(text or "builtin", corpus, options)
+    for note in made.notes:
+        say(describe(note))
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from epochal.data import PreparedCorpus
+from epochal.data.corpus import Corpus
 from epochal.device import find_device
 from epochal.errors import UserError
 from epochal.families import family_names
@@ -58,7 +58,7 @@ class Lab:
     folder: Path
     clock: Clock
     jobs: int
-    corpus: PreparedCorpus
+    corpus: Corpus
     stages: Stages
     notes: list[str]
 
@@ -87,7 +87,7 @@ class Lab:
                 make_slots(self.jobs)[0].threads,
                 min(3.0, max(0.5, limit / 2)),
             )
-            validation = self.corpus.validation.unique_tokens if self.corpus.validation else 0
+            validation = self.corpus.validation.unique_tokens
             known = {
                 "seconds_per_token": [[*key, value] for key, value in speeds.items()],
                 "overhead": _seconds_to_start(),

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from epochal import files
-from epochal.data import PreparedCorpus, prepare
 from epochal.data.builtin import builtin_documents
-from epochal.data.folder import order_for_sampling
-from epochal.data.readers import DocumentRule
+from epochal.data.corpus import Corpus, shuffle_seed_for
+from epochal.data.options import DocumentRule, PrepareOptions
+from epochal.data.prepare import prepare
+from epochal.data.store import TokenStore
 from epochal.errors import EpochalError, UserError
+from epochal.progress import say
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
+from epochal.report.text import describe
 from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.plan import plan
 from epochal.scaling.planner import PlanReport
@@ -163,7 +166,7 @@ class _Study:
             files.write_text(place, recipe_toml(recipe))
             self.recipes[one.family] = str(place)
 
-    def _prepare(self, text: str | Path | None, tokenizer: str | None) -> PreparedCorpus:
+    def _prepare(self, text: str | Path | None, tokenizer: str | None) -> Corpus:
         began = time.monotonic()
         size = _text_bytes(text)
         share = min(0.1, max(0.002, VALIDATION_TOKENS * BYTES_PER_TOKEN / max(1, size)))
@@ -171,18 +174,22 @@ class _Study:
         made = prepare(
             text or "builtin",
             self.folder / "corpus",
-            tokenizer=tokenizer or _tokenizer_for(size),
-            validation=float(f"{share:.2g}"),
-            documents=rule,
-            shuffle=order_for_sampling(self.folder / "corpus", text),  # probes train on parts
+            PrepareOptions(
+                tokenizer=tokenizer or _tokenizer_for(size),
+                validation=float(f"{share:.2g}"),
+                documents=rule,
+                shuffle=shuffle_seed_for(self.folder / "corpus", text),  # probes train on parts
+            ),
         )
+        for note in made.notes:
+            say(describe(note))
         self.stages.add("prepare", began, f"{made.train.unique_tokens:,} unique tokens")
         self.clock.save()
         return made
 
-    def _fit(self, corpus: PreparedCorpus) -> StudyLaws | None:
+    def _fit(self, corpus: Corpus) -> StudyLaws | None:
         """Laws that can describe what was seen; None, with a note, where none is determined."""
-        assert corpus.validation is not None  # a study holds out a share of its text
+        assert isinstance(corpus.train, TokenStore)  # as `prepare` makes it
         vocabulary = corpus.tokenizer.vocabulary
         level = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
         try:

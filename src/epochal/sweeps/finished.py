@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal import files
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import RunError
 from epochal.recipe import Recipe, identity
 from epochal.recipe.load import differing_keys

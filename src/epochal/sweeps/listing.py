@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.estimate import estimate_time

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal import files
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import OptionError, RunError
 from epochal.recipe import find_recipe, load_recipe, recipe_toml
 from epochal.results import Note, NoteCode, note

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal import files
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.errors import RecipeError, UserError
 from epochal.progress import say
 from epochal.recipe import Recipe, recipe_toml

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from epochal.data import load_tokenizer
-from epochal.data.opened import open_corpus
+from epochal.data.corpus import open_corpus
 from epochal.data.store import store_prefix, suffixed
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import RecipeError
 from epochal.recipe import Recipe, RecipeLike, RunNumbers, load_recipe, run_numbers
 from epochal.recipe.estimate import Memory, Sharding, Time, estimate_memory, estimate_time

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from epochal.data.opened import open_corpus
-from epochal.data.orders import row_order
+from epochal.data.blend import row_order
+from epochal.data.corpus import open_corpus
 from epochal.device import find_machine
 from epochal.families import family_names
 from epochal.objectives import objective

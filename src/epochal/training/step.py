@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from epochal import rng
-from epochal.data.batches import Order
+from epochal.data.rows import Order
 from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows

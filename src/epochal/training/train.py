@@ -13,11 +13,11 @@ import torch
 
 from epochal import files
 from epochal._version import __version__
-from epochal.data.notices import cut_in_order
-from epochal.data.opened import Corpus, open_corpus
-from epochal.data.orders import row_order
+from epochal.data.blend import row_order
+from epochal.data.corpus import Corpus, open_corpus
+from epochal.data.rows import ScoredWindows
 from epochal.data.store import TokenStore
-from epochal.data.windows import ScoredWindows
+from epochal.data.subset import warn_unshuffled_subset
 from epochal.device import Machine, deterministic_kernels, find_machine
 from epochal.errors import RecipeError
 from epochal.families import get_family
@@ -125,7 +125,7 @@ def _prepare(
             say(f"{folder.path} is already finished; nothing to do")
             return True, None
     if old is None and isinstance(corpus.train, TokenStore):
-        cut_in_order(corpus.train.passport)
+        warn_unshuffled_subset(corpus.train.metadata)
     folder.write_recipe(settings)
     corpus.tokenizer.save(folder.tokenizer_file)
     return False, start
@@ -252,7 +252,7 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World
         objective(settings, corpus.tokenizer.mask),
         machine,
         windows,
-        corpus.validation.document_starts(),
+        corpus.validation.document_starts,
         corpus.tokenizer.vocabulary,
         evaluation_batch(settings),
         share=Share(world.data_rank, world.plan.data, world.all_reduce_sum),
@@ -287,8 +287,8 @@ def run_info(
             role: {
                 "unique_tokens": store.unique_tokens,
                 "documents": store.documents,
-                "content_sha256": store.content_sha256(),
-                "passport": store.passport.as_dict() if store.passport else None,
+                "content_sha256": store.content_sha256,
+                "metadata": store.metadata.as_json() if store.metadata else None,
             }
             for role, store in stores.items()
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epochal.data.names import NAMED_SETS, named_set
+from epochal.data.paper_sets import PAPER_SETS, paper_set
 from epochal.errors import DataError
 
 
@@ -18,21 +18,21 @@ from epochal.errors import DataError
     ],
 )
 def test_sets_of_the_paper(name, documents, tokens):
-    found = named_set(name)
-    assert (found.documents, found.tokens) == (documents, tokens)
+    wanted = paper_set(name)
+    assert (wanted.documents, wanted.tokens) == (documents, tokens)
 
 
 def test_documents_and_tokens_fit_together():
     """Budgets follow from FLOPs and size, tokens from the original's table: two sources."""
-    assert len(NAMED_SETS) == 8 + 6 * 7 - 2
-    for one in NAMED_SETS.values():
-        off = abs(one.tokens / one.budget - 1)
+    assert len(PAPER_SETS) == 8 + 6 * 7 - 2
+    for each in PAPER_SETS.values():
+        off = abs(each.tokens / each.budget - 1)
         # Small sets scatter more; of slimpajama:1B5 the table has 2.4 % less than its name.
-        assert off < (0.025 if one.name in ("slimpajama:1B5", "c4:25M") else 0.006), one.name
+        assert off < (0.025 if each.name in ("slimpajama:1B5", "c4:25M") else 0.006), each.name
 
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(DataError, match=r"'c4:7B6_99ep' .* Did you mean `c4:7B6"):
-        named_set("c4:7B6_99ep")
+        paper_set("c4:7B6_99ep")
     with pytest.raises(DataError, match="epochal data names"):
-        named_set("the pile")
+        paper_set("the pile")

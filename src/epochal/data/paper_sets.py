@@ -1,4 +1,4 @@
-"""The paper's data sets by name: how many documents and tokens each has, and where it is.
+"""The paper's training sets by name: documents and tokens of each, and what it was used for.
 
 `c4:100M` is the first K documents of C4's training set, K = budget / tokens per document. The
 data-value sets are named by tokens and epochs: `c4:7B6_100ep` is a hundredth of `c4:7B6`, the
@@ -11,11 +11,11 @@ Source: `utils/epoch_tokens.sh`, FULL_README.md and TRAIN.md of arXiv 2507.15857
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
+from epochal.data.options import SubsetOptions
 from epochal.data.store import TokenStore
 from epochal.data.subset import paper_documents, subset
 from epochal.errors import DataError, nearest
@@ -72,73 +72,70 @@ _DATA_VALUE: dict[str, tuple[float, str, tuple[int, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class NamedSet:
+class PaperSet:
     """One of the paper's training sets."""
 
     name: str
+    """Like c4:100M."""
     source: str
     """c4 or slimpajama."""
     budget: int
     """Tokens that it was cut for."""
     documents: int
-    """K, the first so many documents of the source; by the paper's rule, which its own files
-    follow where it prints K (100M of C4 and of SlimPajama)."""
+    """K: the first K documents of the source, by the paper's rule, which its own files follow
+    where it prints K (100M of C4 and of SlimPajama)."""
     tokens: int
-    """That the original counted in it."""
-    use: str
-    """What the paper did with it."""
+    """Tokens that the original counted in it."""
+    size: str | None = None
+    """Model of the data-value experiments; None for sets that were used for many epochs."""
+    flops: float | None = None
+    """Training FLOPs of the data-value experiments."""
+    epochs: int | None = None
+    """Epochs of the data-value experiments."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
-
-def _all() -> Iterator[NamedSet]:
+def _all() -> Iterator[PaperSet]:
     for source, sets in _BUDGETS.items():
         for name, tokens in sets.items():
-            budget = int(Fraction(name.replace("1B5", "1.5B").rstrip("MB")) * _unit(name))
-            yield _named(f"{source}:{name}", source, budget, tokens, "many epochs")
+            unit = 10**9 if "B" in name else 10**6
+            budget = int(Fraction(name.replace("1B5", "1.5B").rstrip("MB")) * unit)
+            documents = _documents(source, budget)
+            yield PaperSet(f"{source}:{name}", source, budget, documents, tokens)
     for name, (flops, size, counts) in _DATA_VALUE.items():
         for epochs, tokens in zip(_EPOCHS, counts, strict=True):
             if tokens:
-                each = flops / architecture(size).flops_per_token(GPT2_VOCABULARY) / epochs
-                suffix = "" if epochs == 1 else f"_{epochs}ep"
-                use = f"data value: {size}, {flops:.0e} FLOPs, {epochs} ep".replace("e+", "e")
-                yield _named(f"c4:{name}{suffix}", "c4", int(each), tokens, use)
+                per_token = architecture(size).flops_per_token(GPT2_VOCABULARY)
+                budget = int(flops / per_token / epochs)
+                full_name = f"c4:{name}" + ("" if epochs == 1 else f"_{epochs}ep")
+                documents = _documents("c4", budget)
+                yield PaperSet(full_name, "c4", budget, documents, tokens, size, flops, epochs)
 
 
-def _unit(name: str) -> int:
-    return 10**9 if "B" in name else 10**6
+def _documents(source: str, budget: int) -> int:
+    return paper_documents(budget, Fraction(TOKENS_PER_DOCUMENT[source]))
 
 
-def _named(name: str, source: str, budget: int, tokens: int, use: str) -> NamedSet:
-    mean = Fraction(TOKENS_PER_DOCUMENT[source])
-    return NamedSet(name, source, budget, paper_documents(budget, mean), tokens, use)
+PAPER_SETS: dict[str, PaperSet] = {each.name: each for each in _all()}
 
 
-NAMED_SETS: dict[str, NamedSet] = {one.name: one for one in _all()}
-
-
-def named_set(name: str) -> NamedSet:
+def paper_set(name: str) -> PaperSet:
     """The set `name`, in any case. Raises DataError with the nearest name."""
-    known = {key.lower(): one for key, one in NAMED_SETS.items()}
-    if name.lower() in known:
-        return known[name.lower()]
-    hint = nearest(name, NAMED_SETS) or " `epochal data names` lists all."
+    by_lower_case = {key.lower(): each for key, each in PAPER_SETS.items()}
+    if name.lower() in by_lower_case:
+        return by_lower_case[name.lower()]
+    hint = nearest(name, PAPER_SETS) or " `epochal data names` lists all."
     raise DataError(f"there is no data set {name!r} of the paper.{hint}")
 
 
-def subset_named(
+def paper_subset(
     source: str | Path, out: str | Path, name: str, *, overwrite: bool = False
-) -> tuple[TokenStore, NamedSet]:
+) -> TokenStore:
     """The paper's set `name` cut from a store or corpus of its source, as the paper cuts it.
 
     The first K documents, so the source must begin as C4's or SlimPajama's training set does;
     with GPT-2's tokenizer the result has the tokens that the set lists. Raises DataError.
     """
-    wanted = named_set(name)
+    wanted = paper_set(name)
     mean = TOKENS_PER_DOCUMENT[wanted.source]
-    store = subset(
-        source, out, wanted.budget, like_paper=True, tokens_per_document=mean, overwrite=overwrite
-    )
-    return store, wanted
+    options = SubsetOptions(like_paper=True, tokens_per_document=mean, overwrite=overwrite)
+    return subset(source, out, wanted.budget, options)

@@ -11,8 +11,14 @@ from data_helpers import FILES, TEXTS, lines, write_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.data import TokenStore, inspect, load_tokenizer, prepare
+from epochal.data.inspection import inspect
+from epochal.data.notes import StoreNote
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
+from epochal.data.store import TokenStore
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError
+from epochal.results import to_json
 
 SAMPLE = FILES / "bpe500_pub_text_document"
 
@@ -37,11 +43,11 @@ def test_every_document_is_in_one_bin(tmp_path_factory, sizes):
 
 
 def test_a_corpus_folder_shows_its_training_store(tmp_path):
-    made = prepare(lines(tmp_path, TEXTS), tmp_path / "c", tokenizer="bytes")
+    made = prepare(lines(tmp_path, TEXTS), tmp_path / "c", PrepareOptions(tokenizer="bytes"))
     found = inspect(tmp_path / "c", samples=4)
     assert found.prefix == str(tmp_path / "c" / "train")
-    assert found.bytes_per_token == made.train.passport.text_bytes / found.unique_tokens
-    assert found.passport == made.train.passport
+    assert found.bytes_per_token == made.train.metadata.text_bytes / found.unique_tokens
+    assert found.metadata == made.train.metadata
     assert found.dtype == "uint16"
     assert found.bytes == sum(
         (tmp_path / "c" / f"train.{s}").stat().st_size for s in ("bin", "idx")
@@ -51,7 +57,7 @@ def test_a_corpus_folder_shows_its_training_store(tmp_path):
         ids = made.train.document(sample.document)
         assert sample.tokens == len(ids)
         assert sample.text == made.tokenizer.decode(ids[:120])
-    assert json.loads(json.dumps(found.as_dict()))["passport"]["split"]["role"] == "train"
+    assert json.loads(json.dumps(to_json(found)))["metadata"]["split"]["role"] == "train"
 
 
 def test_samples_depend_on_the_seed_and_are_never_more_than_there_are():
@@ -65,7 +71,7 @@ def test_samples_depend_on_the_seed_and_are_never_more_than_there_are():
 
 def test_tokenizers(samples):
     assert inspect(SAMPLE).samples[0].text is None
-    assert inspect(SAMPLE).as_dict()["passport"] is None
+    assert inspect(SAMPLE).metadata is None
     named = inspect(SAMPLE, tokenizer=samples / "bpe500").samples[0].text
     given = inspect(SAMPLE, tokenizer=load_tokenizer(samples / "bpe500")).samples[0].text
     assert named == given
@@ -78,7 +84,7 @@ def test_a_store_that_was_put_right_says_so(tmp_path):
     write_pair(tmp_path / "x", [1, 2, 9, 3, 9], [2, 1])
     found = inspect(tmp_path / "x")
     assert found.notes == TokenStore.open(tmp_path / "x").notes
-    assert "append-eod" in found.notes[0]
+    assert found.notes[0].code is StoreNote.LENGTHS_CORRECTED
 
 
 def test_no_documents(tmp_path):

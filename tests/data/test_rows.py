@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal import rng
-from epochal.data.batches import RowOrder, circular_windows
+from epochal.data.rows import RowOrder, circular_windows
 from epochal.errors import DataError
 
 shapes = st.integers(1, 12).flatmap(

@@ -1,0 +1,87 @@
+"""Reason codes of the data room. Their texts are in `report/text/data.py`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from epochal.results import NoteCode
+
+
+class CorpusNote(NoteCode):
+    """What `prepare` noticed in the inputs, or in what it made of them."""
+
+    SKIPPED_FILES = "skipped_files"
+    """`files` in folders are of no known kind: `suffixes` (suffix → files)."""
+    REPEATED = "repeated_documents"
+    """`repeated` of `documents` have the text of an earlier one."""
+    EMPTY = "empty_documents"
+    """`documents` without text were left out."""
+    WITH_NUL = "documents_with_nul"
+    """`documents` have NUL characters, so they may be binary data."""
+    LEAKED = "leaked_documents"
+    """`documents` left out of training because the validation set has their text."""
+    VALIDATION_SHARE = "validation_share"
+    """Documents are so long that the validation set is `share` of the text, not `wanted`:
+    `validation_documents` of `documents`."""
+    TOKENIZER_SAMPLE = "tokenizer_sample"
+    """The tokenizer was trained on one training document in `one_in`."""
+    SMALL_VOCABULARY = "small_vocabulary"
+    """The text gave the tokenizer only `vocabulary` of the `wanted` tokens."""
+
+
+class StoreNote(NoteCode):
+    """What was corrected while a store was opened."""
+
+    LENGTHS_CORRECTED = "lengths_corrected"
+    """The index of `file` left the end-of-document token, id `end_of_document`, out of the
+    lengths of `documents`."""
+
+
+class SlowReason(NoteCode):
+    """Why a tokenizer is not run by tiktoken: equal ids are not proven."""
+
+    MODEL = "model_is_not_bpe"
+    """It is `model`."""
+    PRE_TOKENIZER = "other_pre_tokenizer"
+    NORMALIZER = "normalizes_text"
+    ADDED_TOKENS = "added_tokens_not_special"
+    SETTING = "bpe_setting"
+    """The BPE uses `setting`."""
+    BYTES_MISSING = "bytes_missing"
+    """`bytes` of the 256 are not in the vocabulary."""
+    MERGE = "merge_without_token"
+    MERGE_ORDER = "merges_not_in_order"
+    TOKEN = "token_not_reproduced"
+    """The text of `token` is encoded to something else."""
+
+
+class Check(StrEnum):
+    """What `verify` checks, and the values of its finding."""
+
+    OPENS = "opens"
+    """The files fit together: `unique_tokens`, `documents`, or the `error`."""
+    LENGTHS_CORRECTED = "lengths_corrected"
+    """Not a fault (see `StoreNote`): `documents`, `end_of_document`."""
+    HAS_METADATA = "has_metadata"
+    """Only listed if there is none, which is not a fault."""
+    IDS_HASH = "ids_hash"
+    """The .bin is the one that was written: `sha256`, `expected`."""
+    INDEX_HASH = "index_hash"
+    """The .idx is the one that was written: `sha256`, `expected`."""
+    TOKENIZER_PRESENT = "tokenizer_present"
+    """Only listed if the corpus folder has no tokenizer.json."""
+    TOKENIZER_MATCHES = "tokenizer_matches"
+    """Only listed if the tokenizer is not the one that made the store: `error`."""
+    HAS_TOKENIZER = "has_tokenizer"
+    """Only listed if there is none to check ids against, which is not a fault."""
+    IDS_IN_VOCABULARY = "ids_in_vocabulary"
+    """`lowest` and `highest` id, `vocabulary`."""
+    ENDS_MARKED = "ends_marked"
+    """Each document ends with its end-of-document token: `marked` of `documents`; `truncated`
+    if the last one is cut."""
+    MARKS_ONLY_AT_ENDS = "marks_only_at_ends"
+    """`inside`: end-of-document tokens elsewhere."""
+    TEXT_BYTES = "text_bytes"
+    """The ids stand for as much text as the metadata has: `bytes`, `expected`."""
+    NO_SHARED_DOCUMENTS = "no_shared_documents"
+    """`shared` documents are in both stores of the corpus."""

@@ -1,0 +1,123 @@
+"""Options of `prepare`, `subset` and `download`, of which the command line makes its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from epochal.errors import OptionError
+from epochal.options import option
+from epochal.units import parse_count
+
+DocumentRule = Literal["file", "line", "blank-line"]
+InvalidUTF8 = Literal["error", "replace"]
+DEFAULT_VALIDATION = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How text becomes a corpus."""
+
+    tokenizer: str | Path = "bpe:8192"
+    """bpe:SIZE is trained on the training text. Or: bytes, gpt2, a tokenizer.json, or a folder
+    with tokenizer.json or with vocab.json and merges.txt."""
+    validation: float | None = option(None, metavar="SHARE")
+    """Share of the text held out, in whole documents; 0 for none. 0.05 if not given."""
+    validation_inputs: Sequence[str | Path] = option((), metavar="INPUT")
+    """A validation text of your own instead; may be given several times."""
+    documents: DocumentRule = "file"
+    """What one document is in a plain text file: the file, a line, or a paragraph."""
+    text_field: str = "text"
+    """Key (JSON lines) or column (Parquet) that holds the text."""
+    end_of_document: str | None = option(None, metavar="TOKEN")
+    """Token that ends documents, if the tokenizer's has an unusual name."""
+    drop_duplicates: bool = False
+    """Keep one of several documents with equal text."""
+    invalid_utf8: InvalidUTF8 = "error"
+    """What to do with bytes that are not UTF-8; replace writes U+FFFD."""
+    seed: int = 1234
+    """Decides which documents are held out."""
+    shuffle: int | None = option(None, metavar="SEED")
+    """Put the training documents into a random order, so that a cut to fewer tokens is a
+    representative sample."""
+    workers: int | None = None
+    """Threads; all cores if not given."""
+    overwrite: bool = False
+    """Replace another corpus in the folder."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value that is not allowed."""
+        _choice(self, documents=DocumentRule, invalid_utf8=InvalidUTF8)
+        if self.validation is not None and not 0 <= self.validation < 1:
+            problem = "give a share of the text from 0 (no validation set) to below 1, such as 0.05"
+            raise OptionError("validation", self.validation, problem)
+        if self.validation is not None and self.validation_inputs:
+            problem = "validation_inputs give the validation set already; give one of the two"
+            raise OptionError("validation", self.validation, problem)
+        _at_least_one(self, "workers")
+
+    @property
+    def share(self) -> float:
+        """Share of the text to hold out; 0 with a validation text of its own."""
+        if self.validation_inputs:
+            return 0.0
+        return DEFAULT_VALIDATION if self.validation is None else self.validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetOptions:
+    """How a store is cut."""
+
+    like_paper: bool = False
+    """Cut as the paper does: the first U / tokens per document documents, whole."""
+    tokens_per_document: float | None = None
+    """For like-paper: 478.625835 for C4. The store's mean if not given."""
+    overwrite: bool = False
+    """Replace what is in OUT."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value that is not allowed."""
+        mean = self.tokens_per_document
+        if mean is None:
+            return
+        if not self.like_paper:
+            raise OptionError("tokens_per_document", mean, "it is used only with like_paper")
+        if not (math.isfinite(mean) and mean > 0):
+            raise OptionError("tokens_per_document", mean, "give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """How much of a data set to download, and from where."""
+
+    documents: int | None = option(None, metavar="K")
+    """The first K documents."""
+    unique_tokens: int | None = option(None, metavar="U", parse=parse_count)
+    """Enough documents to cut U tokens from them."""
+    text: bool = False
+    """The text, where tokens are published."""
+    repo: str | None = option(None, metavar="REPOSITORY")
+    """Another repository on the hub, or a local folder."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value that is not allowed."""
+        _at_least_one(self, "documents", "unique_tokens")
+        if self.documents is not None and self.unique_tokens is not None:
+            problem = "documents gives the amount already; give one of the two"
+            raise OptionError("unique_tokens", self.unique_tokens, problem)
+
+
+def _choice(options: Any, **allowed: Any) -> None:
+    for name, kind in allowed.items():
+        if (value := getattr(options, name)) not in get_args(kind):
+            raise OptionError(name, value, f"give one of {', '.join(get_args(kind))}")
+
+
+def _at_least_one(options: Any, *names: str) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in names and value is not None and value < 1:
+            raise OptionError(field.name, value, "give a number from 1 on")

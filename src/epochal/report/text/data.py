@@ -1,0 +1,226 @@
+"""English about corpora and token stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from epochal.data.notes import Check, CorpusNote, SlowReason, StoreNote
+from epochal.report.text.format import count
+
+if TYPE_CHECKING:
+    from epochal.data.download import Downloaded
+    from epochal.data.inspection import Description, Finding
+    from epochal.data.metadata import StoreMetadata
+    from epochal.data.paper_sets import PaperSet
+    from epochal.report.text import Text
+    from epochal.results import NoteCode
+
+_FEW = 5
+_NO_TOKENIZER = "none known, so the ids cannot be checked; name one"
+_NO_METADATA = "none, so hashes, tokenizer and origin cannot be checked"
+
+
+def _skipped(values: Mapping[str, Any]) -> str:
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in list(values["suffixes"].items())[:_FEW])
+    return (
+        f"left out {count(values['files'], 'file')} of unknown kind ({kinds}); name one to read it"
+    )
+
+
+def _validation_share(values: Mapping[str, Any]) -> str:
+    return (
+        f"the validation set is {values['share']:.1%} of the text, not {values['wanted']:.1%}: the "
+        f"documents are too long to come nearer ({values['validation_documents']} of "
+        f"{values['documents']} are in it)"
+    )
+
+
+TEXTS: dict[NoteCode, Text] = {
+    CorpusNote.SKIPPED_FILES: _skipped,
+    CorpusNote.REPEATED: (
+        "{repeated:,} of {documents:,} documents repeat an earlier one word for word; "
+        "`--drop-duplicates` leaves them out"
+    ),
+    CorpusNote.EMPTY: lambda values: f"left out {count(values['documents'], 'empty document')}",
+    CorpusNote.WITH_NUL: lambda values: (
+        f"NUL characters are in {count(values['documents'], 'document')}; is this text?"
+    ),
+    CorpusNote.LEAKED: lambda values: (
+        f"left {count(values['documents'], 'document')} out of the training set because the "
+        "validation set has the same text"
+    ),
+    CorpusNote.VALIDATION_SHARE: _validation_share,
+    CorpusNote.TOKENIZER_SAMPLE: (
+        "the tokenizer was trained on one training document in {one_in} (1 GB of text)"
+    ),
+    CorpusNote.SMALL_VOCABULARY: (
+        "the text gave the tokenizer only {vocabulary:,} of the {wanted:,} tokens wanted"
+    ),
+    StoreNote.LENGTHS_CORRECTED: (
+        "{file}: the index leaves the end-of-document token (id {end_of_document}) out of "
+        "{documents:,} documents' lengths, as preprocess_data.py --append-eod writes it; the "
+        "lengths were corrected on reading"
+    ),
+    SlowReason.MODEL: "its model is {model}, not BPE",
+    SlowReason.PRE_TOKENIZER: "its pre-tokenizer is not GPT-2's",
+    SlowReason.NORMALIZER: "it normalizes text",
+    SlowReason.ADDED_TOKENS: "it has added tokens that are not special",
+    SlowReason.SETTING: "its BPE uses {setting}",
+    SlowReason.BYTES_MISSING: "{bytes} of the 256 bytes are not in its vocabulary",
+    SlowReason.MERGE: "a merge makes something that is not an ordinary token",
+    SlowReason.MERGE_ORDER: "its merges are not in the order of the tokens they make",
+    SlowReason.TOKEN: "its token {token!r} is not what its own text is encoded to",
+}
+
+
+def finding(finding: Finding) -> tuple[str, str]:
+    """(check, outcome) of a finding of `verify`."""
+    values = finding.values
+    if "error" in values:
+        return _CHECKS[finding.check], values["error"]
+    outcome = _OUTCOMES[finding.check]
+    return _CHECKS[finding.check], outcome(values) if callable(outcome) else outcome
+
+
+_CHECKS = {
+    Check.OPENS: "the files fit together",
+    Check.LENGTHS_CORRECTED: "document lengths corrected on reading",
+    Check.HAS_METADATA: "metadata",
+    Check.IDS_HASH: "ids are those that were written",
+    Check.INDEX_HASH: "index is the one that was written",
+    Check.TOKENIZER_PRESENT: "its tokenizer exists",
+    Check.TOKENIZER_MATCHES: "the tokenizer is the one that made it",
+    Check.HAS_TOKENIZER: "tokenizer",
+    Check.IDS_IN_VOCABULARY: "ids are in the vocabulary",
+    Check.ENDS_MARKED: "each document ends with its end-of-document token",
+    Check.MARKS_ONLY_AT_ENDS: "that token is nowhere else",
+    Check.TEXT_BYTES: "ids stand for as much text as the metadata has",
+    Check.NO_SHARED_DOCUMENTS: "no document is in both stores",
+}
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    sha256, expected = values["sha256"], values["expected"]
+    return f"SHA-256 {sha256[:12]}" + ("" if sha256 == expected else f", not {expected[:12]}")
+
+
+def _marked(values: Mapping[str, Any]) -> str:
+    cut = ", the last one is cut" if values["truncated"] else ""
+    return f"{values['marked']:,} of {values['documents']:,}{cut}"
+
+
+_OUTCOMES: dict[Check, Text] = {
+    Check.OPENS: lambda v: f"{v['unique_tokens']:,} tokens in {count(v['documents'], 'document')}",
+    Check.LENGTHS_CORRECTED: lambda v: (
+        f"the index leaves the end-of-document token, id {v['end_of_document']}, out of "
+        f"{v['documents']:,}"
+    ),
+    Check.HAS_METADATA: _NO_METADATA,
+    Check.IDS_HASH: _hash,
+    Check.INDEX_HASH: _hash,
+    Check.TOKENIZER_PRESENT: "no tokenizer.json",
+    Check.HAS_TOKENIZER: _NO_TOKENIZER,
+    Check.IDS_IN_VOCABULARY: lambda v: (
+        f"{v['lowest']:,} to {v['highest']:,} of {v['vocabulary']:,}"
+    ),
+    Check.ENDS_MARKED: _marked,
+    Check.MARKS_ONLY_AT_ENDS: lambda v: f"{v['inside']:,} inside documents",
+    Check.TEXT_BYTES: lambda v: f"{v['bytes']:,} bytes",
+    Check.NO_SHARED_DOCUMENTS: lambda v: (
+        f"{v['shared']:,} shared" if v["shared"] else "none shared"
+    ),
+}
+
+
+def description(found: Description) -> list[tuple[str, str]]:
+    """(name, value) of what `inspect` found in a store."""
+    rows = [
+        ("store", f"{found.prefix} ({found.bytes:,} bytes, ids as {found.dtype})"),
+        ("unique tokens", f"{found.unique_tokens:,}"),
+        ("documents", f"{found.documents:,}"),
+        (
+            "tokens per document",
+            f"{found.shortest:,} to {found.longest:,}, median {found.median:,.0f}, mean "
+            f"{found.mean:,.1f}",
+        ),
+    ]
+    if found.metadata is None:
+        return [*rows, ("metadata", "none: tokenizer and origin are not known")]
+    if found.bytes_per_token is not None:
+        text = f"{found.metadata.text_bytes:,} bytes, {found.bytes_per_token:.3f} per token"
+        rows.append(("text", text))
+    return rows + _identity(found.metadata) + _origin(found.metadata)
+
+
+def _identity(metadata: StoreMetadata) -> list[tuple[str, str]]:
+    rows = []
+    if (facts := metadata.tokenizer) is not None:
+        rows = [
+            ("tokenizer", f"{facts.name} ({facts.kind}, {facts.vocabulary:,} tokens)"),
+            ("tokenizer SHA-256", facts.sha256),
+            ("end of document, mask", f"id {facts.end_of_document:,}, id {facts.mask:,}"),
+        ]
+    for name, sha256 in (("ids", metadata.content_sha256), ("index", metadata.index_sha256)):
+        if sha256 is not None:
+            rows.append((f"{name} SHA-256", sha256))
+    return [*rows, ("made with", metadata.created_with)]
+
+
+def _origin(metadata: StoreMetadata) -> list[tuple[str, str]]:
+    rows = []
+    if (sources := metadata.sources) is not None:
+        names = ", ".join(source.name for source in sources.listed[:3])
+        more = sources.files - 3
+        rows.append(("from", names + (f" and {more:,} more" if more > 0 else "")))
+    if metadata.empty_documents:
+        rows.append(("empty documents left out", f"{metadata.empty_documents:,}"))
+    if (split := metadata.split) is not None:
+        how = "given by the user"
+        if split.seed is not None:
+            how = f"whole documents, held out by a hash of seed {split.seed} and their number"
+        text = f"{split.role}; validation is {split.share_of_text:.1%} of the text: {how}"
+        rows.append(("split", text))
+        rows.append(("leaked documents left out", f"{split.leaked_documents:,}"))
+    if (repeated := metadata.duplicates) is not None:
+        share = f"{repeated.documents:,} ({repeated.share_of_tokens:.1%} of the tokens)"
+        rows.append(("repeated documents", f"{share}, {repeated.dropped:,} dropped"))
+    if metadata.shuffled is not None:
+        rows.append(("order", f"shuffled by seed {metadata.shuffled}"))
+    if metadata.truncated_last_document:
+        rows.append(("last document", "cut to hit the number of tokens"))
+    if (parent := metadata.parent) is not None:
+        how = f"the first {metadata.unique_tokens:,} tokens"
+        if (mean := parent.tokens_per_document) is not None:
+            how = f"the first {metadata.documents:,} documents, by the paper's rule at {mean:.6f} "
+            how += "tokens per document"
+        rows.append(("cut from", f"{parent.name} ({parent.unique_tokens:,} tokens): {how}"))
+    return rows
+
+
+def use(paper_set: PaperSet) -> str:
+    """What the paper used a set for."""
+    if paper_set.flops is None:
+        return "many epochs"
+    flops = f"{paper_set.flops:.0e}".replace("e+", "e")
+    return f"data value: {paper_set.size}, {flops} FLOPs, {paper_set.epochs} ep"
+
+
+def downloaded(result: Downloaded) -> str:
+    """What a download brought."""
+    counts = "" if result.documents is None else f", {result.documents:,} documents"
+    counts += "" if result.unique_tokens is None else f", {result.unique_tokens:,} tokens"
+    existed = " (already downloaded)" if result.already_existed else ""
+    return f"{result.name}: {result.kind} in {result.folder}{counts}{existed}"
+
+
+def next_step(result: Downloaded) -> str:
+    """What to do with a download: a command, or a recipe key."""
+    folder = result.folder
+    steps = {
+        "corpus": f"epochal data inspect {folder}",
+        "store": f"a recipe's data.validation={folder}/validation",
+        "tokenizer": f"epochal data prepare TEXT --out corpus --tokenizer {folder}",
+        "text": f"epochal data prepare {folder} --out {folder}-corpus --tokenizer gpt2",
+    }
+    return steps[result.kind]

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from epochal.cli.main import _COMMANDS, main
+from epochal.runs import RunRecord
 from tiny_runs import as_words, overrides
 
 
@@ -87,6 +88,26 @@ def test_train_refuses_options_that_would_have_no_effect(call, tiny_corpus, tmp_
     assert not (tmp_path / "run").exists()
     refused(call("train", *words, "--dry-run", "--gpu", "H101"), "--gpu", "H101", "H100")
     refused(call("train", *words, "--dry-run", "--mfu", "40"), "--mfu", "40")
+
+
+def test_all_processes_take_part_in_the_evaluation_after_training(call, tiny_pair, monkeypatch):
+    """Else the first one waits for the others, which have ended."""
+    import epochal.evaluation.evaluate
+    import epochal.training.train
+
+    record, evaluated = RunRecord(tiny_pair / "ar"), []
+    monkeypatch.setattr(epochal.training.train, "train", lambda *args, **options: record)
+    monkeypatch.setattr(
+        epochal.evaluation.evaluate,
+        "evaluate_best",
+        lambda record: evaluated.append(record) or record.evaluation("best"),
+    )
+    launched = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = call("train", "quickstart", "--eval")
+    assert (code, out) == (0, "")
+    assert evaluated == [record]
 
 
 def test_train_with_mistakes(call, tiny_corpus, tmp_path):

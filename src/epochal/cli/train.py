@@ -65,6 +65,11 @@ def train(
     record = run(recipe, overrides, restart=restart, profile=profile)
     from epochal.training.parallel.world import is_secondary_rank
 
+    result = None
+    if evaluate:
+        from epochal.evaluation.evaluate import evaluate_best
+
+        result = evaluate_best(record)  # by all processes together
     if is_secondary_rank():
         return
     best = record.info.get("best") or {}
@@ -77,10 +82,7 @@ def train(
         "best_nll_nats_per_token": best.get("nll_nats_per_token"),
         "seconds": round(record.info["seconds"], 1),
     }
-    if evaluate:
-        from epochal.evaluation.evaluate import evaluate_best
-
-        result = evaluate_best(record)
+    if result is not None:
         facts["nll_nats_per_token"] = result.nll_nats_per_token
         facts["standard_error"] = result.standard_error
     if as_json:

@@ -69,8 +69,8 @@ def test_a_branch_goes_on_without_its_trunk(tiny_corpus, trunk, tmp_path, monkey
     ("changes", "error", "message"),
     [
         ({"train__steps": 20}, CheckpointError, "up to step 15.*of steps: 16"),
-        ({"train__steps": 20, "train__start_step": 16}, RecipeError, "begins to decay at step 15"),
-        ({"train__start_step": 8}, CheckpointError, "of step 8 to go on from"),
+        ({"train__steps": 20, "train__start_step": 16}, RecipeError, "decays from step 15"),
+        ({"train__start_step": 8}, CheckpointError, "of step 8 to resume"),
         ({"train__lr": 5e-3}, RunError, r"another experiment: `train.lr` 0.01 → 0.005"),
         ({"seed": 3}, RunError, "another experiment: `seed`"),
     ],
@@ -85,7 +85,7 @@ def test_trunks_that_are_none(tiny_corpus, trunk, tmp_path):
         branch(tiny_corpus, tmp_path / "nowhere", tmp_path / "a")
     changes = {"train__ema": 0.9, "train__steps": 16, "checkpoint__every": "16 steps"}
     train(None, overrides(tiny_corpus, tmp_path / "cosine", **changes))
-    with pytest.raises(RunError, match='"cosine", which has no stretch'):
+    with pytest.raises(RunError, match='"cosine", which has no steps'):
         branch(tiny_corpus, tmp_path / "cosine", tmp_path / "b")
     late = {"train__schedule": "wsd", "train__decay": 0.5}
     train(None, overrides(tiny_corpus, tmp_path / "decayed", **changes, **late))

@@ -152,7 +152,7 @@ def test_stops_around_a_fault_change_nothing(tiny_corpus, tmp_path, monkeypatch,
     train(None, values)
     assert final_files(tmp_path / "stopped") == final_files(tmp_path / "whole")
     assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
-    assert not list((tmp_path / "stopped" / "checkpoints").glob("stop-*"))
+    assert not list((tmp_path / "stopped" / "checkpoints").glob("interrupt-*"))
 
 
 def test_a_spike_is_taken_unless_asked_otherwise(tiny_corpus, tmp_path, monkeypatch):
@@ -185,9 +185,9 @@ def test_a_run_that_diverged_goes_on_as_its_message_advises(tiny_corpus, tmp_pat
     whole = overrides(tiny_corpus, tmp_path / "whole", train__on_nan="skip")
     train(None, whole)
     folder = tmp_path / "run"
-    with pytest.raises(TrainingDiverged, match=rf'step {at + 1}: .*go on .* train\.on_nan="skip"'):
+    with pytest.raises(TrainingDiverged, match=rf'step {at + 1}: .*resume .* train\.on_nan="skip"'):
         train(None, overrides(tiny_corpus, folder))
-    assert (folder / "checkpoints" / f"stop-{at:08d}").is_dir(), "nothing done is lost"
+    assert (folder / "checkpoints" / f"interrupt-{at:08d}").is_dir(), "nothing done is lost"
     record = train(None, overrides(tiny_corpus, folder, train__on_nan="skip"))
     assert record.status == "finished"
     assert final_files(folder) == final_files(tmp_path / "whole")
@@ -209,7 +209,7 @@ def test_a_run_that_met_faults_keeps_its_answer_to_them(tiny_corpus, tmp_path, m
 
 def test_a_spike_that_stopped_a_run_may_be_passed_over(tiny_corpus, tmp_path, monkeypatch):
     spoil(monkeypatch, {22}, 1000.0)
-    with pytest.raises(TrainingDiverged, match=r'go on with train\.on_spike="skip"'):
+    with pytest.raises(TrainingDiverged, match=r'resume with train\.on_spike="skip"'):
         train(None, overrides(tiny_corpus, tmp_path, train__on_spike="stop"))
     for changes in ({"train__on_spike": "skip"}, {"train__on_spike": "skip"}):
         record = train(None, overrides(tiny_corpus, tmp_path, **changes))

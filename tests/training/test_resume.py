@@ -200,4 +200,4 @@ def test_divergence_ends_the_run_before_the_update(tiny_corpus, tmp_path, monkey
     assert ended.value.exit_code == 1
     assert RunRecord(tmp_path).status == "diverged"
     assert (tmp_path / "checkpoints" / "last-00000008").is_dir()
-    assert not list((tmp_path / "checkpoints").glob("stop-*")), "these weights are of no use"
+    assert not list((tmp_path / "checkpoints").glob("interrupt-*")), "these weights are of no use"

@@ -16,6 +16,7 @@ NAMES = [
     "EpochalError",
     "GenerationConfig",
     "LoadedModel",
+    "MemoriseOptions",
     "NLLResult",
     "Recipe",
     "ReportOptions",

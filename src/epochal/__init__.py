@@ -28,6 +28,7 @@ _MODULES = {
     "EpochalError": "epochal.errors",
     "GenerationConfig": "epochal.generation.config",
     "LoadedModel": "epochal.evaluation.load",
+    "MemoriseOptions": "epochal.memorisation.options",
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
     "ReportOptions": "epochal.report.options",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from epochal.interop.imports import import_megatron as import_megatron
     from epochal.interop.load import load as load
     from epochal.memorisation.memorise import memorise as memorise
+    from epochal.memorisation.options import MemoriseOptions as MemoriseOptions
     from epochal.recipe import Recipe as Recipe
     from epochal.recipe import load_recipe as load_recipe
     from epochal.report import write_report as write_report

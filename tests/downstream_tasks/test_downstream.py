@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from epochal.downstream_tasks.harness_tasks import go_offline_without_hub, load_tasks
+from epochal.downstream_tasks.harness_tasks import go_offline_without_hub
 from epochal.downstream_tasks.options import DownstreamOptions
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
 from epochal.errors import DataError, EpochalError, UserError
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 import torch  # noqa: E402
 
 from epochal.cli.lm_eval import default_device  # noqa: E402
-from epochal.downstream_tasks.downstream import _error_from_draws, _run, downstream  # noqa: E402
+from epochal.downstream_tasks.downstream import _error_from_draws, downstream  # noqa: E402
 from epochal.downstream_tasks.harness_model import HarnessModel  # noqa: E402
 
 
@@ -329,23 +329,26 @@ def test_a_hub_out_of_reach_is_not_tried_for_long(monkeypatch):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_libraries_are_left_as_they_were(runs, rows):
-    """Nothing of theirs is patched while tasks are scored, and their bars stay hidden."""
+def test_libraries_are_left_as_they_are(runs, rows, monkeypatch, capsys):
+    """Nothing of theirs is patched while tasks are scored, and still their bars are hidden."""
     import datasets
     import tqdm
 
-    before = tqdm.tqdm.__init__, datasets.config.HF_HUB_OFFLINE
-    seen = []
+    def state():
+        return tqdm.tqdm.__dict__["__init__"], datasets.config.HF_HUB_OFFLINE
 
-    class Watching(HarnessModel):
-        def loglikelihood(self, requests, disable_tqdm=False):
-            seen.append((tqdm.tqdm.__init__, datasets.config.HF_HUB_OFFLINE))
-            return super().loglikelihood(requests)
+    before, during = state(), []
+    score = HarnessModel.loglikelihood
 
-    raw = Watching(str(runs / "ar"), device="cpu")
-    manager, [task] = load_tasks(["sciq"], None, rows, rows.parent / "work")
-    _run(raw, task, manager, 1)
-    assert seen == [before]
+    def watched(self, requests, disable_tqdm=False):
+        during.append(state())
+        return score(self, requests)
+
+    monkeypatch.setattr(HarnessModel, "loglikelihood", watched)
+    options = DownstreamOptions(tasks="lambada_standard", data=rows, device="cpu", limit=1)
+    downstream(runs / "ar", options)
+    assert during == [before]
+    assert "it/s" not in capsys.readouterr().err
 
 
 def test_slips_are_told_before_torch_is_imported(tiny_pair):
@@ -432,15 +435,12 @@ def test_two_processes_share_the_questions_and_find_the_same(runs, tmp_path):
             assert other["metrics"][name]["value"] == pytest.approx(score.value, rel=1e-4)
 
 
-def test_rows_are_padded_unless_the_run_knows_short_ones(runs, models):
+def test_rows_are_padded_unless_the_run_knows_short_ones(runs, models, monkeypatch):
     assert models["ar"].reader.pad_to == 0
     assert models["mc"].reader.pad_to == models["mc"].loaded.sequence_length == 32
     assert HarnessModel(str(runs / "mdm"), pad=False, device="cpu").reader.pad_to == 0
     loaded = models["mc"].loaded
-    mdm = dataclasses.replace(loaded.recipe.mdm, random_length=0.01)
-    recipe, kept = dataclasses.replace(loaded.recipe, mdm=mdm), loaded.recipe
-    loaded.recipe = recipe
-    try:
-        assert HarnessModel(loaded).reader.pad_to == 0
-    finally:
-        loaded.recipe = kept
+    options = dataclasses.replace(loaded.recipe.options, random_length=0.01)
+    objectives = {**loaded.recipe.objectives, "mdm": options}
+    monkeypatch.setattr(loaded, "recipe", dataclasses.replace(loaded.recipe, objectives=objectives))
+    assert HarnessModel(loaded).reader.pad_to == 0

@@ -18,14 +18,24 @@ from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
 from epochal.data.store import TokenStore
 from epochal.errors import DataError, RunError, UserError
+from epochal.generation.config import GenerationConfig
 from epochal.interop.load import load
 from epochal.memorisation.memorise import memorise
-from epochal.memorisation.text import Text, even_share, places, why_unlike
+from epochal.memorisation.options import MemoriseOptions
+from epochal.memorisation.results import MemorisationNote
+from epochal.memorisation.training_text import TrainingText, draw_prefixes, even_share
+from epochal.results import to_json
 from epochal.runs import RunRecord
 from epochal.training.train import train
 from tiny_runs import overrides
 
-SMALL = {"prefixes": (2, 4), "length": 3, "places": 20, "max_tokens": 400, "draws": 2}
+SMALL = {
+    "prefix_lengths": (2, 4), "length": 3, "num_prefixes": 20, "max_tokens": 400, "draws": 2
+}  # fmt: skip
+
+
+def small(out, **values):
+    return MemoriseOptions(out=out, **SMALL | values)
 
 
 def test_canaries_are_random_digits_of_one_space(tmp_path):
@@ -84,34 +94,33 @@ def learned(tmp_path_factory):
 
 
 def test_a_canary_that_was_learned_is_exposed(learned, tmp_path):
-    found = memorise(
-        [learned / "ar"], out=tmp_path, canaries=learned / "canaries", references=64, **SMALL
-    )
-    control, seen = found.measured[-1].canaries
+    options = small(tmp_path, canaries=learned / "canaries", references=64)
+    last = memorise([learned / "ar"], options).checkpoints[-1]
+    control, seen = last.canaries
     assert control.seen == 0
     assert seen.seen > 20
     assert seen.rank == 1
     assert seen.exposure == pytest.approx(np.log2(65))
     assert seen.exposure_fitted > control.exposure_fitted + 4
     assert not control.extracted
-    assert found.measured[-1].exposures[-1].mean == seen.exposure_fitted
-    assert any("canaries in the training text it writes out" in one for one in found.summary)
+    assert last.exposure_by_copies[-1].mean == seen.exposure_fitted
 
 
 def test_written_out_is_what_greedy_generation_writes(learned, tmp_path):
     run, prefix = learned / "ar", "The access code of the"
-    [written] = load(run, "last").generate(prefix, tokens=8, temperature=0)
+    [written] = load(run, "last").generate(prefix, GenerationConfig(tokens=8, temperature=0))
     secrets = [written.removeprefix(prefix), " zzzzzzz"]
     key = tmp_path / "canaries.json"
     canaries = [{"prefix": prefix, "secret": secret, "copies": 1} for secret in secrets]
     key.write_text(json.dumps({"canaries": canaries}))
-    found = memorise([run], out=tmp_path, canaries=key, references=16, **SMALL | {"places": 1})
-    assert [one.extracted for one in found.measured[-1].canaries] == [True, False]
+    options = small(tmp_path, canaries=key, references=16, num_prefixes=1)
+    last = memorise([run], options).checkpoints[-1]
+    assert [canary.extracted for canary in last.canaries] == [True, False]
 
 
-def test_so_many_checkpoints_are_measured(tiny_pair, tmp_path):
+def test_at_most_n_checkpoints_are_measured(tiny_pair, tmp_path):
     steps = [
-        [one.step for one in memorise([tiny_pair / "ar"], out=tmp_path, **SMALL, **more).measured]
+        [each.step for each in memorise([tiny_pair / "ar"], small(tmp_path, **more)).checkpoints]
         for more in ({}, {"checkpoints": 2})
     ]
     assert set(steps[1]) <= set(steps[0])
@@ -121,12 +130,12 @@ def test_so_many_checkpoints_are_measured(tiny_pair, tmp_path):
 
 def test_both_families(tiny_pair, tmp_path):
     out = tmp_path / "out"
-    found = memorise([tiny_pair / "ar", tiny_pair / "mdm"], out=out, **SMALL)
-    assert {one.family for one in found.measured} == {"ar", "mdm"}
-    assert [one.prefix for one in found.measured[0].extraction] == [2, 4]
-    assert all(one.gap > -0.5 for one in found.measured)
-    content = json.loads((out / "memorise.json").read_text())
-    assert content == json.loads(json.dumps(found.as_dict()))
+    found = memorise([tiny_pair / "ar", tiny_pair / "mdm"], small(out))
+    assert {each.family for each in found.checkpoints} == {"ar", "mdm"}
+    assert [each.run for each in found.advice] == ["ar", "mdm"]
+    assert [each.prefix for each in found.checkpoints[0].extraction] == [2, 4]
+    assert all(each.gap > -0.5 for each in found.checkpoints)
+    assert json.loads((out / "memorise.json").read_text()) == to_json(found)
     assert ET.parse(out / "memorise.svg").getroot().tag.endswith("svg")
     assert (out / "memorise.png").read_bytes().startswith(b"\x89PNG")
 
@@ -139,32 +148,24 @@ def test_only_the_text_that_was_learned_is_asked_for(tiny_pair, tiny_corpus, tmp
     recipe.write_text(text.replace("unique_tokens = 1000", "unique_tokens = 900"))
     assert recipe.read_text() != text
     with pytest.raises(RunError, match=r"is not the one that .* was trained with"):
-        memorise([run], out=tmp_path / "out", **SMALL)
+        memorise([run], small(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_of_unlike_validation_sets_are_not_compared(tiny_pair, tmp_path):
-    ar, mdm = RunRecord(tiny_pair / "ar"), RunRecord(tiny_pair / "mdm")
-    assert why_unlike({"ar": ar}) is None
-    assert why_unlike({"ar": ar, "mdm": mdm}) is None
+def test_runs_that_differ_in_sequence_length_are_not_compared(tiny_pair, tmp_path):
     folder = shutil.copytree(tiny_pair / "mdm", tmp_path / "mdm")
     info = json.loads((folder / "run.json").read_text())
-    info["corpus"]["validation"]["content_sha256"] = "another"
+    info["numbers"]["sequence_length"] = 16
     (folder / "run.json").write_text(json.dumps(info))
-    assert "have not the same validation set" in why_unlike({"ar": ar, "b": RunRecord(folder)})
-    folder = shutil.copytree(tiny_pair / "mdm", tmp_path / "other")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["added_tokens"].append(
-        {"id": 400, "content": "<new>", "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-    )  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "have not the same tokenizer" in why_unlike({"ar": ar, "b": RunRecord(folder)})
+    found = memorise([tiny_pair / "ar", folder], small(tmp_path / "out", checkpoints=2))
+    assert found.at_equal_loss == []
+    assert found.not_compared.code is MemorisationNote.DIFFERENT_CONDITIONS
+    assert found.not_compared.values["mismatch"].values == (32, 16)
 
 
 def test_canaries_that_the_unique_tokens_cut_away_are_counted(learned, tmp_path):
     made = read_canaries(learned / "canaries")
-    whole = Text.of(RunRecord(learned / "ar"), made)
+    whole = TrainingText.of(RunRecord(learned / "ar"), made)
     (_, never, none), (canary, seen, beyond) = whole.canaries
     assert (never, none, beyond) == (0, 0, 0)
     assert 20 < seen <= canary.copies
@@ -176,7 +177,7 @@ def test_canaries_that_the_unique_tokens_cut_away_are_counted(learned, tmp_path)
     info = json.loads((run / "run.json").read_text())
     info["corpus"]["train"]["content_sha256"] = cut.content_sha256
     (run / "run.json").write_text(json.dumps(info))
-    _, (_, inside, after) = Text.of(RunRecord(run), made).canaries
+    _, (_, inside, after) = TrainingText.of(RunRecord(run), made).canaries
     assert 0 < after == seen - inside
 
 
@@ -195,7 +196,7 @@ def test_no_place_is_drawn_twice(tiny_corpus):
     store = TokenStore.open(tiny_corpus / "train").first(800)
     starts = store.document_starts
     room = int(np.maximum(np.diff(starts) - 12 + 1, 0).sum())
-    every = places(store, 12, 10**6, 0)
+    every = draw_prefixes(store, 12, 10**6, 0)
     inside = [
         store.tokens[at : at + 12]
         for start, end in pairwise(starts)
@@ -203,9 +204,9 @@ def test_no_place_is_drawn_twice(tiny_corpus):
     ]
     assert len(every) == room == len(inside)
     assert sorted(map(tuple, every.tolist())) == sorted(tuple(row.tolist()) for row in inside)
-    np.testing.assert_array_equal(places(store, 12, 50, 3), places(store, 12, 50, 3))
-    assert len(places(store, 12, 50, 3)) == 50
-    assert len(places(store, 10**6, 50, 3)) == 0
+    np.testing.assert_array_equal(draw_prefixes(store, 12, 50, 3), draw_prefixes(store, 12, 50, 3))
+    assert len(draw_prefixes(store, 12, 50, 3)) == 50
+    assert len(draw_prefixes(store, 10**6, 50, 3)) == 0
 
 
 def command(capsys, *words):
@@ -216,12 +217,12 @@ def command(capsys, *words):
 
 
 def test_the_command_line(tiny_pair, tmp_path, capsys):
-    small = ["--prefixes", "2,4", "--length", "3", "--places", "9", "--max-tokens", "300"]
+    small = ["--prefixes", "2,4", "--length", "3", "--num-prefixes", "9", "--max-tokens", "300"]
     out = str(tmp_path / "out")
-    code, told, _ = command(capsys, "memorise", str(tiny_pair / "ar"), "--out", out, *small)
+    code, told, err = command(capsys, "memorise", str(tiny_pair / "ar"), "--out", out, *small)
     assert code == 0
     assert "extracted" in told
-    assert "A low rate is no promise" in told
+    assert "--prefixes is now --prefix-lengths" in err
     code, told, _ = command(capsys, "data", "canaries", "--out", str(tmp_path / "c"))
     assert code == 0
     assert "16 documents" in told
@@ -231,10 +232,11 @@ def test_the_command_line(tiny_pair, tmp_path, capsys):
     ("words", "message"),
     [
         (["--prefixes", "a"], "is not a list of whole numbers"),
-        (["--length", "0"], "length = 0: give at least 1"),
+        (["--length", "0"], "--length 0: give at least 1"),
         (["--prefixes", "40"], "are longer than the run's"),
         (["--canaries", "nowhere"], "is not a key of canaries"),
-        (["--references", "3"], "references = 3: give at least 16"),
+        (["--references", "300"], "--references needs --canaries"),
+        (["--references", "3"], "--references 3: give at least 16"),
     ],
 )
 def test_words_that_make_no_sense(tiny_pair, capsys, words, message):

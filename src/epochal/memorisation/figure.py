@@ -14,19 +14,20 @@ from matplotlib.figure import Figure
 
 from epochal import files
 from epochal.families import get_family
-from epochal.memorisation.analysis import CHANCE_EXPOSURE, Extraction, Measured, best_of
+from epochal.memorisation.analysis import best_of
+from epochal.memorisation.results import CHANCE_EXPOSURE, CheckpointResult, Extraction
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def write_plot(
     folder: Path,
-    measured: Sequence[Measured],
+    measured: Sequence[CheckpointResult],
     logged: Mapping[str, Sequence[tuple[float, float]]],
     length: int,
 ) -> None:
     """memorise.svg and memorise.png in `folder`. `logged`: (epochs, gap) by the runs' logs."""
-    runs: dict[str, list[Measured]] = {}
+    runs: dict[str, list[CheckpointResult]] = {}
     for one in measured:
         runs.setdefault(one.run, []).append(one)
     canaries = any(one.canaries for one in measured)
@@ -66,16 +67,16 @@ def run_styles(names: Sequence[str]) -> list[dict[str, Any]]:
     return styles
 
 
-def _gap(axes: Axes, name: str, checkpoints: list[Measured], style: dict[str, Any]) -> None:
+def _gap(axes: Axes, name: str, checkpoints: list[CheckpointResult], style: dict[str, Any]) -> None:
     epochs = [one.epochs for one in checkpoints]
-    errors = [float(np.hypot(one.train_error, one.validation_error)) for one in checkpoints]
+    errors = [one.gap_error for one in checkpoints]
     axes.errorbar(
         epochs, [one.gap for one in checkpoints], yerr=errors, label=name, capsize=2, **style
     )
 
 
 def _extraction_by_epoch(
-    axes: Axes, checkpoints: list[Measured], best: Measured, style: dict[str, Any]
+    axes: Axes, checkpoints: list[CheckpointResult], best: CheckpointResult, style: dict[str, Any]
 ) -> None:
     """At the longest prefix; a line stands at the epoch of the best checkpoint."""
     epochs = [one.epochs for one in checkpoints]
@@ -84,28 +85,28 @@ def _extraction_by_epoch(
     axes.axvline(best.epochs, color=style["color"], linewidth=0.8, linestyle="-.")
 
 
-def _extraction_by_prefix(axes: Axes, last: Measured, style: dict[str, Any]) -> None:
+def _extraction_by_prefix(axes: Axes, last: CheckpointResult, style: dict[str, Any]) -> None:
     _rates(axes, [one.prefix for one in last.extraction], last.extraction, style)
 
 
 def _rates(
     axes: Axes, at: Sequence[float], found: Sequence[Extraction], style: dict[str, Any]
 ) -> None:
-    rates = np.array([one.train for one in found])
+    rates = np.array([one.train_rate for one in found])
     low, high = np.array([one.train_interval for one in found]).T
     axes.errorbar(
         at, 100 * rates, yerr=100 * np.array([rates - low, high - rates]), capsize=2, **style
     )
     control = [
-        (x, 100 * one.validation)
+        (x, 100 * one.validation_rate)
         for x, one in zip(at, found, strict=True)
-        if one.validation is not None
+        if one.validation_rate is not None
     ]
     if control:
         axes.plot(*zip(*control, strict=True), linestyle=":", mfc="none", **style)
 
 
-def _exposure(axes: Axes, one: Measured, style: dict[str, Any]) -> None:
+def _exposure(axes: Axes, one: CheckpointResult, style: dict[str, Any]) -> None:
     """Each canary, and a line through the means by copies."""
     axes.plot(
         [canary.seen for canary in one.canaries],
@@ -114,7 +115,8 @@ def _exposure(axes: Axes, one: Measured, style: dict[str, Any]) -> None:
         markersize=4,
         **style,
     )
-    means = [((group.least + group.most) / 2, group.mean) for group in one.exposures]
+    groups = one.exposure_by_copies
+    means = [((group.min_copies + group.max_copies) / 2, group.mean) for group in groups]
     axes.plot(*zip(*means, strict=True), color=style["color"], linewidth=0.9)
 
 
@@ -127,14 +129,14 @@ def _titles(panels: Sequence[Axes], prefix: int, length: int, canaries: bool) ->
     panels[0].axhline(0, color="0.7", linewidth=0.8)
     panels[0].legend(frameon=False)
     panels[1].set(
-        title=f"Next {length} tokens word for word after {prefix}",
+        title=f"Next {length} tokens verbatim after {prefix}",
         xlabel="epochs (dotted: validation text; upright: best)",
-        ylabel="% of places",
+        ylabel="% of prefixes",
     )
     panels[2].set(
-        title=f"Next {length} tokens word for word, last checkpoint",
+        title=f"Next {length} tokens verbatim, last checkpoint",
         xlabel="prefix, tokens (dotted: validation text)",
-        ylabel="% of places",
+        ylabel="% of prefixes",
     )
     panels[2].set_xscale("log", base=2)
     panels[2].xaxis.set_major_formatter("{x:.0f}")

@@ -1,4 +1,4 @@
-"""What a model gives back of a text: continuations word for word, and its NLL of a span.
+"""What a model gives back of a text: verbatim continuations, and its NLL of a span.
 
 Shape letters: B rows, L positions, P prefix tokens, S tokens of the continuation or span.
 """
@@ -26,7 +26,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """A model asked for what it remembers."""
+    """A model and how it is read."""
 
     model: Transformer
     objective: Objective
@@ -35,25 +35,24 @@ class Recall:
     mask: int
     batch_tokens: int = 16_384
     pad_to: int = 0
-    """Rows are lengthened to this with masks that nobody asks for (diffusion runs that met full
-    rows only); 0: not at all."""
+    """Rows are padded to this with masks that are not scored; 0: not at all."""
 
     def greedy_tokens_right(self, rows: Integers, prefix: int) -> NDArray[np.bool_]:
-        """[B, P + S] rows → [B, S] which tokens after the prefix the model writes by itself.
+        """[B, P + S] rows → [B, S] which tokens after the prefix the model generates greedily.
 
-        AR takes the likeliest next token; a row is given back word for word if and only if
-        each token is the likeliest after the true ones before it, so one pass over the true
-        text tells, and a token after the first wrong one counts as wrong. MDM unmasks the
-        token it is surest of, one at a time, from the prefix and S masks; a row is left at its
-        first wrong token, and what is still masked then counts as wrong.
+        A family with an exact NLL takes the most likely next token; a row comes back verbatim if
+        and only if each token is the most likely after the true ones before it, so one pass over
+        the true text suffices, and a token after the first wrong one counts as wrong. Others
+        unmask the token of highest confidence, one per pass, from the prefix and S masks; a row
+        ends at its first wrong token, and what is still masked then counts as wrong.
         """
         if not len(rows):
             return np.zeros((0, rows.shape[1] - prefix), dtype=np.bool_)
         self.model.eval()
         size = max(1, self.batch_tokens // max(rows.shape[1], self.pad_to))
-        write = self._next_tokens if self.objective.exact else self._unmasked
+        right = self._next_tokens if self.objective.exact else self._unmasked
         parts = [rows[first : first + size] for first in range(0, len(rows), size)]
-        return np.concatenate([write(torch.from_numpy(part), prefix) for part in parts])
+        return np.concatenate([right(torch.from_numpy(part), prefix) for part in parts])
 
     @torch.no_grad()
     def _next_tokens(self, rows: Tensor, prefix: int) -> NDArray[np.bool_]:
@@ -74,26 +73,26 @@ class Recall:
             best, token = logits.float().softmax(dim=-1).max(dim=-1)
             best, token = best.cpu(), token.cpu()
             best[ids[alive, prefix:end] != self.mask] = -1
-            place = best.argmax(dim=1)
-            chosen = token.gather(1, place[:, None]).squeeze(1)
-            right = chosen == rows[alive, prefix + place]
-            alive, place, chosen = alive[right], place[right], chosen[right]
-            ids[alive, prefix + place] = chosen
+            position = best.argmax(dim=1)
+            chosen = token.gather(1, position[:, None]).squeeze(1)
+            right = chosen == rows[alive, prefix + position]
+            alive, position, chosen = alive[right], position[right], chosen[right]
+            ids[alive, prefix + position] = chosen
         return (ids[:, prefix:end] == rows[:, prefix:]).numpy()
 
     def span_nll(self, rows: Integers, scored: NDArray[np.bool_], draws: int, seed: int) -> Floats:
-        """[B, L] rows → [B] −log p(scored tokens | the others): exact for AR, where the others
-        are those before, and the mean of `draws` draws of the bound for MDM.
+        """[B, L] rows → [B] −log p(scored tokens | the others): exact where the family's NLL is,
+        the others being those before; else the mean of `draws` draws of the bound.
 
-        All rows meet the same masks if they score the same positions, so that they compare.
-        Levels are one per slice of [0, 1).
+        All rows get the same masks if they score the same positions, so that they are
+        comparable. Levels are one per slice of [0, 1).
         """
         missing = max(0, self.pad_to - rows.shape[1])
         rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=self.mask)
         scored = np.pad(scored, ((0, 0), (0, missing)))
         size = max(1, self.batch_tokens // rows.shape[1])
         exact = self.objective.exact
-        found = np.zeros(len(rows))
+        total = np.zeros(len(rows))
         for draw in range(1 if exact else draws):
             key = rng.stream_key(seed, "span", draw)
             level = (draw + rng.uniforms(np.array([key], dtype=np.uint64), 1)[0, 0]) / draws
@@ -106,8 +105,8 @@ class Recall:
                     Draw(np.full(count, level), np.full(count, key, dtype=np.uint64)),
                 )
                 nll = problem_token_nll(self.model, problem, self.machine)
-                found[part] += (problem.weights.double().numpy() * nll).sum(axis=1)
-        return found if exact else found / draws
+                total[part] += (problem.weights.double().numpy() * nll).sum(axis=1)
+        return total if exact else total / draws
 
     def _hidden(self, ids: Tensor, rule: Literal["causal", "bidirectional"]) -> Tensor:
         with self.machine.autocast():

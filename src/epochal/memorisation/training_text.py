@@ -1,9 +1,8 @@
-"""The text that a run was trained on: whether it still is, places in it, and canaries."""
+"""The text that a run was trained on: whether it is unchanged, prefixes in it, and canaries."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,41 +22,41 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """What a run learned from and was judged on."""
+class TrainingText:
+    """What a run was trained and validated on."""
 
     train: TokenStore
     validation: TokenStore
     canaries: list[tuple[Canary, int, int]]
-    """Each with how often it stands in `train`, and in what `data.unique_tokens` cut away."""
+    """Each with how often it occurs in `train`, and in what `data.unique_tokens` excluded."""
 
     @staticmethod
-    def of(record: RunRecord, canaries: list[Canary]) -> Text:
-        """Of a run. Raises RunError if its corpus is not known or has changed since, and
-        UserError for a blend of stores."""
-        known = {role: facts["content_sha256"] for role, facts in record.info["corpus"].items()}
-        if NOT_KNOWN in known.values():
+    def of(record: RunRecord, canaries: list[Canary]) -> TrainingText:
+        """Of a run. Raises RunError if its corpus is unknown or has changed since, and UserError
+        for a blend of stores."""
+        hashes = {role: facts["content_sha256"] for role, facts in record.info["corpus"].items()}
+        if NOT_KNOWN in hashes.values():
             raise RunError(
-                f"{record.path} was imported without a corpus, so it is not known what it was "
-                "trained on; import it again with --corpus"
+                f"{record.path} was imported without a corpus, so its training text is unknown; "
+                "import it again with its corpus"
             )
         data = record.data
         corpus = open_corpus(data)
-        text = corpus.train
-        if isinstance(text, Blend):
+        train = corpus.train
+        if isinstance(train, Blend):
             raise UserError(
                 f"{record.path} was trained on a blend of stores; memorise needs a single one"
             )
-        for role, store in (("train", text), ("validation", corpus.validation)):
-            if store.content_sha256 != known[role]:
+        for role, store in (("train", train), ("validation", corpus.validation)):
+            if store.content_sha256 != hashes[role]:
                 raise RunError(
                     f"the store {store.prefix} is not the one that {record.path} was trained "
-                    "with, so what the run remembers of it would mean nothing; restore it"
+                    "with, so memorisation cannot be measured on it; restore it"
                 )
         tokenizer = tokenizer_of(record)
         if tokenizer.sha256 != corpus.tokenizer.sha256:
             raise RunError(
-                f"the tokenizer of the corpus {text.prefix.parent} is not the one that "
+                f"the tokenizer of the corpus {train.prefix.parent} is not the one that "
                 f"{record.path} was trained with; restore it"
             )
         placed = []
@@ -65,36 +64,16 @@ class Text:
         assert isinstance(whole, TokenStore)
         for canary in canaries:
             ids = ids_of(tokenizer, canary.prefix, canary.secret)[0][1:]
-            seen = occurrences(text, ids)
+            seen = occurrences(train, ids)
             placed.append((canary, seen, occurrences(whole, ids) - seen))
-        return Text(text, corpus.validation, placed)
+        return TrainingText(train, corpus.validation, placed)
 
 
-def why_unlike(records: Mapping[str, RunRecord]) -> str | None:
-    """Why the validation NLL of these runs do not compare, in one clause; None if they do."""
-    (first, one), *others = records.items()
-    for name, other in others:
-        pairs = {
-            "validation set": [
-                run.info["corpus"]["validation"]["content_sha256"] for run in (one, other)
-            ],
-            "tokenizer": [tokenizer_of(run).sha256 for run in (one, other)],
-            "`data.sequence_length`": [run.recipe.data.sequence_length for run in (one, other)],
-        }
-        for what, (left, right) in pairs.items():
-            if left != right:
-                return (
-                    f"{first} and {name} have not the same {what}, so their NLL do not compare; "
-                    "give runs that have"
-                )
-    return None
+def draw_prefixes(store: TokenStore, need: int, most: int, seed: int) -> Integers:
+    """[prefixes, need] runs of tokens within documents, no two at one offset, up to `most`.
 
-
-def places(store: TokenStore, need: int, most: int, seed: int) -> Integers:
-    """[places, need] tokens within documents, no place twice, up to `most`.
-
-    Spread over the documents as evenly as their lengths allow, at random offsets; all prefixes
-    end at the same place, so that only their length differs.
+    Spread over the documents as evenly as their lengths allow, at random offsets; all prefix
+    lengths end at the same position, so that only the length differs.
     """
     starts = store.document_starts
     room = np.maximum(np.diff(starts) - need + 1, 0)
@@ -115,7 +94,7 @@ def places(store: TokenStore, need: int, most: int, seed: int) -> Integers:
 
 
 def even_share(room: Integers, count: int) -> Integers:
-    """How many of `count` ≤ room.sum() fall to each, as alike as their room allows."""
+    """How many of `count` ≤ room.sum() each gets, as equal as their room allows."""
     low, high = 0, int(room.max(initial=0))
     while low < high:  # the most that all who have room for it can get
         middle = (low + high + 1) // 2
@@ -141,7 +120,7 @@ def ids_of(tokenizer: Tokenizer, prefix: str, secret: str) -> tuple[Integers, in
 
 
 def occurrences(store: TokenStore, ids: Integers) -> int:
-    """How often the tokens stand in the store, in this order."""
+    """How often the tokens occur in the store, in this order."""
     tokens = store.tokens
     at = np.flatnonzero(np.asarray(tokens[: len(tokens) - len(ids) + 1]) == ids[0])
     for offset in range(1, len(ids)):

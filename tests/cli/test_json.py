@@ -127,7 +127,7 @@ def test_commands_that_read_runs(check, tiny_pair, tmp_path):
     check("compare", "compare", ar, mdm)
     check("runs", "runs", pair)
     check("report", "report", ar, "--out", tmp_path / "r.html")
-    small = ("--prefixes", 8, "--length", 8, "--max-tokens", "0.2k")
+    small = ("--prefix-lengths", 8, "--length", 8, "--max-tokens", "0.2k")
     check("memorise", "memorise", ar, "--out", tmp_path, *small)
     check("generate", "generate", ar, "--prompt", "The", "--tokens", 4)
     words = ("--judge", ar, "--samples", 2, "--tokens", 8, "--steps", 2)

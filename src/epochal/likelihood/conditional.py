@@ -1,17 +1,17 @@
-"""log p(continuation | context): exact for AR, two ways for masked diffusion.
+"""log p(continuation | context): exact for causal models, two ways for masked diffusion.
 
 With a context c and a continuation x_1 … x_m:
 
-AR            Σ_i log p(x_i | c, x_<i), exactly.
+Exact         Σ_i log p(x_i | c, x_<i).
 Chain rule    the same sum with a diffusion model's conditionals, x_i and all that follows
-              masked: the likelihood of writing x from left to right. m passes, no chance.
+              masked: the likelihood of generating x from left to right. m passes, not random.
 Monte Carlo   the bound averaged over all orders,
               −log p(x | c) ≤
                   E_{K ~ U{1…m}} E_{|M| = K} [ m/K · Σ_{i∈M} −log p(x_i | c, x outside M) ],
               masks inside the continuation only (arXiv 2507.15857, evaluate_diff.py of its
               code, there with a continuous noise level).
 
-Two bounds that are not the same number: compare the choices of a question by one of them.
+The last two are different numbers: compare the choices of a question by one of them.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Request:
     ids: Ids
     scored: int
     key: int = 0
-    """Decides the masks. Choices of one question share it, so that their masks are alike."""
+    """Decides the masks. Choices of one question share it, so that they get the same masks."""
 
     @property
     def start(self) -> int:
-        """Place of the first scored token."""
+        """Position of the first scored token."""
         return len(self.ids) - self.scored
 
 
@@ -56,24 +56,24 @@ class Likelihood:
     standard_error: float
     """From the masks drawn; 0 where none were drawn."""
     greedy: bool | None
-    """Whether each token is the likeliest given all before it. Monte Carlo has no order; it
-    says what the first step of `greedy_match` would find, and None where more are needed."""
+    """Whether each token is the most likely given all before it. Monte Carlo has no order: here it
+    is the outcome of the first step of `greedy_match`, and None where more are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskPlan:
-    """Masks of a continuation of m tokens and what their sums of NLL weigh."""
+    """Masks of a continuation of m tokens and the weights of their sums of NLL."""
 
     masks: NDArray[np.bool_]
     """[R, m]"""
     weights: NDArray[np.float64]
     """[R]; Σ_r weights · Σ_{i∈M_r} NLL_i is the estimate, and Σ_r weights · |M_r| = m."""
     pairs: int
-    """Pairs (a mask and its complement) after the first mask; 0 if nothing is left to chance."""
+    """Pairs (a mask and its complement) after the first mask; 0 if nothing is random."""
 
 
 def exact(reader: Reader, requests: Sequence[Request], report: Report) -> list[Likelihood]:
-    """AR: all tokens of a continuation from one pass."""
+    """Causal models: all tokens of a continuation from one pass."""
 
     def queries(request: Request) -> list[Query]:
         places = np.arange(request.start - 1, len(request.ids) - 1)
@@ -88,12 +88,13 @@ def chain_rule(
     """Diffusion, left to right: pass i masks tokens i … m of the continuation and scores x_i."""
 
     def queries(request: Request) -> list[Query]:
-        made = []
+        passes = []
         for place in range(request.start, len(request.ids)):
             ids = request.ids.copy()
             ids[place:] = mask
-            made.append(Query(ids, np.array([place]), request.ids[place : place + 1].astype(int)))
-        return made
+            target = request.ids[place : place + 1].astype(int)
+            passes.append(Query(ids, np.array([place]), target))
+        return passes
 
     return _score(reader, requests, report, lambda request: request.scored, queries, _summed)
 
@@ -106,7 +107,7 @@ def monte_carlo(
     seed: int,
     report: Report,
 ) -> list[Likelihood]:
-    """Diffusion, any order: the bound, unbiased, from at most `draws` masks a continuation.
+    """Diffusion, any order: the bound, unbiased, from at most `draws` masks per continuation.
 
     Raises UserError for fewer than 7 draws.
     """
@@ -116,18 +117,18 @@ def monte_carlo(
         return mask_plan(request.scored, draws, rng.stream_key(seed, "downstream", request.key))
 
     def queries(request: Request) -> list[Query]:
-        made = []
+        passes = []
         for masked in plan(request).masks:
             places = request.start + masked.nonzero()[0]
             ids = request.ids.copy()
             ids[places] = mask
-            made.append(Query(ids, places, request.ids[places].astype(np.int64)))
-        return made
+            passes.append(Query(ids, places, request.ids[places].astype(np.int64)))
+        return passes
 
     def value(request: Request, answers: Sequence[Answer]) -> Likelihood:
         masks = plan(request)
         sums = np.array([answer.log_probs.sum() for answer in answers])
-        # One of the masks hides everything: the first step of a generation has been read.
+        # One of the masks covers everything: it is the first step of a generation.
         first = answers[int(masks.masks.all(axis=1).argmax())]
         surest = int(first.best_log_probs.argmax())
         right = bool(first.best[surest] == request.ids[request.start + surest])
@@ -248,10 +249,10 @@ def _score(
     order.sort(key=lambda i: requests[i].key if reader.pad_to else len(requests[i].ids))
     done = len(requests) - len(order)
     for chunk in _chunks(requests, order, passes, reader):
-        made = [queries(requests[i]) for i in chunk]
-        answers = iter(reader.answer([query for some in made for query in some]))
-        for i, some in zip(chunk, made, strict=True):
-            results[i] = value(requests[i], [next(answers) for _ in some])
+        passes_of = [queries(requests[i]) for i in chunk]
+        answers = iter(reader.answer([query for each in passes_of for query in each]))
+        for i, each in zip(chunk, passes_of, strict=True):
+            results[i] = value(requests[i], [next(answers) for _ in each])
         done += len(chunk)
         report(done)
     return results

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
-from epochal.errors import UserError
+from epochal.errors import OptionError
 from epochal.rng import Keys
 
 GROUP_ROWS = 16
@@ -66,9 +66,11 @@ class DrawPlan:
 
 
 def check_masks(draws: int) -> None:
-    """Raises UserError for fewer masks a continuation than its error bar needs."""
+    """Raise OptionError for fewer masks per continuation than its error bar needs."""
     if draws < FEWEST_MASKS:
-        raise UserError(
-            f"draws = {draws}: at least {FEWEST_MASKS} are needed, since the error bar comes from "
-            "comparing them (32 is usual)"
+        raise OptionError(
+            "draws",
+            draws,
+            f"at least {FEWEST_MASKS} are needed, since the error bar comes from comparing them "
+            "(32 is usual)",
         )

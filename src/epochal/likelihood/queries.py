@@ -1,7 +1,7 @@
-"""What a model gives to chosen tokens at chosen places of many rows of unlike length, batched.
+"""Probabilities of chosen tokens at chosen positions of many rows of different length, batched.
 
-Equal rows are read once, rows of similar length share a batch, and logits are made only where
-a query looks. Shape letters: B rows, L positions, P looked-at places, V vocabulary.
+Equal rows are read once, rows of similar length share a batch, and logits are computed only where
+a query needs them. Shape letters: B rows, L positions, P queried positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Read `ids`; at each of `places` (indices into them) say what `targets` get."""
+    """Read `ids`; give the probabilities of `targets` at `places` (indices into `ids`)."""
 
     ids: Ids
     places: Places
@@ -35,14 +35,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """For each place of a query, natural logarithms of probabilities."""
+    """For each position of a query, natural logarithms of probabilities."""
 
     log_probs: NDArray[np.float64]
     """Of the target."""
     best: NDArray[np.int64]
-    """The likeliest token."""
+    """The most likely token."""
     best_log_probs: NDArray[np.float64]
-    """Of the likeliest token."""
+    """Of the most likely token."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Reader:
     batch_tokens: int
     """Tokens of a forward pass, padding included (at least one row)."""
     pad_to: int = 0
-    """Bidirectional rows are lengthened to this with `pad_id`, as ordinary input."""
+    """Bidirectional rows are padded to this with `pad_id`, as ordinary input."""
     pad_id: int = 0
     rows_read: int = field(default=0, init=False)
     """Rows that went through the model so far."""
@@ -69,29 +69,31 @@ class Reader:
         rows, owner = self._distinct(queries)
         rank = np.argsort([len(row) for row in rows], kind="stable")
         counts = np.array([len(query.places) for query in queries], dtype=np.int64)
-        # Every looked-at place with the row that it lies in, put in the order of the reading.
+        # Every queried position with its row, in the order in which rows are read.
         row = np.repeat(np.argsort(rank, kind="stable")[owner], counts)
         place = np.concatenate([query.places for query in queries])
         target = np.concatenate([query.targets for query in queries])
         order = np.argsort(row, kind="stable")
-        found = np.empty((3, len(row)))
+        values = np.empty((3, len(row)))
         self.model.eval()
         first = 0
         for batch in self._batches([len(rows[i]) for i in rank]):
             last = first + int(np.searchsorted(row[order[first:]], batch.stop))
             those = order[first:last]
             ids = [rows[i] for i in rank[batch]]
-            found[:, those] = self._look(ids, row[those] - batch.start, place[those], target[those])
+            values[:, those] = self._look(
+                ids, row[those] - batch.start, place[those], target[those]
+            )
             first = last
         ends = np.cumsum(counts)
-        parts = (found[:, end - count : end] for count, end in zip(counts, ends, strict=True))
+        parts = (values[:, end - count : end] for count, end in zip(counts, ends, strict=True))
         return [Answer(part[0], part[1].astype(np.int64), part[2]) for part in parts]
 
     def _distinct(self, queries: Sequence[Query]) -> tuple[list[Ids], Places]:
-        """The different rows, and for each query the number of its own.
+        """The distinct rows, and for each query the index of its row.
 
-        Where rows are lengthened, one that ends in the padding's id equals a shorter one: so do
-        the rows of all choices of a question when all their tokens are masked.
+        Where rows are padded, one that ends in the padding's id equals a shorter one: so do the
+        rows of all choices of a question when all their tokens are masked.
         """
         numbers: dict[bytes, int] = {}
         rows: list[Ids] = []
@@ -118,7 +120,7 @@ class Reader:
     def _look(
         self, rows: Sequence[Ids], row: Places, place: Places, target: Places
     ) -> NDArray[np.float64]:
-        """[3, P]: log p(target), the likeliest token, its log p."""
+        """[3, P]: log p(target), the most likely token, its log p."""
         self.rows_read += len(rows)
         ids, rule = self._padded(rows)
         device = self.machine.device
@@ -140,14 +142,14 @@ class Reader:
         return torch.stack([chosen.double(), token.double(), best.double()])
 
     def _padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Attention]:
-        """[B, L] ids and who sees whom."""
+        """[B, L] ids and their attention rule."""
         lengths = np.array([len(row) for row in rows])
         width = max(int(lengths.max()), self.pad_to)
         inside = np.arange(width)[None, :] < lengths[:, None]
         ids = np.full(inside.shape, self.pad_id, dtype=np.int64)
         ids[inside] = np.concatenate(rows)
         if self.causal:
-            return torch.from_numpy(ids), "causal"  # padding lies behind all that is looked at
+            return torch.from_numpy(ids), "causal"  # padding comes after all that is queried
         if self.pad_to or inside.all():
             return torch.from_numpy(ids), "bidirectional"
         return torch.from_numpy(ids), torch.from_numpy(inside)[:, None, None, :]

@@ -78,7 +78,7 @@ class Generator:
         Prompts of one shape are batched. `report` gets the number of rows done. Raises UserError,
         before anything is written, for a prompt or an option that does not fit the model.
         """
-        self._refuse_unused(config)
+        self._check_options(config)
         rows = [r for number in range(len(prompts)) for r in self._checked(number, prompts, config)]
         missing = [0] * len(prompts)
         for row in rows:
@@ -99,7 +99,7 @@ class Generator:
 
         Raises UserError for several samples and for a gap of searched length.
         """
-        self._refuse_unused(config)
+        self._check_options(config)
         rows = self._rows(0, prompt, config)
         if len(rows) > 1:
             raise UserError("only one text can be streamed: one sample, and gaps of fixed length")
@@ -126,9 +126,10 @@ class Generator:
         """The end of an error that begins with the names of options."""
         return f"cannot be used with {self.family.title} models; leave it out"
 
-    def _refuse_unused(self, config: GenerationConfig) -> None:
+    def _check_options(self, config: GenerationConfig) -> None:
         if unused := [name for name in self.unused_options if name in config.changed()]:
             raise UserError(f"{', '.join(unused)} {self.why_unused}")
+        self.writer.check(config, 0)
 
     def _checked(self, number: int, prompts: Sequence[str], config: GenerationConfig) -> list[_Row]:
         """`_rows`, with the prompt named in errors if there are others."""

@@ -184,7 +184,7 @@ def find_resumable(folder: Path, step: int, *, exactly: bool = False) -> Path:
 
     Raises CheckpointError, naming the steps that exist, if there is none.
     """
-    paths = [(at, path) for at, path in list_checkpoints(folder) if has_optimizer(path)]
+    paths = [(at, path) for at, path in list_checkpoints(folder) if _has_optimizer(path)]
     for at, path in reversed(paths):
         if at == step or (at < step and not exactly):
             if (problem := _problem(path)) is None:
@@ -216,7 +216,7 @@ def checkpoint_at(folder: Path, name: str) -> Path | None:
     return None
 
 
-def has_optimizer(path: Path) -> bool:
+def _has_optimizer(path: Path) -> bool:
     """Whether training can resume from the checkpoint."""
     return (path / _OPTIMIZER).exists() or (path / SHARDS).exists()
 

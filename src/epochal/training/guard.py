@@ -25,7 +25,7 @@ MAX_IN_A_ROW = 10
 """Faults in a row that end a run whatever the recipe says: it does not recover."""
 
 
-class Norms(Protocol):
+class _Norms(Protocol):
     """The guard's part of a run's state (`TrainState`), which its checkpoints save."""
 
     norms: list[float]
@@ -33,7 +33,7 @@ class Norms(Protocol):
     faults_in_a_row: int
 
 
-def norm_limit(settings: Train, state: Norms) -> float:
+def norm_limit(settings: Train, state: _Norms) -> float:
     """Gradient norm above which the next step is a spike: `spike_factor` times the median of the
     last norms; infinite while there are too few of them, or if spikes are ignored."""
     if settings.on_spike == "ignore" or len(state.norms) < MIN_NORMS:
@@ -67,13 +67,13 @@ def find_fault(settings: Train, step: int, loss: float, norm: float, limit: floa
     return "spike"
 
 
-def count_taken(state: Norms, norm: float) -> None:
+def count_taken(state: _Norms, norm: float) -> None:
     """Add the norm of a step whose update was made."""
     state.norms = [*state.norms[-(WINDOW - 1) :], norm]
     state.faults_in_a_row = 0
 
 
-def count_fault(state: Norms, step: int, fault: Fault) -> None:
+def count_fault(state: _Norms, step: int, fault: Fault) -> None:
     """Count a fault of step number `step`, counted from 1. Raises TrainingDiverged after
     MAX_IN_A_ROW in a row."""
     state.faults += 1

@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.o
     groups = [
         {"params": alike, "weight_decay": decay}
         for matrix, decay in decays.items()
-        for alike in fused_groups([w for w in weights if (w.dim() > 1) == matrix])
+        for alike in _fused_groups([w for w in weights if (w.dim() > 1) == matrix])
     ]
     return torch.optim.AdamW(
         groups,
@@ -34,7 +34,7 @@ def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.o
     )
 
 
-def fused_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+def _fused_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     """Tensors in groups that one fused kernel takes: plain ones, and DTensors of each mesh."""
     groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
@@ -46,7 +46,7 @@ def total_norm(weights: list[nn.Parameter]) -> Tensor:
     """Norm of the gradient over these weights, which may be sharded over processes."""
     norms = [
         nn.utils.get_total_norm([weight.grad for weight in group if weight.grad is not None])
-        for group in fused_groups(weight for weight in weights if weight.grad is not None)
+        for group in _fused_groups(weight for weight in weights if weight.grad is not None)
     ]
     full = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     return full[0] if len(full) == 1 else torch.linalg.vector_norm(torch.stack(full))
@@ -61,7 +61,7 @@ def clip(
     the norm before. `norm_of` computes it, where other processes hold other weights."""
     norm = norm_of(weights)
     if limit:
-        for group in fused_groups(weight for weight in weights if weight.grad is not None):
+        for group in _fused_groups(weight for weight in weights if weight.grad is not None):
             nn.utils.clip_grads_with_norm_(group, limit, norm)
     return norm
 

@@ -115,7 +115,7 @@ class Stepper:
         def part_of(number: int, hidden: Tensor) -> Tensor:
             problem, index = problems[number], indices[number]
             each = noise_sums.nll_buffer(problem, index)
-            part = hidden_loss(
+            part = _hidden_loss(
                 self.parallel_model, self.model, hidden, problem, index, self.machine, each
             )
             part = part / denominator
@@ -149,7 +149,7 @@ class Stepper:
         micro-batch's part of the loss."""
 
         def inputs(number: int) -> Inputs:
-            return model_inputs(problems[number], self.machine)
+            return _model_inputs(problems[number], self.machine)
 
         if self.parallel_model.pipeline is not None:
             self.parallel_model.pipeline.step(len(problems), inputs, part_of)
@@ -183,7 +183,7 @@ class Stepper:
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
 
 
-def model_inputs(problem: Problem, machine: Machine) -> Inputs:
+def _model_inputs(problem: Problem, machine: Machine) -> Inputs:
     """The model's arguments, on the device."""
     positions = problem.positions
     if positions is not None:
@@ -192,7 +192,7 @@ def model_inputs(problem: Problem, machine: Machine) -> Inputs:
     return ids, problem.rule(machine.device), positions
 
 
-def hidden_loss(
+def _hidden_loss(
     parallel_model: ParallelModel,
     model: Transformer,
     hidden: Tensor,
@@ -227,7 +227,7 @@ def problem_loss(
     index: Tensor | None,
     machine: Machine,
 ) -> Tensor:
-    """`hidden_loss` with the forward pass."""
+    """`_hidden_loss` with the forward pass."""
     with machine.autocast():
-        hidden = parallel_model.forward(*model_inputs(problem, machine))
-    return hidden_loss(parallel_model, model, hidden, problem, index, machine)
+        hidden = parallel_model.forward(*_model_inputs(problem, machine))
+    return _hidden_loss(parallel_model, model, hidden, problem, index, machine)

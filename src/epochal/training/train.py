@@ -75,7 +75,7 @@ def train(
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
     plan = plan_mesh(settings, process_count(), corpus.tokenizer.vocabulary)
     machine = local_device(find_machine(settings.train))
-    folder = run_folder(settings)
+    folder = _run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
         info = run_info(settings, corpus, numbers, machine, plan)
         finished, start = world.run_on_rank_zero(
@@ -109,7 +109,7 @@ def _prepare(
 ) -> tuple[bool, Start | None]:
     """(whether the run is finished, where it branches off): lock the run's folder and write what
     identifies the run, on rank 0. `info` takes over what an earlier session wrote."""
-    folder = run_folder(settings)
+    folder = _run_folder(settings)
     held.enter_context(folder.lock())
     if restart:
         _archive(folder)
@@ -183,7 +183,7 @@ def evaluation_batch(settings: Recipe) -> int:
     return settings.eval.batch_size or max(1, MICRO_BATCH_TOKENS // settings.data.sequence_length)
 
 
-def run_folder(settings: Recipe) -> RunFolder:
+def _run_folder(settings: Recipe) -> RunFolder:
     """The recipe's run folder."""
     return RunFolder(Path(settings.run_dir or f"runs/run-{settings.family}"))
 

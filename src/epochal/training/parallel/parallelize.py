@@ -92,7 +92,7 @@ def parallelize(
     """
     plan, mesh = world.plan, world.mesh
     if mesh is None:
-        checkpoint_activations(model, parallel.activation_checkpointing)
+        _checkpoint_activations(model, parallel.activation_checkpointing)
         return single_device(model, machine)
     nll: NLL = linear_nll
     if plan.pipeline > 1:
@@ -100,7 +100,7 @@ def parallelize(
     if plan.tensor > 1:
         split_layers(model, mesh["tensor"], parallel.sequence)
         nll = partial(split_nll, mesh["tensor"])
-    checkpoint_activations(model, parallel.activation_checkpointing)
+    _checkpoint_activations(model, parallel.activation_checkpointing)
     if machine.compiled:
         for block in own_blocks(model):
             block.compile()
@@ -167,7 +167,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def checkpoint_activations(model: Transformer, what: str) -> None:
+def _checkpoint_activations(model: Transformer, what: str) -> None:
     """Let each block keep less for the backward pass and recompute the rest.
 
     The block's forward is replaced on the object, not wrapped in a module, so that names of

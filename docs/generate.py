@@ -41,6 +41,10 @@ RESULTS: dict[str, str] = {
     "sweep --dry-run": "epochal.sweeps.listing.Listing",
     "submit": "epochal.sweeps.submit.Submission",
     "report": "epochal.report.page.Report",
+    "import megatron": "epochal.interop.imports.ImportedRun",
+    "import hf": "epochal.interop.imports.ImportedRun",
+    "export hf": "epochal.interop.exports.ExportedFolder",
+    "export safetensors": "epochal.interop.exports.ExportedFile",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
 }
@@ -62,10 +66,6 @@ NOT_YET: set[str] = {
     "data canaries",
     "fit",
     "study",
-    "import megatron",
-    "import hf",
-    "export hf",
-    "export safetensors",
     "average",
     "sizes",
 }

@@ -29,6 +29,7 @@ def option(
     short: str = "",
     metavar: str = "",
     parse: Callable[[str], Any] | None = None,
+    choices: Callable[[], Sequence[str]] | None = None,
     renamed: Sequence[str] = (),
     cli: bool = True,
     json: bool | str = True,
@@ -36,8 +37,8 @@ def option(
     """A dataclass field with what the command line needs beside name, type, default and text.
 
     `flag` is --field-name if not given, `short` a letter like -U. `parse` turns the typed text
-    into the value and raises UserError. `renamed` are earlier flags, still read with a notice.
-    `cli=False` leaves the field off the command line.
+    into the value and raises UserError; `choices` gives the allowed words. `renamed` are earlier
+    flags, still read with a notice. `cli=False` leaves the field off the command line.
     """
     return dataclasses.field(
         default=default,
@@ -47,6 +48,7 @@ def option(
             "short": short,
             "metavar": metavar,
             "parse": parse,
+            "choices": choices,
             "renamed": tuple(renamed),
             "cli": cli,
             "json": json,

@@ -15,11 +15,12 @@ from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.generation.config import GenerationConfig
-from epochal.interop import hf_tokenizer, read_hf
 from epochal.interop.exports import export_hf
 from epochal.interop.hf_export import mask_name
+from epochal.interop.hf_import import hf_tokenizer, read_hf
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load
+from epochal.interop.options import ImportOptions, MegatronOptions
 from epochal.runs import RunRecord
 from epochal.training.train import train
 from tiny_runs import overrides
@@ -170,7 +171,7 @@ def test_what_the_card_tells_to_type_works(transformers, exported, family, monke
 @pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back(runs, exported, family, tmp_path, tiny_corpus):
     before = load(runs / family)
-    record = import_hf(exported / family, tmp_path / "back", corpus=tiny_corpus)
+    record = import_hf(exported / family, tmp_path / "back", ImportOptions(corpus=tiny_corpus))
     after = load(record.path)
     assert (after.family, after.step) == (family, before.step)
     assert after.tokenizer.sha256 == before.tokenizer.sha256
@@ -246,7 +247,9 @@ def test_the_card_says_what_the_record_knows(tiny_pair, tmp_path):
 
 
 def test_a_run_without_a_tokenizer_is_exported_without_one(tmp_path):
-    import_megatron(original.FILES / "megatron_mdm", tmp_path / "run", family="mdm")
+    import_megatron(
+        original.FILES / "megatron_mdm", tmp_path / "run", MegatronOptions(family="mdm")
+    )
     made = export_hf(tmp_path / "run", tmp_path / "out")
     assert not made.tokenizer
     assert "tokenizer.json" not in made.files
@@ -319,7 +322,7 @@ def test_damaged_and_missing_files_are_named(tiny_pair, tmp_path):
 def test_a_place_in_use_and_a_dtype_that_is_none(tiny_pair, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a").write_text("")
-    with pytest.raises(RunError, match="is there already"):
+    with pytest.raises(RunError, match="already exists"):
         export_hf(tiny_pair / "ar", tmp_path / "x")
     with pytest.raises(UserError, match="give one of float32, bfloat16"):
         export_hf(tiny_pair / "ar", tmp_path / "y", dtype="int8")

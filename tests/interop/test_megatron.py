@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import original
-from epochal.errors import CheckpointError
-from epochal.interop import read_megatron
+from epochal.errors import CheckpointError, OptionError
 from epochal.interop.imports import import_megatron
+from epochal.interop.megatron import read_megatron
+from epochal.interop.options import MegatronOptions
 from epochal.models import Transformer
 
 SAMPLES = {family: original.FILES / f"megatron_{family}" for family in original.FAMILIES}
@@ -72,9 +73,9 @@ def test_ablations_become_recipe_lines(tmp_path):
         "low_noise_iter": 50,
     }
     megatron_made.write(tmp_path, megatron_made.model(), **ablations)
-    ar = read_megatron(tmp_path, family="ar").recipe.ar
+    ar = read_megatron(tmp_path, MegatronOptions(family="ar")).recipe.options
     assert (ar.orders, ar.order_kind, ar.token_masking) == (16, "noise_sorted", 0.1)
-    mdm = read_megatron(tmp_path, family="mdm").recipe.mdm
+    mdm = read_megatron(tmp_path, MegatronOptions(family="mdm")).recipe.options
     assert (mdm.ar_ratio, mdm.low_noise_start, mdm.low_noise_iters) == (0.2, True, 50)
 
 
@@ -82,7 +83,7 @@ def test_ablations_become_recipe_lines(tmp_path):
 def test_the_samples_moments_belong_to_their_weights(family):
     """Order of the optimizer's numbers: rows of unused ids have tiny second moments, and each
     moment has the shape of its weight."""
-    foreign = read_megatron(SAMPLES[family], optimizer=True)
+    foreign = read_megatron(SAMPLES[family], MegatronOptions(optimizer=True))
     assert foreign.moments.keys() == {"exp_avg", "exp_avg_sq", "step"}
     for kind in ("exp_avg", "exp_avg_sq"):
         assert foreign.moments[kind].keys() == foreign.weights.keys()
@@ -109,7 +110,7 @@ def test_tensor_parallel_pieces_are_joined(tmp_path, width, untied):
     made = megatron_made.model(untied=untied, heads=4, head_dim=12, rows=512 * (width // 2))
     kinds = megatron_made.moments(made)
     megatron_made.write(tmp_path, made, width=width, with_moments=kinds)
-    foreign = read_megatron(tmp_path, optimizer=True)
+    foreign = read_megatron(tmp_path, MegatronOptions(optimizer=True))
     assert foreign.recipe.model.padded_vocab_size == (None if width == 2 else 1024)
     same_model(foreign, made)
     same_moments(foreign, kinds)
@@ -120,7 +121,7 @@ def test_pipeline_stages_are_joined(tmp_path, untied):
     made = megatron_made.model(untied=untied)
     kinds = megatron_made.moments(made)
     megatron_made.write(tmp_path, made, stages=2, with_moments=kinds)
-    foreign = read_megatron(tmp_path, optimizer=True)
+    foreign = read_megatron(tmp_path, MegatronOptions(optimizer=True))
     same_model(foreign, made)
     same_moments(foreign, kinds)
 
@@ -135,13 +136,13 @@ def test_flat_bfloat16_optimizers(tmp_path, ranks):
     rounded = read_megatron(tmp_path)
     assert rounded.weights["embedding.weight"].dtype == torch.bfloat16
     same_model(rounded, rounded_copy(made))
-    foreign = read_megatron(tmp_path, optimizer=True)
+    foreign = read_megatron(tmp_path, MegatronOptions(optimizer=True))
     same_model(foreign, made)
     same_moments(foreign, kinds)
     if ranks > 1:
         (where / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
         with pytest.raises(CheckpointError, match="this file is missing: bf16_zero_pp_rank_1_mp"):
-            read_megatron(tmp_path, optimizer=True)
+            read_megatron(tmp_path, MegatronOptions(optimizer=True))
 
 
 def rounded_copy(made):
@@ -164,7 +165,7 @@ def test_the_additional_mask_row_becomes_our_mask(tmp_path):
     made = megatron_made.model(untied=True)
     mask = torch.full((1, 48), 0.3)
     megatron_made.write(tmp_path, made, extra=mask, untie_with_additional_mask=True)
-    foreign = read_megatron(tmp_path, family="mdm")
+    foreign = read_megatron(tmp_path, MegatronOptions(family="mdm"))
     assert torch.equal(foreign.weights["embedding.weight"][500], mask[0])
     same_model(foreign, made)  # ids below 500
 
@@ -205,10 +206,10 @@ def test_the_other_layouts(tmp_path, layout, width):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, path)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
-    foreign = read_megatron(tmp_path, vocabulary=500)
+    foreign = read_megatron(tmp_path, MegatronOptions(vocabulary=500))
     assert foreign.step == 7
     same_model(foreign, made)
-    with pytest.raises(CheckpointError, match="--vocabulary, which is 50257 for GPT-2"):
+    with pytest.raises(CheckpointError, match="50257 for GPT-2"):
         read_megatron(tmp_path)
 
 
@@ -216,13 +217,13 @@ def test_the_family_is_the_users_word(tmp_path, capsys):
     made = megatron_made.model()
     megatron_made.write(tmp_path / "ar", made)
     assert read_megatron(tmp_path / "ar").recipe.family == "ar"
-    assert "by the attention mask stored with it" in capsys.readouterr().err
-    assert read_megatron(tmp_path / "ar", family="mdm").recipe.family == "mdm"
-    assert "that of a model that is autoregressive, but it is taken" in capsys.readouterr().err
+    assert "by the stored attention mask" in capsys.readouterr().err
+    assert read_megatron(tmp_path / "ar", MegatronOptions(family="mdm")).recipe.family == "mdm"
+    assert "though the stored attention mask" in capsys.readouterr().err
     megatron_made.write(tmp_path / "none", made, attn_mask=None)
-    with pytest.raises(CheckpointError, match="say which with --family ar or --family mdm"):
+    with pytest.raises(CheckpointError, match="pass family='ar' or family='mdm'"):
         read_megatron(tmp_path / "none")
-    assert read_megatron(tmp_path / "none", family="mdm").recipe.family == "mdm"
+    assert read_megatron(tmp_path / "none", MegatronOptions(family="mdm")).recipe.family == "mdm"
     free = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
     megatron_made.write(tmp_path / "mdm", made, attn_mask=free)
     assert read_megatron(tmp_path / "mdm").recipe.family == "mdm"
@@ -233,12 +234,12 @@ def test_steps_are_chosen_by_latest_or_by_number(tmp_path):
     megatron_made.write(tmp_path, new, step=9)
     megatron_made.write(tmp_path, old, step=5)  # `latest` now names the older one
     same_model(read_megatron(tmp_path), old)
-    same_model(read_megatron(tmp_path, step=9), new)
+    same_model(read_megatron(tmp_path, MegatronOptions(step=9)), new)
     same_model(read_megatron(tmp_path / "global_step9"), new)
     (tmp_path / "latest").unlink()
     same_model(read_megatron(tmp_path), new)
     with pytest.raises(CheckpointError, match="no step 7; there are the steps 5, 9"):
-        read_megatron(tmp_path, step=7)
+        read_megatron(tmp_path, MegatronOptions(step=7))
     (tmp_path / "latest").write_text("nonsense")
     with pytest.raises(CheckpointError, match="says 'nonsense' instead of a step"):
         read_megatron(tmp_path)
@@ -257,8 +258,55 @@ def test_missing_files_are_named_one_by_one(tmp_path):
     with pytest.raises(CheckpointError, match="missing: layer_04-model_00-model_states"):
         read_megatron(folder)
     (where / "mp_rank_00_model_states.pt").unlink()
-    with pytest.raises(CheckpointError, match="missing: mp_rank_00_model_states"):
-        read_megatron(folder)
+    with pytest.raises(CheckpointError, match="missing: layer_04-model_00-model_states"):
+        read_megatron(folder, MegatronOptions(family="ar", heads=3, vocabulary=500))
+
+
+@pytest.fixture
+def layers_only(tmp_path):
+    """A sample without the file of arguments."""
+    folder = shutil.copytree(SAMPLES["ar"], tmp_path / "copy")
+    (folder / "global_step60" / "mp_rank_00_model_states.pt").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("heads", [{"heads": 3, "head_dim": 16}, {"heads": 3}, {"head_dim": 16}])
+def test_layer_files_and_the_heads_are_enough(layers_only, heads):
+    whole = read_megatron(SAMPLES["ar"])
+    foreign = read_megatron(layers_only, MegatronOptions(family="ar", vocabulary=500, **heads))
+    shapes = [one.recipe.model.architecture() for one in (foreign, whole)]
+    assert shapes[0] == shapes[1]
+    assert (foreign.step, foreign.vocabulary) == (60, 500)
+    assert foreign.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(foreign.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("untied", [True, False])
+def test_the_shape_is_read_from_the_weights_of_all_ranks(tmp_path, width, untied):
+    made = megatron_made.model(heads=2, untied=untied)
+    where = megatron_made.write(tmp_path, made, width=width)
+    for path in where.glob("mp_rank_*"):
+        path.unlink()
+    options = MegatronOptions(family="mdm", vocabulary=500, heads=2)
+    same_model(read_megatron(tmp_path, options), made)
+
+
+def test_layer_files_without_the_heads(layers_only):
+    with pytest.raises(CheckpointError, match=r"mp_rank_00_model_states.*--heads N --head-dim K"):
+        read_megatron(layers_only, MegatronOptions(family="ar", vocabulary=500))
+    for wrong in ({"heads": 5}, {"head_dim": 7}, {"heads": 2, "head_dim": 16}):
+        with pytest.raises(OptionError, match="48"):
+            read_megatron(layers_only, MegatronOptions(family="ar", vocabulary=500, **wrong))
+    options = MegatronOptions(family="ar", vocabulary=500, heads=3, optimizer=True)
+    with pytest.raises(CheckpointError, match="optimizer"):
+        read_megatron(layers_only, options)
+
+
+def test_heads_that_contradict_the_stored_ones():
+    with pytest.raises(OptionError, match="heads"):
+        read_megatron(SAMPLES["ar"], MegatronOptions(heads=4))
+    assert read_megatron(SAMPLES["ar"], MegatronOptions(heads=3)).step == 60
 
 
 def test_one_rank_of_two_is_not_enough(tmp_path):
@@ -326,14 +374,14 @@ def test_places_without_a_checkpoint(tmp_path):
     (tmp_path / "global_step3").mkdir()
     with pytest.raises(CheckpointError, match="it needs layer_01-model_00"):
         read_megatron(tmp_path)
-    with pytest.raises(CheckpointError, match="give ar or mdm"):
-        read_megatron(SAMPLES["ar"], family="gpt")
+    with pytest.raises(OptionError, match="ar or mdm"):
+        read_megatron(SAMPLES["ar"], MegatronOptions(family="gpt"))
 
 
 def test_an_optimizer_that_is_not_there(tmp_path):
     megatron_made.write(tmp_path, megatron_made.model())
     with pytest.raises(CheckpointError, match="missing: bf16_zero_pp_rank_0_mp_rank_00"):
-        read_megatron(tmp_path, optimizer=True)
+        read_megatron(tmp_path, MegatronOptions(optimizer=True))
 
 
 DAMAGE = {
@@ -359,8 +407,8 @@ def test_a_damaged_optimizer_is_refused(tmp_path, damage, stages):
     content = torch.load(path, weights_only=False)
     DAMAGE[damage](content["optimizer"], content["optimizer"]["state"][0])
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="without --optimizer"):
-        import_megatron(tmp_path, tmp_path / "run", optimizer=True)
+    with pytest.raises(CheckpointError, match="without the optimizer"):
+        import_megatron(tmp_path, tmp_path / "run", MegatronOptions(optimizer=True))
     assert not (tmp_path / "run").exists()
     assert import_megatron(tmp_path, tmp_path / "run").info["imported"]["optimizer"] is False
 
@@ -375,4 +423,4 @@ def test_a_damaged_flat_optimizer_is_refused(tmp_path):
         broken = {key: whole["optimizer_state_dict"][key]}
         torch.save({"optimizer_state_dict": broken}, path)
         with pytest.raises(CheckpointError, match="damaged, or of a form that is not known here"):
-            read_megatron(tmp_path, optimizer=True)
+            read_megatron(tmp_path, MegatronOptions(optimizer=True))

@@ -38,7 +38,7 @@ def test_it_holds_the_weights_of_that_checkpoint(run, tmp_path, which):
     assert all(torch.equal(found[name], weight) for name, weight in own.items())
     assert made.step == expected.step
     assert made.step == 16 or which not in ("kept-16", "permanent-16", "16")
-    assert made.parameters == sum(weight.numel() for weight in own.values())
+    assert made.params == sum(weight.numel() for weight in own.values())
 
 
 def test_the_checkpoints_differ(run, tmp_path):
@@ -71,7 +71,7 @@ def test_half_the_size_on_request_and_a_header_that_explains(run, tmp_path):
 def test_bad_wishes(run, tmp_path):
     there = tmp_path / "there.safetensors"
     there.write_text("mine")
-    with pytest.raises(RunError, match=r"there\.safetensors is there already"):
+    with pytest.raises(RunError, match=r"there\.safetensors already exists"):
         export_safetensors(run, there)
     assert there.read_text() == "mine"
     with pytest.raises(CheckpointError, match="no checkpoint 'kept-13'; there are: best, last"):
@@ -97,14 +97,14 @@ def test_the_command(run, tmp_path, capsys):
     code, told = type_in(run, "--out", file, "--checkpoint", "kept-16", "--json")
     assert code == 0
     content = json.loads(told.out)
-    assert (content["export"], content["step"], content["bytes"]) == (
+    assert (content["path"], content["step"], content["bytes"]) == (
         str(file),
         16,
         file.stat().st_size,
     )
     code, told = type_in(run, "--out", file)
     assert code == 2
-    assert "is there already" in told.err
+    assert "already exists" in told.err
     code, told = type_in(run, "--out", tmp_path / "y.safetensors")
     assert code == 0
     assert "float32" in told.out

@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from epochal.cli.options import options as dataclass_options
 from epochal.cli.output import json_option, print_json, print_pairs
-from epochal.units import format_count, parse_count
+from epochal.interop.options import ImportOptions, MegatronOptions
+from epochal.units import format_count
 
 if TYPE_CHECKING:
     from epochal.runs import RunRecord
-
-_TOKENIZER = "A tokenizer.json, a folder with vocab.json and merges.txt, gpt2, or bytes."
-_CORPUS = "Corpus folder that the run is judged on, so that eval and compare work as usual."
-
 
 _dtype_option = click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the weights.",
+    help="Type of the written weights.",
 )
+_out_option = click.option("--out", required=True, metavar="RUN", help="Run folder to make.")
 
 
 @click.group("import")
@@ -38,45 +37,14 @@ def import_() -> None:
 
 @import_.command()
 @click.argument("folder")
-@click.option("--out", required=True, metavar="RUN", help="Run folder to make.")
-@click.option(
-    "--family",
-    type=click.Choice(["ar", "mdm"]),
-    help="What the model is.  [default: as the attention mask stored with it says]",
-)
-@click.option("--tokenizer", metavar="TOKENIZER", help=_TOKENIZER)
-@click.option(
-    "--vocabulary",
-    type=click.IntRange(1, 10**9),
-    metavar="TOKENS",
-    help="Tokens of the tokenizer, if the checkpoint does not know and none is named.",
-)
-@click.option(
-    "--step", type=click.IntRange(min=0), help="Which step.  [default: the one that `latest` names]"
-)
-@click.option(
-    "--optimizer", is_flag=True, help="Bring Adam's moments along, so that training can go on."
-)
-@click.option("--corpus", metavar="FOLDER", help=_CORPUS)
-@click.option("--unique-tokens", metavar="COUNT", help="How many it learned from, such as 100M.")
+@_out_option
+@dataclass_options(MegatronOptions)
 @json_option
-def megatron(
-    folder: str,
-    out: str,
-    family: str | None,
-    tokenizer: str | None,
-    vocabulary: int | None,
-    step: int | None,
-    optimizer: bool,
-    corpus: str | None,
-    unique_tokens: str | None,
-    as_json: bool,
-) -> None:
+def megatron(folder: str, out: str, options: MegatronOptions, as_json: bool) -> None:
     """A checkpoint of the original's code (Megatron-DeepSpeed).
 
-    FOLDER is what was given to --save there, or one global_step<N> folder in it. Tensor- and
-    pipeline-parallel files are joined. Pickled files are read without running any code of
-    theirs. Without a tokenizer the run knows ids but no text.
+    FOLDER is the one given to --save there, or one global_step<N> folder in it. Tensor- and
+    pipeline-parallel files are joined. Pickled files are read without running any code in them.
 
     \b
     Examples:
@@ -86,42 +54,18 @@ def megatron(
     """
     from epochal.interop.imports import import_megatron
 
-    record = import_megatron(
-        folder,
-        out,
-        family=family,
-        tokenizer=tokenizer,
-        vocabulary=vocabulary,
-        step=step,
-        optimizer=optimizer,
-        corpus=corpus,
-        unique_tokens=None if unique_tokens is None else parse_count(unique_tokens),
-    )
-    _print_run(record, as_json)
+    _print_run(import_megatron(folder, out, options), as_json)
 
 
 @import_.command("hf")
 @click.argument("folder")
-@click.option("--out", required=True, metavar="RUN", help="Run folder to make.")
-@click.option(
-    "--family", type=click.Choice(["ar", "mdm"]), help="Only checked: config.json knows it."
-)
-@click.option("--tokenizer", metavar="TOKENIZER", help="Another one than the folder's.")
-@click.option("--corpus", metavar="FOLDER", help=_CORPUS)
-@click.option("--unique-tokens", metavar="COUNT", help="How many it learned from, such as 100M.")
+@_out_option
+@dataclass_options(ImportOptions)
 @json_option
-def import_from_hf(
-    folder: str,
-    out: str,
-    family: str | None,
-    tokenizer: str | None,
-    corpus: str | None,
-    unique_tokens: str | None,
-    as_json: bool,
-) -> None:
+def import_from_hf(folder: str, out: str, options: ImportOptions, as_json: bool) -> None:
     """A model in the Hugging Face format: what `epochal export hf` wrote, or a plain Llama.
 
-    Weights must be safetensors; pickles and code that come with a model are not touched.
+    Weights must be safetensors; pickles and code beside a model are neither read nor run.
 
     \b
     Examples:
@@ -130,15 +74,7 @@ def import_from_hf(
     """
     from epochal.interop.imports import import_hf
 
-    record = import_hf(
-        folder,
-        out,
-        family=family,
-        tokenizer=tokenizer,
-        corpus=corpus,
-        unique_tokens=None if unique_tokens is None else parse_count(unique_tokens),
-    )
-    _print_run(record, as_json)
+    _print_run(import_hf(folder, out, options), as_json)
 
 
 @click.group()
@@ -176,8 +112,8 @@ def export_to_safetensors(
 ) -> None:
     """The weights of any checkpoint as one safetensors file.
 
-    Also of a checkpoint that many processes wrote in parts, without starting any. Names of
-    tensors are our own; the header has family, step, run and recipe.
+    Also of a checkpoint that many processes wrote in parts; no processes are started. Tensors
+    have the names of Epochal's models; the header has family, step, run and recipe.
 
     \b
     Examples:
@@ -188,13 +124,13 @@ def export_to_safetensors(
 
     made = export_safetensors(run, out, checkpoint=checkpoint, dtype=dtype)
     if as_json:
-        print_json(made.as_dict())
+        print_json(made)
         return
     print_pairs(
         [
             ("exported", str(made.path)),
             ("model", f"{made.family}, step {made.step:,}"),
-            ("weights", f"{made.parameters:,} in {made.tensors} tensors, {made.dtype}"),
+            ("weights", f"{made.params:,} in {made.tensors} tensors, {made.dtype}"),
             ("size", f"{format_count(made.bytes)} bytes"),
         ]
     )
@@ -215,9 +151,9 @@ def export_to_hf(
 ) -> None:
     """Weights, tokenizer and model card in the Hugging Face format.
 
-    Autoregressive models become stock Llamas, which transformers, vLLM and lm-eval take as
-    they are. Masked diffusion models bring a small class of their own, to be loaded with
-    AutoModel and trust_remote_code=True; it has its own `generate`.
+    Autoregressive models become stock Llamas, which transformers, vLLM and lm-eval load as they
+    are. Masked diffusion models come with a small class: load them with AutoModel and
+    trust_remote_code=True; the class has its own `generate`.
 
     \b
     Examples:
@@ -228,21 +164,23 @@ def export_to_hf(
 
     made = export_hf(run, out, checkpoint=checkpoint, dtype=dtype)
     if as_json:
-        print_json(made.as_dict())
+        print_json(made)
         return
     print_pairs([("exported", str(made.path)), ("files", ", ".join(made.files))])
-    if not made.tokenizer:
+    if not made.has_tokenizer:
         click.echo("\nThe run has no tokenizer, so the model knows ids but no text.")
 
 
 def _print_run(record: RunRecord, as_json: bool) -> None:
-    facts, numbers = record.info["imported"], record.numbers
+    from epochal.interop.imports import ImportedRun
+
     if as_json:
-        print_json({"run": str(record.path), "family": record.family, "imported": facts} | numbers)
+        print_json(ImportedRun.from_record(record))
         return
+    facts, numbers = record.info["imported"], record.numbers
     model = record.recipe.model
     shape = model.architecture()
-    known = record.folder.tokenizer_file.exists()
+    has_tokenizer = record.folder.tokenizer_file.exists()
     print_pairs(
         [
             ("run", str(record.path)),
@@ -257,8 +195,11 @@ def _print_run(record: RunRecord, as_json: bool) -> None:
                 f"{format_count(numbers['params'])} ({numbers['params_exact']:,} exact)",
             ),
             ("step", f"{facts['step']:,} of {numbers['steps']:,}"),
-            ("optimizer", "with Adam's moments" if facts["optimizer"] else "left out"),
+            ("optimizer", "with Adam's moments" if facts["optimizer"] else "not imported"),
             ("vocabulary", f"{numbers['vocabulary']:,} tokens, mask id {numbers['vocabulary']:,}"),
-            ("tokenizer", "in the run" if known else "none: ids only (--tokenizer names one)"),
+            (
+                "tokenizer",
+                "in the run" if has_tokenizer else "none: ids only (see --tokenizer)",
+            ),
         ]
     )

@@ -89,6 +89,8 @@ def _option(one: dataclasses.Field[Any], hint: Any, text: str) -> Callable[[Any]
     if more.get("metavar"):
         settings["metavar"] = more["metavar"]
     settings |= _kind(hint, default, more.get("parse"))
+    if choices := more.get("choices"):
+        settings["type"] = click.Choice(list(choices()))
     if default is dataclasses.MISSING:
         settings["required"] = True
     elif not isinstance(default, bool):

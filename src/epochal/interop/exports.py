@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from epochal import files
 from epochal._version import __version__
 from epochal.data.tokenizer import UnknownTokenizer
-from epochal.errors import RunError, UserError
+from epochal.errors import OptionError, RunError
 from epochal.evaluation.load import CheckpointName, load_run
 from epochal.interop.hf_export import DTYPES, Dtype, Exported, mask_name, portable, write_hf
 from epochal.interop.model_card import model_card
@@ -19,40 +18,34 @@ from epochal.training.checkpoint import save_tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
-    """What was written."""
+class ExportedFolder:
+    """A model in the Hugging Face format."""
 
     path: Path
+    """The folder."""
     family: str
     files: list[str]
-    tokenizer: bool
-    """Whether there was one to write."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "export": str(self.path),
-            "family": self.family,
-            "files": self.files,
-            "tokenizer": self.tokenizer,
-        }
+    """Names of the files in it."""
+    has_tokenizer: bool
+    """Whether the run had a tokenizer to write; else the model knows ids but no text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The one file that was written."""
+class ExportedFile:
+    """Weights in one safetensors file."""
 
     path: Path
+    """The file."""
     family: str
     step: int
+    """Optimizer step of the checkpoint."""
     tensors: int
-    parameters: int
+    """Number of tensors."""
+    params: int
+    """Number of weights in all tensors."""
     dtype: str
     bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"export": str(self.path), **{k: getattr(self, k) for k in self.__slots__[1:]}}
+    """Size of the file."""
 
 
 def export_safetensors(
@@ -61,19 +54,19 @@ def export_safetensors(
     *,
     checkpoint: CheckpointName | None = None,
     dtype: Dtype = "float32",
-) -> Weights:
+) -> ExportedFile:
     """Write the weights of a run's checkpoint to one safetensors file, under our own names.
 
     `out` is a file that ends in .safetensors, or a folder that gets model.safetensors. Also
     for checkpoints that many processes wrote in parts. The header has family, step, run and
-    recipe. Raises RunError if the file is there already, and what `load` raises.
+    recipe. Raises RunError if the file exists, and what `load` raises.
     """
     _check_dtype(dtype)
     target = Path(out)
     if target.is_dir() or target.suffix != ".safetensors":
         target = target / "model.safetensors"
     if target.exists():
-        raise RunError(f"{target} is there already; give another place for the model with --out")
+        raise RunError(f"{target} already exists; give another place for the model")
     record = RunRecord(run)
     loaded = load_run(run, checkpoint, "cpu")
     tensors = {
@@ -91,13 +84,12 @@ def export_safetensors(
     }
     with files.atomic_path(target) as temporary:
         save_tensors(temporary, tensors, facts)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    return Weights(
+    return ExportedFile(
         path=target,
         family=loaded.family,
         step=loaded.step,
         tensors=len(tensors),
-        parameters=parameters,
+        params=sum(tensor.numel() for tensor in tensors.values()),
         dtype=dtype,
         bytes=target.stat().st_size,
     )
@@ -105,7 +97,7 @@ def export_safetensors(
 
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
-        raise UserError(f"dtype = {dtype!r}: give one of {', '.join(DTYPES)}")
+        raise OptionError("dtype", dtype, f"give one of {', '.join(DTYPES)}")
 
 
 def export_hf(
@@ -114,7 +106,7 @@ def export_hf(
     *,
     checkpoint: CheckpointName | None = None,
     dtype: Dtype = "float32",
-) -> Export:
+) -> ExportedFolder:
     """Write the run's model to the folder `out` in the Hugging Face format.
 
     AR becomes a stock Llama, MDM a model with a small class of its own beside the weights;
@@ -124,7 +116,7 @@ def export_hf(
     _check_dtype(dtype)
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target} is there already; give another place for the model with --out")
+        raise RunError(f"{target} already exists; give another place for the model")
     record = RunRecord(run)
     loaded = load_run(run, checkpoint, "cpu")
     tokenizer = loaded.tokenizer
@@ -155,4 +147,4 @@ def export_hf(
     )
     with files.atomic_folder(target) as temporary:
         names = write_hf(exported, temporary, dtype)
-    return Export(target, loaded.family, names, text)
+    return ExportedFolder(target, loaded.family, names, text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,13 @@ from epochal.data.corpus import Corpus, is_prepared, open_corpus
 from epochal.data.tokenizer import NOT_KNOWN, Tokenizer, UnknownTokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import find_machine
-from epochal.errors import CheckpointError, RunError, UserError
-from epochal.interop import (
-    ForeignModel,
-    hf_tokenizer,
-    is_hf,
-    is_megatron,
-    read_hf,
-    read_megatron,
-)
+from epochal.errors import CheckpointError, OptionError
+from epochal.interop.foreign import ForeignModel
+from epochal.interop.hf_import import hf_tokenizer, is_hf, read_hf
+from epochal.interop.megatron import read_megatron
+from epochal.interop.megatron_files import is_megatron
 from epochal.interop.megatron_optimizer import MOMENTS
+from epochal.interop.options import ImportOptions, MegatronOptions
 from epochal.models import Transformer
 from epochal.recipe import Recipe, RunNumbers, run_numbers
 from epochal.runs import RunFolder, RunRecord
@@ -31,65 +30,65 @@ from epochal.training.checkpoint import TrainState
 from epochal.training.optim import make_optimizer
 from epochal.training.train import bare_model, build_model, run_info
 
-"""Stands in run.json for the hash of a corpus that was not named."""
-_UNIQUE = "unique_tokens"
-_MOST_TOKENS = 10**15
-"""More than all text there is."""
+
+@dataclass(frozen=True, slots=True)
+class ImportedRun:
+    """A run made from a model of another program."""
+
+    run: Path
+    """Its folder."""
+    family: str
+    imported: Mapping[str, Any]
+    """Where it came from: format, folder, step, whether with the optimizer's moments, and what
+    else was stored with it."""
+    numbers: Mapping[str, Any]
+    """Its size and length, as in run.json."""
+
+    @classmethod
+    def from_record(cls, record: RunRecord) -> ImportedRun:
+        """What the record of an imported run says about it."""
+        return cls(record.path, record.family, record.info["imported"], record.numbers)
 
 
 def import_megatron(
-    folder: str | Path,
-    out: str | Path,
-    *,
-    family: str | None = None,
-    tokenizer: str | Path | None = None,
-    vocabulary: int | None = None,
-    step: int | None = None,
-    optimizer: bool = False,
-    corpus: str | Path | None = None,
-    unique_tokens: int | None = None,
+    folder: str | Path, out: str | Path, options: MegatronOptions | None = None
 ) -> RunRecord:
-    """The run made in `out` from a checkpoint folder of the original (Megatron-DeepSpeed).
+    """Make a run in `out` from a checkpoint folder of the original (Megatron-DeepSpeed).
 
-    `family` (ar, mdm) decides what the model is; if it is not given, the attention mask stored
-    with the checkpoint tells. `tokenizer` is what `load_tokenizer` takes; without one the run
-    knows ids but no text, and `vocabulary` gives the number of tokens where the checkpoint does
-    not. `optimizer` brings Adam's moments along and, with a `corpus`, training can go on.
-    `corpus` is the folder that the run is judged on, `unique_tokens` how many it learned from.
-    Raises CheckpointError naming each file that is missing or damaged, DataError for a
-    tokenizer or corpus that does not fit, RunError if `out` is in use.
+    Raises CheckpointError naming each file that is missing or damaged, DataError for a tokenizer
+    or corpus that does not fit, OptionError for an option that makes no sense, RunError if `out`
+    exists.
     """
-    named = _named_tokenizer(tokenizer, corpus)
-    tokens = vocabulary if vocabulary is not None else named.vocabulary if named else None
-    if vocabulary is not None and named and vocabulary != named.vocabulary:
-        raise UserError(
-            f"vocabulary = {vocabulary:,}, but the tokenizer {named.name} has "
-            f"{named.vocabulary:,} tokens; give one of the two"
-        )
-    _refuse(Path(out), unique_tokens)
-    model = read_megatron(folder, family=family, vocabulary=tokens, step=step, optimizer=optimizer)
-    return _write_run(model, Path(out), named, corpus, unique_tokens)
+    options = options or MegatronOptions()
+    options.check(Path(out))
+    tokenizer = _named_tokenizer(options.tokenizer, options.corpus)
+    if tokenizer is not None:
+        if options.vocabulary not in (None, tokenizer.vocabulary):
+            raise OptionError(
+                "vocabulary",
+                options.vocabulary,
+                f"the tokenizer {tokenizer.name} has {tokenizer.vocabulary:,} tokens; give one of "
+                "the two",
+            )
+        options = dataclasses.replace(options, vocabulary=tokenizer.vocabulary)
+    return _write_run(read_megatron(folder, options), Path(out), tokenizer, options)
 
 
 def import_hf(
-    folder: str | Path,
-    out: str | Path,
-    *,
-    family: str | None = None,
-    tokenizer: str | Path | None = None,
-    corpus: str | Path | None = None,
-    unique_tokens: int | None = None,
+    folder: str | Path, out: str | Path, options: ImportOptions | None = None
 ) -> RunRecord:
-    """The run made in `out` from a model in the Hugging Face format.
+    """Make a run in `out` from a model in the Hugging Face format.
 
-    What `export_hf` wrote comes back as it was; a Llama of another origin comes if it has
-    neither biases nor grouped-query attention nor scaled rotary positions. The tokenizer is
-    the folder's, if `tokenizer` names no other. Raises CheckpointError, DataError, RunError.
+    What `export_hf` wrote comes back as it was. A Llama of another origin is imported if it has
+    neither biases nor grouped-query attention nor scaled rotary positions. Raises CheckpointError,
+    DataError, OptionError and RunError as `import_megatron` does.
     """
-    _refuse(Path(out), unique_tokens)
-    named = _named_tokenizer(tokenizer, corpus) or hf_tokenizer(folder)
-    model = read_hf(folder, family=family, vocabulary=named.vocabulary if named else None)
-    return _write_run(model, Path(out), named, corpus, unique_tokens)
+    options = options or ImportOptions()
+    options.check(Path(out))
+    tokenizer = _named_tokenizer(options.tokenizer, options.corpus) or hf_tokenizer(folder)
+    vocabulary = tokenizer.vocabulary if tokenizer else None
+    model = read_hf(folder, family=options.family, vocabulary=vocabulary)
+    return _write_run(model, Path(out), tokenizer, options)
 
 
 def is_foreign(path: Path) -> bool:
@@ -100,11 +99,14 @@ def is_foreign(path: Path) -> bool:
 def open_foreign(
     path: Path, family: str | None, tokenizer: str | Path | None
 ) -> tuple[Recipe, Transformer, Tokenizer, int]:
-    """(recipe, model, tokenizer, step) of a model of another program's, nothing written."""
+    """(recipe, model, tokenizer, step) of a model of another program; nothing is written."""
     named = _named_tokenizer(tokenizer, None) or (hf_tokenizer(path) if is_hf(path) else None)
-    read = read_hf if is_hf(path) else read_megatron
-    model = read(path, family=family, vocabulary=named.vocabulary if named else None)
-    return model.recipe, _built(model), named or _unknown(model), model.step
+    vocabulary = named.vocabulary if named else None
+    if is_hf(path):
+        model = read_hf(path, family=family, vocabulary=vocabulary)
+    else:
+        model = read_megatron(path, MegatronOptions(family=family, vocabulary=vocabulary))
+    return model.recipe, _built(model), named or UnknownTokenizer(model.vocabulary), model.step
 
 
 def _named_tokenizer(spec: str | Path | None, corpus: str | Path | None) -> Tokenizer | None:
@@ -113,22 +115,8 @@ def _named_tokenizer(spec: str | Path | None, corpus: str | Path | None) -> Toke
     return None if spec is None else load_tokenizer(spec)
 
 
-def _unknown(model: ForeignModel) -> Tokenizer:
-    return UnknownTokenizer(model.vocabulary)
-
-
-def _refuse(out: Path, unique_tokens: int | None) -> None:
-    if unique_tokens is not None and not 0 < unique_tokens <= _MOST_TOKENS:
-        raise UserError(
-            f"`unique_tokens` = {unique_tokens:g} is no number of tokens that a model can have "
-            f"learned from; give one from 1 to {_MOST_TOKENS:,}, such as 100M"
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is there already; give another place for the run with --out")
-
-
 def _built(model: ForeignModel) -> Transformer:
-    with torch.device("meta"):  # shapes alone: those that the settings tell may fill any memory
+    with torch.device("meta"):  # shapes alone: wrong settings could ask for any amount of memory
         shapes = bare_model(model.recipe, model.vocabulary)
     for name, weight in shapes.named_parameters():
         if (found := model.weights[name].shape) != weight.shape:
@@ -150,9 +138,9 @@ def _write_run(
     model: ForeignModel,
     out: Path,
     tokenizer: Tokenizer | None,
-    corpus: str | Path | None,
-    unique_tokens: int | None,
+    options: ImportOptions,
 ) -> RunRecord:
+    corpus, unique_tokens = options.corpus, options.unique_tokens
     data = dataclasses.replace(
         model.recipe.data,
         corpus=str(corpus) if corpus is not None else model.recipe.data.corpus,
@@ -161,7 +149,8 @@ def _write_run(
     settings = dataclasses.replace(model.recipe, run_dir=str(out), data=data)
     opened = open_corpus(data) if corpus is not None else None
     seen = settings.train.global_batch_size * data.sequence_length * (settings.train.steps or 1)
-    known = opened.train.unique_tokens if opened else unique_tokens or model.facts.get(_UNIQUE)
+    stored = model.facts.get("unique_tokens")
+    known = opened.train.unique_tokens if opened else unique_tokens or stored
     unique = int(known or seen)
     built = _built(dataclasses.replace(model, recipe=settings))
     numbers = run_numbers(settings, max(unique, data.sequence_length + 1), model.vocabulary)
@@ -194,7 +183,7 @@ def _write_run(
 
 
 def _info(settings: Recipe, corpus: Corpus | None, numbers: RunNumbers) -> dict[str, Any]:
-    """run.json as training writes it; without a corpus its facts are told to be unknown."""
+    """run.json as training writes it; without a corpus its facts are unknown."""
     machine = find_machine(dataclasses.replace(settings.train, device="cpu"))
     if corpus is not None:
         return run_info(settings, corpus, numbers, machine)
@@ -225,7 +214,7 @@ def _optimizer(
                 raise CheckpointError(
                     f"Adam's moment {kind} of {name} is damaged: it has the shape "
                     f"{list(found.shape)} (the weights {list(weight.shape)}), or holds numbers "
-                    "that no moment has; import the weights alone, without --optimizer"
+                    "that no moment has; import the weights alone, without the optimizer"
                 )
         optimizer.state[weight] = state
     return optimizer

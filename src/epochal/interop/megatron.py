@@ -11,12 +11,19 @@ from typing import Any
 
 from torch import Tensor
 
-from epochal.errors import CheckpointError
+from epochal.errors import CheckpointError, OptionError
 from epochal.families import family_names, get_family
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.interop.megatron_files import MegatronFiles, find_files
 from epochal.interop.megatron_optimizer import MASTERS, read_moments
-from epochal.interop.megatron_weights import HEAD, merge, our_names, read_weights
+from epochal.interop.megatron_weights import (
+    HEAD,
+    arguments_from_weights,
+    merge,
+    our_names,
+    read_weights,
+)
+from epochal.interop.options import MegatronOptions
 from epochal.interop.pickles import Namespace, read_pickle
 from epochal.progress import say
 from epochal.recipe import Recipe
@@ -37,6 +44,9 @@ _REQUIRED: dict[str, Any] = {
 }
 """Arguments without which the model is not the one transformer of both families."""
 _TOO_LARGE = 2**24
+_ARGUMENTS_FILE = "mp_rank_00_model_states.pt"
+_LENGTH = 2048
+"""Tokens per row of the original's runs."""
 _KEPT = [
     "ar_ratio",
     "block_size",
@@ -70,35 +80,32 @@ _KEPT = [
 """Arguments that are kept in run.json beside the recipe."""
 
 
-def read_megatron(
-    path: str | Path,
-    *,
-    family: str | None = None,
-    vocabulary: int | None = None,
-    step: int | None = None,
-    optimizer: bool = False,
-) -> ForeignModel:
-    """The model in the checkpoint folder `path`, with Adam's moments if `optimizer` is wanted.
+def read_megatron(path: str | Path, options: MegatronOptions | None = None) -> ForeignModel:
+    """The model in the checkpoint folder `path`, with Adam's moments if options.optimizer.
 
-    `family` decides; where it is not given, the stored attention mask tells it. `vocabulary`
-    is the number of the tokenizer's tokens, where the checkpoint does not know it or another
-    is meant. Raises CheckpointError naming files that are missing or damaged, and settings
-    that make another model than ours.
+    Of the options, those about the model count: family, vocabulary, step, optimizer, heads and
+    head_dim. Raises CheckpointError naming files that are missing or damaged, and settings that
+    make another model than ours.
     """
-    files = find_files(path, step)
+    options = options or MegatronOptions()
+    files = find_files(path, options.step)
     contents = [_content(file) for file in files.ranks.values()]
-    args = _arguments(contents[0], next(iter(files.ranks.values())))
+    if contents:
+        args = _arguments(contents[0], next(iter(files.ranks.values())))
+        _check_heads(args, options)
+    else:
+        args = _arguments_from_weights(files, options)
     _check_kind(args, files)
     hint = _family_hint(args)
-    tokens = _vocabulary(contents[0], args, vocabulary, files)
-    recipe = _recipe(args, _family(family, hint, files), tokens, files)
+    tokens = _vocabulary(contents, args, options.vocabulary, files)
+    recipe = _recipe(args, _family(options.family, hint, files), tokens, files)
     shape = recipe.model.architecture()
     pieces = read_weights(files, shape.layers, not shape.tie_embeddings)
     if shape.tie_embeddings:  # a tied table is listed again where the pipeline's last stage uses it
         pieces = [{n: x for n, x in piece.items() if not n.endswith(HEAD)} for piece in pieces]
     merged = merge(pieces)
     moments = None
-    if optimizer:
+    if options.optimizer:
         stages = int(args.get("pipeline_model_parallel_size") or 1)
         kinds, done = read_moments(files, contents, shape, stages)
         merged |= kinds.pop(MASTERS, {})
@@ -107,24 +114,74 @@ def read_megatron(
         except CheckpointError as error:
             raise CheckpointError(
                 f"Adam's moments in {files.folder} are damaged: {error}; import the weights alone, "
-                "without --optimizer"
+                "without the optimizer"
             ) from None
         moments["step"] = dict.fromkeys(moments["exp_avg"], Tensor([done]).squeeze())
     weights: Tensors = our_names(merged, shape, tokens)
+    stored_step = contents[0].get("iteration") if contents else None
     return ForeignModel(
         recipe=recipe,
         weights=weights,
         vocabulary=tokens,
-        step=int(contents[0].get("iteration") or files.step),
+        step=int(stored_step or files.step),
         moments=moments,
         facts={
             "format": "megatron",
             "folder": files.folder.name,
             "layout": files.layout,
             "family_by_stored_mask": hint,
+            "arguments_stored": bool(contents),
             "arguments": {name: _plain(args[name]) for name in _KEPT if name in args},
         },
     )
+
+
+def _arguments_from_weights(files: MegatronFiles, options: MegatronOptions) -> dict[str, Any]:
+    """What the shapes of the layer files give, with the heads of the options.
+
+    Raises CheckpointError if the file of arguments is needed after all.
+    """
+    path = files.folder / _ARGUMENTS_FILE
+    if options.optimizer:
+        raise CheckpointError(
+            f"Adam's moments need {path}, which is missing; copy it from the original, or import "
+            "the weights alone, without the optimizer"
+        )
+    if options.heads is None and options.head_dim is None:
+        raise CheckpointError(
+            f"the checkpoint {files.folder} is incomplete: this file is missing: {path.name}; copy "
+            "it from the original, or give what the weights do not tell: heads or head_dim "
+            "(--heads N --head-dim K)"
+        )
+    args = arguments_from_weights(files)
+    attention = args.pop("attention_width")
+    heads = options.heads or attention // (options.head_dim or 1)
+    head_dim = options.head_dim or attention // heads if heads else 0
+    if heads * head_dim != attention:
+        name = "heads" if options.heads else "head_dim"
+        raise OptionError(
+            name,
+            getattr(options, name),
+            f"by the weights of {files.folder}, heads × head_dim is {attention}",
+        )
+    say(
+        f"{path.name} is missing: the model's shape is read from its weights; its sequence length "
+        f"and training settings are not known and become the original's defaults ({_LENGTH} tokens)"
+    )
+    return args | {"num_attention_heads": heads, "kv_channels": head_dim, "seq_length": _LENGTH}
+
+
+def _check_heads(args: dict[str, Any], options: MegatronOptions) -> None:
+    """Raise OptionError for heads that are not those of the stored arguments."""
+    heads = int(args["num_attention_heads"])
+    stored = {
+        "heads": heads,
+        "head_dim": int(args.get("kv_channels") or args["hidden_size"] // heads),
+    }
+    for name, value in stored.items():
+        given = getattr(options, name)
+        if given not in (None, value):
+            raise OptionError(name, given, f"the checkpoint has {value}; leave it out")
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -179,30 +236,30 @@ def _family_hint(args: dict[str, Any]) -> str | None:
 
 
 def _family(given: str | None, hint: str | None, files: MegatronFiles) -> str:
-    if given is not None and given not in family_names():
-        raise CheckpointError(f"family = {given!r}: give ar or mdm")
+    names = family_names()
+    if given is not None and given not in names:
+        raise OptionError("family", given, f"give {' or '.join(names)}")
     if given is None and hint is None:
         raise CheckpointError(
-            f"{files.folder} does not tell its family: nothing in the weights does, and no "
-            "attention mask is stored; say which with --family ar or --family mdm"
+            f"cannot infer the family of {files.folder} (no stored attention mask); pass "
+            + " or ".join(f"family={name!r}" for name in names)
         )
     if given is None:
-        say(f"by the attention mask stored with it, this model is {get_family(str(hint)).title}")
+        say(f"family: {get_family(str(hint)).title}, by the stored attention mask")
         return str(hint)
     if hint is not None and hint != given:
         say(
-            "the attention mask stored with it is that of a model that is "
-            f"{get_family(hint).title}, "
-            f"but it is taken for {get_family(given).title}, as asked for"
+            f"family: {get_family(given).title}, as given, though the stored attention mask is "
+            f"that of {get_family(hint).title}"
         )
     return given
 
 
 def _vocabulary(
-    content: dict[str, Any], args: dict[str, Any], given: int | None, files: MegatronFiles
+    contents: list[dict[str, Any]], args: dict[str, Any], given: int | None, files: MegatronFiles
 ) -> int:
-    """The number of the tokenizer's tokens; the mask of diffusion has the id after them."""
-    info = content.get("universal_checkpoint_info")
+    """Number of tokens of the tokenizer; MDM's mask has the id after them."""
+    info = contents[0].get("universal_checkpoint_info") if contents else None
     stored = info.get("original_vocab_size") if isinstance(info, dict) else None
     stored = stored or args.get("vocab_size")
     if given is not None:
@@ -210,15 +267,15 @@ def _vocabulary(
             raise CheckpointError(f"vocabulary = {given}: give the tokenizer's number of tokens")
         if stored and int(stored) != given:
             say(
-                f"the checkpoint was trained with {int(stored):,} tokens, but {given:,} are given: "
-                f"with these the mask has the id {given:,}"
+                f"the checkpoint was trained with {int(stored):,} tokens, but {given:,} are given, "
+                f"so the mask has the id {given:,}"
             )
         return given
     if not stored:
         raise CheckpointError(
-            f"{files.folder} does not say how many tokens its tokenizer has (the table has "
-            f"{args.get('padded_vocab_size')} rows with padding); name the tokenizer with "
-            "--tokenizer, or its size with --vocabulary, which is 50257 for GPT-2"
+            f"{files.folder} does not store the number of tokens of its tokenizer (the table has "
+            f"{args.get('padded_vocab_size')} rows with padding); give the tokenizer, or its size "
+            "as vocabulary (--vocabulary), which is 50257 for GPT-2"
         )
     return int(stored)
 
@@ -257,7 +314,7 @@ def _recipe(args: dict[str, Any], family: str, vocabulary: int, files: MegatronF
         "adam_eps": float(args.get("adam_eps", 1e-8)),
         "weight_decay": float(args.get("weight_decay", 0.1)),
         # Its engine clips the sum over micro-batches, ours their mean.
-        "clip": float(args.get("clip_grad", 1.0)) / _accumulation(args),
+        "grad_clip": float(args.get("clip_grad", 1.0)) / _accumulation(args),
         "attention_dropout": float(args.get("attention_dropout", 0.1)),
         "hidden_dropout": float(args.get("hidden_dropout", 0.1)),
     }
@@ -268,7 +325,7 @@ def _recipe(args: dict[str, Any], family: str, vocabulary: int, files: MegatronF
             "data": {
                 "sequence_length": int(args["seq_length"]),
                 "order": "megatron",
-                "samples": int(samples) or steps * batch,
+                "train_samples": int(samples) or steps * batch,
             },
             "model": model,
             "train": train,

@@ -34,7 +34,8 @@ class MegatronFiles:
     layers: dict[int, dict[int, Path]]
     """Pipeline module → tensor-parallel rank → file; empty in the other layouts."""
     ranks: dict[int, Path]
-    """Model-parallel rank → file of everything else (of all, in the other layouts)."""
+    """Model-parallel rank → file of everything else (of all, in the other layouts); may be empty
+    in the layout of layers."""
     optimizer: dict[int, dict[int, Path]]
     """Model-parallel rank → data-parallel rank → ZeRO optimizer file."""
 
@@ -103,13 +104,13 @@ def _step_folder(path: Path, step: int | None) -> Path:
                 f"folder global_step<N> or iter_<N> in it; there is {_there(path)}"
             )
         if step is not None and inside and int(inside[1]) != step:
-            raise CheckpointError(f"{path} is step {int(inside[1])}, not {step}; leave --step out")
+            raise CheckpointError(f"{path} is step {int(inside[1])}, not {step}; give no step")
         return path
     if step is None:
         step = _latest(path, max(steps))
     if step not in steps:
         there = ", ".join(map(str, sorted(steps)))
-        raise CheckpointError(f"{path} has no step {step}; there are the steps {there} (--step)")
+        raise CheckpointError(f"{path} has no step {step}; there are the steps {there}")
     return steps[step]
 
 
@@ -123,7 +124,7 @@ def _latest(path: Path, newest: int) -> int:
             if not match:
                 raise CheckpointError(
                     f"{file} says {text[:40]!r} instead of a step such as global_step60; give "
-                    "the step with --step"
+                    "the step"
                 )
             return int(match[1])
     return newest
@@ -155,8 +156,8 @@ def _iter_ranks(folder: Path, names: list[str]) -> dict[int, Path]:
 
 
 def _checked(found: MegatronFiles, layout: Layout) -> MegatronFiles:
-    """`found`, unless there is no file of arguments or a tensor-parallel rank lacks files."""
-    missing = [] if found.ranks else [found.folder / "mp_rank_00_model_states.pt"]
+    """`found`, unless a tensor-parallel rank lacks files."""
+    missing = []
     width = max((max(files) + 1 for files in found.layers.values()), default=0)
     for number in range(1, max(found.layers, default=0) + 1):
         missing += [
@@ -178,7 +179,7 @@ def refuse_missing(missing: list[Path]) -> None:
         names = ", ".join(path.name for path in missing)
         what = "this file is" if len(missing) == 1 else f"these {len(missing)} files are"
         raise CheckpointError(
-            f"the checkpoint {folder} is not whole: {what} missing: {names}; copy them from the "
+            f"the checkpoint {folder} is incomplete: {what} missing: {names}; copy them from the "
             "original"
         )
 

@@ -41,14 +41,14 @@ def read_moments(
         raise CheckpointError(
             f"the optimizer of {files.folder} is spread over {stages} pipeline stages and "
             f"{len(contents)} model-parallel ranks, which cannot be joined here; import the "
-            "weights alone, without --optimizer"
+            "weights alone, without the optimizer"
         )
     try:
         return _joined(files, _with_first_blocks(contents), shape, stages)
     except _DAMAGE as error:
         raise CheckpointError(
             f"the optimizer of {files.folder} is damaged, or of a form that is not known here "
-            f"({type(error).__name__}: {error}); import the weights alone, without --optimizer"
+            f"({type(error).__name__}: {error}); import the weights alone, without the optimizer"
         ) from error
 
 
@@ -90,7 +90,7 @@ def _from_numbered(
     if len(state) != len(names) or sum(groups) != len(names):
         raise CheckpointError(
             f"the optimizer in {files.folder} has {len(state)} tensors, but the model has "
-            f"{len(names)}; import the weights alone, without --optimizer"
+            f"{len(names)}; import the weights alone, without the optimizer"
         )
     ordered = [state[number] for number in range(len(names))]
     kinds = {

@@ -80,6 +80,45 @@ def _from_layer_files(files: MegatronFiles, layers: int, untied: bool) -> list[T
     ]
 
 
+def arguments_from_weights(files: MegatronFiles) -> dict[str, Any]:
+    """What the shapes of layer files give, under the names of the original's arguments.
+
+    "attention_width" is heads × head_dim. Raises CheckpointError if the last files are missing.
+    """
+    last = max(files.layers)
+    numbers = sorted({1, min(2, last), last})
+    width = max(files.layers[last]) + 1
+    merged = merge(
+        [
+            {
+                f"{number}.{key}": tensor
+                for number in numbers
+                for key, tensor in _read_layer(files.layers[number][rank]).items()
+            }
+            for rank in range(width)
+        ]
+    )
+    untied = f"{last}.{HEAD}" in merged
+    if not untied and set(_read_layer(files.layers[last][0])) != {"weight"}:  # the final norm
+        refuse_missing([files.folder / f"layer_{last + 1:02d}-model_00-model_states.pt"])
+    try:
+        rows, d_model = merged[f"1.{EMBEDDING}"].shape
+        attention = merged["2.self_attention.dense.weight"].shape[1]
+        inner = merged["2.mlp.dense_4h_to_h.weight"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"the layer files in {files.folder} are not those of the original's model ({error})"
+        ) from None
+    return {
+        "num_layers": last - (3 if untied else 2),
+        "hidden_size": d_model,
+        "ffn_hidden_size": inner,
+        "padded_vocab_size": rows,
+        "attention_width": attention,
+        "untie_embeddings_and_output_weights": untied,
+    }
+
+
 def _read_layer(path: Path) -> Tensors:
     """One layer file; torch's own safe reader suffices for it."""
     try:

@@ -27,8 +27,10 @@ _MODULES = {
     "DryRunOptions": "epochal.training.options",
     "EpochalError": "epochal.errors",
     "GenerationConfig": "epochal.generation.config",
+    "ImportOptions": "epochal.interop.options",
     "LoadedModel": "epochal.evaluation.load",
     "MemoriseOptions": "epochal.memorisation.options",
+    "MegatronOptions": "epochal.interop.options",
     "NLLResult": "epochal.runs",
     "Recipe": "epochal.recipe",
     "ReportOptions": "epochal.report.options",
@@ -96,6 +98,8 @@ if TYPE_CHECKING:
     from epochal.interop.imports import import_hf as import_hf
     from epochal.interop.imports import import_megatron as import_megatron
     from epochal.interop.load import load as load
+    from epochal.interop.options import ImportOptions as ImportOptions
+    from epochal.interop.options import MegatronOptions as MegatronOptions
     from epochal.memorisation.memorise import memorise as memorise
     from epochal.memorisation.options import MemoriseOptions as MemoriseOptions
     from epochal.recipe import Recipe as Recipe

@@ -251,7 +251,7 @@ def test_a_run_without_a_tokenizer_is_exported_without_one(tmp_path):
         original.FILES / "megatron_mdm", tmp_path / "run", MegatronOptions(family="mdm")
     )
     made = export_hf(tmp_path / "run", tmp_path / "out")
-    assert not made.tokenizer
+    assert not made.has_tokenizer
     assert "tokenizer.json" not in made.files
     card = (tmp_path / "out" / "README.md").read_text()
     assert "ids 0 to 499, and id\n500 for a masked token" in card

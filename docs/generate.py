@@ -32,6 +32,8 @@ RESULTS: dict[str, str] = {
     # its line from NOT_YET to here, and run `make docs`. Dataclasses in its fields are followed.
     # tests/cli/test_json.py runs the cheap commands and compares what they print.
     "compare": "epochal.comparison.compare.Comparison",
+    "quickstart": "epochal.studies.quickstart.Quickstart",
+    "runs": "list[epochal.runs.summary.RunSummary]",
     "data names": "list[epochal.data.paper_sets.PaperSet]",
     "generate": "list[str]",
     "quality": "epochal.evaluation.quality.Quality",
@@ -54,8 +56,6 @@ NOT_YET: set[str] = {
     "eval --against",
     "eval --ensemble",
     "eval --breakdown",
-    "quickstart",
-    "runs",
     "train",
     "train --dry-run",
     "data prepare",

@@ -40,6 +40,30 @@ def random():
     return np.random.default_rng(20240711)
 
 
+@pytest.fixture
+def third_family():
+    """A made-up family, registered while the test runs; its name."""
+    from epochal.families import Family, register, unregister
+
+    register(
+        Family(
+            name="third",
+            title="third kind",
+            short="3K",
+            color="#007a33",
+            dark_color="#5fd38a",
+            marker="s",
+            exact=False,
+            objective="epochal.objectives.masked_diffusion:MaskedDiffusion",
+            attention="bidirectional",
+            writer="epochal.generation.unmasking",
+            mask_token=True,
+        )
+    )
+    yield "third"
+    unregister("third")
+
+
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
     """A corpus of real text of some ten thousand tokens; see tiny_runs.py."""
@@ -55,10 +79,11 @@ def tiny_pair(tiny_corpus, tmp_path_factory):
     Tests must not change it.
     """
     from epochal.studies.compare import compare
+    from epochal.studies.options import CompareOptions
     from tiny_runs import overrides
 
     folder = tmp_path_factory.mktemp("pair")
     values = overrides(tiny_corpus, folder, train__steps=120, eval__every="10 steps")
     del values["run_dir"]
-    compare(None, values, out=folder)
+    compare(None, values, CompareOptions(out=folder))
     return folder

@@ -22,10 +22,12 @@ _MODULES = {
     "DownloadOptions": "epochal.data.options",
     "PrepareOptions": "epochal.data.options",
     "SubsetOptions": "epochal.data.options",
+    "CompareOptions": "epochal.studies.options",
     "Comparison": "epochal.comparison",
     "DownstreamOptions": "epochal.downstream_tasks.options",
     "DryRunOptions": "epochal.training.options",
     "EpochalError": "epochal.errors",
+    "EvalOptions": "epochal.evaluation.options",
     "GenerationConfig": "epochal.generation.config",
     "ImportOptions": "epochal.interop.options",
     "LoadedModel": "epochal.evaluation.load",
@@ -36,6 +38,7 @@ _MODULES = {
     "ReportOptions": "epochal.report.options",
     "QualityOptions": "epochal.evaluation.options",
     "RunRecord": "epochal.runs",
+    "RunSummary": "epochal.runs.summary",
     "average": "epochal.evaluation.ensemble",
     "Resources": "epochal.sweeps.options",
     "SubmitOptions": "epochal.sweeps.options",
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from epochal.evaluation.evaluate import evaluate as evaluate
     from epochal.evaluation.gap import gap as gap
     from epochal.evaluation.load import LoadedModel as LoadedModel
+    from epochal.evaluation.options import EvalOptions as EvalOptions
     from epochal.evaluation.options import QualityOptions as QualityOptions
     from epochal.evaluation.quality import quality as quality
     from epochal.generation.config import GenerationConfig as GenerationConfig
@@ -109,10 +113,12 @@ if TYPE_CHECKING:
     from epochal.runs import NLLResult as NLLResult
     from epochal.runs import RunRecord as RunRecord
     from epochal.runs.listing import list_runs as list_runs
+    from epochal.runs.summary import RunSummary as RunSummary
     from epochal.scaling.fit import fit as fit
     from epochal.scaling.plan import plan as plan
     from epochal.studies.compare import compare as compare
     from epochal.studies.compare import compare_existing as compare_existing
+    from epochal.studies.options import CompareOptions as CompareOptions
     from epochal.studies.quickstart import quickstart as quickstart
     from epochal.studies.study import study as study
     from epochal.sweeps.options import Resources as Resources

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from epochal.cli.main import cli, main
+from epochal.report.text import texts
+from epochal.results import NoteCode
 from tiny_runs import as_words, overrides
 
 PAGE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "generate.py"))
@@ -58,6 +60,8 @@ def assert_fits(value, hint, place):
             assert_fits(value[key], kind, f"{place}.{key}")
     elif origin is typing.Literal:
         assert value in inner, place
+    elif hint is NoteCode:
+        assert value in texts(), place
     elif isinstance(hint, type) and issubclass(hint, Enum):
         assert value in [member.value for member in hint], place
     elif isinstance(origin, type) and issubclass(origin, Mapping):

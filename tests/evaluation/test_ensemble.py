@@ -15,6 +15,7 @@ from epochal.cli.main import main
 from epochal.errors import RunError, UserError
 from epochal.evaluation.ensemble import average, ensemble
 from epochal.evaluation.evaluate import evaluate
+from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
 from epochal.runs import RunRecord
 from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
@@ -115,9 +116,9 @@ def test_twice_the_same_model_is_that_model(family):
 def test_checkpoints_of_a_run(tiny_pair, family):
     run = tiny_pair / family
     members = [f"{run}@best", f"{run}@last"]
-    found = ensemble(members, draws=3)
+    found = ensemble(members, EvalOptions(draws=3))
     for result, name in zip(found.members, ("best", "last"), strict=True):
-        alone = evaluate(shutil_copy(run), checkpoint=name, draws=3)
+        alone = evaluate(shutil_copy(run), EvalOptions(checkpoint=name, draws=3))
         assert result.nll_nats_per_token == pytest.approx(alone.nll_nats_per_token, rel=1e-9)
     nll = [result.nll_nats_per_token for result in found.members]
     assert found.best == int(np.argmin(nll))
@@ -147,18 +148,18 @@ def test_the_average_is_the_mean_of_the_weights(tiny_pair, tmp_path):
         mean = (weights[0][name].double() + weights[1][name].double()) / 2
         torch.testing.assert_close(weight.double(), mean, rtol=0, atol=1e-7)
     assert len(record.info["average_of"]) == 2
-    assert evaluate(record.path, draws=2).checkpoint == "best"
-    with pytest.raises(RunError, match="is a run already"):
+    assert evaluate(record.path, EvalOptions(draws=2)).checkpoint == "best"
+    with pytest.raises(RunError, match="is already a run"):
         average([tiny_pair / "mdm"], tmp_path / "mean")
 
 
 def test_what_does_not_go_together(tiny_pair, tmp_path):
     ar, mdm = tiny_pair / "ar", tiny_pair / "mdm"
-    with pytest.raises(UserError, match="have not the same family"):
+    with pytest.raises(UserError, match="differ in family"):
         ensemble([ar, mdm])
     with pytest.raises(UserError, match="at least two"):
         ensemble([ar])
-    with pytest.raises(UserError, match="have not the same family"):
+    with pytest.raises(UserError, match="differ in family"):
         average([ar, mdm], tmp_path / "x")
     with pytest.raises(UserError, match=r"has checkpoints of \d+ steps only"):
         average([mdm], tmp_path / "x", last=9)

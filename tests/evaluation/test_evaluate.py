@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import epochal.evaluation.evaluate as evaluate_module
 from epochal.data.corpus import open_corpus
 from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
 from epochal.device import has_compiler
-from epochal.errors import CheckpointError, RunError, UserError
+from epochal.errors import CheckpointError, OptionError, RunError, UserError
 from epochal.estimates import Layout, estimate
 from epochal.evaluation.evaluate import (
     evaluate,
@@ -25,9 +26,10 @@ from epochal.evaluation.evaluate import (
     pays_to_compile,
     score,
 )
-from epochal.evaluation.options import Options
+from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
-from epochal.likelihood.shard import Share
+from epochal.likelihood.nll import Evaluator
+from epochal.likelihood.shard import EvalShard
 from epochal.runs import RunRecord
 
 
@@ -57,7 +59,7 @@ def test_ar_is_the_sum_of_log_probabilities(tiny_pair):
 
 
 def test_a_repeated_evaluation_is_the_same(run):
-    first, second = (evaluate(run, draws=9) for _ in range(2))
+    first, second = (evaluate(run, EvalOptions(draws=9)) for _ in range(2))
     assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
     assert first.draws == 9
     assert RunRecord(run).evaluation("best") == second
@@ -65,30 +67,30 @@ def test_a_repeated_evaluation_is_the_same(run):
 
 def test_more_draws_stay_with_the_run(run, capsys):
     folder, best = RunRecord(run).folder, lambda: RunRecord(run).evaluation("best")
-    many = evaluate(run, draws=10)
+    many = evaluate(run, EvalOptions(draws=10))
     sums = folder.evaluation_file("best", "stratified").with_suffix(".npz")
     before = sums.read_bytes()
-    assert evaluate(run, draws=3).draws == 3
+    assert evaluate(run, EvalOptions(draws=3)).draws == 3
     assert best() == many
     assert sums.read_bytes() == before
     told = " ".join(capsys.readouterr().err.split())
     assert "keeps its result of 10 draws (±" in told
     assert "more precise than this one of 3" in told
     assert evaluate_best(RunRecord(run), 4) == many  # as precise as asked for already
-    assert evaluate(run, draws=11) == best()
+    assert evaluate(run, EvalOptions(draws=11)) == best()
     for change in ("another step", "damaged sums", "damaged result"):
         file = folder.evaluation_file("best", "stratified")
         if change == "another step":
             file.write_text(file.read_text().replace('"step": ', '"step": 1'))
         else:
             (sums if "sums" in change else file).write_text("torn")
-        few = evaluate(run, draws=2)
+        few = evaluate(run, EvalOptions(draws=2))
         assert best() == few
-        evaluate(run, draws=3)
+        evaluate(run, EvalOptions(draws=3))
 
 
 def test_bits_per_byte_follow_from_the_text(run):
-    result = evaluate(run, draws=2)
+    result = evaluate(run, EvalOptions(draws=2))
     store = open_corpus(RunRecord(run).recipe.data).validation
     per_token = store.metadata.text_bytes / store.unique_tokens
     assert result.bits_per_byte == pytest.approx(
@@ -97,16 +99,30 @@ def test_bits_per_byte_follow_from_the_text(run):
 
 
 def test_the_tolerance_is_reached_with_as_few_draws_as_it_takes(run):
-    loose = evaluate(run, tolerance=10.0)
+    loose = evaluate(run, EvalOptions(tolerance=10.0))
     assert loose.draws == 4
     wanted = loose.standard_error_draws / 1.8
-    tight = evaluate(run, tolerance=wanted)
+    tight = evaluate(run, EvalOptions(tolerance=wanted))
     assert tight.standard_error_draws <= wanted
     assert 4 < tight.draws < 64
 
 
+def test_a_tolerance_that_is_not_reached_costs_no_more_draws_than_said(run, monkeypatch):
+    """The number in the message is that of the draws made, and the limit holds."""
+    monkeypatch.setattr(evaluate_module, "MAX_DRAWS", 6)
+    made = []
+    add = Evaluator.add_draw
+    monkeypatch.setattr(Evaluator, "add_draw", lambda it, *a: (made.append(1), add(it, *a))[1])
+    with pytest.raises(OptionError, match="not reached with 6 draws"):
+        evaluate(run, EvalOptions(tolerance=1e-6))
+    assert len(made) == 6
+
+
 def test_the_papers_estimator_is_kept_apart_and_agrees(run):
-    ours, papers = evaluate(run, draws=8), evaluate(run, draws=16, estimator="paper")
+    ours, papers = (
+        evaluate(run, EvalOptions(draws=8)),
+        evaluate(run, EvalOptions(draws=16, estimator="paper")),
+    )
     assert {r.estimator for r in RunRecord(run).evaluations()} == {"stratified", "paper"}
     assert papers.standard_error_draws > ours.standard_error_draws
     gap = abs(ours.nll_nats_per_token - papers.nll_nats_per_token)
@@ -123,12 +139,12 @@ def test_another_corpus_is_scored_and_not_kept(run, tmp_path):
         PrepareOptions(tokenizer=tokenizer, validation_inputs=[tmp_path / "other.txt"]),
     )
     before = RunRecord(run).evaluations()
-    result = evaluate(run, corpus=tmp_path / "other", draws=2)
+    result = evaluate(run, EvalOptions(corpus=tmp_path / "other", draws=2))
     assert result.validation_sha256 != before[0].validation_sha256
     assert RunRecord(run).evaluations() == before
     prepare("builtin", tmp_path / "bytes", PrepareOptions(tokenizer="bytes"))
     with pytest.raises(UserError, match=r"prepare the text with the run's tokenizer\.json"):
-        evaluate(run, corpus=tmp_path / "bytes")
+        evaluate(run, EvalOptions(corpus=tmp_path / "bytes"))
 
 
 def test_a_validation_set_that_has_changed_is_refused(run, tiny_corpus, tmp_path):
@@ -140,7 +156,7 @@ def test_a_validation_set_that_has_changed_is_refused(run, tiny_corpus, tmp_path
     recipe = run / "recipe.toml"
     recipe.write_text(recipe.read_text().replace(str(tiny_corpus), str(moved)))
     with pytest.raises(RunError, match="has changed since"):
-        evaluate(run, draws=2)
+        evaluate(run, EvalOptions(draws=2))
 
 
 @pytest.mark.parametrize(
@@ -154,14 +170,14 @@ def test_a_validation_set_that_has_changed_is_refused(run, tiny_corpus, tmp_path
 )
 def test_settings_that_make_no_sense(run, options, message):
     with pytest.raises(UserError, match=message):
-        evaluate(run, **options)
+        evaluate(run, EvalOptions(**options))
 
 
 def test_a_run_without_the_checkpoint_names_what_there_is(run):
     shutil.rmtree(next((run / "checkpoints").glob("best-*")))
     with pytest.raises(CheckpointError, match="try the checkpoint `last`"):
-        evaluate(run, checkpoint="best", draws=2)
-    assert evaluate(run, draws=2).checkpoint in ("best", "last")
+        evaluate(run, EvalOptions(checkpoint="best", draws=2))
+    assert evaluate(run, EvalOptions(draws=2)).checkpoint in ("best", "last")
     with pytest.raises(RunError, match="is not a run"):
         evaluate(run.parent)
 
@@ -171,7 +187,7 @@ def test_few_draws_are_not_taken_at_their_word():
     tolerance, misses = 0.3, []
     for number in range(300):
         it = _Noise(np.random.default_rng(number))
-        misses.append(make_draws(it, None, Options(tolerance=tolerance)).nll)
+        misses.append(make_draws(it, None, EvalOptions(tolerance=tolerance)).nll)
     assert np.sqrt(np.mean(np.square(misses))) < 1.07 * tolerance
 
 
@@ -201,9 +217,9 @@ def test_a_run_without_a_best_checkpoint_says_that_the_last_was_used(run):
         shutil.rmtree(path)
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({k: v for k, v in info.items() if k != "best"}))
-    assert evaluate(run, draws=2).checkpoint == "last"
+    assert evaluate(run, EvalOptions(draws=2)).checkpoint == "last"
     with pytest.raises(CheckpointError, match="no best checkpoint; try the checkpoint `last`"):
-        evaluate(run, checkpoint="best", draws=2)
+        evaluate(run, EvalOptions(checkpoint="best", draws=2))
 
 
 @pytest.mark.parametrize(
@@ -233,9 +249,9 @@ def test_a_model_is_compiled_where_it_pays(
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with")
 @pytest.mark.parametrize("family", ["ar", "mdm"])
 def test_a_compiled_model_gives_the_same_figures(tiny_pair, family, monkeypatch):
-    plain = score(tiny_pair / family, Options(draws=2), Share()).result
+    plain = score(tiny_pair / family, EvalOptions(draws=2), EvalShard()).result
     monkeypatch.setattr("epochal.evaluation.evaluate.pays_to_compile", lambda *given: True)
-    scored = score(tiny_pair / family, Options(draws=2), Share())
+    scored = score(tiny_pair / family, EvalOptions(draws=2), EvalShard())
     assert scored.loaded.machine.compiled
     found = scored.result
     assert found.nll_nats_per_token == pytest.approx(plain.nll_nats_per_token, rel=1e-5)

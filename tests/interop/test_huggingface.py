@@ -14,6 +14,7 @@ from epochal.cli.main import main
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
+from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
 from epochal.interop.exports import export_hf
 from epochal.interop.hf_export import mask_name
@@ -180,7 +181,7 @@ def test_there_and_back(runs, exported, family, tmp_path, tiny_corpus):
     assert record.numbers["unique_tokens"] == 1000
     assert record.recipe.train == before.recipe.train
     assert evaluate(record).nll_nats_per_token == pytest.approx(
-        evaluate(runs / family, checkpoint="best").nll_nats_per_token, abs=1e-6
+        evaluate(runs / family, EvalOptions(checkpoint="best")).nll_nats_per_token, abs=1e-6
     )
 
 

@@ -14,6 +14,7 @@ from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
 from epochal.errors import DataError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
+from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load
@@ -81,7 +82,7 @@ def test_what_it_cannot_do_without_a_tokenizer_is_said(bare, corpus):
     with pytest.raises(RunError, match="was imported without a corpus"):
         evaluate(run)
     with pytest.raises(UserError, match="the imported run has no tokenizer"):
-        evaluate(run, corpus=corpus)
+        evaluate(run, EvalOptions(corpus=corpus))
 
 
 def test_the_report_takes_it(bare, tmp_path):
@@ -122,9 +123,8 @@ def test_both_families_of_the_original_can_be_compared(corpus, tmp_path):
         for family in FAMILIES
     ]
     found = compare_existing(runs)
-    assert (found.ar, found.mdm, found.meeting) == ("ar", "mdm", None)
-    assert f"{abs(found.difference):.3f}" in found.verdict
-    assert "cannot be told from these runs" in found.verdict
+    assert found.pairs[0].families == ("ar", "mdm")
+    assert found.pairs[0].crossing is None
     made = write_report(runs, tmp_path / "page.html")
     assert to_json(made.verdicts) == [to_json(found)]
 
@@ -140,7 +140,7 @@ def test_with_the_originals_tokenizer_text_works(shared, tmp_path, corpus):
     [text] = load(record.path).generate("The ", GenerationConfig(tokens=8, temperature=0.0))
     assert text.startswith("The ")
     with pytest.raises(UserError, match="made with the tokenizer"):
-        evaluate(record, corpus=corpus)
+        evaluate(record, EvalOptions(corpus=corpus))
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, corpus):

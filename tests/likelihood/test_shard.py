@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_oracle import JOINT, evaluator, paper, stream
 
-from epochal.likelihood.shard import Share
+from epochal.likelihood.shard import EvalShard
 from tiny_world import Oracle
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_every_batch_is_dealt_once_and_all_make_as_many_passes(batches, world):
     slices = [slice(n, n + 1) for n in range(batches)]
-    dealt = [list(Share(rank, world).deal(slices)) for rank in range(world)]
+    dealt = [list(EvalShard(rank, world).shard_batches(slices)) for rank in range(world)]
     counted = [part for one in dealt for part, counts in one if counts]
     assert sorted(part.start for part in counted) == list(range(batches))
     assert {len(one) for one in dealt} == {-(-batches // world)}
 
 
 def together(world, work):
-    """Run `work(share)` in threads that sum their arrays as processes would."""
+    """Run `work(shard)` in threads that sum their arrays as processes would."""
     barrier, arrays, found = threading.Barrier(world), [None] * world, [None] * world
 
     def one(rank):
@@ -35,7 +35,7 @@ def together(world, work):
             barrier.wait()
             return summed
 
-        found[rank] = work(Share(rank, world, total))
+        found[rank] = work(EvalShard(rank, world, total))
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -51,9 +51,9 @@ def test_the_same_result_on_any_number_of_processes(family, world):
     ids = stream(120)
     starts = np.array([0, 3, 50, 51, 90, 120])
 
-    def work(share):
+    def work(shard):
         it = evaluator(family, ids, starts=starts)
-        it.share = share
+        it.shard = shard
         for _ in range(3):
             it.add_draw(Oracle(JOINT))
         return it.result(), it.by_place(), it.by_level()[1]
@@ -69,9 +69,9 @@ def test_the_same_result_on_any_number_of_processes(family, world):
 
 
 def test_the_papers_estimator_is_shared_too():
-    def work(share):
+    def work(shard):
         it = paper("mdm", stream(120))
-        it.batch, it.share = 7, share
+        it.batch, it.shard = 7, shard
         it.add_draw(Oracle(JOINT))
         it.add_draw(Oracle(JOINT))
         return it.result().nll

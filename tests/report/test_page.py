@@ -230,7 +230,7 @@ def test_the_command(both, capsys):
     assert run_command("report", both, "--out", page, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["runs"] == ["ar", "mdm"]
-    assert printed["verdicts"][0]["difference"] == pytest.approx(0.3)
+    assert printed["verdicts"][0]["pairs"][0]["difference"] == pytest.approx(0.3)
     assert page.exists()
     assert run_command("report", both, "--out", page) == 0
     assert "AR learned more" in capsys.readouterr().out

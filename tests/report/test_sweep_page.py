@@ -208,7 +208,9 @@ def test_frontiers_and_where_they_cross(tmp_path):
     assert found["ar"][1].tolist() == [4.0, 3.5, 3.3]
     assert frontier_leads(groups) == [FrontierLead("mdm", "ar", pytest.approx(3e15))]
     source = write_report([tmp_path], tmp_path / "p.html").path.read_text()
-    assert ("frontiers cross at 3×10¹⁵" in source) == (groups[0].comparison.meeting is None)
+    assert ("frontiers cross at 3×10¹⁵" in source) == (
+        groups[0].comparison.pairs[0].crossing is None
+    )
 
 
 def test_frontiers_that_do_not_cross(tmp_path):

@@ -1,13 +1,11 @@
-"""Shapes of validation curves, and where two of them meet."""
+"""Shapes of validation curves."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from epochal.comparison import Curve, meeting_point, validation_curve
-from epochal.errors import RunError
-from epochal.runs.curves import pareto_frontier
+from epochal.runs.curves import Curve, CurveShape, pareto_frontier, validation_curve
 from made_runs import make_run
 
 
@@ -16,137 +14,40 @@ def curve(flops, nll):
     return Curve(flops / flops[0], flops / flops[-1], flops, np.asarray(nll, dtype=float))
 
 
-FLOPS = np.linspace(1e14, 1e16, 60)
-
-
-def law(flops, floor, scale, exponent):
-    return floor + scale * (flops / 1e16) ** -exponent
-
-
-# AR: quick, best at a fifth of the run, then up. Diffusion: slow and steady.
-OVERFITTING = curve(FLOPS, law(FLOPS, 3.5, 0.1, 0.5) + 0.8 * np.maximum(0, FLOPS / 1e16 - 0.2) ** 2)
-
-
 def test_a_curve_that_turned_up():
     it = curve([1, 2, 3, 4, 5], [5.0, 4.0, 3.9, 3.95, 4.2])
     assert it.best == 2
     assert it.rise == pytest.approx(0.3)
-    assert it.overfits
-    assert not it.still_falling
+    assert it.shape is CurveShape.OVERFITTED
     assert it.best_so_far().tolist() == [5.0, 4.0, 3.9, 3.9, 3.9]
 
 
 def test_a_curve_that_still_falls():
     it = curve(range(1, 11), np.linspace(5, 4, 10))
-    assert (it.best, it.rise, it.overfits, it.still_falling) == (9, 0, False, True)
+    assert (it.best, it.rise, it.shape) == (9, 0, CurveShape.FALLING)
 
 
 def test_a_curve_that_has_levelled_off():
     it = curve(range(1, 11), [5, 4.5, 4.2, 4.1, 4.05, 4.03, 4.02, 4.012, 4.011, 4.01])
-    assert not it.overfits
-    assert not it.still_falling
+    assert it.shape is CurveShape.FLAT
 
 
 def test_the_first_of_equal_bests():
     assert curve([1, 2, 3], [4.0, 3.0, 3.0]).best == 1
-    assert not curve([1.0], [4.0]).still_falling
+    assert curve([1.0], [4.0]).shape is CurveShape.FLAT
 
 
 def test_a_run_without_evaluations(tmp_path):
     run = make_run(tmp_path / "r", "ar", [5.0])
     assert validation_curve(run).nll.tolist() == [5.0]
     run.folder.metrics_file.unlink()
-    with pytest.raises(RunError, match="has no validation figures yet"):
-        validation_curve(run)
+    assert validation_curve(run) is None
 
 
-# --- meeting -------------------------------------------------------------------------------------
-
-
-def test_a_meeting_that_was_seen():
-    """AR's best is 3.7; diffusion's law comes below it at a known compute."""
-    ar = curve(FLOPS, np.maximum(3.7, law(FLOPS, 3.5, 0.05, 0.8)))
-    mdm = curve(FLOPS, law(FLOPS, 3.2, 0.4, 0.35))
-    exact = 1e16 * (0.4 / 0.5) ** (1 / 0.35)
-    found = meeting_point(ar, mdm)
-    assert found.how == "seen"
-    assert found.flops == pytest.approx(exact, rel=0.01)
-    low, high = found.interval
-    assert low <= exact <= high
-    assert low <= found.flops <= high
-    assert high - low == pytest.approx(FLOPS[1] - FLOPS[0])
-
-
-def test_a_meeting_after_the_end_of_ars_run():
-    """AR stopped early: its best stays what it was."""
-    ar = curve(FLOPS[:20], np.maximum(3.7, law(FLOPS[:20], 3.5, 0.05, 0.8)))
-    mdm = curve(FLOPS, law(FLOPS, 3.2, 0.4, 0.35))
-    exact = 1e16 * (0.4 / 0.5) ** (1 / 0.35)
-    assert exact > FLOPS[19]
-    assert meeting_point(ar, mdm).flops == pytest.approx(exact, rel=0.01)
-
-
-def test_the_last_of_several_crossings_counts():
-    ar = curve(FLOPS, np.full(60, 3.7))
-    nll = np.full(60, 3.8)
-    nll[10:20] = 3.75
-    mdm = curve(FLOPS, nll)
-    assert meeting_point(ar, mdm) is None
-    ar = curve(FLOPS, np.concatenate((np.full(30, 3.9), np.full(30, 3.6))))
-    nll = np.concatenate((np.full(10, 4.0), np.full(40, 3.8), np.full(10, 3.5)))
-    found = meeting_point(ar, curve(FLOPS, nll))
-    assert FLOPS[49] <= found.flops <= FLOPS[50]
-
-
-def test_a_meeting_that_is_extrapolated():
-    """Noise-free law: the true place, and an interval around it."""
-    target = OVERFITTING.nll.min()
-    mdm = curve(FLOPS, law(FLOPS, 3.2, target - 3.2 + 0.1, 0.3))
-    assert mdm.nll[-1] > target
-    exact = 1e16 * ((target - 3.2 + 0.1) / (target - 3.2)) ** (1 / 0.3)
-    found = meeting_point(OVERFITTING, mdm)
-    assert found.how == "extrapolated"
-    assert found.flops == pytest.approx(exact, rel=0.05)
-    assert found.interval[0] <= found.flops * 1.01
-    assert found.interval[1] >= found.flops * 0.99
-
-
-def test_an_extrapolation_from_noisy_curves_covers_the_truth():
-    target = OVERFITTING.nll.min()
-    clean = law(FLOPS, 3.2, target - 3.2 + 0.1, 0.3)
-    exact = 1e16 * ((target - 3.2 + 0.1) / (target - 3.2)) ** (1 / 0.3)
-    covered = given = 0
-    for seed in range(6):
-        noise = np.random.default_rng(seed).normal(0, 0.002, 60)
-        found = meeting_point(OVERFITTING, curve(FLOPS, clean + noise))
-        if found is not None:
-            given += 1
-            covered += found.interval[0] <= exact <= found.interval[1]
-    assert given >= 4
-    assert covered >= given - 2
-    same = [meeting_point(OVERFITTING, curve(FLOPS, clean)) for _ in range(2)]
-    assert same[0] == same[1]
-
-
-@pytest.mark.parametrize(
-    ("ar", "mdm"),
-    [
-        # AR still falls: there is no plateau to meet.
-        (curve(FLOPS, law(FLOPS, 3.0, 0.4, 0.5)), curve(FLOPS, law(FLOPS, 3.2, 0.5, 0.3))),
-        # Diffusion has levelled off above AR's best.
-        (OVERFITTING, curve(FLOPS, np.maximum(4.5, law(FLOPS, 3.2, 0.5, 0.3)))),
-        # Diffusion would need more than ten times the compute.
-        (OVERFITTING, curve(FLOPS, law(FLOPS, 3.2, 2.0, 0.1))),
-        # Its law levels off above AR's best.
-        (OVERFITTING, curve(FLOPS, law(FLOPS, 3.9, 0.3, 0.5))),
-        # Too few points to say.
-        (OVERFITTING, curve(FLOPS[::10], law(FLOPS[::10], 3.2, 0.6, 0.3))),
-        # Diffusion was ahead all along: where it passed was not seen.
-        (curve(FLOPS, np.full(60, 4.0)), curve(FLOPS, law(FLOPS, 3.0, 0.1, 0.3))),
-    ],
-)
-def test_where_nothing_can_be_said(ar, mdm):
-    assert meeting_point(ar, mdm) is None
+def test_evaluations_that_are_not_finite_are_left_out(tmp_path):
+    run = make_run(tmp_path / "r", "ar", [5.0, float("nan"), 4.0, float("inf")])
+    assert validation_curve(run).nll.tolist() == [5.0, 4.0]
+    assert validation_curve(make_run(tmp_path / "s", "ar", [float("nan")], nll=4.0)) is None
 
 
 def test_the_frontier_is_the_lowest_so_far_of_all_runs():

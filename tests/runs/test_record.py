@@ -138,7 +138,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
     with folder.lock():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "RunError: another process is working on" in done.stderr
-        assert "STOP to end it" in done.stderr
+        assert "/STOP" in done.stderr
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

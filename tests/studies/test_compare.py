@@ -1,4 +1,4 @@
-"""Both families from text to page, on real text."""
+"""All families from text to page, on real text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import shutil
 import pytest
 
 import epochal.evaluation.evaluate as evaluate_module
-from epochal.errors import NotFiniteError, RecipeError, RunError
+from epochal.cli.main import main
+from epochal.errors import NotFiniteError, RecipeError, RunError, UserError
 from epochal.report import write_report
+from epochal.results import to_json
 from epochal.runs import RunRecord
 from epochal.studies.compare import compare, compare_existing
+from epochal.studies.options import CompareOptions
 from epochal.studies.quickstart import quickstart
 from epochal.training.step import Stepper
 from made_runs import make_run
@@ -30,7 +33,8 @@ def no_training(monkeypatch):
 def test_what_comes_out(tiny_pair):
     found = json.loads((tiny_pair / "comparison.json").read_text())
     assert [run["family"] for run in found["runs"]] == ["ar", "mdm"]
-    assert found["verdict"].startswith(("AR learned", "Diffusion learned", "Too close"))
+    assert found["pairs"][0]["families"] == ["ar", "mdm"]
+    assert set(found["leaders"]) <= {"ar", "mdm"}
     for family in ("ar", "mdm"):
         record = RunRecord(tiny_pair / family)
         assert record.status == "finished"
@@ -55,18 +59,15 @@ def test_what_is_done_is_not_done_again(tiny_pair, tiny_corpus, no_training):
     del values["run_dir"]
     before = final_files(tiny_pair / "mdm")
     stamp = (tiny_pair / "mdm/evaluations/best-stratified.json").stat().st_mtime_ns
-    again = compare(None, values, out=tiny_pair)
-    assert (
-        again.as_dict()["verdict"]
-        == json.loads((tiny_pair / "comparison.json").read_text())["verdict"]
-    )
+    again = compare(None, values, CompareOptions(out=tiny_pair))
+    assert to_json(again) == json.loads((tiny_pair / "comparison.json").read_text())
     assert final_files(tiny_pair / "mdm") == before
     assert (tiny_pair / "mdm/evaluations/best-stratified.json").stat().st_mtime_ns == stamp
 
 
 def test_runs_that_are_there(tiny_pair, no_training):
     found = compare_existing([tiny_pair / "ar", tiny_pair / "mdm"])
-    assert found.verdict == json.loads((tiny_pair / "comparison.json").read_text())["verdict"]
+    assert to_json(found) == json.loads((tiny_pair / "comparison.json").read_text())
 
 
 def test_a_result_by_the_papers_estimator_is_not_taken_for_ours(tiny_pair, tmp_path):
@@ -82,10 +83,13 @@ def test_a_result_by_the_papers_estimator_is_not_taken_for_ours(tiny_pair, tmp_p
 def test_what_cannot_be_compared(tiny_pair, tiny_corpus, tmp_path):
     with pytest.raises(RunError, match="at least two"):
         compare_existing([tiny_pair / "ar"])
-    with pytest.raises(RunError, match="none of the runs is masked diffusion"):
+    with pytest.raises(RunError, match="all are autoregressive"):
         compare_existing([tiny_pair / "ar", tiny_pair / "ar"])
-    with pytest.raises(RecipeError, match="trains both families"):
+    with pytest.raises(RecipeError, match="trains several families"):
         compare(None, overrides(tiny_corpus, tmp_path, family="ar"))
+    for names, message in ((("ar",), "families = 'ar'"), (("ar", "x"), "`family` = 'x'")):
+        with pytest.raises(UserError, match=message):
+            compare(None, ["train.epochs=1"], CompareOptions(families=names))
 
 
 def test_the_page_has_both(tiny_pair, tmp_path):
@@ -100,9 +104,8 @@ def test_quickstart_on_a_text_of_ones_own(tmp_path, tiny_corpus):
     source = tiny_corpus.parent / "text.jsonl"
     small = ["train.epochs=1", "train.global_batch_size=64", "model.d_model=24", "eval.every=50%"]
     result = quickstart(source, small, out=tmp_path / "mine")
-    assert result.page == tmp_path / "mine" / "report.html"
-    assert result.page.stat().st_size > 20_000
-    assert result.as_dict()["verdict"] == result.comparison.verdict
+    assert result.report == tmp_path / "mine" / "report.html"
+    assert result.report.stat().st_size > 20_000
     # The text is shorter than the recipe's 60,000 unique tokens: all of it was used.
     unique = result.comparison.runs[0].unique_tokens
     metadata = json.loads((tmp_path / "mine/corpus/train.json").read_text())
@@ -115,7 +118,7 @@ def test_quickstart_on_one_plain_file(tmp_path, tiny_corpus):
     (tmp_path / "book.txt").write_text("\n\n".join(texts))
     small = ["train.steps=2", "model.d_model=24", "data.unique_tokens=4k"]
     result = quickstart(tmp_path / "book.txt", small, out=tmp_path / "mine")
-    assert result.page.exists()
+    assert result.report.exists()
     assert result.comparison.runs[0].unique_tokens == 4000
 
 
@@ -127,7 +130,7 @@ def test_quickstart_tells_a_mistake_before_any_work(tmp_path):
 
 def test_a_run_that_diverged_before_any_validation_is_told_at_once(tiny_pair, tmp_path):
     make_run(tmp_path / "gone", "mdm", [], evaluated=False, status="diverged")
-    with pytest.raises(RunError, match=r"gone \(diverged\) has not come to a validation"):
+    with pytest.raises(RunError, match=r"gone \(diverged\) has no validation result yet"):
         compare_existing([tiny_pair / "ar", tmp_path / "gone"])
 
 
@@ -147,5 +150,14 @@ def test_a_model_that_gives_no_finite_loss_is_left_out_and_listed(tiny_pair, tmp
         with pytest.raises(NotFiniteError, match=r"checkpoint best of .*broken is nan"):
             evaluate_module.evaluate(tmp_path / "broken")
         found = compare_existing(paths)
-    assert found.left_out == ["broken"]
+    assert found.left_out == [str(tmp_path / "broken")]
     assert [run.name for run in found.runs] == ["ar", "mdm"]
+
+
+@pytest.mark.parametrize("words", [["--out", "x"], ["--restart"], ["--family", "ar"]])
+def test_existing_runs_refuse_options_of_training(tiny_pair, words, capsys):
+    runs = [str(tiny_pair / family) for family in ("ar", "mdm")]
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *runs, *words])
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err

@@ -8,6 +8,7 @@ from torch import nn
 
 from epochal.errors import CheckpointError
 from epochal.evaluation.evaluate import evaluate
+from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
 from epochal.training.optim import WeightAverage
 from epochal.training.train import train
@@ -57,7 +58,7 @@ def test_best_and_ema_are_averages_and_last_is_not(with_average):
     best = load(with_average.path, "best")
     if best.step == 24:  # the curve still falls at the end of this run
         assert torch.equal(best.logits(ids), logits["ema"])
-    kept = evaluate(with_average.path, checkpoint="ema")
+    kept = evaluate(with_average.path, EvalOptions(checkpoint="ema"))
     assert (kept.checkpoint, kept.step) == ("ema", 24)
     lines = with_average.metrics("eval")
     assert lines[-1]["nll_nats_per_token"] == pytest.approx(kept.nll_nats_per_token, abs=0.2)

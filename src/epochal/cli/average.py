@@ -11,15 +11,15 @@ from epochal.cli.output import json_option, print_json
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN[@CHECKPOINT]...")
-@click.option("--out", required=True, help="Folder of the run to make.")
-@click.option("--last", type=int, help="Only the newest so many checkpoints of the one run.")
+@click.option("--out", required=True, help="Folder of the new run.")
+@click.option("--last", type=int, help="Only the newest N checkpoints of the run.")
 @json_option
 def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) -> None:
-    """A run whose weights are the mean of those of several checkpoints.
+    """Make a run whose weights are the mean of several checkpoints' weights.
 
-    Of one run, all of its checkpoints or the newest (keep more with `checkpoint.keep` and
-    `checkpoint.keep_every`); of several, the best of each, or RUN@CHECKPOINT. Models that were
-    trained from different initial weights have no meaningful mean: make them an ensemble with
+    From one run, all of its checkpoints or the newest (keep more with `checkpoint.keep` and
+    `checkpoint.keep_every`); from several, the best of each, or RUN@CHECKPOINT. Models that were
+    trained from different initial weights have no meaningful mean: combine them with
     `epochal eval A B --ensemble`.
 
     \b

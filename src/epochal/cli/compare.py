@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.output import json_option, print_json, print_table, split_recipe
+from epochal.cli.options import options, refuse
+from epochal.cli.output import (
+    json_option,
+    print_json,
+    print_note,
+    print_paragraph,
+    print_table,
+    split_recipe,
+)
+from epochal.studies.options import CompareOptions
 
 if TYPE_CHECKING:
     from epochal.comparison import Comparison
 
-WIDTH = 92
-"""Sentences are wrapped at so many columns."""
-
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]... | RUN RUN...")
-@click.option("--out", help="Folder for the runs.  [default: runs/<recipe's name>]")
-@click.option("--draws", type=int, help="Mask draws per row for diffusion.  [default: 8]")
-@click.option("--restart", is_flag=True, help="Start anew; old runs are put aside.")
+@options(CompareOptions)
 @json_option
-def compare(
-    words: tuple[str, ...], out: str | None, draws: int | None, restart: bool, as_json: bool
-) -> None:
-    """Train both families on the same unique tokens under equal settings, and say which won.
+def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> None:
+    """Train families on the same unique tokens under equal settings; print which learned more.
 
-    Given run folders instead of a recipe, compares runs that are there already: at least one
-    of each family, on the same corpus.
+    Given run folders instead of a recipe, compares these existing runs: two families or more, on
+    the same corpus.
 
     \b
     Examples:
@@ -40,20 +41,22 @@ def compare(
     if runs and len(runs) == len(words):
         from epochal.studies.compare import compare_existing
 
-        comparison = compare_existing(runs, draws=draws)
+        refuse(("out", "families", "restart"), "train runs; they do not apply to existing runs")
+        comparison = compare_existing(runs, draws=options.draws)
     else:
-        from epochal.studies.compare import compare as train_both
+        from epochal.studies.compare import compare as train_all
 
         recipe, overrides = split_recipe(words)
-        comparison = train_both(recipe, overrides, out=out, draws=draws, restart=restart)
+        comparison = train_all(recipe, overrides, options)
     if as_json:
-        print_json(comparison.as_dict())
+        print_json(comparison)
     else:
         print_comparison(comparison)
 
 
 def print_comparison(comparison: Comparison) -> None:
     """The table, the verdict and its notes, on standard output."""
+    from epochal.report.text.comparison import notes, verdict
     from epochal.units import format_count
 
     header = ["run", "family", "params", "FLOPs", "epochs", "best NLL", "±", "bits/byte"]
@@ -62,18 +65,20 @@ def print_comparison(comparison: Comparison) -> None:
         [
             run.name,
             run.family,
-            format_count(run.params),
-            format_count(run.flops),
-            f"{run.epochs:.1f}",
+            format_count(run.params or 0),
+            format_count(run.flops_spent),
+            f"{run.epochs_seen:.1f}",
             f"{run.nll:.3f}",
-            f"{run.standard_error:.3f}",
+            f"{run.evaluated_error:.3f}",
             f"{run.bits_per_byte:.3f}" if run.bits_per_byte else "–",
-            f"{run.best_epoch:.1f}",
-            f"{run.rise_since_best:.3f}",
+            "–" if run.best_epoch is None else f"{run.best_epoch:.1f}",
+            "–" if run.rise_since_best is None else f"{run.rise_since_best:.3f}",
         ]
         for run in comparison.runs
     ]
     print_table(header, rows, left=2)
-    click.echo(f"\n{textwrap.fill(comparison.verdict, WIDTH)}\n")
-    for note in comparison.notes:
-        click.echo(textwrap.fill(note, WIDTH, initial_indent="  · ", subsequent_indent="    "))
+    click.echo()
+    print_paragraph(verdict(comparison))
+    click.echo()
+    for note in notes(comparison):
+        print_note(note)

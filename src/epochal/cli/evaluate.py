@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
+from epochal.evaluation.options import EvalOptions, check_runs
+from epochal.results import to_json
 
 if TYPE_CHECKING:
     from epochal.evaluation.ensemble import EnsembleResult
@@ -20,26 +23,14 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN[@CHECKPOINT]...")
-@click.option("--against", metavar="RUN", help="Also score this run, and pair the two.")
-@click.option("--ensemble", is_flag=True, help="Of two or more: the mean of their probabilities.")
-@click.option("--breakdown", is_flag=True, help="By place, by document and by noise level.")
-@click.option("--checkpoint", metavar="NAME", help="best, last, ema or a step.  [default: best]")
-@click.option("--draws", type=int, help="Mask draws per row for diffusion.  [default: 8]")
 @click.option(
-    "--tolerance",
-    type=float,
-    metavar="NATS",
-    help="Make as many draws as bring the error from them down to this, for example 0.01.",
+    "--against",
+    metavar="RUN",
+    help="Also score this run; print the paired difference.",
 )
-@click.option(
-    "--estimator",
-    type=click.Choice(["stratified", "paper"]),
-    default="stratified",
-    show_default=True,
-    help="paper: the original's (independent noise, 32 draws, windows of L+1 tokens).",
-)
-@click.option("--corpus", help="Another corpus folder, made with the same tokenizer.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--ensemble", is_flag=True, help="Score the mean of their probabilities.")
+@click.option("--breakdown", is_flag=True, help="Split by position, document and noise level.")
+@options(EvalOptions)
 @json_option
 def evaluate(
     runs: tuple[str, ...],
@@ -47,13 +38,13 @@ def evaluate(
     ensemble: bool,
     breakdown: bool,
     as_json: bool,
-    **options: Any,
+    options: EvalOptions,
 ) -> None:
     """Validation NLL of a run over the whole validation set, with its standard error.
 
-    Exact for autoregressive models. For masked diffusion an upper bound, by Monte Carlo: the
-    error from the draws says how far other masks would move the figure, the error from the
-    documents how far other documents would. The same masks are used for every checkpoint.
+    Exact for autoregressive models. For masked diffusion an upper bound, by Monte Carlo: the error
+    from the draws is how much other masks would change the NLL, the error from the documents how
+    much other documents would. The same masks are used for every checkpoint.
     Several processes share the work: torchrun --nproc-per-node 8 -m epochal eval RUN.
 
     \b
@@ -65,13 +56,11 @@ def evaluate(
       epochal eval runs/a runs/b@last --ensemble
       epochal eval quickstart/mdm --estimator paper --json
     """
-    from epochal.evaluation.options import Options, check_runs
-
     if sum((bool(against), ensemble, breakdown)) > 1:
         raise UserError("--against, --ensemble and --breakdown do not go together; give one")
     if len(runs) > 1 and not ensemble:
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
-    Options(**options).check()
+    options.check()
     check_runs([*runs, *([against] if against else [])])
     from epochal.evaluation.ensemble import ensemble as score_ensemble
     from epochal.evaluation.evaluate import evaluate as score
@@ -82,20 +71,20 @@ def evaluate(
     content: dict[str, Any]
     show: Callable[[], None]
     if against:
-        pair = gap(runs[0], against, **options)
-        content, show = pair.as_dict(), lambda: _print_gap(pair)
+        pair = gap(runs[0], against, options)
+        content, show = to_json(pair), lambda: _print_gap(pair)
         content["results"] = [_content(result) for result in pair.results]
     elif ensemble:
-        together = score_ensemble(runs, **options)
-        content, show = together.as_dict(), lambda: _print_ensemble(together)
+        together = score_ensemble(runs, options)
+        content, show = to_json(together), lambda: _print_ensemble(together)
         content["ensemble"] = _content(together.ensemble)
         content["members"] = [_content(member) for member in together.members]
     elif breakdown:
-        whole, parts = evaluate_in_parts(runs[0], Options(**options))
+        whole, parts = evaluate_in_parts(runs[0], options)
         content = _content(whole) | {"breakdown": parts.as_dict()}
         show = lambda: _print_result(whole, parts)  # noqa: E731
     else:
-        result = score(runs[0], **options)
+        result = score(runs[0], options)
         content, show = _content(result), lambda: _print_result(result)
     if is_secondary_rank():
         return
@@ -106,7 +95,8 @@ def evaluate(
 
 
 def _content(result: NLLResult) -> dict[str, Any]:
-    return result.as_dict() | {"perplexity": math.exp(result.nll_nats_per_token)}
+    content: dict[str, Any] = to_json(result) | {"perplexity": math.exp(result.nll_nats_per_token)}
+    return content
 
 
 def _units(result: NLLResult) -> str:
@@ -116,7 +106,9 @@ def _units(result: NLLResult) -> str:
 
 
 def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
-    bound = "" if result.estimator == "exact" or result.family == "ar" else " (upper bound)"
+    from epochal.report.text.evaluation import bound_of
+
+    bound = bound_of(result.family)
     rows = [
         ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
@@ -140,14 +132,11 @@ def _error(value: float | None) -> str:
 
 
 def _print_gap(found: GapResult) -> None:
+    from epochal.report.text.evaluation import gap_bound
+
     a, b = found.results
-    # One figure exact, the other a bound: say which way the truth may lie.
-    bounds = [result.family == "mdm" for result in found.results]
-    note = ""
-    if bounds == [False, True]:
-        note = ", at least: the second is an upper bound"
-    elif bounds == [True, False]:
-        note = ", at most: the first is an upper bound"
+    note = gap_bound(a.family, b.family)
+    note = note and f", {note}"
     names = (found.a, found.b) if found.a != found.b else (f"{found.a} (first)", found.b)
     chance = "not known" if found.p_value is None else f"{found.p_value:.2g}"
     rows = [

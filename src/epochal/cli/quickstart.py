@@ -10,15 +10,14 @@ from epochal.cli.output import json_option, print_json
 @click.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--text", metavar="PATH", help="Your own text: a file or a folder.")
-@click.option("--out", default="quickstart", show_default=True, help="Folder for all that is made.")
+@click.option("--out", default="quickstart", show_default=True, help="Folder of the results.")
 @json_option
 def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: bool) -> None:
-    """Both families on a built-in text, with a verdict and a report, in a few minutes.
+    """Train and compare all families on a built-in text, and write a report, in a few minutes.
 
-    The text is the documentation that comes with Python, or your own with --text: of a folder
+    The text is the documentation that comes with Python, or your own with --text: in a folder
     each file is a document, a single file is cut at blank lines. KEY=VALUE changes the shipped
-    recipe `quickstart`. The same command again goes on where it was ended, and what is finished
-    is not done again.
+    recipe `quickstart`. The same command again resumes; finished work is not repeated.
 
     \b
     Examples:
@@ -31,7 +30,7 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
 
     result = run(text, overrides, out=out)
     if as_json:
-        print_json(result.as_dict())
+        print_json(result)
         return
     print_comparison(result.comparison)
-    click.echo(f"\nReport: {result.page}  (open it in a browser)")
+    click.echo(f"\nReport: {result.report}  (open it in a browser)")

@@ -14,13 +14,15 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.runs.listing import RunLine, Sort
+    from epochal.runs.listing import Sort
+    from epochal.runs.record import Status
+    from epochal.runs.summary import RunSummary
 
-_QUIET = 600
+_QUIET_SECONDS = 600
 _GAP = 2
 _MAIN = ("run", "status", "family", "params", "unique", "epochs", "done", "best NLL")
 _HEADER = (*_MAIN, "at step", "evaluated", "tok/s")
-# What is left out first where the terminal is too narrow.
+# Left out in this order where the terminal is too narrow.
 _LEAST = ("at step", "unique", "tok/s", "params", "epochs", "evaluated", "family", "done")
 _SORT = ("run", "nll", "flops", "epochs", "params", "progress", "speed")
 _STATUS = ("running", "stopped", "diverged", "finished")
@@ -33,23 +35,26 @@ _STATUS = ("running", "stopped", "diverged", "finished")
     type=click.Choice(_SORT),
     default="run",
     show_default=True,
-    help="By folder, by NLL (lowest first), or by another figure (largest first).",
+    help="By folder, by NLL (lowest first), or by another column (largest first).",
 )
 @click.option(
-    "--status", multiple=True, type=click.Choice(_STATUS), help="Only these; may be repeated."
+    "--status",
+    multiple=True,
+    type=click.Choice(_STATUS),
+    help="Only runs of this status; repeatable.",
 )
-@click.option("--family", type=click.Choice(["ar", "mdm"]), help="Only this family.")
+@click.option("--family", metavar="NAME", help="Only runs of this family.")
 @json_option
 def runs(
     folders: tuple[str, ...],
     sort: Sort,
-    status: tuple[str, ...],
+    status: tuple[Status, ...],
     family: str | None,
     as_json: bool,
 ) -> None:
     """List runs and compare them: status, progress, NLL, speed, differing settings.
 
-    FOLDERS are runs or hold runs; `runs` if none is given. Runs in progress are listed, too.
+    Each FOLDER is a run or holds runs; `runs` if none is given. Runs in progress are listed, too.
     On a narrow terminal the less important columns are left out; --json has them all.
 
     \b
@@ -62,9 +67,9 @@ def runs(
 
     lines = list_runs(folders or ("runs",), sort=sort, status=status, family=family)
     if as_json:
-        print_json([line.as_dict() for line in lines])
+        print_json(lines)
     elif not lines:
-        click.echo("no such runs: leave --status or --family out to see the others")
+        click.echo("no such runs; leave out --status and --family to see the others")
     else:
         _print(lines, _width())
 
@@ -76,21 +81,23 @@ def _width() -> int | None:
     return None
 
 
-def _print(lines: Sequence[RunLine], width: int | None) -> None:
+def _print(lines: Sequence[RunSummary], width: int | None) -> None:
     rows = [_cells(line) for line in lines]
-    differing = [" ".join(f"{k}={_plain(v)}" for k, v in one.differs.items()) for one in lines]
+    differing = [" ".join(f"{k}={_plain(v)}" for k, v in line.differs.items()) for line in lines]
     if width is None or _needed([*_HEADER, "differs in"], rows, differing) <= width:
         header, added = [*_HEADER], any(differing)
         if added:
             header.append("differs in")
-        table = [[*row, told][: len(header)] for row, told in zip(rows, differing, strict=True)]
+        table = [
+            [*row, settings][: len(header)] for row, settings in zip(rows, differing, strict=True)
+        ]
         print_table(header, table, left=3)
         return
     shown = _columns(rows, width)
     _print_narrow(shown, rows, differing, width)
 
 
-def _cells(line: RunLine) -> list[str]:
+def _cells(line: RunSummary) -> list[str]:
     from epochal.units import format_count
 
     def count(value: float | None) -> str:
@@ -101,7 +108,7 @@ def _cells(line: RunLine) -> list[str]:
 
     return [
         line.run,
-        line.status + _quiet(line.quiet_seconds),
+        line.status + _quiet(line.seconds_since_update),
         line.family,
         count(line.params),
         count(line.unique_tokens),
@@ -116,12 +123,12 @@ def _cells(line: RunLine) -> list[str]:
 
 def _needed(header: Sequence[str], rows: Sequence[Sequence[str]], last: Sequence[str]) -> int:
     """Columns that the whole table takes."""
-    table = [header, *([*row, told] for row, told in zip(rows, last, strict=True))]
+    table = [header, *([*row, settings] for row, settings in zip(rows, last, strict=True))]
     return sum(max(map(len, column)) + _GAP for column in zip(*table, strict=True)) - _GAP
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Places of the columns that fit, without the run's name."""
+    """Indices of the columns that fit, without the run's name."""
     sizes = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
     shown = list(range(1, len(_HEADER)))
     for name in _LEAST:
@@ -137,7 +144,7 @@ def _print_narrow(
     differing: Sequence[str],
     width: int,
 ) -> None:
-    """The name of a run on a line of its own, its figures under it, then what it differs in."""
+    """The name of a run on a line of its own, then its numbers, then the differing settings."""
     sizes = [max(len(_HEADER[place]), *(len(row[place]) for row in rows)) for place in shown]
 
     def line(cells: Sequence[str]) -> str:
@@ -150,13 +157,17 @@ def _print_narrow(
         return f"{' ' * _GAP}{(' ' * _GAP).join(parts)}".rstrip()
 
     click.echo(line(_HEADER))
-    for row, told in zip(rows, differing, strict=True):
+    for row, settings in zip(rows, differing, strict=True):
         click.echo("\n".join(textwrap.wrap(row[0], width)))
         click.echo(line(row))
-        if told:
+        if settings:
             indent = " " * 2 * _GAP
             folded = textwrap.wrap(
-                told, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+                settings,
+                width,
+                initial_indent=indent,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
             )
             click.echo("\n".join(folded))
 
@@ -166,7 +177,7 @@ def _plain(value: Any) -> str:
 
 
 def _quiet(seconds: float | None) -> str:
-    """A run that says nothing for long may have been killed."""
-    if seconds is None or seconds < _QUIET:
+    """A run that has logged nothing for long may have been killed."""
+    if seconds is None or seconds < _QUIET_SECONDS:
         return ""
-    return f", quiet for {seconds / 3600:.1f} h"
+    return f", no update for {seconds / 3600:.1f} h"

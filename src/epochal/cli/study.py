@@ -7,8 +7,7 @@ import textwrap
 
 import click
 
-from epochal.cli.compare import WIDTH
-from epochal.cli.output import json_option, print_json
+from epochal.cli.output import WIDTH, json_option, print_json
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 

@@ -1,23 +1,13 @@
-"""Analysis: run records in, a verdict out. No torch here."""
+"""Run records in, which family learned more out. No torch here."""
 
-from epochal.comparison.compare import (
-    Comparison,
-    RunSummary,
-    compare_runs,
-    nll_difference,
-    summarise,
-)
-from epochal.comparison.meeting import Meeting, meeting_point
-from epochal.runs.curves import Curve, validation_curve
+from epochal.comparison.compare import Comparison, Pair, compare_runs, nll_difference
+from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 
 __all__ = [
     "Comparison",
-    "Curve",
-    "Meeting",
-    "RunSummary",
+    "CurveCrossing",
+    "Pair",
     "compare_runs",
-    "meeting_point",
+    "curve_crossing",
     "nll_difference",
-    "summarise",
-    "validation_curve",
 ]

@@ -1,149 +1,148 @@
-"""Which family learned more from the same unique tokens: a table and a sentence.
+"""Which family learned more from the same unique tokens.
 
-The sentence says no more than the numbers do. Errors cover the validation documents and, for
-diffusion, the mask draws. They do not cover the seed: one run per family is one run.
+Errors cover the validation documents and, for bounds, the mask draws. They do not cover the seed:
+one run per family is one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
-from epochal.comparison.meeting import Meeting, meeting_point
+from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 from epochal.errors import RunError
 from epochal.estimates import Estimate, paired_difference
 from epochal.families import family_names, get_family
+from epochal.results import Note, NoteCode, note
 from epochal.runs import NLLResult, RunRecord
 from epochal.runs.comparable import SAME_TASK, check_comparable
-from epochal.runs.curves import Curve, validation_curve
-from epochal.units import format_count
+from epochal.runs.curves import validation_curve
+from epochal.runs.summary import RunSummary, summarise
 
 CLOSE = 2.0
-"""A difference of up to so many standard errors is too close to call."""
+"""A difference of up to this many standard errors is too close to call."""
+EQUAL_COMPUTE = 0.02
+"""Two runs whose compute differs by more than this share did not have the same."""
+
+
+class ComparisonNote(NoteCode):
+    """What a reader of a comparison should know besides."""
+
+    BOUNDS = "comparison_has_bounds"
+    """Values: bounds, exact (names of families)."""
+    ERROR_SCOPE = "comparison_error_scope"
+    """What the standard errors cover. No values."""
+    UNEQUAL_COMPUTE = "comparison_of_unequal_compute"
+    """Values: flops (family → FLOPs of its best run)."""
+    UNFINISHED = "comparison_of_unfinished_runs"
+    """Values: runs."""
+    LEFT_OUT = "comparison_leaves_out"
+    """Values: runs whose NLL is not finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """A run as a line of the table."""
+class Pair:
+    """The best runs of two families."""
 
-    name: str
-    family: str
-    status: str
-    params: int
-    flops: float
-    """Of the whole run, 6·N·D."""
-    epochs: float
-    unique_tokens: int
-    nll: float
-    """Nats per token of the best checkpoint: exact for AR, an upper bound for MDM."""
+    families: tuple[str, str]
+    difference: float
+    """NLL of the second minus NLL of the first, nats per token."""
     standard_error: float
-    bits_per_byte: float | None
-    best_epoch: float
-    best_flops: float
-    """Compute up to the best checkpoint."""
-    rise_since_best: float
-    """Nats by which the validation curve has gone up again."""
-    still_falling: bool
+    leader: str | None
+    """The family with the lower NLL; None where that is too close to call."""
+    crossing: CurveCrossing | None
+    """Where one run's curve comes below the other's, if the runs show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Runs of both families on the same tokens."""
+    """Runs of two or more families that learned from the same tokens."""
 
     runs: list[RunSummary]
-    ar: str
-    """Name of the best AR run."""
-    mdm: str
-    """Name of the best MDM run."""
-    difference: float
-    """NLL of MDM minus NLL of AR, nats per token, at their best."""
-    difference_error: float
-    meeting: Meeting | None
-    verdict: str
-    notes: list[str]
+    best: Mapping[str, str]
+    """Family → folder of its best run."""
+    leaders: list[str]
+    """The family whose best run has the lowest NLL, and those too close to it to call; by NLL."""
+    pairs: list[Pair]
+    """Of any two families, in the order of the list of families."""
+    notes: list[Note]
     left_out: list[str] = field(default_factory=list)
-    """Names of runs whose evaluation is not a finite number."""
+    """Folders of runs whose evaluation is not finite."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-
-def summarise(record: RunRecord) -> RunSummary:
-    """The line of one run. Raises RunError if its best checkpoint has not been evaluated."""
-    curve, result = validation_curve(record), _result(record)
-    numbers = record.numbers
-    reached = curve.steps[-1] / numbers["steps"]
-    return RunSummary(
-        name=record.name,
-        family=record.family,
-        status=record.status,
-        params=numbers["params"],
-        flops=numbers["flops"] * reached,
-        epochs=numbers["epochs"] * reached,
-        unique_tokens=numbers["unique_tokens"],
-        nll=result.nll_nats_per_token,
-        standard_error=result.standard_error,
-        bits_per_byte=result.bits_per_byte,
-        best_epoch=float(curve.epochs[curve.best]),
-        best_flops=float(curve.flops[curve.best]),
-        rise_since_best=curve.rise,
-        still_falling=curve.still_falling,
-    )
+    def best_run(self, family: str) -> RunSummary:
+        """The best run of a family."""
+        return next(run for run in self.runs if run.run == self.best[family])
 
 
-def compare_runs(records: Sequence[RunRecord], lost: Sequence[str] = ()) -> Comparison:
+def compare_runs(records: Sequence[RunRecord], left_out: Sequence[str] = ()) -> Comparison:
     """Compare the best run of each family.
 
-    Runs whose evaluation is not finite are left out and listed, with those named in `lost`. Raises
-    RunError if a family is missing or if the runs did not learn from the same tokens and were not
-    judged on the same ones.
+    Runs whose evaluation is not finite are left out and listed, after those of `left_out`. Raises
+    RunError for runs of fewer than two families, for a run without an evaluation, and for runs
+    that did not learn from the same tokens or were not scored on the same ones.
     """
     check_comparable(records, "give runs of one corpus and one number of unique tokens", SAME_TASK)
-    records, left_out = _finite(records)
-    left_out = [*lost, *left_out]
-    summaries = [summarise(record) for record in records]
-    best = {}
+    finite = [r for r in records if math.isfinite(_result(r).nll_nats_per_token)]
+    left_out = [*left_out, *(str(r.path) for r in records if r not in finite)]
+    best: dict[str, RunRecord] = {}
     for family in family_names():
-        of_family = [
-            pair for pair in zip(summaries, records, strict=True) if pair[0].family == family
-        ]
-        if not of_family:
-            raise RunError(
-                f"none of the runs is {get_family(family).title}"
-                + (" and has a finite NLL" if left_out else "")
-                + "; give at least one run of each family"
-                + (f" (left out: {', '.join(left_out)})" if left_out else "")
-            )
-        best[family] = min(of_family, key=lambda pair: pair[0].nll)
-    (ar, ar_record), (mdm, mdm_record) = best["ar"], best["mdm"]
-    difference, error = nll_difference(mdm_record, ar_record)
-    curves = {"ar": validation_curve(ar_record), "mdm": validation_curve(mdm_record)}
-    meeting = meeting_point(curves["ar"], curves["mdm"])
-    # The curves of training are of few mask draws. Where the evaluations do not bear out that
-    # diffusion has passed AR (or that it has not yet), the curves' meeting says nothing.
-    if meeting is not None and (meeting.how == "seen") != (difference < -CLOSE * error):
-        meeting = None
+        own = [record for record in finite if record.family == family]
+        if own:
+            best[family] = min(own, key=lambda record: _result(record).nll_nats_per_token)
+    if len(best) < 2:
+        raise RunError(_too_few(list(best), left_out))
+    pairs = [_pair((a, best[a]), (b, best[b])) for a, b in combinations(best, 2)]
+    summaries = [summarise(record) for record in finite]
+    by_nll = sorted(best, key=lambda family: _result(best[family]).nll_nats_per_token)
+    clear = {pair.families for pair in pairs if pair.leader is not None}
+    leaders = by_nll[:1] + [
+        family
+        for family in by_nll[1:]
+        if (by_nll[0], family) not in clear and (family, by_nll[0]) not in clear
+    ]
+    chosen = {family: summarise(record) for family, record in best.items()}
     return Comparison(
         runs=summaries,
-        ar=ar.name,
-        mdm=mdm.name,
-        difference=difference,
-        difference_error=error,
-        meeting=meeting,
-        verdict=_verdict(ar, mdm, difference, error, curves, meeting),
-        notes=_notes(summaries, ar, mdm, left_out),
+        best={family: run.run for family, run in chosen.items()},
+        leaders=leaders,
+        pairs=pairs,
+        notes=_notes(summaries, chosen, left_out),
         left_out=left_out,
     )
 
 
-def _finite(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """The runs with a finite NLL, and the names of the others."""
-    kept = [record for record in records if np.isfinite(_result(record).nll_nats_per_token)]
-    return kept, [record.name for record in records if record not in kept]
+def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
+    """NLL of `run` minus that of `other` at their best, on the same documents, and its error.
+
+    Raises RunError where one was not evaluated, or not on the same tokens in the same way.
+    """
+    first, second = _result(run), _result(other)
+    same = ("validation_sha256", "sequence_length")
+    if all(getattr(first, name) == getattr(second, name) for name in same):
+        try:
+            return paired_difference(_estimate(run), _estimate(other))
+        except ValueError:  # not the same documents
+            pass
+    raise RunError(
+        f"the best checkpoints of {run.path} and {other.path} were not scored on the same tokens "
+        "in the same way (another validation set, estimator or sequence length), so their NLL "
+        "cannot be compared; run `epochal eval` on both again"
+    )
+
+
+def _too_few(families: Sequence[str], left_out: Sequence[str]) -> str:
+    """The error for runs of fewer than two families."""
+    finite = " with a finite NLL" if left_out else ""
+    there = f"all are {get_family(families[0]).title}" if families else "there is none"
+    listed = f" (left out: {', '.join(left_out)})" if left_out else ""
+    return (
+        f"a comparison needs runs{finite} of two families or more, but {there}; give at least one "
+        f"run of another, from {', '.join(family_names())}{listed}"
+    )
 
 
 def _result(record: RunRecord) -> NLLResult:
@@ -156,21 +155,23 @@ def _result(record: RunRecord) -> NLLResult:
     return result
 
 
-def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
-    """NLL of `run` minus that of `other` at their best, on the same documents, and its error.
-
-    Raises RunError where one was not evaluated, or not on the same tokens in the same way.
-    """
-    results = _result(run), _result(other)
-    if results[0].validation_sha256 == results[1].validation_sha256:
-        try:
-            return paired_difference(_estimate(run), _estimate(other))
-        except ValueError:
-            pass
-    raise RunError(
-        f"the best checkpoints of {run.path} and {other.path} were not scored on the same tokens "
-        "in the same way (another validation set, estimator or sequence length), so their NLL "
-        "cannot be compared; run `epochal eval` on both again"
+def _pair(first: tuple[str, RunRecord], second: tuple[str, RunRecord]) -> Pair:
+    families = first[0], second[0]
+    difference, error = nll_difference(second[1], first[1])
+    close = abs(difference) <= CLOSE * error
+    leader = None if close else families[0] if difference > 0 else families[1]
+    a, b = (validation_curve(record) for _, record in (first, second))
+    crossing = None if a is None or b is None else curve_crossing({first[0]: a, second[0]: b})
+    # Curves in training are estimated from few mask draws. Where the evaluations do not confirm
+    # that the later family has passed the other (or that it has not yet), they show nothing.
+    if crossing is not None and (crossing.kind == "seen") != (leader == crossing.later):
+        crossing = None
+    return Pair(
+        families=families,
+        difference=difference,
+        standard_error=error,
+        leader=leader,
+        crossing=crossing,
     )
 
 
@@ -187,73 +188,19 @@ def _estimate(record: RunRecord) -> Estimate:
     )
 
 
-def _verdict(
-    ar: RunSummary,
-    mdm: RunSummary,
-    difference: float,
-    error: float,
-    curves: dict[str, Curve],
-    meeting: Meeting | None,
-) -> str:
-    amount = f"{abs(difference):.3f} ± {error:.3f} nats per token"
-    # Diffusion's figure is a bound: its true NLL may be lower, so its lead may be larger.
-    side = "at most" if difference > 0 else "at least"
-    figures = f"AR {ar.nll:.3f}, diffusion at most {mdm.nll:.3f}"
-    tokens = f"{ar.unique_tokens:,} unique tokens"
-    if abs(difference) <= CLOSE * error:
-        lead = f"Too close to call on {tokens}: the difference is {amount} ({figures})"
-    else:
-        winner = "AR" if difference > 0 else "Diffusion"
-        lead = f"{winner} learned more from these {tokens}, by {side} {amount} ({figures})"
-    meets = _meets(meeting)
-    if meeting is None and curves["ar"].overfits and curves["mdm"].overfits:
-        behind = difference > CLOSE * error
-        meets = "both overfit at these settings" + (
-            ", so training longer would not bring diffusion to AR's best" if behind else ""
-        )
-    return f"{lead}; {_shape(ar, curves['ar'])}, {_shape(mdm, curves['mdm'])}; {meets}."
-
-
-def _shape(run: RunSummary, curve: Curve) -> str:
-    name = "AR" if run.family == "ar" else "diffusion"
-    if curve.overfits:
-        return (
-            f"{name} was best at epoch {run.best_epoch:.1f} and has since overfitted by "
-            f"{run.rise_since_best:.2f}"
-        )
-    if curve.still_falling:
-        return f"{name} was still falling at the end (epoch {run.epochs:.1f})"
-    return f"{name} had levelled off by epoch {run.epochs:.1f}"
-
-
-def _meets(meeting: Meeting | None) -> str:
-    if meeting is None:
-        return "where the two curves would meet, if they do, cannot be told from these runs"
-    flops, (low, high) = meeting.flops, meeting.interval
-    if meeting.how == "seen":
-        return f"diffusion's curve passed AR's at {format_count(flops)} FLOPs"
-    return (
-        f"carried on as it went, diffusion's curve would meet AR's best near {format_count(flops)} "
-        f"FLOPs (90 % interval {format_count(low)} to {format_count(high)})"
-    )
-
-
 def _notes(
-    runs: Sequence[RunSummary], ar: RunSummary, mdm: RunSummary, left_out: Sequence[str]
-) -> list[str]:
-    notes = [
-        "AR's NLL is exact; diffusion's is an upper bound on its NLL, so it may be better than "
-        "shown, never worse.",
-        "± is one standard error, over validation documents and mask draws. It does not cover "
-        "other seeds, sizes or regularisation.",
-    ]
-    if abs(np.log(ar.flops / mdm.flops)) > 0.02:
-        notes.append(
-            f"The two did not have the same compute: AR {format_count(ar.flops)} FLOPs, diffusion "
-            f"{format_count(mdm.flops)} FLOPs."
-        )
-    if unfinished := [run.name for run in runs if run.status != "finished"]:
-        notes.append(f"Not finished: {', '.join(unfinished)}.")
+    runs: Sequence[RunSummary], best: Mapping[str, RunSummary], left_out: Sequence[str]
+) -> list[Note]:
+    exact = [family for family in best if get_family(family).exact]
+    notes = []
+    if bounds := [family for family in best if family not in exact]:
+        notes.append(note(ComparisonNote.BOUNDS, bounds=bounds, exact=exact))
+    notes.append(note(ComparisonNote.ERROR_SCOPE))
+    flops = {family: run.flops_spent for family, run in best.items()}
+    if math.log(max(flops.values()) / max(min(flops.values()), 1.0)) > EQUAL_COMPUTE:
+        notes.append(note(ComparisonNote.UNEQUAL_COMPUTE, flops=flops))
+    if unfinished := [run.run for run in runs if run.status != "finished"]:
+        notes.append(note(ComparisonNote.UNFINISHED, runs=unfinished))
     if left_out:
-        notes.append(f"Left out, since their NLL is not finite: {', '.join(left_out)}.")
+        notes.append(note(ComparisonNote.LEFT_OUT, runs=list(left_out)))
     return notes

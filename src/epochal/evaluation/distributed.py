@@ -1,4 +1,4 @@
-"""Several processes on one piece of work: what torchrun started, joined into a group."""
+"""One evaluation on several processes, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from epochal.likelihood.shard import Floats, Share
+from epochal.likelihood.shard import EvalShard, Floats
 from epochal.training.parallel.world import gloo_group
 
 
 @contextmanager
-def shared_work() -> Iterator[Share]:
-    """This process's share of an evaluation: all of it, unless torchrun started several.
+def distributed_eval() -> Iterator[EvalShard]:
+    """This process's shard of an evaluation: all of it, unless torchrun started several.
 
     Sums travel through the CPU (gloo), so that they are the same on any device.
     """
     with gloo_group() as group:
         if group is None:
-            yield Share()
+            yield EvalShard()
             return
 
         def total(values: Floats) -> Floats:
@@ -29,4 +29,4 @@ def shared_work() -> Iterator[Share]:
             dist.all_reduce(tensor, group=group)
             return tensor.numpy()
 
-        yield Share(dist.get_rank(), dist.get_world_size(), total)
+        yield EvalShard(dist.get_rank(), dist.get_world_size(), total)

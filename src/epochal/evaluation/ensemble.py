@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from epochal.errors import RunError, UserError
 from epochal.estimates import Estimate
 from epochal.estimates import gap as paired_gap
-from epochal.evaluation.distributed import shared_work
+from epochal.evaluation.distributed import distributed_eval
 from epochal.evaluation.evaluate import (
     corpus_of,
     make_draws,
@@ -22,7 +22,7 @@ from epochal.evaluation.evaluate import (
     make_result,
 )
 from epochal.evaluation.load import LoadedModel, load_run
-from epochal.evaluation.options import Options
+from epochal.evaluation.options import EvalOptions
 from epochal.runs import NLLResult, RunFolder, RunRecord, parse_run_checkpoint
 from epochal.training import checkpoint
 
@@ -40,27 +40,23 @@ class EnsembleResult:
     """NLL of the best member minus that of the ensemble, nats per token."""
     gain_error: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
-
-def ensemble(runs: Sequence[str | Path], **options: Any) -> EnsembleResult:
+def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> EnsembleResult:
     """Score runs of one family as an ensemble: −log of the mean of their probabilities.
 
     A run may be given as `RUN@CHECKPOINT` (best, last, ema or a step), so that checkpoints of
-    one run can be put together. `options` are those of `evaluate`. Nothing is kept with the
-    runs. Raises UserError for fewer than two, or for models that do not go together.
+    one run can be combined. Nothing is stored with the runs. Raises UserError for fewer than two,
+    or for models that differ in family, sequence length or tokenizer.
     """
-    given = Options(**options)
+    given = options or EvalOptions()
     given.check()
     if len(runs) < 2:
         raise UserError("an ensemble needs at least two runs or checkpoints; give more")
-    with shared_work() as share:
+    with distributed_eval() as shard:
         records, loaded = zip(*(_member(str(run), given) for run in runs), strict=True)
         _check_alike(runs, loaded)
         data = corpus_of(records[0], loaded[0], given)
-        evaluator = make_evaluator(loaded[0], data, given.estimator, share)
+        evaluator = make_evaluator(loaded[0], data, given.estimator, shard)
         everything = tuple(one.model for one in loaded)
 
         def scored(one: LoadedModel, models: Any, name: str) -> tuple[NLLResult, Estimate]:
@@ -93,10 +89,10 @@ def average(runs: Sequence[str | Path], out: str | Path, last: int | None = None
     Of one run: its newest `last` checkpoints (all of them if not given), each step once. Of
     several: the best checkpoint of each, or `RUN@CHECKPOINT`. Weights are averaged in float64.
     Raises UserError for fewer than two checkpoints or models of another shape, RunError if
-    `out` is there already.
+    `out` already exists.
     """
     if (Path(out) / "run.json").exists():
-        raise RunError(f"{out} is a run already; give another folder with --out")
+        raise RunError(f"{out} is already a run; give another folder")
     wanted = _checkpoints([str(run) for run in runs], last)
     if len(wanted) < 2:
         raise UserError(
@@ -148,7 +144,7 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
     return [(record, str(step)) for step in (steps if last is None else steps[-last:])]
 
 
-def _member(run: str, options: Options) -> tuple[RunRecord, LoadedModel]:
+def _member(run: str, options: EvalOptions) -> tuple[RunRecord, LoadedModel]:
     path, name = parse_run_checkpoint(run)
     record = RunRecord(path)
     return record, load_run(path, name or options.checkpoint, options.device)
@@ -165,6 +161,5 @@ def _check_alike(names: Sequence[str | Path], loaded: Sequence[LoadedModel]) -> 
         ):
             if left != right:
                 raise UserError(
-                    f"{names[0]} and {name} have not the same {what}, so they cannot "
-                    "be put together"
+                    f"{names[0]} and {name} differ in {what}, so they cannot be combined"
                 )

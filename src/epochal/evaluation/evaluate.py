@@ -1,4 +1,4 @@
-"""Evaluate a run's checkpoint on its validation set, and keep the result with the run."""
+"""Evaluate a run's checkpoint on its validation set, and store the result with the run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from epochal.data.corpus import Corpus, open_corpus
 from epochal.data.rows import ScoredWindows
 from epochal.data.tokenizer import NOT_KNOWN, UnknownTokenizer
 from epochal.device import has_compiler
-from epochal.errors import NotFiniteError, RunError, UserError
+from epochal.errors import NotFiniteError, OptionError, RunError, UserError
 from epochal.estimates import Estimate
-from epochal.evaluation.distributed import shared_work
-from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
-from epochal.evaluation.options import Estimator, Options
+from epochal.evaluation.distributed import distributed_eval
+from epochal.evaluation.load import LoadedModel, load_run
+from epochal.evaluation.options import Estimator, EvalOptions
 from epochal.likelihood.breakdown import Breakdown, break_down
 from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
-from epochal.likelihood.shard import Share
+from epochal.likelihood.shard import EvalShard
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.training.checkpoint import list_checkpoints
 from epochal.training.train import evaluation_batch
 
-DEFAULT_DRAWS = 8
+EVAL_DRAWS = 8
 FIRST_DRAWS = 4
-MOST_DRAWS = 1024
+MAX_DRAWS = 1024
 COMPILE_FROM = 1e16
 """FLOPs of all forward passes from which a GPU's eval is compiled: some tens of seconds of an
 H100, where the compiler takes ten."""
-NORMAL_95 = 1.959964
-"""Reach of a 95 % interval in standard errors, where these are known."""
+Z_95 = 1.959964
+"""Half width of a normal 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Scored:
     result: NLLResult
 
     def keep(self) -> None:
-        """Write the result into the run's folder, unless one of more draws is there."""
+        """Write the result into the run's folder, unless one with more draws is there."""
         if (better := self.record.more_precise(self.result)) is not None:
             say(
-                f"{self.record.path} keeps its result of {better.draws} draws "
+                f"{self.record.path} keeps its result from {better.draws} draws "
                 f"(± {better.standard_error_draws:.2g} from them), which is more precise than "
-                f"this one of {self.result.draws}"
+                f"this one from {self.result.draws}"
             )
             return
         self.record.folder.write_evaluation(
@@ -62,62 +62,44 @@ class Scored:
         _begin_curve(self.record, self.result)
 
 
-def evaluate(
-    run: str | Path | RunRecord,
-    *,
-    checkpoint: CheckpointName | None = None,
-    estimator: Estimator = "stratified",
-    draws: int | None = None,
-    tolerance: float | None = None,
-    corpus: str | Path | None = None,
-    device: str = "auto",
-) -> NLLResult:
+def evaluate(run: str | Path | RunRecord, options: EvalOptions | None = None) -> NLLResult:
     """Validation NLL of a run, over the whole validation set, with its standard error.
 
-    AR is exact. For MDM, `draws` masks per row (8 if not given), or as many as bring the
-    error from the draws down to `tolerance` nats per token. `estimator="paper"` is the
-    original's (32 draws if not given). `corpus` names another corpus folder, made with the
-    same tokenizer; the result is then not kept with the run. `checkpoint` is "best", "last" or
-    the number of a step whose checkpoint was kept. Under torchrun, all processes share the
-    work and each returns the same. Raises UserError for draws and tolerance that make no
-    sense, and what `load` and `open_corpus` raise.
+    The result is stored with the run, unless another corpus is given or a result with more draws
+    is there. Under torchrun, all processes share the work and each returns the same. Raises
+    UserError for options that make no sense, and what `load` and `open_corpus` raise.
     """
-    options = Options(
-        checkpoint=checkpoint,
-        estimator=estimator,
-        draws=draws,
-        tolerance=tolerance,
-        corpus=corpus,
-        device=device,
-    )
-    with shared_work() as share:
-        scored = score(run, options, share)
-        if corpus is None and share.rank == 0:
+    options = options or EvalOptions()
+    with distributed_eval() as shard:
+        scored = score(run, options, shard)
+        if options.corpus is None and shard.rank == 0:
             scored.keep()
     return scored.result
 
 
-def evaluate_in_parts(run: str | Path | RunRecord, options: Options) -> tuple[NLLResult, Breakdown]:
+def evaluate_in_parts(
+    run: str | Path | RunRecord, options: EvalOptions
+) -> tuple[NLLResult, Breakdown]:
     """`evaluate`, and the result by place in the window, by document and by noise level.
 
     Its tables and arrays are kept in `evaluations/parts/` of the run. Raises UserError for the
     paper's estimator, which does not score the same tokens for both families.
     """
     if options.estimator == "paper":
-        raise UserError("a breakdown is of our estimator; leave out --estimator paper")
-    with shared_work() as share:
-        scored = score(run, options, share)
+        raise OptionError("estimator", "paper", "a breakdown needs the stratified estimator")
+    with distributed_eval() as shard:
+        scored = score(run, options, shard)
         assert isinstance(scored.evaluator, Evaluator)
         parts = break_down(scored.evaluator, scored.found)
-        if options.corpus is None and share.rank == 0:
+        if options.corpus is None and shard.rank == 0:
             scored.keep()
             folder = scored.record.path / "evaluations" / "parts"
             parts.save(folder / f"{scored.result.checkpoint}-{scored.result.estimator}")
     return scored.result, parts
 
 
-def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored:
-    """The result of one run, not yet kept."""
+def score(run: str | Path | RunRecord, options: EvalOptions, shard: EvalShard) -> Scored:
+    """The result of one run, not yet stored."""
     options.check()
     record = run if isinstance(run, RunRecord) else RunRecord(run)
     if (
@@ -126,7 +108,7 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     ):
         raise RunError(
             f"{record.path} was imported without a corpus, so there is no validation set to score; "
-            "name one with --corpus, or import with --corpus to keep the results with the run"
+            "give a corpus, or import with one to store the results with the run"
         )
     loaded = load_run(record.path, options.checkpoint, options.device)
     data = corpus_of(record, loaded, options)
@@ -134,7 +116,7 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     tokens = data.validation.unique_tokens * _first_draws(loaded.objective.exact, options)
     if pays_to_compile(loaded, tokens):
         loaded.compile()
-    evaluator = make_evaluator(loaded, data, options.estimator, share)
+    evaluator = make_evaluator(loaded, data, options.estimator, shard)
     found = make_draws(evaluator, loaded.model, options)
     name = options.checkpoint or which_checkpoint(record, loaded.step)
     seconds = time.monotonic() - start
@@ -142,7 +124,7 @@ def score(run: str | Path | RunRecord, options: Options, share: Share) -> Scored
     if not math.isfinite(result.nll_nats_per_token):
         raise NotFiniteError(
             f"the NLL of the checkpoint {name} of {record.path} is {result.nll_nats_per_token:g}, "
-            "not a finite number: the run diverged, or its weights are damaged"
+            "not finite: the run diverged, or its weights are damaged"
         )
     return Scored(record, loaded, evaluator, found, result)
 
@@ -164,8 +146,8 @@ def _begin_curve(record: RunRecord, result: NLLResult) -> None:
     if "imported" not in record.info or record.metrics("eval"):
         return
     numbers = record.numbers
-    share = result.step / numbers["steps"]
-    point = {key: numbers[key] * share for key in ("tokens", "epochs", "flops")}
+    done = result.step / numbers["steps"]
+    point = {key: numbers[key] * done for key in ("tokens", "epochs", "flops")}
     line = {"kind": "eval", "step": result.step, **point}
     record.folder.write_metrics([line | {"nll_nats_per_token": result.nll_nats_per_token}])
 
@@ -176,11 +158,11 @@ def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
     best = (record.info.get("best") or {}).get("step")
     few = known is not None and known.estimator == "stratified" and known.draws < (draws or 0)
     if known is None or known.step != best or known.estimator == "paper" or few:
-        return evaluate(record, checkpoint="best", draws=draws)
+        return evaluate(record, EvalOptions(checkpoint="best", draws=draws))
     return known
 
 
-def corpus_of(record: RunRecord, loaded: LoadedModel, options: Options) -> Corpus:
+def corpus_of(record: RunRecord, loaded: LoadedModel, options: EvalOptions) -> Corpus:
     """The corpus that a run is scored on: its own, unchanged, or the one that was asked for."""
     settings = loaded.recipe.data
     if options.corpus is not None:
@@ -197,18 +179,18 @@ def _check_same_validation(record: RunRecord, data: Corpus) -> None:
     if data.validation.content_sha256 != record.info["corpus"]["validation"]["content_sha256"]:
         raise RunError(
             f"the validation set {data.validation.prefix} has changed since {record.path} was "
-            "trained; restore it, or name the corpus to score with --corpus"
+            "trained; restore it, or give the corpus to score"
         )
 
 
 def make_evaluator(
-    loaded: LoadedModel, data: Corpus, estimator: Estimator, share: Share
+    loaded: LoadedModel, data: Corpus, estimator: Estimator, shard: EvalShard
 ) -> Evaluator | PaperEvaluator:
     """What scores a model on a corpus. Raises UserError if its tokenizer is another."""
     if isinstance(loaded.tokenizer, UnknownTokenizer):
         raise UserError(
             "the imported run has no tokenizer, so it is not known whether the ids of the corpus "
-            f"{data.validation.prefix.parent} are its own; import it again with --tokenizer"
+            f"{data.validation.prefix.parent} are its own; import it again with a tokenizer"
         )
     if data.tokenizer.sha256 != loaded.tokenizer.sha256:
         raise UserError(
@@ -219,7 +201,7 @@ def make_evaluator(
     tokens, length = data.validation.tokens, loaded.sequence_length
     batch = evaluation_batch(loaded.recipe)
     if estimator == "paper":
-        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch, share=share)
+        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch, shard=shard)
     return Evaluator(
         loaded.objective,
         loaded.machine,
@@ -227,11 +209,13 @@ def make_evaluator(
         data.validation.document_starts,
         loaded.tokenizer.vocabulary,
         batch,
-        share=share,
+        shard=shard,
     )
 
 
-def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Options) -> Estimate:
+def make_draws(
+    evaluator: Evaluator | PaperEvaluator, model: Models, options: EvalOptions
+) -> Estimate:
     """Make draws until there are as many as asked for, or until the error is small enough."""
     tolerance = options.tolerance
     wanted = _first_draws(evaluator.objective.exact, options)
@@ -245,26 +229,28 @@ def make_draws(evaluator: Evaluator | PaperEvaluator, model: Models, options: Op
             # Of few draws the error is itself uncertain, and would be taken when it comes out
             # too small by chance: it counts by Student's factor larger.
             low, high = found.interval_draws()
-            error = max(found.error_draws, (high - low) / 2 / NORMAL_95)
+            error = max(found.error_draws, (high - low) / 2 / Z_95)
             if error <= tolerance:
                 return found
             # The error falls with √draws; at most doubling keeps a poor first guess harmless.
             needed = math.ceil(evaluator.draws * (error / tolerance) ** 2)
-            wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws)
-            if evaluator.draws >= MOST_DRAWS:
-                raise UserError(
-                    f"tolerance = {tolerance:g} was not reached with {MOST_DRAWS} draws (the error "
-                    f"is {found.error_draws:.2g}); ask for a larger one"
+            wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws, MAX_DRAWS)
+            if evaluator.draws >= MAX_DRAWS:
+                raise OptionError(
+                    "tolerance",
+                    tolerance,
+                    f"it was not reached with {evaluator.draws} draws (the error is "
+                    f"{found.error_draws:.2g}); give a larger one",
                 )
 
 
-def _first_draws(exact: bool, options: Options) -> int:
+def _first_draws(exact: bool, options: EvalOptions) -> int:
     """Draws to begin with; without a tolerance, all."""
     if exact:
         return 1
     if options.tolerance is not None:
         return FIRST_DRAWS
-    return options.draws or (32 if options.estimator == "paper" else DEFAULT_DRAWS)
+    return options.draws or (32 if options.estimator == "paper" else EVAL_DRAWS)
 
 
 def _reporter(progress: Bar, done: int, wanted: int) -> Callable[[float], None]:

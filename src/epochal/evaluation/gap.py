@@ -1,20 +1,19 @@
-"""How far two runs are apart on the same tokens, and whether that could be chance."""
+"""The difference between two runs on the same tokens, and whether it could be chance."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from epochal.errors import UserError
+from epochal.errors import OptionError
 from epochal.estimates import gap as paired_gap
-from epochal.evaluation.distributed import shared_work
+from epochal.evaluation.distributed import distributed_eval
 from epochal.evaluation.evaluate import score
-from epochal.evaluation.options import Options
+from epochal.evaluation.options import EvalOptions
 from epochal.runs import NLLResult, RunRecord
 from epochal.runs.comparable import SAME_SCALE, Condition, check_comparable
 
-CONFIDENCE = 0.95
+INTERVAL_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,29 +36,27 @@ class GapResult:
     """Two-sided, of no difference; None where the error is not known."""
     documents: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
-
-def gap(a: str | Path | RunRecord, b: str | Path | RunRecord, **options: Any) -> GapResult:
+def gap(
+    a: str | Path | RunRecord, b: str | Path | RunRecord, options: EvalOptions | None = None
+) -> GapResult:
     """Score runs `a` and `b` on the same tokens with the same masks, and compare them.
 
-    `options` are those of `evaluate`; both results are kept with their runs as it does. The
-    errors are of differences, document by document and (where both are diffusion, or one is
-    exact) draw by draw, so they are smaller than those of the two figures. They do not cover
-    the seed of training. Raises UserError for runs that were not judged on the same tokens.
+    Both results are stored with their runs, as `evaluate` does. The errors come from differences,
+    document by document and (where both NLL are bounds, or one is exact) draw by draw, so they are
+    smaller than those of the two NLL. They do not cover the seed of training. Raises UserError for
+    runs that were not scored on the same tokens.
     """
-    given = Options(**options)
+    options = options or EvalOptions()
     records = [run if isinstance(run, RunRecord) else RunRecord(run) for run in (a, b)]
-    _check_pair(records[0], records[1], given)
-    with shared_work() as share:
-        both = [score(record, given, share) for record in records]
-        if given.corpus is None and share.rank == 0:
+    _check_pair(records[0], records[1], options)
+    with distributed_eval() as shard:
+        both = [score(record, options, shard) for record in records]
+        if options.corpus is None and shard.rank == 0:
             for scored in both:
                 scored.keep()
     found = paired_gap(both[0].found, both[1].found)
-    low, high = found.interval(CONFIDENCE)
+    low, high = found.interval(INTERVAL_CONFIDENCE)
     known = found.error_documents == found.error_documents
     return GapResult(
         a=both[0].record.name,
@@ -76,12 +73,13 @@ def gap(a: str | Path | RunRecord, b: str | Path | RunRecord, **options: Any) ->
     )
 
 
-def _check_pair(a: RunRecord, b: RunRecord, options: Options) -> None:
+def _check_pair(a: RunRecord, b: RunRecord, options: EvalOptions) -> None:
     """Only the same tokens in the same windows can be paired."""
     if options.estimator == "paper" and a.family != b.family:
-        raise UserError(
-            "the paper's estimator does not score the same tokens for both families, so they "
-            "cannot be paired; leave out --estimator paper"
+        raise OptionError(
+            "estimator",
+            "paper",
+            "it does not score the same tokens for different families, so they cannot be paired",
         )
     needed = SAME_SCALE if options.corpus is None else (Condition.SEQUENCE_LENGTH,)
     check_comparable(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from epochal.errors import UserError
+from epochal.errors import OptionError, UserError
 from epochal.generation.config import Order, SamplingOptions
 from epochal.options import option
 from epochal.runs import RunRecord, parse_run_checkpoint
@@ -17,36 +17,43 @@ from epochal.units import parse_counts
 Estimator = Literal["stratified", "paper"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How runs are scored; the fields are the arguments of `evaluate`."""
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """How runs are scored."""
 
-    checkpoint: str | None = None
-    estimator: Estimator = "stratified"
+    checkpoint: str | None = option(None, metavar="NAME")
+    """best, last, ema or a step.  [default: best]"""
     draws: int | None = None
-    tolerance: float | None = None
-    corpus: str | Path | None = None
+    """Mask draws per row where the NLL is a bound.  [default: 8; 32 for the paper's]"""
+    tolerance: float | None = option(None, metavar="NATS")
+    """Make as many draws as bring the error from them down to this, for example 0.01."""
+    estimator: Estimator = "stratified"
+    """paper: the original's (independent noise, 32 draws, windows of L+1 tokens)."""
+    corpus: Path | None = None
+    """Another corpus folder, prepared with the same tokenizer; the result is not stored."""
     device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
 
     def check(self) -> None:
-        """Raises UserError for draws and a tolerance that make no sense."""
+        """Raise OptionError for draws, a tolerance or an estimator that make no sense."""
         draws, tolerance = self.draws, self.tolerance
         if self.estimator not in get_args(Estimator):
             known = " or ".join(get_args(Estimator))
-            raise UserError(f"estimator = {self.estimator!r} is not {known}")
+            raise OptionError("estimator", self.estimator, f"it is not {known}")
         if draws is not None and tolerance is not None:
             raise UserError("give either the number of draws or the tolerance, not both")
         if draws is not None and draws < 2:
-            raise UserError(
-                f"draws = {draws}: at least 2 are needed, since the error bar comes from "
-                "comparing them"
+            raise OptionError(
+                "draws",
+                draws,
+                "at least 2 are needed, since the error bar comes from comparing them",
             )
         if tolerance is not None and not 0 < tolerance < math.inf:
-            raise UserError(f"tolerance = {tolerance:g} is not a positive number of nats per token")
+            raise OptionError("tolerance", tolerance, "give a positive number of nats per token")
 
 
 def check_runs(runs: Sequence[str | Path]) -> None:
-    """Raises RunError for a path that is not a run; `RUN@CHECKPOINT` is one, too."""
+    """Raise RunError for a path that is not a run; `RUN@CHECKPOINT` is one, too."""
     for run in runs:
         RunRecord(parse_run_checkpoint(str(run))[0])
 

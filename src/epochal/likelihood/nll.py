@@ -23,7 +23,7 @@ from epochal.likelihood.controls import (
     unigram_nll,
 )
 from epochal.likelihood.draws import DrawPlan
-from epochal.likelihood.shard import Share
+from epochal.likelihood.shard import EvalShard
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, Problem, token_nll
 
@@ -80,7 +80,7 @@ class Evaluator:
     vocabulary: int
     batch: int
     seed: int = EVALUATION_SEED
-    share: Share = field(default_factory=Share)
+    shard: EvalShard = field(default_factory=EvalShard)
 
     def __post_init__(self) -> None:
         if not len(self.windows):
@@ -135,7 +135,7 @@ class Evaluator:
                 launched = now
         if launched is not None:
             self._add(*launched, sums, report)
-        self._draws.append(DrawSums(*self.share.sums(sums.arrays())))
+        self._draws.append(DrawSums(*self.shard.sums(sums.arrays())))
 
     def result(self) -> Estimate:
         """The estimate from all draws so far."""
@@ -179,7 +179,7 @@ class Evaluator:
 
     def _batches(self, number: int) -> Iterator[_Batch]:
         levels, keys = self._plan.levels(number), self._plan.keys(number)
-        for part, counts in self.share.deal(self._parts()):
+        for part, counts in self.shard.shard_batches(self._parts()):
             rows = self.windows.rows(part.start, part.stop - part.start)
             tokens = torch.from_numpy(rows)
             problem = self.objective.likelihood_problem(

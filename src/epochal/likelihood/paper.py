@@ -21,7 +21,7 @@ from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, problem_token_nll
-from epochal.likelihood.shard import Share
+from epochal.likelihood.shard import EvalShard
 from epochal.objectives import Draw, Objective
 
 
@@ -35,7 +35,7 @@ class PaperEvaluator:
     sequence_length: int
     batch: int
     seed: int = EVALUATION_SEED
-    share: Share = field(default_factory=Share)
+    shard: EvalShard = field(default_factory=EvalShard)
 
     def __post_init__(self) -> None:
         self.rows = (len(self.tokens) - 1) // self.sequence_length
@@ -75,7 +75,7 @@ class PaperEvaluator:
         for one in model if isinstance(model, tuple) else (model,):
             one.eval()
         parts = [slice(a, min(a + self.batch, self.rows)) for a in range(0, self.rows, self.batch)]
-        for part, counts in self.share.deal(parts):
+        for part, counts in self.shard.shard_batches(parts):
             starts = np.arange(part.start, part.stop) * self.sequence_length
             tokens = circular_windows(self.tokens, starts, self.sequence_length + 1)
             problem = self.objective.paper_problem(
@@ -85,7 +85,7 @@ class PaperEvaluator:
             if counts:
                 values[part] = (problem.weights.double().numpy() * nll).sum(axis=1)
             report(part.stop / self.rows)
-        self._values += self.share.sums([values])
+        self._values += self.shard.sums([values])
 
     def result(self) -> Estimate:
         """The mean over all draws so far."""

@@ -1,4 +1,4 @@
-"""A process's share of an evaluation, so that any number of them score one set together."""
+"""A process's shard of an evaluation, so that any number of processes score one set together."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def _alone(values: Floats) -> Floats:
+def _single_process(values: Floats) -> Floats:
     return values
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """Which batches are this process's, and how sums over all processes are made.
+class EvalShard:
+    """Which batches this process scores, and how sums over all processes are made.
 
     Whole batches are dealt out, so each forward pass has the same rows on any number of
     processes; and each row is scored by one process, all others adding exact zeros, so the
@@ -26,10 +26,10 @@ class Share:
 
     rank: int = 0
     world: int = 1
-    total: Callable[[Floats], Floats] = _alone
+    total: Callable[[Floats], Floats] = _single_process
     """Sum of an array over all processes, given to each of them."""
 
-    def deal(self, batches: list[slice]) -> Iterator[tuple[slice, bool]]:
+    def shard_batches(self, batches: list[slice]) -> Iterator[tuple[slice, bool]]:
         """(batch, whether it counts): as many for each process, the last ones perhaps idle.
 
         An idle pass repeats a batch whose result is dropped: under sharded weights all
@@ -42,7 +42,7 @@ class Share:
 
     def sums(self, arrays: list[Floats]) -> list[Floats]:
         """The arrays' sums over all processes, in one exchange."""
-        if self.total is _alone:
+        if self.total is _single_process:
             return arrays
         flat = self.total(np.concatenate([array.ravel() for array in arrays]))
         parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])

@@ -15,13 +15,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from epochal.comparison import Curve, validation_curve
 from epochal.errors import RunError
 from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.recipe.load import read_toml
 from epochal.recipe.renames import rename_tree
 from epochal.runs import NLLResult, RunRecord, Status
+from epochal.runs.curves import Curve, validation_curve
 from epochal.runs.find import find_runs
 
 
@@ -131,7 +131,7 @@ def _run(record: RunRecord) -> Run:
     run = Run(
         record=record,
         label=record.name,
-        curve=_finite(validation_curve(record)) if lines else None,
+        curve=validation_curve(record),
         loss=(
             np.array([line["epochs"] for line in log], dtype=float),
             np.array([line["loss"] for line in log], dtype=float),
@@ -145,11 +145,3 @@ def _run(record: RunRecord) -> Run:
     _ = (run.params, run.flops, run.epochs, run.unique_tokens)
     _ = [record.info["corpus"][role]["content_sha256"] for role in ("train", "validation")]
     return run
-
-
-def _finite(curve: Curve) -> Curve | None:
-    """The curve without evaluations that were not finite, as before a divergence."""
-    good = np.isfinite(curve.nll)
-    if not good.any():
-        return None
-    return Curve(curve.steps[good], curve.epochs[good], curve.flops[good], curve.nll[good])

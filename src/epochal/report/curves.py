@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from epochal.comparison import Meeting
+from epochal.comparison import CurveCrossing
 from epochal.estimates import Floats, Integers
 from epochal.families import get_family
 from epochal.report.collect import Run
@@ -84,9 +84,9 @@ def epochs_figure(groups: Sequence[Group]) -> Plot:
 
 
 def flops_figure(groups: Sequence[Group]) -> Plot:
-    """Validation NLL against compute, with frontiers and where the curves or they meet."""
+    """Validation NLL against compute, with frontiers and where the curves or they cross."""
     runs = [run for group in groups for run in group.runs]
-    meetings = find_meetings(groups)
+    crossings = curve_crossings(groups)
     with_frontiers = several(runs) if on_one_scale(groups) else []
 
     def paint(axes: Axes, palette: Palette) -> None:
@@ -94,17 +94,17 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
         curves = [run.curve for run in runs if run.curve is not None]
         left = min(float(curve.flops[0]) for curve in curves)
         ends = [float(curve.flops[-1]) for curve in curves]
-        right = max([*ends, *(meeting.interval[1] for meeting in meetings)])
+        right = max([*ends, *(crossing.interval[1] for crossing in crossings)])
         _draw_curves(axes, palette, groups, "flops")
         for family in with_frontiers:
             _draw_frontier(axes, palette, family, frontiers(runs)[family], right)
         if with_frontiers:
             add_legend(axes, "frontier", color=palette.ink, linestyle=DOTTED, linewidth=1.4)
-        for meeting in meetings:
-            axes.axvspan(*meeting.interval, color=palette.muted, alpha=0.15, linewidth=0)
-            mark_flops(axes, palette, meeting.flops, "meet at")
+        for crossing in crossings:
+            axes.axvspan(*crossing.interval, color=palette.muted, alpha=0.15, linewidth=0)
+            mark_flops(axes, palette, crossing.flops, "cross at")
         for lead in frontier_leads(groups):
-            if lead.since is not None and not meetings:
+            if lead.since is not None and not crossings:
                 mark_flops(axes, palette, lead.since, "frontiers cross at", linestyle=(0, (4, 3)))
         log_axis(axes, "x", left, right, power_of_ten)
         axes.set_xlabel("training compute (FLOPs, 6·N·D)")
@@ -112,7 +112,7 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
 
     return Plot(
         name="flops",
-        label=text.flops_label(runs, meetings),
+        label=text.flops_label(runs, crossings),
         title=_NLL,
         paint=paint,
         header=_HEADER,
@@ -120,10 +120,10 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
     )
 
 
-def find_meetings(groups: Sequence[Group]) -> list[Meeting]:
-    """Where curves of two families meet, if all runs are one group and it is known."""
+def curve_crossings(groups: Sequence[Group]) -> list[CurveCrossing]:
+    """Where curves of two families cross, if all runs are one group and it is known."""
     comparison = groups[0].comparison if len(groups) == 1 else None
-    return [comparison.meeting] if comparison is not None and comparison.meeting else []
+    return [pair.crossing for pair in comparison.pairs if pair.crossing] if comparison else []
 
 
 def show_losses(runs: Sequence[Run]) -> bool:

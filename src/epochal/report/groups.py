@@ -119,7 +119,7 @@ class FrontierLead:
 def frontier_leads(groups: Sequence[Group]) -> list[FrontierLead]:
     """For each pair of families with several runs each; only where all runs are one group.
 
-    With one run of each, the comparison says where the two curves meet, with an interval.
+    With one run of each, the comparison says where the two curves cross, with an interval.
     """
     if len(groups) != 1:
         return []

@@ -22,8 +22,8 @@ from epochal.report import facts
 from epochal.report.budget_figures import budget_plot
 from epochal.report.collect import Run, read_runs
 from epochal.report.curves import (
+    curve_crossings,
     epochs_figure,
-    find_meetings,
     flops_figure,
     points_per_curve,
     show_losses,
@@ -37,6 +37,7 @@ from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_s
 from epochal.report.options import ReportOptions
 from epochal.report.text import figures as figure_text
 from epochal.report.text import page as text
+from epochal.report.text.comparison import notes as comparison_notes
 from epochal.report.text.format import (
     flops,
     for_page,
@@ -170,7 +171,7 @@ def _context(
 ) -> dict[str, Any]:
     """What the template shows."""
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-    meets, leads = bool(find_meetings(groups)), frontier_leads(groups)
+    meets, leads = bool(curve_crossings(groups)), frontier_leads(groups)
     study, fits = laws.study, laws.families
     unfinished = any(run.status != "finished" for run in runs)
     present = [one for one in families() if any(run.family == one.name for run in runs)]
@@ -241,7 +242,7 @@ def _sections(context: Mapping[str, Any], plots: Mapping[str, Any]) -> list[tupl
 
 def _verdict(group: Group) -> tuple[str, str, list[str]]:
     """(runs, verdict, notes)."""
-    notes = [] if group.comparison is None else list(group.comparison.notes)
+    notes = [] if group.comparison is None else comparison_notes(group.comparison)
     return listed([run.label for run in group.runs], 3), text.describe_verdict(group.verdict), notes
 
 

@@ -1,20 +1,28 @@
-"""A run's validation curve and what can be said of its shape."""
+"""A run's validation curve: its best point and its shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
-from epochal.errors import RunError
 from epochal.estimates import Floats
 from epochal.runs.record import RunRecord
 
 OVERFIT_NATS = 0.01
-"""Nats above the best from which a curve counts as risen. Chosen by us: the in-training
-estimate meets the same rows and masks each time, so its steps are far quieter than this."""
+"""Nats above the best from which a curve counts as overfitted. Chosen by us: the estimate in
+training uses the same rows and masks each time, so its steps are far smaller than this."""
 FALL = 0.005
 """Nats gained over the last fifth of the run from which a curve counts as still falling."""
+
+
+class CurveShape(StrEnum):
+    """How a validation curve ends."""
+
+    OVERFITTED = "overfitted"
+    FALLING = "falling"
+    FLAT = "flat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +46,40 @@ class Curve:
 
     @property
     def overfits(self) -> bool:
-        """Whether the NLL has turned up again."""
+        """Whether the NLL has risen since its best."""
         return self.rise > OVERFIT_NATS
 
     @property
     def still_falling(self) -> bool:
-        """Whether the last fifth of the run still brought something."""
+        """Whether the NLL still fell over the last fifth of the run."""
         early = self.nll[self.steps <= 0.8 * self.steps[-1]]
         return len(early) > 0 and float(early.min() - self.nll[-1]) > FALL
 
+    @property
+    def shape(self) -> CurveShape:
+        """How the curve ends."""
+        if self.overfits:
+            return CurveShape.OVERFITTED
+        return CurveShape.FALLING if self.still_falling else CurveShape.FLAT
+
     def best_so_far(self) -> Floats:
-        """Lowest NLL up to each point: what one would have by stopping at the best."""
+        """Lowest NLL up to each point, as one would have by stopping at the best."""
         return np.minimum.accumulate(self.nll)
 
 
-def validation_curve(record: RunRecord) -> Curve:
-    """The curve in a run's metrics.jsonl. Raises RunError if it has no evaluation yet."""
-    lines = record.metrics("eval")
+def validation_curve(record: RunRecord) -> Curve | None:
+    """The curve in a run's metrics.jsonl; None before the first finite evaluation.
+
+    Evaluations that were not finite, as before a divergence, are left out.
+    """
+    lines = record.finite_evaluations()
     if not lines:
-        raise RunError(
-            f"the run {record.path} has no validation figures yet; train it on (its status is "
-            f"{record.status})"
-        )
-    columns = {
-        key: np.array([line[key] for line in lines], dtype=float)
+        return None
+    columns = (
+        np.array([line[key] for line in lines], dtype=float)
         for key in ("step", "epochs", "flops", "nll_nats_per_token")
-    }
-    return Curve(
-        columns["step"], columns["epochs"], columns["flops"], columns["nll_nats_per_token"]
     )
+    return Curve(*columns)
 
 
 def pareto_frontier(curves: list[Curve]) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Which run folders there are below a place: the one rule for every command."""
+"""Find run folders below a place: the one rule for every command."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from epochal.errors import RunError
 
 DEPTH = 4
-"""Folders are searched for runs so many levels down."""
-_PUT_ASIDE = re.compile(r"\.old-[0-9]+$")
+"""Levels of folders that are searched."""
+_ARCHIVED = re.compile(r"\.old-[0-9]+$")
 
 
 def find_runs(places: Sequence[str | Path]) -> list[Path]:
     """Run folders among and below `places`, each once. Raises RunError for a place without any.
 
-    Runs that `--restart` put aside are left out unless they are named themselves.
+    Runs that a restart archived (`NAME.old-N`) are left out unless they are named themselves.
     """
     if not places:
         raise RunError("give at least one run folder, or a folder that holds runs")
-    found: dict[Path, Path] = {}
+    runs: dict[Path, Path] = {}
     for place in map(Path, places):
         if (place / "run.json").is_file():
             below = [place]
@@ -36,12 +36,12 @@ def find_runs(places: Sequence[str | Path]) -> list[Path]:
                 "`epochal train` or give another folder"
             )
         for path in below:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+            runs.setdefault(path.resolve(), path)
+    return list(runs.values())
 
 
 def runs_below(places: Sequence[Path]) -> Iterator[Path]:
-    """The same, but a place without runs, or that is not there, is passed over."""
+    """Run folders among and below `places`, each once; a place without any is skipped."""
     seen: set[Path] = set()
     for place in places:
         own = [place] if (place / "run.json").is_file() else []
@@ -55,5 +55,5 @@ def _search(place: Path) -> Iterator[Path]:
     for depth in range(1, DEPTH + 1):
         for file in place.glob("*/" * depth + "run.json"):
             names = file.parent.relative_to(place).parts
-            if not any(name.startswith(".") or _PUT_ASIDE.search(name) for name in names):
+            if not any(name.startswith(".") or _ARCHIVED.search(name) for name in names):
                 yield file.parent

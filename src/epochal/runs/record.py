@@ -5,17 +5,17 @@
         run.json            what the run is: identity, numbers, corpus, software, status
         metrics.jsonl       one line per logging and per evaluation interval
         tokenizer.json      so that the run can be used without its corpus
-        checkpoints/last-…  weights, optimizer and progress, to go on from
+        checkpoints/last-…  weights, optimizer and progress, to resume from
         checkpoints/best-…  weights at the lowest validation NLL so far
         evaluations/        results of `epochal eval`, one JSON file each
         quality/            results of `epochal quality`, one JSON file per order
         downstream/         results of `epochal downstream`, one JSON file per task and mode
-        samples.json        texts the trained model wrote
-        order/              the order of rows, where it is not computed as it is needed
-        tensorboard/        event files, if wanted
+        samples.json        texts that the trained model wrote
+        order/              the order of rows, where it is not computed on the fly
+        tensorboard/        event files, with `log.trackers`
         trackers.json       the run's ids in the trackers of `log.trackers`
         profile/            traces of `epochal train --profile`
-        STOP                made by you: ends the run cleanly
+        STOP                made by you: stops the run cleanly
 
 No torch here, so plans and reports work on records alone, anywhere.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import socket
 import time
@@ -44,50 +45,16 @@ from epochal.estimates import Floats, Integers
 from epochal.recipe import Recipe, load_recipe, recipe_toml
 from epochal.recipe.renames import rename_flat
 from epochal.recipe.schema import Data
+from epochal.runs.result import EVALUATE_AGAIN, NLLResult, read_result
 
 FORMAT = 1
 """Format of run.json."""
 Status = Literal["running", "stopped", "diverged", "finished"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NLLResult:
-    """Validation NLL of one checkpoint, with its uncertainty. Unit: nats per token."""
-
-    family: str
-    checkpoint: str
-    """best, last or ema."""
-    step: int
-    estimator: str
-    """exact, stratified or paper."""
-    nll_nats_per_token: float
-    """Exact for AR; for diffusion an estimate of an upper bound on the NLL."""
-    standard_error: float
-    """Of both parts below together."""
-    standard_error_draws: float
-    """From the Monte-Carlo draws: how far another set of masks would move the figure."""
-    standard_error_documents: float | None
-    """From the finite validation set: how far other documents would move it. None where
-    there is only one to judge by."""
-    bits_per_byte: float | None
-    """The same per UTF-8 byte of the text, so that tokenizers compare; None if unknown."""
-    tokens_scored: int
-    rows: int
-    documents: int
-    draws: int
-    """Mask draws per row; 1 for AR."""
-    sequence_length: int
-    validation_sha256: str
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Names of the files of a run, and how they are written."""
+    """Paths of a run's files, and how they are written."""
 
     path: Path
 
@@ -138,26 +105,26 @@ class RunFolder:
     def write_evaluation(
         self, result: NLLResult, totals: Floats, tokens: Integers, variances: Floats
     ) -> None:
-        """Keep a result and, for paired comparisons, its sums per document."""
+        """Write a result and, for paired comparisons, its sums per document."""
         path = self.evaluation_file(result.checkpoint, result.estimator)
         with files.atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, totals=totals, tokens=tokens, variances=variances)
-        files.write_json(path, result.as_dict())
+        files.write_json(path, asdict(result))
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """Keep these lines as the run's whole log."""
+        """Replace the run's whole log."""
         files.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_samples(self, samples: list[dict[str, Any]]) -> None:
-        """Keep texts that the trained model wrote."""
+        """Write samples.json: texts that the trained model wrote."""
         files.write_json(self.samples_file, samples)
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the recipe, every key written out."""
+        """Write recipe.toml with every key."""
         files.write_text(self.recipe_file, recipe_toml(recipe))
 
     def write_info(self, info: dict[str, Any]) -> None:
-        """Keep run.json."""
+        """Write run.json."""
         files.write_json(self.info_file, info)
 
     def read_info(self) -> dict[str, Any] | None:
@@ -167,7 +134,7 @@ class RunFolder:
         try:
             info: dict[str, Any] = json.loads(self.info_file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.info_file} is damaged ({error}); start the run anew") from None
+            raise RunError(f"{self.info_file} is damaged ({error}); restart the run") from None
         if not isinstance(info, dict) or info.get("format", FORMAT) != FORMAT:
             raise RunError(
                 f"{self.info_file} is not in format {FORMAT}, which this version of Epochal reads; "
@@ -182,7 +149,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError, naming the holder, if another has it."""
+        """Lock the run for this process. Raises RunError, naming the holder, if another has it."""
         with files.storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -191,7 +158,7 @@ class RunFolder:
             except filelock.Timeout:
                 raise RunError(
                     f"another process is working on {self.path}{self._holder()}; wait for it or "
-                    f"make the file {self.stop_file} to end it"
+                    f"create the file {self.stop_file} to stop it"
                 ) from None
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "user": _user()}
         try:
@@ -206,7 +173,7 @@ class RunFolder:
         return self.path / ".owner.json"
 
     def _holder(self) -> str:
-        """Who holds the run, in words; empty if it is not known."""
+        """The process that holds the lock, for the error; empty if unknown."""
         try:
             owner = json.loads(self._owner_file.read_text(encoding="utf-8"))
             return " (process {pid} of {user} on {host}, since {since})".format(**owner)
@@ -215,13 +182,13 @@ class RunFolder:
 
 
 def parse_run_checkpoint(run: str) -> tuple[str, str | None]:
-    """`RUN@CHECKPOINT` → its two parts; a path that is there is taken as it is."""
+    """`RUN@CHECKPOINT` → (run, checkpoint); a path that exists is a run without a checkpoint."""
     path, at, name = run.rpartition("@")
     return (path, name) if at and not Path(run).exists() else (run, None)
 
 
 class RunRecord:
-    """A run as its files tell it."""
+    """A run, read from its files."""
 
     def __init__(self, path: str | Path) -> None:
         """Open the run in folder `path`. Raises RunError if there is none."""
@@ -231,8 +198,7 @@ class RunRecord:
             alone, name = parse_run_checkpoint(str(path))
             if name is not None and RunFolder(Path(alone)).info_file.is_file():
                 raise RunError(
-                    f"{path} is not a run's folder; say the checkpoint here with {alone} "
-                    f"--checkpoint {name}"
+                    f"{path} is not a run's folder; give {alone} --checkpoint {name} instead"
                 )
             raise RunError(f"{path} is not a run: it has no run.json; give a run's folder")
         self.info = info
@@ -249,12 +215,12 @@ class RunRecord:
 
     @property
     def family(self) -> str:
-        """ar or mdm."""
+        """Name of its family of models."""
         return str(self.info["family"])
 
     @property
     def status(self) -> Status:
-        """running, stopped, diverged or finished."""
+        """What its last process left, or that one still trains it."""
         status: Status = self.info["status"]
         return status
 
@@ -271,27 +237,51 @@ class RunRecord:
 
     @property
     def data(self) -> Data:
-        """The recipe's `[data]`; what is not below the working folder is looked for in the
-        folders above the run, where it was trained. So a run is used from anywhere, and
-        moves to another machine together with its corpus."""
+        """The recipe's `[data]`, with paths that do not exist from the working folder looked up
+        in the folders above the run. So a run can be used from anywhere, and can be moved to
+        another machine together with its corpus."""
         data = self.recipe.data
-        found: dict[str, Any] = {}
+        moved: dict[str, Any] = {}
         for key in ("corpus", "train", "validation", "tokenizer"):
             name = getattr(data, key)
-            if name is None or _is_there(Path(name)) or (key == "tokenizer" and "/" not in name):
+            if name is None or _exists(Path(name)) or (key == "tokenizer" and "/" not in name):
                 continue
             places = (parent / name for parent in self.path.resolve().parents)
-            if there := next(filter(_is_there, places), None):
-                found[key] = str(there)
-        return replace(data, **found)
+            if there := next(filter(_exists, places), None):
+                moved[key] = str(there)
+        return replace(data, **moved)
 
     def metrics(self, kind: Literal["train", "eval"]) -> list[dict[str, Any]]:
         """All lines of one kind, in order of steps; a torn last line is left out."""
         return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
 
+    def finite_evaluations(self) -> list[dict[str, Any]]:
+        """Lines of validation in training whose NLL is finite, in order of steps."""
+        return [line for line in self.metrics("eval") if math.isfinite(line["nll_nats_per_token"])]
+
+    @property
+    def last_step(self) -> int:
+        """Last step of the log; without one (imported or averaged), that of the weights."""
+        if steps := [int(line["step"]) for line in read_lines(self.folder.metrics_file)]:
+            return max(steps)
+        weights = (self.info.get(key) or {} for key in ("imported", "best"))
+        return max(int(of.get("step") or 0) for of in weights)
+
+    @property
+    def best_nll(self) -> float | None:
+        """Best validation NLL, nats per token: from `epochal eval` of the best checkpoint, else
+        the lowest in training; None before the first evaluation."""
+        if (result := self.evaluation("best")) is not None:
+            return result.nll_nats_per_token
+        lines = self.finite_evaluations()
+        if lines:
+            return float(min(line["nll_nats_per_token"] for line in lines))
+        best = (self.info.get("best") or {}).get("nll_nats_per_token")
+        return None if best is None else float(best)
+
     def evaluations(self) -> list[NLLResult]:
         """Results of `epochal eval`, in order of their files' names. Raises RunError."""
-        return [_read_result(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
+        return [read_result(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
 
     def document_sums(self, result: NLLResult) -> tuple[Floats, Integers, Floats]:
         """Per document: total NLL, scored tokens, variance of the total from the draws.
@@ -304,36 +294,36 @@ class RunRecord:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return arrays["totals"], arrays["tokens"], arrays["variances"]
         except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-            raise RunError(f"{path} {_EVALUATE_AGAIN.format(self.path)}") from error
+            raise RunError(f"{path} {EVALUATE_AGAIN.format(self.path)}") from error
 
     def evaluation(self, checkpoint: str) -> NLLResult | None:
-        """The best-founded result for a checkpoint: ours before the paper's estimator."""
-        found = [result for result in self.evaluations() if result.checkpoint == checkpoint]
-        return min(found, key=lambda result: result.estimator == "paper", default=None)
+        """Result for a checkpoint: from our estimator if there is one, else from the paper's."""
+        results = [result for result in self.evaluations() if result.checkpoint == checkpoint]
+        return min(results, key=lambda result: result.estimator == "paper", default=None)
 
     def more_precise(self, result: NLLResult) -> NLLResult | None:
-        """The result that is kept for the same checkpoint, tokens and estimator, if it is whole
-        and of more draws than `result`."""
+        """The stored result for the same checkpoint, tokens and estimator, if it is intact and
+        has more draws than `result`."""
         path = self.folder.evaluation_file(result.checkpoint, result.estimator)
         try:
-            kept = _read_result(path) if path.exists() else None
-            if kept is None or kept.draws <= result.draws:
+            stored = read_result(path) if path.exists() else None
+            if stored is None or stored.draws <= result.draws:
                 return None
-            self.document_sums(kept)
+            self.document_sums(stored)
         except RunError:  # damaged: to be replaced
             return None
         same = ("step", "validation_sha256", "sequence_length", "family")
-        return kept if all(getattr(kept, n) == getattr(result, n) for n in same) else None
+        return stored if all(getattr(stored, n) == getattr(result, n) for n in same) else None
 
     def downstream(self) -> list[dict[str, Any]]:
         """Results of `epochal downstream`, in order of their files' names. Raises RunError."""
-        return self._kept("downstream")
+        return self._results("downstream")
 
     def quality(self) -> list[dict[str, Any]]:
         """Results of `epochal quality`, in order of their files' names. Raises RunError."""
-        return self._kept("quality")
+        return self._results("quality")
 
-    def _kept(self, command: str) -> list[dict[str, Any]]:
+    def _results(self, command: str) -> list[dict[str, Any]]:
         results = []
         for path in sorted((self.path / command).glob("*.json")):
             try:
@@ -345,7 +335,7 @@ class RunRecord:
         return results
 
     def samples(self) -> list[dict[str, Any]]:
-        """Texts that the trained model wrote; empty if none were kept."""
+        """Texts that the trained model wrote; empty if there are none."""
         if not self.folder.samples_file.exists():
             return []
         samples: list[dict[str, Any]] = json.loads(
@@ -354,7 +344,7 @@ class RunRecord:
         return samples
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether `path` is a file, a folder, or the prefix of a token store."""
     return path.exists() or Path(f"{path}.idx").exists()
 
@@ -362,22 +352,12 @@ def _is_there(path: Path) -> bool:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a name for the user
+    except (OSError, KeyError, ImportError):  # a container without a user name
         return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
 
 
-_EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"
-
-
-def _read_result(path: Path) -> NLLResult:
-    try:
-        return NLLResult(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path} {_EVALUATE_AGAIN.format(path.parent.parent)}") from error
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file. A line torn by a kill in mid-write ends the reading."""
+    """The JSON lines of a file, up to a line that a kill cut in two."""
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines

@@ -11,6 +11,7 @@ from epochal.errors import EpochalError
 from epochal.families import family_names
 from epochal.progress import hidden
 from epochal.report.text import describe
+from epochal.report.text.comparison import verdict
 from epochal.runs import RunRecord
 from epochal.scaling.extrapolation import UNKNOWN_EXTRAPOLATION_ERROR, optimistic_loss
 from epochal.scaling.optimum import LadderChoice
@@ -91,8 +92,8 @@ def judge(
             made.checks.append(Check(text, held=False))
     if len(done) == len(family_names()):
         with hidden():
-            verdict = compare_existing([state.run_dir for state in done]).verdict
-        made.checks.append(Check(f"Side by side: {verdict}", held=None))
+            comparison = compare_existing([state.run_dir for state in done])
+        made.checks.append(Check(f"Side by side: {verdict(comparison)}", held=None))
         by_family = {state.family: RunRecord(state.run_dir) for state in done}
         try:
             made.difference = nll_difference(by_family["mdm"], by_family["ar"])

@@ -1,4 +1,4 @@
-"""Train both families on the same unique tokens under equal settings, and say which won."""
+"""Train families on the same unique tokens under equal settings, and compare them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from epochal import files
 from epochal.comparison import Comparison, compare_runs
 from epochal.data.corpus import open_corpus
-from epochal.errors import NotFiniteError, RecipeError, RunError
+from epochal.errors import NotFiniteError, OptionError, RecipeError, RunError
 from epochal.evaluation.evaluate import evaluate_best
 from epochal.evaluation.load import load_run
 from epochal.families import family_names, get_family
@@ -18,7 +18,9 @@ from epochal.generation.config import GenerationConfig
 from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, load_recipe
 from epochal.recipe.load import split_override
+from epochal.results import to_json
 from epochal.runs import RunRecord
+from epochal.studies.options import CompareOptions
 from epochal.training.train import train
 
 SAMPLE_PROMPT_TOKENS = 12
@@ -29,81 +31,78 @@ SAMPLES = 3
 def compare(
     recipe: RecipeLike = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
-    *,
-    out: str | Path | None = None,
-    draws: int | None = None,
-    restart: bool = False,
+    options: CompareOptions | None = None,
 ) -> Comparison:
-    """Train AR and MDM by one recipe, evaluate both at their best, compare.
+    """Train each family from one recipe, evaluate all at their best, compare.
 
-    The runs go to `<out>/ar` and `<out>/mdm`, the result to `<out>/comparison.json`; `out` is
-    runs/<recipe's name> if not given. What is finished is not done again. Raises what `train`
+    The runs go to `<out>/<family>`, the result to `<out>/comparison.json`. Finished work is not
+    repeated. Raises OptionError for fewer than two families or an unknown one, and what `train`
     and `evaluate` raise.
     """
-    if "family" in dict(overrides if isinstance(overrides, Mapping) else ()) or any(
-        str(override).split("=")[0].strip() == "family" for override in overrides
-    ):
-        raise RecipeError("`family` has no place here: compare trains both families")
+    options = options or CompareOptions()
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
+    changes = dict(pairs)
+    if "family" in changes:
+        raise RecipeError("`family` has no place here: compare trains several families")
+    names = dict.fromkeys(options.families or family_names())
+    recipes = {family: _recipe(recipe, changes, family) for family in names}
+    if len(recipes) < 2:
+        raise OptionError("families", ", ".join(names), "give two or more, or none for all")
     name = Path(str(recipe)).stem if isinstance(recipe, str | Path) else "compare"
-    folder = Path(out) if out is not None else Path("runs") / name
-    runs = [
-        _one(_settings(recipe, overrides, family), folder, draws, restart)
-        for family in family_names()
-    ]
+    folder = Path(options.out) if options.out is not None else Path("runs") / name
+    runs = [_train(own, folder, options) for own in recipes.values()]
     comparison = compare_runs(runs)
-    files.write_json(folder / "comparison.json", comparison.as_dict())
+    files.write_json(folder / "comparison.json", to_json(comparison))
     return comparison
 
 
 def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -> Comparison:
-    """Compare runs that are there already, evaluating the best checkpoint of each if need be.
+    """Compare existing runs, evaluating the best checkpoint of each where that is missing.
 
-    Runs whose NLL is not a finite number are left out and listed. Raises RunError unless there is
-    another run of each family, all on the same tokens.
+    Runs whose NLL is not finite are left out and listed. Raises RunError unless runs of two
+    families or more remain, all on the same tokens.
     """
     if len(paths) < 2:
-        raise RunError("give at least two runs, one of each family, to compare them")
+        raise RunError("give at least two runs, of different families, to compare them")
     records = [RunRecord(path) for path in paths]
     for record in records:
         if record.status != "finished" and not record.metrics("eval"):
-            mend = "anew with a lower `train.lr`" if record.status == "diverged" else "on"
+            restart = "restart it with a lower `train.lr`"
+            fix = restart if record.status == "diverged" else "resume it"
             raise RunError(
-                f"the run {record.path} ({record.status}) has not come to a validation, so there "
-                f"is nothing to compare; leave it out, or train it {mend}"
+                f"the run {record.path} ({record.status}) has no validation result yet; leave it "
+                f"out or {fix}"
             )
     scored: list[RunRecord] = []
-    lost: list[str] = []
+    left_out: list[str] = []
     for record in records:
         try:
             evaluate_best(record, draws)
             scored.append(record)
         except NotFiniteError:
-            lost.append(record.name)
-    return compare_runs(scored, lost)
+            left_out.append(str(record.path))
+    return compare_runs(scored, left_out)
 
 
-def _settings(
-    recipe: RecipeLike, overrides: Sequence[str] | Mapping[str, Any], family: str
-) -> Recipe:
+def _recipe(recipe: RecipeLike, changes: Mapping[str, Any], family: str) -> Recipe:
     """The recipe for `family`, with the defaults of that family unless it is a Recipe already."""
     if isinstance(recipe, Recipe):
-        return dataclasses.replace(load_recipe(recipe, overrides), family=family)
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
-    return load_recipe(recipe, dict(pairs) | {"family": family})
+        return dataclasses.replace(load_recipe(recipe, changes), family=family)
+    return load_recipe(recipe, {**changes, "family": family})
 
 
-def _one(settings: Recipe, folder: Path, draws: int | None, restart: bool) -> RunRecord:
-    say(f"{get_family(settings.family).title}:")
-    run_dir = str(folder / settings.family)
-    record = train(dataclasses.replace(settings, run_dir=run_dir), restart=restart)
-    evaluate_best(record, draws)
+def _train(recipe: Recipe, folder: Path, options: CompareOptions) -> RunRecord:
+    say(f"{get_family(recipe.family).title}:")
+    run_dir = str(folder / recipe.family)
+    record = train(dataclasses.replace(recipe, run_dir=run_dir), restart=options.restart)
+    evaluate_best(record, options.draws)
     if not record.samples():
         keep_samples(record)
     return record
 
 
 def keep_samples(record: RunRecord, seed: int = 0) -> None:
-    """Let a run's model go on from the beginnings of validation documents; keep the texts."""
+    """Let a run's model continue beginnings of validation documents; write the texts to it."""
     loaded = load_run(record.path)
     sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
     new = min(SAMPLE_NEW_TOKENS, loaded.sequence_length - SAMPLE_PROMPT_TOKENS - 1)

@@ -1,11 +1,10 @@
-"""The main job in one call: a text, both families, the verdict and the page about them."""
+"""From a text to trained models of all families, their comparison and a report, in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from epochal.comparison import Comparison
 from epochal.data.corpus import shuffle_seed_for
@@ -16,6 +15,7 @@ from epochal.recipe import load_recipe
 from epochal.report import write_report
 from epochal.report.text import describe
 from epochal.studies.compare import compare
+from epochal.studies.options import CompareOptions
 
 RECIPE = "quickstart"
 TOKENIZER = "bpe:512"
@@ -24,15 +24,11 @@ TOKENIZER = "bpe:512"
 
 @dataclass(frozen=True, slots=True)
 class Quickstart:
-    """What came out."""
+    """Result of a quickstart."""
 
     comparison: Comparison
-    page: Path
-    """The report."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"report": str(self.page), **self.comparison.as_dict()}
+    report: Path
+    """The page about it."""
 
 
 def quickstart(
@@ -41,18 +37,17 @@ def quickstart(
     *,
     out: str | Path = "quickstart",
 ) -> Quickstart:
-    """Prepare `text`, train both families on it, evaluate, compare and report.
+    """Prepare `text`, train all families on it, evaluate, compare and report.
 
-    `text` is a file (plain text is cut into documents at blank lines) or a folder (a document
-    a file), the documentation that comes with Python if not given; the
-    recipe is the shipped one named "quickstart", changed by `overrides`. Corpus, runs and page
-    go to `out`, and what is there already is not made again. Raises what `prepare`, `compare`
-    and `write_report` raise.
+    `text` is a file (plain text is cut into documents at blank lines) or a folder (one document
+    per file); by default the documentation that comes with Python. The recipe is the shipped
+    "quickstart", changed by `overrides`. Corpus, runs and page go to `out`; what already exists
+    there is not made again. Raises what `prepare`, `compare` and `write_report` raise.
     """
     folder = Path(out)
     corpus = folder / "corpus"
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
-    # Read before any work, so that a mistake in an override is told at once.
+    # Read before any work, so that a mistake in an override is reported at once.
     wanted = load_recipe(RECIPE, changes).data.unique_tokens
     # A single file is cut at blank lines, or there would be nothing to hold out.
     rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
@@ -66,6 +61,6 @@ def quickstart(
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")
         changes.append("data.unique_tokens=none")
-    comparison = compare(RECIPE, changes, out=folder)
-    page = write_report([folder / "ar", folder / "mdm"], folder / "report.html").path
-    return Quickstart(comparison, page)
+    comparison = compare(RECIPE, changes, CompareOptions(out=folder))
+    report = write_report([run.run for run in comparison.runs], folder / "report.html").path
+    return Quickstart(comparison, report)

@@ -76,19 +76,6 @@ def check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
         )
 
 
-def best_nll(record: RunRecord) -> float | None:
-    """Best validation NLL in nats per token: evaluated, else seen in training, else None."""
-    result = record.evaluation("best")
-    if result is not None:
-        return result.nll_nats_per_token
-    best = record.info.get("best") or {}
-    nll = best.get("nll_nats_per_token")
-    if nll is not None:
-        return float(nll)
-    seen = [float(line["nll_nats_per_token"]) for line in record.metrics("eval")]
-    return min(seen, default=None)
-
-
 def kept_steps(folder: RunFolder) -> set[int]:
     """Steps of the checkpoints that have optimizer state, from which other runs can start."""
     kinds = ("last", "permanent", "kept")  # version 0.1 wrote kept-<step>

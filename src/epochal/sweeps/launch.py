@@ -22,7 +22,7 @@ from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
 from epochal.results import Note, note
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.finished import best_nll, needs_evaluation
+from epochal.sweeps.finished import needs_evaluation
 from epochal.sweeps.monitor import RunMonitor, early_stop_reason
 from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder
 from epochal.sweeps.slots import Slot
@@ -212,7 +212,7 @@ class Launch:
     def _done(self, state: RunState, how: State, reason: Note | None = None) -> None:
         state.state, state.reason = how, reason
         if _status(RunFolder(self.folder.run_dir(state.name))):
-            state.nll = best_nll(RunRecord(self.folder.run_dir(state.name)))
+            state.nll = RunRecord(self.folder.run_dir(state.name)).best_nll
         done = sum(one.state in DONE for one in self.states)
         nll = "" if state.nll is None else f", NLL {state.nll:.4f}"
         why = "" if reason is None else f" ({reason.code.replace('_', ' ')})"

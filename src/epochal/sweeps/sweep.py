@@ -20,7 +20,6 @@ from epochal.sweeps.designs import SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep
 from epochal.sweeps.finished import (
     FinishedRuns,
-    best_nll,
     check_own_folder,
     kept_steps,
     needs_evaluation,
@@ -259,7 +258,7 @@ def _take_finished(
         return  # the same trunk, but without the checkpoints that the branches need
     if own and needs_evaluation(record):
         return  # the launch sees to it
-    state.state, state.nll, state.run_dir = State.FINISHED, best_nll(record), str(path)
+    state.state, state.nll, state.run_dir = State.FINISHED, record.best_nll, str(path)
     state.reason = None if own else note(RunReason.SAME_RUN, run_dir=str(path))
 
 

@@ -22,7 +22,7 @@ from epochal.device import Machine, deterministic_kernels, find_machine
 from epochal.errors import RecipeError
 from epochal.families import get_family
 from epochal.likelihood.nll import Evaluator
-from epochal.likelihood.shard import Share
+from epochal.likelihood.shard import EvalShard
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
@@ -255,7 +255,7 @@ def _validation(settings: Recipe, corpus: Corpus, machine: Machine, world: World
         corpus.validation.document_starts,
         corpus.tokenizer.vocabulary,
         evaluation_batch(settings),
-        share=Share(world.data_rank, world.plan.data, world.all_reduce_sum),
+        shard=EvalShard(world.data_rank, world.plan.data, world.all_reduce_sum),
     )
 
     def evaluate(model: Transformer) -> dict[str, float]:

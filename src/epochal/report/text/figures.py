@@ -13,7 +13,7 @@ from epochal.report.text.format import power_of_ten, sentence
 from epochal.units import format_count, format_epochs
 
 if TYPE_CHECKING:
-    from epochal.comparison import Meeting
+    from epochal.comparison import CurveCrossing
     from epochal.report.collect import Run
     from epochal.scaling.isoflop import Parabola
     from epochal.scaling.planner import FamilyPlan
@@ -44,12 +44,12 @@ def epochs_label(runs: Sequence[Run]) -> str:
     return f"Validation NLL in nats per token against epochs. {_describe_curves(runs)}"
 
 
-def flops_label(runs: Sequence[Run], meetings: Sequence[Meeting]) -> str:
-    """The figure against compute: best and end of each curve, and where they meet."""
+def flops_label(runs: Sequence[Run], crossings: Sequence[CurveCrossing]) -> str:
+    """The figure against compute: best and end of each curve, and where they cross."""
     ends = f"up to {power_of_ten(max(run.flops for run in runs))} FLOPs"
     label = f"Validation NLL in nats per token against training compute, {ends}."
-    meet = [f"The curves meet at {power_of_ten(meeting.flops)} FLOPs." for meeting in meetings]
-    return " ".join([label, _describe_curves(runs), *meet])
+    cross = [f"The curves cross at {power_of_ten(crossing.flops)} FLOPs." for crossing in crossings]
+    return " ".join([label, _describe_curves(runs), *cross])
 
 
 def _describe_curves(runs: Sequence[Run]) -> str:

@@ -55,9 +55,11 @@ TEXTS = {
 
 def describe_verdict(verdict: Comparison | Note) -> str:
     """The verdict on a group of runs, or why there is none, with a full stop."""
-    from epochal.report.text import describe
+    from epochal.report.text import comparison, describe
 
-    return f"{sentence(describe(verdict))}." if isinstance(verdict, Note) else verdict.verdict
+    if isinstance(verdict, Note):
+        return f"{sentence(describe(verdict))}."
+    return comparison.verdict(verdict)
 
 
 def page_title(groups: Sequence[Group]) -> str:
@@ -89,7 +91,7 @@ def warnings(groups: Sequence[Group]) -> Iterator[str]:
 def describe_crossing(groups: Sequence[Group], meets: bool, leads: Sequence[FrontierLead]) -> str:
     """What the figure against compute shows of the critical point; empty if none is sought."""
     if meets:
-        return "The grey line is where two curves meet, the band its 90 % interval."
+        return "The grey line is where two curves cross, the band its 95 % interval."
     return " ".join(map(_lead, leads))
 
 

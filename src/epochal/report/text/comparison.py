@@ -1,0 +1,142 @@
+"""The verdict of a comparison, and its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from epochal.comparison import Comparison, CurveCrossing, Pair
+from epochal.comparison.compare import ComparisonNote
+from epochal.families import get_family
+from epochal.report.text import Text, describe
+from epochal.report.text.format import listed
+from epochal.runs.curves import CurveShape
+from epochal.runs.summary import RunSummary
+from epochal.units import format_count
+
+
+def verdict(comparison: Comparison) -> str:
+    """Which family learned more, in one sentence that says no more than the numbers do."""
+    runs = {family: comparison.best_run(family) for family in comparison.best}
+    shapes = [text for family, run in runs.items() if (text := _shape(_short(family), run))]
+    crossings = [_crossing(pair, runs) for pair in comparison.pairs]
+    parts = [_lead(comparison, runs), ", ".join(shapes), *dict.fromkeys(crossings)]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the numbers do not cover, a sentence each."""
+    return [f"{describe(note)}." for note in comparison.notes]
+
+
+def _short(family: str) -> str:
+    return get_family(family).short
+
+
+def _lead(comparison: Comparison, runs: Mapping[str, RunSummary]) -> str:
+    unique = next(iter(runs.values())).unique_tokens
+    figures = ", ".join(
+        f"{_short(family)} {'' if get_family(family).exact else 'at most '}{run.nll:.3f}"
+        for family, run in runs.items()
+    )
+    first, *close = comparison.leaders
+    rivals = [pair for pair in comparison.pairs if first in pair.families]
+    if close:
+        decisive = [pair for pair in rivals if pair.leader is None]
+        differences = listed([_amount(pair) for pair in decisive])
+        names = listed([_short(family) for family in comparison.leaders])
+        among = "" if len(runs) == 2 else f" between {names}"
+        verb = "difference is" if len(decisive) == 1 else "differences are"
+        return (
+            f"Too close to call{among} on {unique:,} unique tokens: the {verb} {differences} nats "
+            f"per token ({figures})"
+        )
+    leads = []
+    for pair in rivals:
+        other = next(family for family in pair.families if family != first)
+        than = "" if len(runs) == 2 else f" than {_short(other)}"
+        leads.append(f"{than} by {_side(first, other)}{_amount(pair)}".strip())
+    more = "" if len(runs) > 2 else ","
+    return (
+        f"{_short(first)} learned more from these {unique:,} unique tokens{more} {listed(leads)} "
+        f"nats per token ({figures})"
+    )
+
+
+def _amount(pair: Pair) -> str:
+    return f"{abs(pair.difference):.3f} ± {pair.standard_error:.3f}"
+
+
+def _side(leader: str, other: str) -> str:
+    """A bound's true NLL may be lower, so its lead may be larger, and another's over it smaller."""
+    exact = get_family(leader).exact, get_family(other).exact
+    return {(True, False): "at most ", (False, True): "at least "}.get(exact, "")
+
+
+def _shape(name: str, run: RunSummary) -> str:
+    if run.shape is CurveShape.OVERFITTED:
+        return (
+            f"{name} was best at epoch {run.best_epoch:.1f} and has since overfitted by "
+            f"{run.rise_since_best:.2f}"
+        )
+    if run.shape is CurveShape.FALLING:
+        return f"{name} was still falling at the end (epoch {run.epochs_seen:.1f})"
+    return "" if run.shape is None else f"{name} had levelled off by epoch {run.epochs_seen:.1f}"
+
+
+def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
+    if pair.crossing is not None:
+        return crossing(pair.crossing)
+    names = [_short(family) for family in pair.families]
+    both = "both" if len(runs) == 2 else listed(names)
+    if all(runs[family].shape is CurveShape.OVERFITTED for family in pair.families):
+        text = f"{both} overfit at these settings"
+        if pair.leader is None:
+            return text
+        ahead, behind = names if pair.leader == pair.families[0] else names[::-1]
+        return f"{text}, so training longer would not bring {behind} to {ahead}'s best"
+    curves = "the two curves" if len(runs) == 2 else f"the curves of {both}"
+    return f"these runs do not show where {curves} would cross, if they do"
+
+
+def crossing(found: CurveCrossing) -> str:
+    """Where one family's curve comes below another's."""
+    earlier, later = _short(found.earlier), _short(found.later)
+    if found.kind == "seen":
+        return f"{later}'s curve passed {earlier}'s at {format_count(found.flops)} FLOPs"
+    low, high = map(format_count, found.interval)
+    return (
+        f"extrapolated, {later}'s curve would come to {earlier}'s best near "
+        f"{format_count(found.flops)} FLOPs (95 % interval {low} to {high})"
+    )
+
+
+def _bounds(values: Mapping[str, Any]) -> str:
+    bounds = listed([_short(family) for family in values["bounds"]])
+    exact = listed([_short(family) for family in values["exact"]]) if values["exact"] else ""
+    return f"the NLL of {bounds} is an upper bound, so it may be better than shown, never worse" + (
+        f"; that of {exact} is exact" if exact else ""
+    )
+
+
+def _flops(values: Mapping[str, Any]) -> str:
+    flops = [f"{_short(family)} {format_count(spent)}" for family, spent in values["flops"].items()]
+    return f"the runs did not have the same compute (FLOPs): {', '.join(flops)}"
+
+
+def _runs(values: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(values["runs"])
+
+
+TEXTS: dict[ComparisonNote, Text] = {
+    ComparisonNote.BOUNDS: _bounds,
+    ComparisonNote.ERROR_SCOPE: (
+        "± is one standard error, over validation documents and mask draws; it does not cover "
+        "other seeds, sizes or regularisation"
+    ),
+    ComparisonNote.UNEQUAL_COMPUTE: _flops,
+    ComparisonNote.UNFINISHED: lambda values: f"not finished: {_runs(values)}",
+    ComparisonNote.LEFT_OUT: lambda values: (
+        f"left out, since their NLL is not finite: {_runs(values)}"
+    ),
+}

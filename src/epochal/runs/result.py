@@ -1,0 +1,50 @@
+"""The result of an evaluation, as it is stored with a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from epochal.errors import RunError
+
+EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NLLResult:
+    """Validation NLL of one checkpoint, with its uncertainty. Unit: nats per token."""
+
+    family: str
+    checkpoint: str
+    """best, last or ema."""
+    step: int
+    estimator: str
+    """exact, stratified or paper."""
+    nll_nats_per_token: float
+    """Exact, or an estimate of an upper bound on the NLL, by family."""
+    standard_error: float
+    """Of both parts below together."""
+    standard_error_draws: float
+    """From the Monte-Carlo draws: how much another set of masks would change the NLL."""
+    standard_error_documents: float | None
+    """From the finite validation set: how much other documents would change it. None with a
+    single document."""
+    bits_per_byte: float | None
+    """The NLL per UTF-8 byte of the text, comparable across tokenizers; None if unknown."""
+    tokens_scored: int
+    rows: int
+    documents: int
+    draws: int
+    """Mask draws per row; 1 for an exact NLL."""
+    sequence_length: int
+    validation_sha256: str
+    seconds: float
+
+
+def read_result(path: Path) -> NLLResult:
+    """A result of `epochal eval`. Raises RunError for a damaged file."""
+    try:
+        return NLLResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} {EVALUATE_AGAIN.format(path.parent.parent)}") from error

@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt --editable
 
-.PHONY: install quickstart test check docs clean
+.PHONY: install quickstart test coverage check docs clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ quickstart: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Apart from `make test`, since counting lines slows the tests.
+coverage: $(DEV_STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov epochal --cov-report term:skip-covered
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check src tests benchmarks docs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epochal.cli.main import cli
+from epochal.cli.main import cli, main
 from epochal.recipe import known_keys
 
 ROOT = Path(__file__).parents[1]
@@ -54,3 +54,43 @@ def commands(text):
             words = shlex.split(line, comments=True)
             if words[:1] == ["epochal"]:
                 yield [word for word in words[1:] if word != ">"]
+
+
+NOT_RUN = {
+    "quickstart": "takes minutes",
+    "compare": "trains, or reads runs that take minutes",
+    "study": "takes at least minutes",
+    "sweep": "trains",
+    "fit": "hundreds of resamples",
+    "eval": "reads a trained run",
+    "ensemble": "reads a trained run",
+    "average": "reads a trained run",
+    "downstream": "reads a trained run",
+    "memorise": "reads a trained run",
+    "quality": "reads a trained run",
+    "generate": "reads a trained run",
+    "report": "reads trained runs",
+    "runs": "reads trained runs",
+    "import": "reads a checkpoint",
+    "export": "reads a trained run",
+    "data": "makes a corpus, or downloads one",
+    "train": "trains, unless --dry-run is given",
+}
+"""Command → why its lines on the pages are not run here."""
+NEEDS_A_FILE = ("law.toml", "--corpus", "isoflop.toml")
+
+
+@each_page
+def test_commands_that_take_a_moment_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in commands(page.read_text(encoding="utf-8")):
+        if words[0] in NOT_RUN and "--dry-run" not in words:
+            continue
+        if any(name in words for name in NEEDS_A_FILE):
+            continue
+        if page.parent.name == "experiments":
+            continue  # tests/sweeps/test_paper_recipes.py loads those
+        words = [word for word in words if word != "my.toml"]
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0, (words, capsys.readouterr().err)

@@ -43,10 +43,6 @@ RESULTS: dict[str, str] = {
     "sweep --dry-run": "epochal.sweeps.listing.Listing",
     "submit": "epochal.sweeps.submit.Submission",
     "report": "epochal.report.page.Report",
-    "import megatron": "epochal.interop.imports.ImportedRun",
-    "import hf": "epochal.interop.imports.ImportedRun",
-    "export hf": "epochal.interop.exports.ExportedFolder",
-    "export safetensors": "epochal.interop.exports.ExportedFile",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
 }
@@ -64,7 +60,6 @@ NOT_YET: set[str] = {
     "data verify",
     "data download",
     "data canaries",
-    "fit",
     "study",
     "average",
     "sizes",

@@ -28,12 +28,14 @@ _MODULES = {
     "DryRunOptions": "epochal.training.options",
     "EpochalError": "epochal.errors",
     "EvalOptions": "epochal.evaluation.options",
+    "FitOptions": "epochal.scaling.options",
     "GenerationConfig": "epochal.generation.config",
     "ImportOptions": "epochal.interop.options",
     "LoadedModel": "epochal.evaluation.load",
     "MemoriseOptions": "epochal.memorisation.options",
     "MegatronOptions": "epochal.interop.options",
     "NLLResult": "epochal.runs",
+    "PlanOptions": "epochal.scaling.options",
     "Recipe": "epochal.recipe",
     "ReportOptions": "epochal.report.options",
     "QualityOptions": "epochal.evaluation.options",
@@ -45,6 +47,7 @@ _MODULES = {
     "SweepOptions": "epochal.sweeps.options",
     "compare": "epochal.studies.compare",
     "compare_existing": "epochal.studies.compare",
+    "critical_unique_tokens": "epochal.scaling.plan",
     "download": "epochal.data.download",
     "downstream": "epochal.downstream_tasks.downstream",
     "dry_run": "epochal.training.dry_run",
@@ -115,6 +118,9 @@ if TYPE_CHECKING:
     from epochal.runs.listing import list_runs as list_runs
     from epochal.runs.summary import RunSummary as RunSummary
     from epochal.scaling.fit import fit as fit
+    from epochal.scaling.options import FitOptions as FitOptions
+    from epochal.scaling.options import PlanOptions as PlanOptions
+    from epochal.scaling.plan import critical_unique_tokens as critical_unique_tokens
     from epochal.scaling.plan import plan as plan
     from epochal.studies.compare import compare as compare
     from epochal.studies.compare import compare_existing as compare_existing

@@ -224,3 +224,9 @@ def _sums(values: Floats, place: Integers) -> Floats:
     """[R, segments] → [R, places] sums."""
     size = int(place.max()) + 1
     return np.stack([np.bincount(place, weights=draw, minlength=size) for draw in values])
+
+
+def unigram_nll(counts: Floats) -> Floats:
+    """[vocabulary] −log frequency of each token, nats; one is added to each count."""
+    smoothed = np.asarray(counts, dtype=float) + 1.0
+    return np.asarray(-np.log(smoothed / smoothed.sum()))

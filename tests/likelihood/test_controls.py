@@ -12,8 +12,8 @@ from epochal.likelihood.controls import (
     PRIOR_SLOPES,
     History,
     normal_equations,
+    scored_unigram_nll,
     slopes,
-    unigram_nll,
 )
 
 
@@ -90,7 +90,7 @@ def test_history_is_a_shrunk_mean_of_earlier_draws():
 
 def test_unigram_counts_are_of_scored_tokens():
     tokens = np.array([0, 1, 1, 2, 1, 0, 2, 2])
-    found = unigram_nll(ScoredWindows(tokens, 4), 3)  # windows of 4, 4 and 2 tokens
+    found = scored_unigram_nll(ScoredWindows(tokens, 4), 3)  # windows of 4, 4 and 2 tokens
     np.testing.assert_allclose(found, -np.log(np.array([2, 4, 4]) / 10))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from planted import law
 
+from epochal.report.text.advice import advice_text
 from epochal.runs import RunRecord
-from epochal.scaling.advisor import advise
+from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.optimum import best_length
 from made_runs import make_run
 
@@ -45,8 +46,8 @@ def test_a_curve_that_has_turned():
     advice = advise(lines(3 * best, noise=0.002))
     assert advice.turned
     assert advice.best_epoch == pytest.approx(best, rel=0.35)
-    assert advice.short.startswith("turned at epoch")
-    assert "best checkpoint is kept" in advice.sentence
+    assert progress_text(advice).startswith("turned at epoch")
+    assert "best checkpoint is kept" in advice_text(advice)
 
 
 def test_noise_is_not_taken_for_a_turn():
@@ -55,7 +56,7 @@ def test_noise_is_not_taken_for_a_turn():
         assert not advise(lines(0.6 * best, noise=0.02, seed=seed)).turned
 
 
-def test_the_best_epoch_is_foretold_within_its_interval():
+def test_the_best_epoch_is_predicted_within_its_interval():
     _, best = truth()
     inside = 0
     for seed in range(20):
@@ -73,7 +74,7 @@ def test_a_best_that_is_far_away_is_not_in_sight():
     _, best = truth()
     advice = advise(lines(0.05 * best, noise=0.003))
     assert advice.best_epoch is None
-    assert "not in sight" in advice.sentence
+    assert "cannot be predicted yet" in advice_text(advice)
 
 
 def test_what_an_hour_buys():
@@ -84,7 +85,7 @@ def test_what_an_hour_buys():
     low, high = advice.next_hour_interval
     assert low <= true <= high
     assert advice.next_hour == pytest.approx(true, abs=0.03)
-    assert "another hour would lower it" in advice.sentence
+    assert "another hour would lower it" in advice_text(advice)
     assert advise(lines(until)).next_hour is None
 
 
@@ -100,22 +101,22 @@ def test_the_line_has_the_interval_or_nothing():
     low, high = steep.next_hour_interval
     assert low <= 0.5 * np.log(3) <= high
     assert low > 0
-    assert steep.short.endswith(f"({-high:+.3f} to {-low:+.3f})")
-    assert advise(curve(level), seconds=30.0).short.endswith("3× longer: too early to say")
+    assert progress_text(steep).endswith(f"({-high:+.3f} to {-low:+.3f})")
+    assert progress_text(advise(curve(level), seconds=30.0)).endswith("3× longer: too early to say")
 
 
 def test_a_law_adds_its_own_epoch():
     planted, best = truth()
     advice = advise(lines(0.05 * best), planted, numbers=NUMBERS)
     assert advice.law_epoch == pytest.approx(best, rel=1e-3)
-    assert "the law puts the best at epoch" in advice.sentence
+    assert "the law puts the best at epoch" in advice_text(advice)
     assert advise(lines(0.05 * best), law(), numbers=NUMBERS).law_epoch is None
 
 
 def test_few_and_broken_evaluations():
-    assert advise([]).sentence == "No evaluation yet."
+    assert advice_text(advise([])) == "No evaluation yet."
     some = [*lines(1.0, count=3), {"step": 9, "epochs": 2.0, "nll_nats_per_token": None}]
-    assert advise(some).short == ""
+    assert progress_text(advise(some)) == ""
 
 
 def test_a_record(tmp_path):
@@ -134,13 +135,13 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
 
     import epochal
     from epochal.scaling.fit import fit_points
-    from epochal.scaling.point_fit import FitSettings
+    from epochal.scaling.options import FitOptions
     from epochal.training import loop
     from tiny_runs import overrides
 
     path = tmp_path / "law.toml"
     points = runs(law("overfitting", K=0.05))
-    fit_points(points, FitSettings(law="overfitting", bootstraps=0)).save(path)
+    fit_points(points, FitOptions(law="overfitting", bootstraps=0)).save(path)
     heard, step = [], loop._Meter.step
 
     def listening(meter, state, result):
@@ -159,13 +160,13 @@ def test_an_hour_beyond_reach_is_not_spoken_of():
     _, best = truth()
     advice = advise(lines(0.5 * best, noise=0.002), numbers=NUMBERS, seconds=30.0)
     assert advice.beyond_reach
-    assert "another hour" not in advice.sentence
-    assert "training on to 3 times these epochs" in advice.sentence
-    assert "3× longer: " in advice.short
+    assert "another hour" not in advice_text(advice)
+    assert "training to 3 times these epochs" in advice_text(advice)
+    assert "3× longer: " in progress_text(advice)
     long = advise(lines(0.5 * best, noise=0.002), numbers=NUMBERS, seconds=36000.0)
     assert not long.beyond_reach
-    assert "another hour would lower it" in long.sentence
-    assert "1 h more: -" in long.short
+    assert "another hour would lower it" in advice_text(long)
+    assert "1 h more: -" in progress_text(long)
 
 
 def seen(nll):

@@ -13,13 +13,13 @@ from planted import CONSTANTS, law
 from epochal.errors import UserError
 from epochal.scaling.forms import FORMS, Inputs, predict, predict_with_gradient, unconstrain
 from epochal.scaling.law import law_from_constants
-from epochal.scaling.presets import preset
+from epochal.scaling.law_files import read_preset
 
 every_form = pytest.mark.parametrize("name", list(FORMS))
 
 
 def test_muennighoffs_regression_values():
-    published = preset("muennighoff")["ar"]
+    published = read_preset("muennighoff")["ar"]
     assert published.predict(6.34e9, 242e9, 25e9) == pytest.approx(2.2256440889984477, rel=1e-12)
     assert published.predict(8.67e9, 178e9, 25e9) == pytest.approx(2.2269634075087867, rel=1e-12)
 
@@ -94,7 +94,7 @@ def test_effective_tokens_never_pass_their_ceiling_and_keep_their_digits():
     assert seen[-1] <= (1 + CONSTANTS["R_D"]) * 1e8 * (1 + 1e-12)
     assert seen[0] == pytest.approx(1e8, rel=1e-14)
     # Four epochs at Muennighoff's constants: 3.73 U (paper.md §5).
-    assert preset("muennighoff")["ar"].unique_equivalent(4e8, 1e8) == pytest.approx(
+    assert read_preset("muennighoff")["ar"].unique_equivalent(4e8, 1e8) == pytest.approx(
         3.73e8, rel=2e-3
     )
     # One token more than an epoch: naively all digits would be lost.
@@ -120,7 +120,7 @@ def test_only_laws_of_overfitting_turn_up_again():
 
 def test_the_papers_readings_reproduce_its_figure_5():
     """Markers of Fig. 5, digitised (paper.md §7.4)."""
-    laws = preset("paper")
+    laws = read_preset("paper")
     assert laws["ar"].predict(217.5e6, 16 * 7.66e9, 7.66e9) == pytest.approx(2.900, abs=0.01)
     assert laws["ar"].predict(700.3e6, 23.8e9, 23.8e9) == pytest.approx(2.842, abs=0.01)
     assert laws["mdm"].predict(123.6e6, 100 * 13.48e9, 13.48e9) == pytest.approx(3.132, abs=0.01)
@@ -136,5 +136,5 @@ def test_wrong_constants_are_refused():
         )
     with pytest.raises(UserError, match="not a positive number"):
         law_from_constants("chinchilla", {"A": 1.0, "B": -1.0, "E": 1.0, "alpha": 0.3, "beta": 0.3})
-    with pytest.raises(UserError, match="there is no law"):
+    with pytest.raises(UserError, match="unknown law"):
         law_from_constants("chinchila", {})

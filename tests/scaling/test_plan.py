@@ -14,16 +14,30 @@ from scipy.optimize import minimize_scalar
 
 import epochal
 from epochal.cli.main import main
-from epochal.errors import RecipeError, UserError
+from epochal.errors import OptionError, RecipeError, UserError
+from epochal.families import get_family, register, unregister
 from epochal.recipe import load_recipe, recipe_tree
-from epochal.scaling.crossing import closed_form, critical_compute, critical_data
+from epochal.report.text import describe
+from epochal.report.text.plan import critical_data_text, extrapolation_text, verdict_text
+from epochal.results import to_json
+from epochal.scaling.crossing import (
+    RESAMPLES,
+    critical_compute,
+    critical_data,
+    paper_critical_compute,
+)
+from epochal.scaling.law_files import read_preset
+from epochal.scaling.notes import PlanNote
 from epochal.scaling.optimum import floor_loss, optima
-from epochal.scaling.plan import find_laws
+from epochal.scaling.options import FitOptions, PlanOptions
+from epochal.scaling.plan import critical_unique_tokens, find_laws
 from epochal.scaling.plan_recipes import plan_recipe, write_recipes
-from epochal.scaling.planner import CriticalDataReport
-from epochal.scaling.presets import preset
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
+
+
+def codes(report):
+    return [note.code for note in report.notes]
 
 
 def best_by_brute_force(planted, flops, unique):
@@ -111,12 +125,12 @@ def test_no_crossing_and_no_difference():
     ar, mdm = pair(R_D=31.2, R_N=55.0, E=2.5)
     found = critical_compute(ar, mdm, 1e8)
     assert (found.kind, found.leaders) == ("none", ["ar"])
-    report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
-    assert "diffusion does not win up to" in report.verdict
-    assert "nothing is known of the laws' runs" in report.verdict
-    assert report.critical_flops is None
+    report = epochal.plan(1e8, 1e19, PlanOptions(laws={"ar": ar, "mdm": mdm}))
+    assert "MDM does not win up to" in verdict_text(report)
+    assert report.pairs[0].trusted_flops is None
+    assert report.pairs[0].critical_flops is None
     same = critical_compute(law(), law(family="mdm"), 1e8)
-    assert (same.kind, same.leaders) == ("none", ["neither"])
+    assert (same.kind, same.leaders) == ("none", [None])
 
 
 def test_nothing_is_said_far_beyond_the_runs():
@@ -129,26 +143,26 @@ def test_nothing_is_said_far_beyond_the_runs():
             law.family: replace(law, fitted_range={"flops": (1e15, largest[law.family])} | u)
             for law in (ar, mdm)
         }
-        return epochal.plan(1e8, flops, laws=laws)
+        return epochal.plan(1e8, flops, PlanOptions(laws=laws))
 
     near = told({"ar": at, "mdm": at / 5})
-    assert "critical compute" in near.verdict
+    assert "critical compute" in verdict_text(near)
     far = told({"ar": at, "mdm": at / 20})
-    assert f"does not win up to {format_count(at / 2)} FLOPs, 10 times" in far.verdict
-    assert "not within reach; the laws put it at" in far.verdict
-    assert far.critical_flops == pytest.approx(at)  # the number itself is kept
+    assert f"does not win up to {format_count(at / 2)} FLOPs, 10 times" in verdict_text(far)
+    assert "not within reach; the laws put it at" in verdict_text(far)
+    assert far.pairs[0].critical_flops == pytest.approx(at)  # the number itself is kept
     small = told({"ar": 1e10, "mdm": 1e10})
-    assert "nothing can be said of a critical compute" in small.verdict
+    assert "no critical compute can be given" in verdict_text(small)
     # The reverse question, in U.
     laws = {
         law.family: replace(law, fitted_range={"flops": (1e15, at), "unique_tokens": (1e10, 1e11)})
         for law in (ar, mdm)
     }
-    back = epochal.plan(flops=at, laws=laws)
-    assert "AR leads at every U from 1B to 1T unique tokens" in back.verdict
-    assert "beyond what was measured" in back.verdict
-    guess = epochal.plan(flops=100 * at, laws=laws)
-    assert "this is a guess" in guess.verdict
+    back = critical_data_text(critical_unique_tokens(at, PlanOptions(laws=laws)))
+    assert "AR leads at every U from 1B to 1T unique tokens" in back
+    assert "beyond what was measured" in back
+    guess = critical_unique_tokens(100 * at, PlanOptions(laws=laws))
+    assert "this is a guess" in critical_data_text(guess)
 
 
 def test_several_crossings():
@@ -159,15 +173,15 @@ def test_several_crossings():
     found = critical_compute(ar, mdm, 1e8)
     assert found.kind == "several"
     assert found.leaders == ["ar", "mdm", "ar"]
-    report = epochal.plan(1e8, 1e19, laws={"ar": ar, "mdm": mdm})
-    assert report.critical_flops == pytest.approx(found.crossings[0])
-    assert "the lead changes 2 times" in report.verdict
-    assert "no interval" in report.verdict
+    report = epochal.plan(1e8, 1e19, PlanOptions(laws={"ar": ar, "mdm": mdm}))
+    assert report.pairs[0].critical_flops == pytest.approx(found.crossings[0])
+    assert "the lead changes 2 times" in verdict_text(report)
+    assert report.pairs[0].interval is None
 
 
 def test_the_papers_critical_line_as_far_as_its_constants_tell():
     """Slope 2.32–2.36 and 0.9–1.1e20 at 100M (scaling-laws.md §6), not the closed form's."""
-    laws = preset("paper")
+    laws = read_preset("paper")
     unique = np.array([1e7, 1e8, 1e9])
     found = [critical_compute(laws["ar"], laws["mdm"], u) for u in unique]
     at = [f.crossings[0] for f in found]
@@ -176,7 +190,7 @@ def test_the_papers_critical_line_as_far_as_its_constants_tell():
     assert 2.30 < slope < 2.37
     low, high = found[1].interval
     assert 0.85e20 < low <= at[1] <= high < 1.2e20
-    assert closed_form(1e8) == pytest.approx(4.8e19, rel=0.03)
+    assert paper_critical_compute(1e8) == pytest.approx(4.8e19, rel=0.03)
     drawn = 4.9e19  # the line in Fig. 6b
     assert 1.8 < at[1] / drawn < 3.2
 
@@ -187,42 +201,46 @@ def test_intervals_and_verdicts_of_a_fit():
     def laws_of(noise, **changes):
         ar, mdm = pair(**changes)
         return {
-            name: epochal.fit(runs(planted, noise=noise, seed=n), bootstraps=60).families[name]
+            name: epochal.fit(
+                runs(planted, noise=noise, seed=n), FitOptions(bootstraps=60)
+            ).families[name]
             for n, (name, planted) in enumerate({"ar": ar, "mdm": mdm}.items())
         }
 
-    clear = epochal.plan(1e8, 1e18, laws=laws_of(0.003))
+    clear = epochal.plan(1e8, 1e18, PlanOptions(laws=laws_of(0.003)))
     assert clear.winner == "ar"
     truth = float(optima(law(), 1e18, 1e8).loss[0])
     low, high = clear.families[0].interval
     assert low < truth < high
     close = epochal.plan(
-        1e8, 1e19, laws=laws_of(0.02, A=336.0, B=771.0, E=1.85, R_D=31.2, R_N=55.0)
+        1e8, 1e19, PlanOptions(laws=laws_of(0.02, A=336.0, B=771.0, E=1.85, R_D=31.2, R_N=55.0))
     )
     assert close.winner is None
-    assert "Too close to call" in close.verdict
-    assert 0 < close.p_mdm_better < 1
+    assert close.pairs[0].interval[0] < 0 < close.pairs[0].interval[1]
+    assert 0 < close.pairs[0].p_second_better < 1
 
 
 def test_the_papers_grid_planned_by_a_law_that_can_turn():
     """Its best runs: AR 3.71 at 144.8M × 50, diffusion 3.55; they cross at 2.6–2.8e19."""
     grid = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
-    report = epochal.plan(1e8, 1.25e20, laws=epochal.fit(grid, law="penalty", bootstraps=60))
+    report = epochal.plan(
+        1e8, 1.25e20, PlanOptions(laws=epochal.fit(grid, FitOptions(law="penalty", bootstraps=60)))
+    )
     ar, mdm = report.families
     assert ar.loss == pytest.approx(3.71, abs=0.05)
     assert mdm.loss == pytest.approx(3.55, abs=0.03)
     assert 0.5 < ar.params * ar.tokens / (144.8e6 * 5e9) < 2
     assert report.winner == "mdm"
-    assert 1.4e19 < report.critical_flops < 4e19
+    assert 1.4e19 < report.pairs[0].critical_flops < 4e19
     assert ar.saturated
 
 
 @pytest.mark.parametrize("name", ["data-constrained", "chinchilla"])
 def test_a_law_of_one_epoch_repeats_nothing(name):
-    single = epochal.fit(runs(law(), noise=0.003, epochs=(1,)), law=name, bootstraps=20)
-    report = epochal.plan(1e8, 1e20, laws=single)
+    single = epochal.fit(runs(law(), noise=0.003, epochs=(1,)), FitOptions(law=name, bootstraps=20))
+    report = epochal.plan(1e8, 1e20, PlanOptions(laws=single))
     assert report.families[0].epochs <= 1 + 1e-9
-    assert any("knows nothing of repetition" in note for note in report.notes)
+    assert PlanNote.NO_REPETITION in codes(report)
     fit = single.families["ar"]
     assert fit.predict(1e9, 1e10, 1e8) == fit.predict(1e9, 1e8, 1e8)
 
@@ -230,7 +248,7 @@ def test_a_law_of_one_epoch_repeats_nothing(name):
 def test_one_rule_for_what_is_not_identified(tmp_path):
     """Planner, law.predict, its resamples and its file: N above N_opt(U) counts for nothing."""
     points = runs(law(), sizes=(5e4, 1e5, 2e5, 4e5), noise=0.002)
-    report = epochal.fit(points, bootstraps=40)
+    report = epochal.fit(points, FitOptions(bootstraps=40))
     fit = report.families["ar"]
     assert fit.constants["R_N"] is None
     best = float(fit.optimal_params(1e8))
@@ -238,7 +256,7 @@ def test_one_rule_for_what_is_not_identified(tmp_path):
     assert fit.predict(best / 5, 1e10, 1e8) > fit.predict(best, 1e10, 1e8)
     report.save(tmp_path / "law.toml")
     for laws in (report, tmp_path / "law.toml"):
-        plan = epochal.plan(1e8, 1e19, laws=laws, sizes=["1B"]).families[0]
+        plan = epochal.plan(1e8, 1e19, PlanOptions(laws=laws, sizes=["1B"])).families[0]
         assert plan.params <= best * (1 + 1e-6)
         said = fit.predict(plan.params, plan.tokens, 1e8)
         assert plan.loss == pytest.approx(float(said), abs=1e-7)
@@ -263,7 +281,10 @@ def test_one_rule_for_what_is_not_identified(tmp_path):
         ),
         (["-U", "1e8", "--flops", "1e50"], "1e+50 FLOPs are beyond any plan; give at most"),
         (["--reverse", "--flops", "1e50"], "1e+50 FLOPs are beyond any plan; give at most"),
-        (["-U", "1e8", "--flops", "1e18", "--recipe", "x.txt"], "a recipe's name ends in .toml"),
+        (
+            ["-U", "1e8", "--flops", "1e18", "--recipe", "x.txt"],
+            "the name of a recipe ends in .toml",
+        ),
     ],
 )
 def test_slips_on_the_command_line(capsys, given, message):
@@ -275,10 +296,11 @@ def test_slips_on_the_command_line(capsys, given, message):
 
 def test_limits_of_the_search_are_told_and_budgets_below_a_token_refused():
     tiny, huge = epochal.plan(1e8, 1e6), epochal.plan(1e12, 1e35)
-    assert any("stops at 10k parameters, the smallest" in note for note in tiny.notes)
+    assert PlanNote.SMALLEST_SIZE in codes(tiny)
     assert all(a.params >= 1e4 * (1 - 1e-9) for a in tiny.families[0].alternatives)
-    assert any("stops at 10T parameters, the largest" in note for note in huge.notes)
-    assert not any("stops at" in note for note in epochal.plan(1e8, 1e19).notes)
+    assert PlanNote.LARGEST_SIZE in codes(huge)
+    ends = {PlanNote.SMALLEST_SIZE, PlanNote.LARGEST_SIZE}
+    assert not ends & set(codes(epochal.plan(1e8, 1e19)))
     with pytest.raises(UserError, match="less than one token"):
         epochal.plan(1e8, 3.0)
     with pytest.raises(UserError, match="less than one"):
@@ -286,9 +308,12 @@ def test_limits_of_the_search_are_told_and_budgets_below_a_token_refused():
 
 
 def test_what_lies_outside_of_the_runs_is_said():
-    report = epochal.plan(1e11, 1e24, laws=epochal.fit(runs(law()), bootstraps=0))
-    words = " ".join(report.families[0].extrapolation_warnings)
-    assert "U 100B is above the fitted 1B" in words
+    report = epochal.plan(
+        1e11, 1e24, PlanOptions(laws=epochal.fit(runs(law()), FitOptions(bootstraps=0)))
+    )
+    warnings = {w.quantity: w for w in report.families[0].extrapolation_warnings}
+    assert (warnings["unique_tokens"].value, warnings["unique_tokens"].fitted) == (1e11, 1e9)
+    assert extrapolation_text(warnings["unique_tokens"]) == "U 100B is above the fitted 1B"
     assert report.families[0].interval is None
 
 
@@ -306,50 +331,118 @@ def test_sizes_that_can_be_trained():
     free = epochal.plan(1e8, 1e19).families[0]
     assert free.size.name in LADDER
     assert free.loss <= free.size.loss <= free.loss + 0.005
-    given = epochal.plan(1e8, 1e19, sizes=["7M", "60M"]).families[0]
+    given = epochal.plan(1e8, 1e19, PlanOptions(sizes=["7M", "60M"])).families[0]
     assert given.size.name == "60M"
     with pytest.raises(UserError, match="neither a size"):
-        epochal.plan(1e8, 1e19, sizes=["huge"])
+        epochal.plan(1e8, 1e19, PlanOptions(sizes=["huge"]))
 
 
 def test_budgets():
-    report = epochal.plan(1e8, gpus="8xH100", hours=24)
+    report = epochal.plan(1e8, options=PlanOptions(gpus="8xH100", hours=24))
     assert report.flops == pytest.approx(8 * 989e12 * 0.4 * 86400)
     for wrong, message in (
         ({}, "give the budget"),
         ({"flops": 1e20, "gpus": "8xH100"}, "once"),
-        ({"gpus": "8xH100", "hours": 24, "mfu": 2.0}, "MFU"),
+        ({"flops": 1e20, "mfu": 0.5}, "mfu = 0.5: it needs gpus"),
+        ({"gpus": "8xH100", "hours": 24, "mfu": 2.0}, "mfu = 2.0"),
+        ({"gpus": "8xH100", "hours": -1}, "hours = -1"),
     ):
         with pytest.raises(UserError, match=message):
-            epochal.plan(1e8, **wrong)
+            epochal.plan(1e8, wrong.pop("flops", None), PlanOptions(**wrong))
     with pytest.raises(RecipeError, match="no GPU"):
-        epochal.plan(1e8, gpus="8xH9", hours=1)
-    with pytest.raises(UserError, match="no laws"):
-        epochal.plan(1e8, 1e20, laws="papers")
+        epochal.plan(1e8, options=PlanOptions(gpus="8xH9", hours=1))
+    with pytest.raises(UserError, match="no such laws"):
+        epochal.plan(1e8, 1e20, PlanOptions(laws="papers"))
 
 
 def test_models_that_do_not_fit_the_gpus_are_told():
     def notes(gpus, sizes, hours=24):
-        report = epochal.plan(1e10, gpus=gpus, hours=hours, sizes=sizes)
-        return [n for n in report.notes if " GB on " in n]
+        report = epochal.plan(1e10, options=PlanOptions(gpus=gpus, hours=hours, sizes=sizes))
+        return [n.code for n in report.notes if n.code in memory]
+
+    memory = (PlanNote.NEEDS_SHARDING, PlanNote.DOES_NOT_FIT)
 
     assert notes("8xH100", ["106M"]) == []
-    sharded = notes("8xH100", ["16183M"], hours=1000)
-    assert all("parallel.zero=3" in note for note in sharded)
-    assert len(sharded) == 2
-    assert all("does not fit" in note for note in notes("1xL4", ["16183M"], hours=1000))
-    assert not [n for n in epochal.plan(1e10, 1e24, sizes=["16183M"]).notes if " GB on " in n]
+    assert notes("8xH100", ["16183M"], hours=1000) == [PlanNote.NEEDS_SHARDING] * 2
+    assert notes("1xL4", ["16183M"], hours=1000) == [PlanNote.DOES_NOT_FIT] * 2
+    free = epochal.plan(1e10, 1e24, PlanOptions(sizes=["16183M"]))
+    assert not set(memory) & set(codes(free))
 
 
-def test_the_reverse_question():
-    report = epochal.plan(flops=1e20)
-    assert isinstance(report, CriticalDataReport)
-    assert report.crossings.leaders == ["mdm", "ar"]
-    low, high = report.crossings.interval
-    assert low <= report.crossings.crossings[0] <= high
-    assert "below 95.6M unique tokens" in report.verdict
-    with pytest.raises(UserError, match="both families"):
-        epochal.plan(flops=1e20, laws="muennighoff")
+def test_the_unique_tokens_at_which_the_lead_changes():
+    report = critical_unique_tokens(1e20)
+    [pair] = report.pairs
+    assert (pair.first, pair.second) == ("ar", "mdm")
+    assert pair.crossings.leaders == ["mdm", "ar"]
+    low, high = pair.crossings.interval
+    assert low <= pair.crossings.crossings[0] <= high
+    assert pair.crossings.level is None  # the range of readings of a figure
+    assert "MDM is predicted to win below 95.6M unique tokens" in critical_data_text(report)
+    with pytest.raises(UserError, match="at least two families"):
+        critical_unique_tokens(1e20, PlanOptions(laws="muennighoff"))
+    with pytest.raises(UserError, match="needs unique_tokens"):
+        epochal.plan(flops=1e20)
+
+
+@pytest.mark.parametrize("given", [{"corpus": "corpus"}, {"sizes": ["7M"]}, {"vocabulary": 300}])
+def test_critical_unique_tokens_refuse_what_they_do_not_use(given, capsys):
+    [(name, value)] = given.items()
+    with pytest.raises(OptionError, match=f"{name} = "):
+        critical_unique_tokens(1e20, PlanOptions(**given))
+    word = value[0] if isinstance(value, list) else str(value)
+    for words in (["--reverse"], []):
+        if name == "corpus" and not words:
+            continue  # a corpus gives the unique tokens of a plan
+        with pytest.raises(SystemExit) as end:
+            main(["plan", "--flops", "1e20", *words, f"--{name}", word])
+        assert end.value.code == 2
+        assert f"--{name}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--flops", "1e20", "--reverse", "-U", "10M"])
+    assert end.value.code == 2
+    assert "-reverse" in capsys.readouterr().err
+
+
+def test_the_interval_of_a_crossing_names_its_level_and_resamples():
+    ar, mdm = pair()
+    scatter = np.random.default_rng(0).standard_normal((300, 2))
+    laws = []
+    for planted, column in zip((ar, mdm), scatter.T, strict=True):
+        samples = np.repeat(planted.theta[None], 300, axis=0)
+        samples[:, planted.form.index("E")] += 0.002 * column
+        laws.append(replace(planted, samples=[samples]))
+    found = critical_compute(*laws, 1e8)
+    assert (found.level, found.resamples) == (0.95, RESAMPLES)
+    assert RESAMPLES * 0.025 >= 5
+    low, high = found.interval
+    assert low < found.crossings[0] < high
+
+
+def test_plans_take_any_number_of_families():
+    """A family that nobody knows today; the winner beats every other."""
+    new = replace(get_family("ar"), name="new", short="NEW", exact=False)
+    register(new)
+    try:
+        ar, mdm = pair()
+        worst = law(family="new", E=2.6)
+        laws = {"ar": ar, "mdm": mdm, "new": worst}
+        report = epochal.plan(1e8, 1e18, PlanOptions(laws=laws))
+        assert [plan.family for plan in report.families] == ["ar", "mdm", "new"]
+        assert [(p.first, p.second) for p in report.pairs] == [
+            ("ar", "mdm"),
+            ("ar", "new"),
+            ("mdm", "new"),
+        ]
+        assert report.pair("new", "ar").difference > 0.5
+        assert "NEW" in verdict_text(report)
+        assert len(critical_unique_tokens(1e18, PlanOptions(laws=laws)).pairs) == 3
+        certain = {
+            name: replace(one, samples=[np.repeat(one.theta[None], 50, axis=0)])
+            for name, one in laws.items()
+        }
+        assert epochal.plan(1e8, 1e18, PlanOptions(laws=certain)).winner == "ar"
+    finally:
+        unregister("new")
 
 
 def test_the_command(capsys):
@@ -362,8 +455,10 @@ def test_the_command(capsys):
         low, high = family["interval"]
         assert low <= family["loss"] <= high
         assert family["params"] * family["tokens"] * 6 == pytest.approx(1e20, rel=1e-6)
-    assert result["critical_flops"] == pytest.approx(1.1e20, rel=0.05)
-    assert isinstance(result["verdict"], str)
+    [compared] = result["pairs"]
+    assert (compared["first"], compared["second"]) == ("ar", "mdm")
+    assert compared["critical_flops"] == pytest.approx(1.1e20, rel=0.05)
+    assert result["winner"] is None
     with pytest.raises(SystemExit):
         main(["plan", "-U", "100M", "--flops", "1e20"])
     text = capsys.readouterr().out
@@ -397,19 +492,24 @@ def test_recipes_that_can_be_trained(tmp_path, tiny_corpus, flops, capsys):
 def test_recipes_have_rows_of_the_fitted_runs(tmp_path):
     """The losses are of their context; through the fit, its file, the plan and the recipe."""
     points = replace(runs(law()), sequence_length=384)
-    report = epochal.fit(points, bootstraps=20)
-    assert report.as_dict()["families"]["ar"]["sequence_length"] == 384
+    report = epochal.fit(points, FitOptions(bootstraps=20))
+    assert to_json(report)["families"]["ar"]["sequence_length"] == 384
     for name in ("law.toml", "law.json"):
         report.save(tmp_path / name)
-        plan = epochal.plan(1e8, 1e18, laws=tmp_path / name)
+        plan = epochal.plan(1e8, 1e18, PlanOptions(laws=tmp_path / name))
         assert plan_recipe(plan.families[0], 1e8, 50257).data.sequence_length == 384
-        assert not [note for note in plan.notes if "rows" in note]
-    few = epochal.plan(3000, 1e14, laws=tmp_path / name)
+        rows = {PlanNote.ROW_LENGTH_UNKNOWN, PlanNote.ROW_LENGTH_SHORTER}
+        assert not rows & set(codes(plan))
+    few = epochal.plan(3000, 1e14, PlanOptions(laws=tmp_path / name))
     assert plan_recipe(few.families[0], 3000, 50257).data.sequence_length == 3000 // 16
-    assert "law is of rows of 384 tokens, too long for 3k" in " ".join(few.notes).lower()
-    unknown = epochal.plan(1e8, 1e18, laws=epochal.fit(runs(law()), bootstraps=20))
+    [note] = [note for note in few.notes if note.code is PlanNote.ROW_LENGTH_SHORTER]
+    assert (note.values["fitted"], note.values["rows"]) == (384, 187)
+    assert "rows of 384 tokens, too long for 3k unique tokens" in describe(note)
+    unknown = epochal.plan(
+        1e8, 1e18, PlanOptions(laws=epochal.fit(runs(law()), FitOptions(bootstraps=20)))
+    )
     assert plan_recipe(unknown.families[0], 1e8, 50257).data.sequence_length == 2048
-    assert "does not say the sequence length of its runs" in " ".join(unknown.notes)
+    assert PlanNote.ROW_LENGTH_UNKNOWN in codes(unknown)
     paper = epochal.plan(1e6, 1e16)
     assert plan_recipe(paper.families[1], 1e6, 50257).data.sequence_length == 2048
 
@@ -431,10 +531,10 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
     recipes = {best: recipe_tree(own)}
     points = replace(points, sequence_length=96, vocabulary=700, recipes=recipes)
     place = tmp_path / name
-    epochal.fit(points, bootstraps=0).save(place)
-    plan = epochal.plan(1e8, 1e16, laws=place, sizes=["5M", "20M"])
+    epochal.fit(points, FitOptions(bootstraps=0)).save(place)
+    plan = epochal.plan(1e8, 1e16, PlanOptions(laws=place, sizes=["5M", "20M"]))
     assert plan.vocabulary == 700
-    assert not [note for note in plan.notes if "vocabulary" in note]
+    assert PlanNote.OTHER_VOCABULARY not in codes(plan)
     [written] = write_recipes(tmp_path / "out.toml", plan, find_laws(place)[0])
     recipe = load_recipe(written)
     params = recipe.model.architecture().params(700)
@@ -451,17 +551,20 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
 
 
 def test_laws_of_other_tokens_are_told():
-    plan = epochal.plan(1e8, 1e18, vocabulary=300)
-    words = "of a vocabulary of 50,257 tokens, the plan of one of 300"
-    assert len([note for note in plan.notes if words in note]) == 2
+    plan = epochal.plan(1e8, 1e18, PlanOptions(vocabulary=300))
+    values = [n.values for n in plan.notes if n.code is PlanNote.OTHER_VOCABULARY]
+    assert [(v["family"], v["law"], v["plan"]) for v in values] == [
+        ("ar", 50257, 300),
+        ("mdm", 50257, 300),
+    ]
 
 
 def test_a_recipe_in_a_law_that_cannot_be_read(tmp_path):
     law_file = tmp_path / "law.toml"
-    epochal.fit(runs(law()), bootstraps=0).save(law_file)
+    epochal.fit(runs(law()), FitOptions(bootstraps=0)).save(law_file)
     text = law_file.read_text()
     law_file.write_text(text + "\n[families.ar.recipe.train]\nno_such_key = 1\n")
-    plan = epochal.plan(1e8, 1e18, laws=law_file)
+    plan = epochal.plan(1e8, 1e18, PlanOptions(laws=law_file))
     with pytest.raises(
         UserError, match=r"law\.toml: the recipe of ar cannot be read .*no_such_key"
     ):
@@ -472,7 +575,9 @@ def test_a_recipe_in_a_law_that_cannot_be_read(tmp_path):
 def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
     def head(flops):
         path = tmp_path / "out.toml"
-        write_recipes(path, epochal.plan(1e9, flops, laws={"ar": law()}), {"ar": law()})
+        write_recipes(
+            path, epochal.plan(1e9, flops, PlanOptions(laws={"ar": law()})), {"ar": law()}
+        )
         return path.read_text().splitlines()[1]
 
     assert re.search(r"and 0\.\d+ of an epoch\.$", head(1e16))
@@ -482,12 +587,12 @@ def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"law": "kaplan"}, r"law.json, ar: there is no law 'kaplan'; choose one of"),
+        ({"law": "kaplan"}, r"law.json, ar: unknown law 'kaplan'; choose one of"),
         ({"sequence_length": 1.5}, "sequence_length of ar is 1.5; give the tokens per row"),
-        ({"vocabulary": -3}, "vocabulary of ar is -3; give the tokens that its runs' tokenizer"),
+        ({"vocabulary": -3}, "vocabulary of ar is -3; give the size of its runs' vocabulary"),
         ({"recipe": "x"}, "the recipe of ar is 'x', not a table of keys"),
         ({"constants": {"A": "x"}}, "A of ar is 'x', not a number"),
-        ({"constants": [1.0]}, "the constants of ar are no table"),
+        ({"constants": [1.0]}, "the constants of ar are not a table"),
         ({"samples": [["a"]]}, "samples or the fitted range of ar are damaged"),
         ({"fitted": {"params": [1.0]}}, "samples or the fitted range of ar are damaged"),
     ],
@@ -497,4 +602,4 @@ def test_damaged_law_files(tmp_path, change, message):
     path = tmp_path / "law.json"
     path.write_text(json.dumps({"families": {"ar": {"constants": constants} | change}}))
     with pytest.raises(UserError, match=message):
-        epochal.plan(1e8, 1e18, laws=path)
+        epochal.plan(1e8, 1e18, PlanOptions(laws=path))

@@ -10,12 +10,13 @@ from planted import law, runs, write_csv
 
 import epochal
 from epochal.cli.main import main
-from epochal.errors import DataError, RunError, UserError
+from epochal.errors import DataError, OptionError, RunError, UserError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
-from epochal.scaling.law_files import read_hold, read_laws
-from epochal.scaling.points import read_csv
-from epochal.scaling.read import read_points
+from epochal.scaling.law_files import read_fixed, read_laws
+from epochal.scaling.notes import DropReason, PointsNote
+from epochal.scaling.options import FitOptions
+from epochal.scaling.read import read_csv, read_points
 from made_runs import make_run
 
 HEADER = "params,tokens,unique_tokens,val_loss\n"
@@ -43,7 +44,10 @@ def test_columns_units_and_families(tmp_path):
 def test_without_unique_tokens_each_row_is_one_epoch(tmp_path):
     points = read_csv(table(tmp_path, "params,tokens,val_loss\n1e6,1e8,4\n"))
     assert points.epochs[0] == 1
-    assert any("one epoch" in note for note in points.notes)
+    assert [n.code for n in points.notes] == [
+        PointsNote.SINGLE_EPOCH_ASSUMED,
+        PointsNote.FAMILY_ASSUMED,
+    ]
 
 
 @pytest.mark.parametrize("value", ["nan", "0", "-3", "inf", "", "abc"])
@@ -54,11 +58,11 @@ def test_a_loss_that_is_no_positive_number_names_its_row(tmp_path, value):
 
 
 def test_a_missing_column_is_named_with_what_there_is(tmp_path):
-    with pytest.raises(DataError, match=r"no column 'val_loss'; it has .*--column val_loss=NAME"):
+    with pytest.raises(DataError, match=r"no column 'val_loss'; it has .*columns: val_loss=NAME"):
         read_csv(table(tmp_path, "params,tokens,unique_tokens,loss\n1,1,1,1\n"))
-    with pytest.raises(DataError, match="--column val=…: there is no such name; columns are"):
+    with pytest.raises(OptionError, match="columns = 'val': unknown column; columns are"):
         read_csv(table(tmp_path, HEADER + "1,1,1,1\n"), {"val": "val_loss"})
-    with pytest.raises(DataError, match="family = 'xyz'"):
+    with pytest.raises(DataError, match="unknown family 'xyz'"):
         read_csv(table(tmp_path, HEADER.strip() + ",family\n1e6,1e8,1e8,4,xyz\n"))
     with pytest.raises(DataError, match="there is no file"):
         read_csv(tmp_path / "none.csv")
@@ -85,9 +89,9 @@ def test_runs_give_their_last_evaluation(tmp_path):
     points = read_points([tmp_path])
     assert points.loss.tolist() == [3.2]
     assert points.tokens[0] == pytest.approx(1e15 / 6000)
-    reasons = {d.run.rsplit("/", 1)[1]: d.reason for d in points.dropped}
-    assert "diverged" in reasons["b"]
-    assert "not at its end" in reasons["c"]
+    reasons = {d.run.rsplit("/", 1)[1]: d.reason.code for d in points.dropped}
+    assert reasons["b"] is DropReason.DIVERGED
+    assert reasons["c"] is DropReason.NOT_FINISHED
     best = read_points([tmp_path], at="best")
     assert best.loss.tolist() == [3.0, 4.0]
     assert best.tokens[0] == pytest.approx(1e15 / 6000 * 0.67)
@@ -96,7 +100,7 @@ def test_runs_give_their_last_evaluation(tmp_path):
 def test_runs_on_other_validation_tokens_are_refused_unless_forced(tmp_path):
     make_run(tmp_path / "a", "ar", [4.0, 3.0])
     make_run(tmp_path / "b", "ar", [4.0, 3.0], corpus="other")
-    with pytest.raises(DataError, match="not the same validation set"):
+    with pytest.raises(RunError, match="differ in validation set"):
         read_points([tmp_path])
     assert len(read_points([tmp_path], force=True)) == 2
 
@@ -108,7 +112,7 @@ def test_runs_of_other_sequence_lengths_are_refused_unless_forced(tmp_path):
         info = json.loads((tmp_path / name / "run.json").read_text())
         info["numbers"]["sequence_length"] = length
         (tmp_path / name / "run.json").write_text(json.dumps(info))
-    with pytest.raises(DataError, match=r"not the same sequence length \(101 and 2048\)"):
+    with pytest.raises(RunError, match=r"differ in sequence length \(101 and 2048\)"):
         read_points([tmp_path])
     assert len(read_points([tmp_path], force=True)) == 2
 
@@ -122,7 +126,7 @@ def test_places_without_runs(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["toml", "json"])
 def test_a_law_survives_its_file(tmp_path, suffix):
-    report = epochal.fit(runs(law(), noise=0.005), bootstraps=30)
+    report = epochal.fit(runs(law(), noise=0.005), FitOptions(bootstraps=30))
     path = tmp_path / f"law.{suffix}"
     report.save(path)
     back, fit = read_laws(path)["ar"], report.families["ar"]
@@ -130,7 +134,7 @@ def test_a_law_survives_its_file(tmp_path, suffix):
     assert back.fitted_range == fit.fitted_range
     at = (1e8, 1e10, 1e8)
     assert back.predict_interval(*at) == pytest.approx(fit.predict_interval(*at), rel=1e-6)
-    assert set(read_hold(path)["ar"]) == {"A", "B", "E", "alpha", "beta"}
+    assert set(read_fixed(path)["ar"]) == {"A", "B", "E", "alpha", "beta"}
     with pytest.raises(UserError, match=r"\.toml or \.json"):
         report.save(tmp_path / "law.txt")
 
@@ -138,16 +142,19 @@ def test_a_law_survives_its_file(tmp_path, suffix):
 def test_constants_written_by_hand(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("E = 1.8\n[mdm]\nA = 300\n", encoding="utf-8")
-    assert read_hold(path) == {"": {"E": 1.8}, "mdm": {"A": 300.0}}
+    assert read_fixed(path) == {"": {"E": 1.8}, "mdm": {"A": 300.0}}
     for text, message in (
         ("", "holds no constants"),
         ("E = '1.8'\n", "E = '1.8' is not a number"),
         ("E = 1.8\n[ar]\nA = true\n", "A = True is not a number"),
-        ("E = 1.8\n[diffusion]\nA = 1\n", r"\[diffusion\] is no family; sections are ar and mdm"),
+        (
+            "E = 1.8\n[diffusion]\nA = 1\n",
+            r"\[diffusion\] is not a family; sections are ar and mdm",
+        ),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
-            read_hold(path)
+            read_fixed(path)
     path.write_text("x = 'y'\n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no law"):
         read_laws(path)

@@ -8,9 +8,12 @@ import pytest
 
 import epochal
 from epochal.cli.main import main
+from epochal.report.text import describe
 from epochal.runs import RunRecord
-from epochal.scaling.points import Candidate, dominated_settings, read_csv, setting_of
-from epochal.scaling.read import read_points
+from epochal.scaling.notes import DropReason
+from epochal.scaling.options import FitOptions
+from epochal.scaling.points import Candidate, dominated_settings, setting_of
+from epochal.scaling.read import read_csv, read_points
 from made_runs import make_run
 
 
@@ -25,7 +28,11 @@ def test_the_best_setting_is_chosen_by_the_mean_over_its_seeds():
     )
     assert set(left_out) == {0, 1}
     assert left_out[0] == left_out[1]
-    assert "dropout=0.0 gave 3.3000 nats in the mean of 2 runs, dropout=0.1 3.2000" in left_out[0]
+    assert left_out[0].code is DropReason.DOMINATED_SETTING
+    assert describe(left_out[0]) == (
+        "not the best setting of its size, tokens and unique tokens: dropout=0.0 gave 3.3000 nats "
+        "in the mean of 2 runs, dropout=0.1 3.2000 nats in the mean of 2 runs"
+    )
 
 
 def test_seeds_of_one_setting_all_stay_and_points_are_apart():
@@ -57,9 +64,8 @@ def test_runs_of_folders(tmp_path, capsys):
     (dropped,) = points.dropped
     assert dropped.run.endswith("plain")
     assert dropped.loss == 3.5
-    assert "train.hidden_dropout=0.0 gave 3.5000 nats, train.hidden_dropout=0.1 3.1000" in (
-        dropped.reason
-    )
+    assert dropped.reason.values["best_setting"] == {"train.hidden_dropout": 0.1}
+    assert (dropped.reason.values["loss"], dropped.reason.values["best_loss"]) == (3.5, 3.1)
     assert len(read_points([tmp_path], all_settings=True)) == 2
 
 
@@ -73,12 +79,12 @@ def test_a_column_of_settings(tmp_path, capsys):
     path = tmp_path / "p.csv"
     path.write_text("params,tokens,unique_tokens,val_loss,setting\n" + "\n".join(rows) + "\n")
     assert len(read_csv(path)) == 12
-    best = epochal.fit(path, bootstraps=0).families["ar"]
+    best = epochal.fit(path, FitOptions(bootstraps=0)).families["ar"]
     assert len(best.points) == 12
-    assert "setting=plain" in best.dropped[0].reason
+    assert best.dropped[0].reason.values["setting"] == {"setting": "plain"}
     with pytest.raises(SystemExit) as end:
         main(["fit", str(path), "--all-settings", "--bootstraps", "0", "--json"])
     assert end.value.code == 0
     result = json.loads(capsys.readouterr().out)["families"]["ar"]
-    assert result["rows"] == 24
+    assert len(result["points"]["run"]) == 24
     assert result["dropped"] == []

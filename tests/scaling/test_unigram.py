@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from epochal.data.corpus import Corpus
-from epochal.scaling.extrapolation import corpus_unigram_nll, plateau_notes
+from epochal.report.text import describe
+from epochal.scaling.extrapolation import corpus_unigram_nll, unigram_level_notes
 from epochal.scaling.points import make_points
 from epochal.scaling.read import read_points
 
@@ -30,8 +31,11 @@ def test_runs_that_have_not_got_below_are_told(tiny_corpus, tiny_pair):
     seen = corpus.train.first(int(points.unique_tokens[0]))
     level = corpus_unigram_nll(seen, corpus.validation, corpus.tokenizer.vocabulary)
     high, low = (replace(points, loss=0 * points.loss + level + by) for by in (0.1, -0.1))
-    words = f"are no better than token frequencies alone ({level:.3f} nats per token)"
-    assert [words in note for note in plateau_notes(high)] == [True, True]
-    assert plateau_notes(high)[0].startswith("1 of 1 AR runs")
-    assert plateau_notes(low) == []
-    assert plateau_notes(make_points(1e6, 1e6, 1e6, 99.0)) == []
+    families = sorted(set(points.family))
+    notes = unigram_level_notes(high)
+    assert [n.values["family"] for n in notes] == families
+    assert [(n.values["count"], n.values["total"]) for n in notes] == [(1, 1), (1, 1)]
+    assert notes[0].values["unigram_nll"] == pytest.approx(level)
+    assert "AR runs do not beat the unigram baseline" in describe(notes[0])
+    assert unigram_level_notes(low) == []
+    assert unigram_level_notes(make_points(1e6, 1e6, 1e6, 99.0)) == []

@@ -22,7 +22,7 @@ from epochal.results import to_json
 from epochal.runs import RunFolder
 from epochal.scaling import intervals
 from epochal.scaling.law import law_from_constants
-from epochal.scaling.point_fit import FitSettings
+from epochal.scaling.options import FitOptions
 from epochal.studies import laws as study_laws
 from epochal.studies import regularise as study_regularise
 from epochal.studies import runner as study_lab
@@ -140,7 +140,7 @@ def plant(patch):
     patch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 30.0)
     patch.setattr("epochal.studies.study.write_report", no_report)
     patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
-    patch.setattr(study_laws, "FitSettings", partial(FitSettings, bootstraps=30))
+    patch.setattr(study_laws, "FitOptions", partial(FitOptions, bootstraps=30))
     return runs
 
 

@@ -27,8 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal.data.rows import ScoredWindows
-
-Floats = NDArray[np.float64]
+from epochal.estimates import Floats, unigram_nll
 
 FEATURES = 2
 PRIOR_SLOPES = np.array([1.0, 1.0])
@@ -39,16 +38,16 @@ _PRIOR_DRAWS = 0.5
 _CHUNK = 1024
 
 
-def unigram_nll(windows: ScoredWindows, vocabulary: int) -> Floats:
-    """[vocabulary] −log frequency (of counts plus 1) over the scored tokens of all windows."""
-    counts = np.ones(vocabulary)
+def scored_unigram_nll(windows: ScoredWindows, vocabulary: int) -> Floats:
+    """[vocabulary] `unigram_nll` of the scored tokens of all windows."""
+    counts = np.zeros(vocabulary)
     full = windows.full
     firsts = [*range(0, full, _CHUNK), *([full] if full < len(windows) else [])]
     for first in firsts:
         last = min(first + _CHUNK, full) if first < full else len(windows)
         ids = windows.rows(first, last - first)[:, 1:]
         counts += np.bincount(ids.ravel(), minlength=vocabulary)[:vocabulary]
-    return np.asarray(-np.log(counts / counts.sum()))
+    return unigram_nll(counts)
 
 
 class History:

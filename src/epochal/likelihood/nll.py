@@ -19,8 +19,8 @@ from epochal.likelihood.controls import (
     FEATURES,
     History,
     normal_equations,
+    scored_unigram_nll,
     slopes,
-    unigram_nll,
 )
 from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.shard import EvalShard
@@ -88,7 +88,7 @@ class Evaluator:
                 "the validation set has fewer than two tokens, so there is nothing to score; "
                 "prepare the corpus with a larger --validation share"
             )
-        self._unigram_nll = unigram_nll(self.windows, self.vocabulary)
+        self._unigram_nll = scored_unigram_nll(self.windows, self.vocabulary)
         self._plan = DrawPlan(len(self.windows), self.seed, stratified=True)
         self._layout = self._make_layout()
         self._halves = self._layout.group % 2

@@ -124,7 +124,7 @@ def budget_plot(plan: PlanReport, fits: Mapping[str, FamilyFit], verdict: str) -
     ends = [fit.fitted_range["flops"] for fit in fits.values()]
     low = min([*(low for low, _ in ends), *(one.flops for one in plan.families)])
     high = max([*(high for _, high in ends), plan.flops])
-    critical = [flops for flops in [plan.critical_flops] if flops is not None]
+    critical = [p.critical_flops for p in plan.pairs if p.critical_flops is not None]
     high = max([high, *(1.5 * flops for flops in critical if flops < 30 * high)])
     grid = np.geomspace(low, high, _BUDGETS)
     lines = {family: _best(fit, grid, unique) for family, fit in fits.items()}

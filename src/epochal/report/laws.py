@@ -15,12 +15,13 @@ from epochal.families import family_names
 from epochal.recipe import recipe_toml
 from epochal.report.collect import Run
 from epochal.report.text.format import printable
+from epochal.results import Note
 from epochal.runs.comparable import Mismatch, mismatches
-from epochal.scaling.extrapolation import drop_unigram_level_runs, with_extrapolation_error
+from epochal.scaling.extrapolation import drop_unigram_level_runs
 from epochal.scaling.fit import fit_points
+from epochal.scaling.options import FitOptions, check_law
 from epochal.scaling.plan_recipes import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, make_plan
-from epochal.scaling.point_fit import FitSettings
 from epochal.scaling.points import Points
 from epochal.scaling.read import read_points
 from epochal.scaling.result import FamilyFit, FitReport
@@ -37,7 +38,7 @@ class Laws:
     families: dict[str, FamilyFit] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Families without a law, each with the error."""
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[Note]] = field(default_factory=dict)
     """Per family; under "" what holds for all."""
     mismatch: Mismatch | None = None
     """In what runs of different families differ, so that no plan can be made across them."""
@@ -80,7 +81,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
     level = study.get("level")  # NLL of token frequencies alone
     families: dict[str, FamilyFit] = {}
     refused: dict[str, str] = {}
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, list[Note]] = {}
     for family in family_names():
         own = [
             run
@@ -94,7 +95,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
             points = read_points([run.record.path for run in own])
             if isinstance(level, int | float):
                 points, _ = drop_unigram_level_runs(points, level)
-            report = with_extrapolation_error(fit_points(points, FitSettings(law=law)))
+            report = fit_points(points, FitOptions(law=check_law(law)))
         except EpochalError as error:
             refused[family] = str(error)
             continue

@@ -35,9 +35,12 @@ from epochal.report.groups import Group, frontier_leads, group_runs, on_one_scal
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_study, study_list
 from epochal.report.options import ReportOptions
+from epochal.report.text import describe
 from epochal.report.text import figures as figure_text
 from epochal.report.text import page as text
+from epochal.report.text.advice import advice_text
 from epochal.report.text.comparison import notes as comparison_notes
+from epochal.report.text.fit import dropped_line
 from epochal.report.text.format import (
     flops,
     for_page,
@@ -47,9 +50,10 @@ from epochal.report.text.format import (
     prose,
     sentence,
 )
+from epochal.report.text.plan import verdict_sentence
 from epochal.results import Note
 from epochal.scaling.advisor import advise
-from epochal.scaling.choose import check_law
+from epochal.scaling.options import check_law
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FamilyFit, FitReport
 from epochal.units import format_count
@@ -142,7 +146,7 @@ def _plots(
         sections = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
     sections |= law_plots(laws.families)
     if plan is not None and laws.families:
-        sections["plan"] = [budget_plot(plan, laws.families, plan.verdict)]
+        sections["plan"] = [budget_plot(plan, laws.families, verdict_sentence(plan))]
     if (steps := steps_figure(runs)) is not None:
         sections["steps"] = [steps]
     return {name: plots for name, plots in sections.items() if plots}
@@ -205,7 +209,7 @@ def _context(
         "fit_titles": [get_family(family).title for family in fits],
         "law_notes": list(text.law_notes(laws)),
         "refused": [(get_family(family).title, why) for family, why in laws.refused.items()],
-        "dropped": [dropped for fit in fits.values() for dropped in fit.dropped],
+        "dropped": [dropped_line(dropped) for fit in fits.values() for dropped in fit.dropped],
         "plan": None if plan is None else _plan(plan, runs),
         "study": {"recommendation": None, "budget": None, "machine": None, "not_tried": ""} | study,
         "held_out": [_held_out(one) for one in study_list(study, "held_out")],
@@ -249,7 +253,7 @@ def _verdict(group: Group) -> tuple[str, str, list[str]]:
 def _advice(runs: Sequence[Run], fits: Mapping[str, FamilyFit]) -> list[tuple[str, str]]:
     """(run, advice) of those that can go on; one that was never evaluated has no advice."""
     in_progress = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
-    return [(r.label, advise(r.record, fits.get(r.family)).sentence) for r in in_progress]
+    return [(r.label, advice_text(advise(r.record, fits.get(r.family)))) for r in in_progress]
 
 
 def _shown(plot: Plot) -> dict[str, Any]:
@@ -289,7 +293,8 @@ def _constants(fits: Mapping[str, FamilyFit]) -> list[list[str]]:
 
 
 def _constant(fit: FamilyFit, name: str) -> str:
-    value, status = fit.constants.get(name), fit.constant_status.get(name)
+    value, known = fit.constants.get(name), fit.constant_status.get(name)
+    status = None if known is None else describe(known)
     low, high = fit.intervals.get(name, (None, None))
     if status is None and low is not None and high is not None:
         status = f"{number(low, 4)} to {number(high, 4)}"
@@ -300,7 +305,7 @@ def _constant(fit: FamilyFit, name: str) -> str:
 
 def _plan(plan: PlanReport, runs: Sequence[Run]) -> dict[str, Any]:
     return {
-        "verdict": plan.verdict,
+        "verdict": verdict_sentence(plan),
         "budget": flops(plan.flops),
         "tokens": format_count(plan.unique_tokens),
         "rows": text.plan_rows(plan),

@@ -1,18 +1,18 @@
 """Advice for a run in progress: has validation turned, when is it best, what would an hour buy?
 
 From the run's own validation curve: parabolas of the NLL in log epochs over its last parts,
-with resampled residuals. A parabola says little far ahead, so nothing is said beyond three
-times what has been trained. A law that can turn up again (`epochal fit --law overfitting`) adds
-its own best epoch for this size and this text.
+with resampled residuals. A parabola predicts little far ahead, so nothing is predicted beyond
+three times what has been trained. A law that can turn up again (`overfitting`, `penalty`) adds its
+own best epoch for this size and this text.
 
-Under a decaying learning rate the end of a run is better than its curve foretells, so "what an
+Under a decaying learning rate the end of a run is better than its curve predicts, so "what an
 hour buys" is then a cautious figure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,19 @@ import numpy as np
 from epochal import rng
 from epochal.estimates import Floats
 from epochal.runs import RunRecord
+from epochal.runs.curves import OVERFIT_NATS
 from epochal.scaling.law import ScalingLaw
 from epochal.scaling.optimum import best_length
 
-OVERFIT_NATS = 0.01
-"""Nats above the best from which a curve may count as turned (as in the comparison)."""
 FEWEST = 6
-"""Evaluations needed to say anything of what is to come."""
+"""Evaluations needed for any prediction."""
 AHEAD = 3.0
-"""Nothing is said beyond so many times the epochs trained."""
+"""Nothing is predicted beyond this many times the epochs trained."""
 BEND = 1.0
-"""A curve may bend away from its parabola by so many times what it changed over the last such
-factor of epochs. Chosen by us: cut at a third to a half, 356 real curves (mostly of small models)
-then came to lie within the 95 % interval for two and three times the epochs in 96 % of 1,424 cases,
-in 56 % without."""
+"""A curve may bend away from its parabola by this many times what it changed over the last
+such factor of epochs. Chosen by us: cut at a third to a half, 356 real curves (mostly of small
+models) then came to lie within the 95 % interval for two and three times the epochs in 96 % of
+1,424 cases, in 56 % without."""
 _RESAMPLES = 100
 _WINDOWS = (0.35, 0.5, 0.7)
 _SURE = 0.9
@@ -41,31 +40,26 @@ _SURE = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What can be said of a run's validation curve."""
+    """What a run's validation curve shows, and where it goes."""
 
     turned: bool
     """Whether it has gone up again, by more than its noise."""
     best_epoch: float | None
     """Predicted epoch of the lowest NLL; None: not in sight."""
     interval: tuple[float, float | None] | None
-    """95 %, from the curve; an end of None: beyond what can be said."""
+    """95 %, from the curve; an end of None: beyond what can be predicted."""
     law_epoch: float | None
     """Best epoch by the law, for this size and these unique tokens."""
     seen_epoch: float | None
-    """Epoch of the lowest NLL so far."""
+    """Epoch of the lowest NLL so far; None: no evaluation yet."""
+    rise: float
+    """Nats from the lowest NLL to the last."""
     next_hour: float | None
     """Nats by which the NLL would fall over the next hour (negative: rise)."""
     next_hour_interval: tuple[float, float] | None
     beyond_reach: bool = False
-    """Whether an hour is more than can be foreseen: `next_hour` is then of training on to
-    three times the epochs so far."""
-    short: str
-    """For a progress line; empty where nothing can be said."""
-    sentence: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    """Whether an hour is more than can be predicted: `next_hour` is then the gain from training
+    to three times the epochs so far."""
 
 
 def advise(
@@ -78,7 +72,7 @@ def advise(
     """Advice from a run record, or from its eval lines in order of steps.
 
     `numbers` are the run's numbers (of the record, if not given), `seconds` the time that it
-    took so far; without them nothing is said of the next hour. `law` is used if it can turn up.
+    took so far; without them the next hour is not predicted. `law` is used if it can turn up.
     """
     if isinstance(run, RunRecord):
         numbers = numbers or run.numbers
@@ -91,7 +85,7 @@ def advise(
     nll = np.array([line["nll_nats_per_token"] for line in good], dtype=float)
     by_law = _law_epoch(law, numbers)
     if len(nll) < FEWEST:
-        return _words(_nothing(epochs, nll, by_law), 0.0)
+        return _nothing(epochs, nll, by_law)
     noise = _noise(nll)
     lowest = int(nll.argmin())
     after = nll[lowest + 1 :]
@@ -108,19 +102,17 @@ def advise(
         low, high = (float(q) for q in np.quantile(gains, (0.025, 0.975)))
         error = BEND * _last_change(np.log(epochs), nll, min(ahead, AHEAD))
         spread = low - error, high + error
-    advice = Advice(
+    return Advice(
         turned=turned,
         best_epoch=best,
         interval=interval,
         law_epoch=by_law,
         seen_epoch=float(epochs[lowest]),
+        rise=float(nll[-1] - nll[lowest]),
         next_hour=gain,
         next_hour_interval=spread,
         beyond_reach=ahead is not None and ahead > AHEAD,
-        short="",
-        sentence="",
     )
-    return _words(advice, float(nll[-1] - nll[lowest]))
 
 
 def _finite(line: dict[str, Any]) -> bool:
@@ -157,10 +149,9 @@ def _nothing(epochs: Floats, nll: Floats, by_law: float | None) -> Advice:
         interval=None,
         law_epoch=by_law,
         seen_epoch=float(epochs[nll.argmin()]) if len(nll) else None,
+        rise=float(nll[-1] - nll.min()) if len(nll) else 0.0,
         next_hour=None,
         next_hour_interval=None,
-        short="",
-        sentence="",
     )
 
 
@@ -201,7 +192,7 @@ def _last_change(x: Floats, nll: Floats, ahead: float) -> float:
 def _best(
     vertices: Floats, now: float, turned: bool, seen: float
 ) -> tuple[float | None, tuple[float, float | None] | None]:
-    """Predicted best epoch and its interval; what lies beyond `AHEAD` is not told."""
+    """Predicted best epoch and its interval; nothing beyond `AHEAD`."""
     low, middle, high = np.exp(
         np.quantile(vertices, (0.025, 0.5, 0.975), method="inverted_cdf").clip(-50, 50)
     )
@@ -213,43 +204,20 @@ def _best(
     return float(middle), (float(low), float(high) if high <= limit else None)
 
 
-def _words(advice: Advice, rise: float) -> Advice:
-    parts, short = [], ""
+def progress_text(advice: Advice) -> str:
+    """The advice in a few words, for a progress line; empty without a prediction."""
+    text = ""
     if advice.turned:
-        short = f"turned at epoch {advice.seen_epoch:.3g}"
-        parts.append(
-            f"validation has turned: it was lowest at epoch {advice.seen_epoch:.3g} and has risen "
-            f"by {rise:.3f} nats since; the best checkpoint is kept"
-        )
-    elif advice.best_epoch is not None and advice.interval is not None:
-        low, high = advice.interval
-        end = "?" if high is None else f"{high:.3g}"
-        short = f"best near epoch {advice.best_epoch:.3g}"
-        parts.append(
-            f"validation is predicted to be lowest near epoch {advice.best_epoch:.3g} "
-            f"({low:.3g} – {end})"
-        )
-    elif advice.seen_epoch is None:
-        parts.append("no evaluation yet")
-    else:
-        parts.append("validation has not turned, and its lowest point is not in sight")
-    if advice.law_epoch is not None:
-        parts.append(f"the law puts the best at epoch {advice.law_epoch:.3g}")
-        short = short or f"law: best at epoch {advice.law_epoch:.3g}"
-    if advice.next_hour is not None and advice.next_hour_interval is not None:
-        low, high = advice.next_hour_interval
-        verb = "lower" if advice.next_hour >= 0 else "raise"
-        what = "another hour would"
-        if advice.beyond_reach:
-            what = f"training on to {AHEAD:g} times these epochs, less than an hour, would"
-        parts.append(
-            f"{what} {verb} it by about {abs(advice.next_hour):.3f} nats "
-            f"({low:+.3f} to {high:+.3f} gained)"
-        )
-        time = f"{AHEAD:g}× longer" if advice.beyond_reach else "1 h more"
-        told = f"{-advice.next_hour:+.3f} ({-high:+.3f} to {-low:+.3f})"
-        if low <= 0 <= high:
-            told = "too early to say"
-        short = f"{short}; {time}: {told}".removeprefix("; ")
-    sentence = "; ".join(parts)
-    return replace(advice, short=short, sentence=f"{sentence[0].upper()}{sentence[1:]}.")
+        text = f"turned at epoch {advice.seen_epoch:.3g}"
+    elif advice.best_epoch is not None:
+        text = f"best near epoch {advice.best_epoch:.3g}"
+    elif advice.law_epoch is not None:
+        text = f"law: best at epoch {advice.law_epoch:.3g}"
+    if advice.next_hour is None or advice.next_hour_interval is None:
+        return text
+    low, high = advice.next_hour_interval
+    time = f"{AHEAD:g}× longer" if advice.beyond_reach else "1 h more"
+    change = f"{-advice.next_hour:+.3f} ({-high:+.3f} to {-low:+.3f})"
+    if low <= 0 <= high:
+        change = "too early to say"
+    return f"{text}; {time}: {change}".removeprefix("; ")

@@ -1,4 +1,4 @@
-"""Which law a family's runs speak for: candidates on the same runs, their scores, one rule.
+"""Which law a family's runs support: candidates on the same runs, their scores, one rule.
 
 All candidates see the same runs, overfitted ones too, since whether runs overfit is the question.
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.errors import DataError, UserError
+from epochal.errors import DataError
 from epochal.estimates import Floats
+from epochal.results import Note, note
 from epochal.scaling.forms import FORMS
 from epochal.scaling.intervals import groups_of
 from epochal.scaling.law import SINGLE_EPOCH
-from epochal.scaling.point_fit import FitSettings, PointFit, point_fit
+from epochal.scaling.notes import ChoiceReason
+from epochal.scaling.options import FitOptions
+from epochal.scaling.point_fit import PointFit, point_fit
 from epochal.scaling.points import Points
 from epochal.scaling.solver import FitProblem, solve
 
@@ -28,11 +30,9 @@ CANDIDATES = ("data-constrained", "coupled", "penalty", "overfitting")
 """From the one with the fewest constants to the one with the most; of equals the better known
 first."""
 AICC_LEAD = 2.0
-"""By so much AICc must be lower (Burnham & Anderson 2002: below 2, both have support)."""
-RULE = (
-    "the law with the fewest constants, unless one with more has a lower held-out error by more "
-    f"than one standard error and an AICc lower by more than {AICC_LEAD:g}"
-)
+"""AICc must be lower by more than this (Burnham & Anderson 2002: below 2, both have support).
+The rule: the law with the fewest constants, unless one with more has a lower held-out error by more
+than one standard error and an AICc lower by more than this."""
 _FOLDS = 12
 _FEWEST_GROUPS = 4
 _MOST_MINIMA = 6
@@ -53,7 +53,7 @@ class LawScore:
     aicc: float | None
     """Akaike's criterion, corrected for few runs; only differences count."""
     refused: str | None = None
-    """Why it could not be fitted."""
+    """The error, if it could not be fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +61,20 @@ class Choice:
     """The law that was chosen, and why."""
 
     law: str
-    why: str
+    reason: Note
     runs: int
     groups: int
     """Of runs that were held out together."""
     candidates: tuple[LawScore, ...]
-    rule: str = RULE
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and files."""
-        return dataclasses.asdict(self)
-
-
-def check_law(law: str) -> str:
-    """`law` itself, if it is AUTO or a law's name. Raises UserError that lists them."""
-    if law != AUTO and law not in FORMS:
-        raise UserError(f"there is no law {law!r}; choose one of {AUTO}, {', '.join(FORMS)}")
-    return law
 
 
 def choose_law(
     points: Points,
     family: str,
-    settings: FitSettings,
-    hold: Mapping[str, float] | None = None,
+    options: FitOptions,
+    fix: Mapping[str, float] | None = None,
 ) -> Choice:
-    """The law of CANDIDATES that one family's `points` speak for (RULE).
+    """The law of CANDIDATES that one family's `points` support, by the rule of AICC_LEAD.
 
     Held-out error: runs of one size on the same unique tokens are left out together, all
     minima of the full fit are descended from again, and what was left out is predicted. AICc is
@@ -94,14 +82,13 @@ def choose_law(
     """
     first = CANDIDATES[0]
     if (points.epochs > SINGLE_EPOCH).sum() < 2:
-        why = "fewer than two runs repeat their tokens, so nothing tells the laws apart"
-        return Choice(first, why, len(points), 0, ())
-    settings = dataclasses.replace(settings, keep_overfitted=True)
+        return Choice(first, note(ChoiceReason.NOTHING_REPEATS), len(points), 0, ())
+    options = dataclasses.replace(options, keep_overfitted=True)
     fits: dict[str, PointFit] = {}
     refused: dict[str, str] = {}
     for name in CANDIDATES:
         try:
-            fits[name] = point_fit(points, family, FORMS[name], settings, hold, _POLISHED)
+            fits[name] = point_fit(points, family, FORMS[name], options, fix, _POLISHED)
         except DataError as error:
             refused[name] = str(error)
     if not fits:
@@ -109,12 +96,12 @@ def choose_law(
     rows = next(iter(fits.values())).rows
     groups = held_out_groups(rows)
     best = min(fits.values(), key=lambda fit: float(fit.objectives[0]))
-    inside = float((np.abs(best.problem.residuals(best.constants[:1])) <= settings.delta).mean())
+    inside = float((np.abs(best.problem.residuals(best.constants[:1])) <= options.huber).mean())
     errors = {name: held_out_errors(fit, groups) for name, fit in fits.items()}
     scores = {
         name: aicc(fit.problem, float(fit.objectives[0]), inside) for name, fit in fits.items()
     }
-    chosen, why = _choose(errors, scores, groups)
+    chosen, reason = _choose(errors, scores, groups)
     candidates = tuple(
         LawScore(
             name,
@@ -125,7 +112,7 @@ def choose_law(
         )
         for name in CANDIDATES
     )
-    return Choice(chosen, why, len(rows), int(groups.max()) + 1, candidates)
+    return Choice(chosen, reason, len(rows), int(groups.max()) + 1, candidates)
 
 
 def held_out_groups(rows: Points) -> NDArray[np.int64]:
@@ -177,26 +164,29 @@ def aicc(problem: FitProblem, objective: float, inside: float) -> float | None:
 
 def _choose(
     errors: Mapping[str, Floats], scores: Mapping[str, float | None], groups: NDArray[np.int64]
-) -> tuple[str, str]:
-    """(law, why) by RULE, from the fewest constants on."""
+) -> tuple[str, Note]:
+    """(law, reason) by the rule of AICC_LEAD, from the fewest constants on."""
     names = list(errors)
-    chosen, why = names[0], "it was the only one that could be fitted"
+    chosen, reason = names[0], note(ChoiceReason.ONLY_ONE)
     for name in names[1:]:
         lower, error = paired(errors[chosen], errors[name], groups)
         old, new = scores[chosen], scores[name]
         gain = None if old is None or new is None else old - new
         if lower > error and gain is not None and gain > AICC_LEAD:
-            why = (
-                f"its held-out error is lower than that of {chosen} by {100 * lower:.2f} ± "
-                f"{100 * error:.2f} % and its AICc by {gain:.1f}"
+            reason = note(
+                ChoiceReason.BETTER,
+                than=chosen,
+                error_lower=lower,
+                standard_error=error,
+                aicc_lower=gain,
             )
             chosen = name
     if chosen == names[0] and len(names) > 1:
         ahead = [n for n in names[1:] if paired(errors[chosen], errors[n], groups)[0] > 0]
-        why = "it has the fewest constants, and no other predicts runs held out better"
+        reason = note(ChoiceReason.FEWEST_CONSTANTS)
         if ahead:
-            why = f"it has the fewest constants, and what {' and '.join(ahead)} gain is not clear"
-    return chosen, why
+            reason = note(ChoiceReason.GAIN_UNCLEAR, ahead=ahead)
+    return chosen, reason
 
 
 def paired(old: Floats, new: Floats, groups: NDArray[np.int64]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """The formulas of scaling laws, with derivatives, for many sets of constants at once.
 
 Every law here is a sum of positive terms. A form gives the logarithm of each term and its
-derivatives by the form's *inner* constants: logarithms of the positive ones (A, B, E, R_D, R_N, K)
-and exponents as they are. Sets of constants are rows [S, k]; points are [n] or [S, n].
+derivatives by the form's *unconstrained* constants θ: logarithms of the positive ones (A, B, E,
+R_D, R_N, K) and exponents as they are. Sets of constants are rows [S, k]; points are [n] or [S, n].
 
 N parameters, D tokens trained on, U unique tokens, u = min(U, D), R = D/u − 1 repetitions.
 """
@@ -17,10 +17,10 @@ import numpy as np
 from epochal.estimates import Floats
 
 LOG_INFINITE = float(np.log(1e12))
-"""Inner value of a half-life that is not limited: nothing decays within any real run."""
+"""Unconstrained value of an unlimited half-life: nothing decays in a real run."""
 LOG_NOTHING = float(np.log(1e-9))
-"""Inner value of a half-life of nothing: what is beyond the first epoch, or beyond N_opt(u),
-counts for nothing."""
+"""Unconstrained value of a half-life of 0: tokens beyond the first epoch, or parameters beyond
+N_opt(u), count for nothing."""
 _LOG_ZERO = -1e4  # log of a number of repetitions that is 0: any power of it vanishes
 _LARGEST = 300.0  # exp of it is still a float
 
@@ -48,7 +48,7 @@ class Inputs:
 
 
 Term = tuple[Floats, dict[int, Floats | float]]
-"""log of a term [S, n], and its derivatives by inner constants where they are not 0."""
+"""log of a term [S, n], and its derivatives by unconstrained constants where they are not 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Form:
 
     @property
     def logarithmic(self) -> tuple[bool, ...]:
-        """Which inner constants are logarithms."""
+        """Which unconstrained constants are logarithms."""
         return tuple(name in _POSITIVE for name in self.constants)
 
     def index(self, name: str) -> int:
@@ -87,11 +87,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "gamma": (0.3, 4.0),
     "kappa": (0.0, 4.0),
 }
-"""Where inner constants are searched."""
+"""Where unconstrained constants are searched."""
 
 
 def not_identified(unknown: Collection[str]) -> dict[str, float]:
-    """Inner values that stand for half-lives nobody knows: what is not known counts for nothing.
+    """Unconstrained values that stand for half-lives that are not identified: fixed at no effect.
 
     Without R_N, parameters above N_opt(u) count for nothing. Without R_D, repeated tokens do;
     the law is then Chinchilla's in u, whose runs have models on both sides of N_opt(u), so
@@ -105,19 +105,19 @@ def not_identified(unknown: Collection[str]) -> dict[str, float]:
     return values
 
 
-def constrain(form: Form, inner: Floats) -> Floats:
-    """Inner constants [..., k] → the constants themselves."""
-    return np.where(np.array(form.logarithmic), np.exp(np.minimum(inner, 700.0)), inner)
+def constrain(form: Form, theta: Floats) -> Floats:
+    """Unconstrained constants [..., k] → the constants themselves."""
+    return np.where(np.array(form.logarithmic), np.exp(np.minimum(theta, 700.0)), theta)
 
 
-def unconstrain(form: Form, outer_values: Floats) -> Floats:
-    """The constants [..., k] → inner ones."""
+def unconstrain(form: Form, values: Floats) -> Floats:
+    """The constants [..., k] → unconstrained ones."""
     logs = np.array(form.logarithmic)
-    return np.where(logs, np.log(np.where(logs, outer_values, 1.0)), outer_values)
+    return np.where(logs, np.log(np.where(logs, values, 1.0)), values)
 
 
 def predict(form: Form, constants: Floats, where: Inputs) -> Floats:
-    """log of the loss, [S, n], for inner constants [S, k]."""
+    """log of the loss, [S, n], for unconstrained constants [S, k]."""
     logs = [log for log, _ in form.terms(_columns(constants), where)]
     top = np.maximum.reduce([np.broadcast_to(log, np.broadcast(*logs).shape) for log in logs])
     result: Floats = top + np.log(sum(np.exp(log - top) for log in logs))
@@ -125,7 +125,7 @@ def predict(form: Form, constants: Floats, where: Inputs) -> Floats:
 
 
 def predict_with_gradient(form: Form, constants: Floats, where: Inputs) -> tuple[Floats, Floats]:
-    """log of the loss [S, n] and its derivatives by inner constants [S, k, n]."""
+    """log of the loss [S, n] and its derivatives by unconstrained constants [S, k, n]."""
     terms = form.terms(_columns(constants), where)
     shape = np.broadcast(*(log for log, _ in terms)).shape
     top = np.maximum.reduce([np.broadcast_to(log, shape) for log, _ in terms])
@@ -166,7 +166,7 @@ def log_optimal_params(
     """log N_opt(u), the model that is compute-optimal for u fresh tokens, and derivatives.
 
     N_opt(u) = G·(G·u)^(β/α) with G = (αA/(βB))^(1/(α+β)) (Muennighoff et al. 2023). The
-    derivatives are by inner constants 0 (log A), 1 (log B), 3 (α) and 4 (β).
+    derivatives are by unconstrained constants 0 (log A), 1 (log B), 3 (α) and 4 (β).
     """
     ratio, total = beta / alpha, alpha + beta
     g = (np.log(alpha) + a - np.log(beta) - b) / total

@@ -7,13 +7,14 @@ parametric fit is the result and this is the picture.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from epochal.estimates import Floats
+from epochal.results import Note, note
 from epochal.scaling.law import SINGLE_EPOCH
+from epochal.scaling.notes import VertexFlag
 from epochal.scaling.points import Points
 
 SAME_BUDGET = 1.12
@@ -34,7 +35,7 @@ class Parabola:
     """Vertex; None if the parabola opens downwards."""
     optimal_loss: float | None
     curvature: float
-    flags: tuple[str, ...]
+    flags: tuple[Note, ...]
     """What makes the vertex doubtful."""
 
 
@@ -51,10 +52,6 @@ class IsoFlop:
     """b of D_opt ∝ C^b; 1 − a, since C = 6·N·D."""
     central_params_exponent: float | None
     """a from points within 0.7 decades of each minimum only: how far sampling moves it."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def isoflop(points: Points) -> IsoFlop | None:
@@ -97,15 +94,15 @@ def _parabola(flops: float, params: Floats, loss: Floats) -> Parabola:
     x = np.log(params)
     middle = x.mean()
     curvature, slope, level = np.polyfit(x - middle, loss, 2)
-    flags = [] if len(x) >= ENOUGH else [f"only {len(x)} sizes"]
+    flags = [] if len(x) >= ENOUGH else [note(VertexFlag.FEW_SIZES, sizes=len(x))]
     if curvature <= 0:
-        flags.append("opens downwards: no minimum")
+        flags.append(note(VertexFlag.NO_MINIMUM))
         best = lowest = None
     else:
         at = -slope / (2 * curvature)
         best, lowest = float(np.exp(middle + at)), float(level + slope * at / 2)
         if not params[0] <= best <= params[-1]:
-            flags.append("minimum outside of the sizes that were run")
+            flags.append(note(VertexFlag.OUTSIDE_SIZES))
     return Parabola(
         flops,
         tuple(params.tolist()),

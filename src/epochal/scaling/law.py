@@ -1,4 +1,4 @@
-"""A law with its constants, whatever they come from: predictions, effective tokens, intervals."""
+"""A law with its constants, from any source: predictions, effective tokens, intervals."""
 
 from __future__ import annotations
 
@@ -23,9 +23,22 @@ from epochal.scaling.forms import (
 )
 
 LEVEL = 0.95
-"""Of all intervals."""
+"""Level of all intervals."""
+TAIL = 0.025
+"""(1 − LEVEL) / 2."""
 SINGLE_EPOCH = 1.1
-"""Rows of up to so many epochs count as one epoch."""
+"""Rows with at most this many epochs count as one epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extrapolation:
+    """A quantity of a plan that lies outside of the fitted rows by more than a tenth."""
+
+    quantity: str
+    """params, tokens, unique_tokens, flops or epochs."""
+    value: float
+    fitted: float
+    """The nearer end of the fitted range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,51 +46,61 @@ class ScalingLaw:
     """One family's law."""
 
     family: str
-    form: Form
-    theta: Floats
-    """Inner constants, [k]; see forms.py."""
-    samples: list[Floats] = field(default_factory=list)
-    """Sets of resampled inner constants, each [S, k]; intervals take the widest set."""
+    form: Form = field(metadata={"json": False})
+    theta: Floats = field(metadata={"json": False})
+    """Unconstrained constants, [k]; see forms.py."""
+    samples: list[Floats] = field(default_factory=list, metadata={"json": False})
+    """Sets of resampled unconstrained constants, each [S, k]; intervals take the widest set."""
     whole_range: bool = False
     """Whether intervals are the range of the samples, not quantiles (readings, not resamples)."""
     unknown: frozenset[str] = frozenset()
-    """Constants that nothing is known of: R_D (no run repeats), R_N (no run is large enough).
-    `inner` and `samples` have `not_identified` for them."""
+    """Constants that are not identified: R_D (no run repeats), R_N (no run is large enough).
+    `theta` and `samples` have `not_identified` for them."""
     fitted_range: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest params, tokens, unique_tokens, flops and epochs of the rows."""
     sequence_length: int | None = None
-    """Context of the runs, tokens: the losses are of rows of this length. None: not known."""
+    """Context of the runs, tokens per row. None: not known."""
     vocabulary: int | None = None
-    """Of the runs' tokenizer: losses per token are of these tokens. None: not known."""
+    """Size of the runs' vocabulary: losses are per token of it. None: not known."""
     recipe: Mapping[str, Any] | None = None
     """Recipe of the run with the lowest loss, as plain tables; None for points without runs."""
     source: str = ""
+    """File or preset that the law comes from; "fit"."""
     reading_error: float = 0.0
-    """Nats by which any loss may be wrong beside the spread of the samples."""
+    """Nats by which any loss may be wrong, besides the spread of the samples."""
     extrapolation_error: float = 0.0
-    """Share of a fall foretold beyond the fitted runs by which it may be wrong (`foretell`)."""
+    """Share by which a fall predicted beyond the fitted runs may be wrong (extrapolation.py)."""
+    law: str = field(init=False)
+    """Name of the form."""
+    constants: dict[str, float | None] = field(init=False)
+    """The constants by name; None: not identified."""
+    half_life: float | None = field(init=False)
+    """Repetitions after which a token is worth half a fresh one, ln 2 · R_D; None: not
+    identified."""
+
+    def __post_init__(self) -> None:
+        values = constrain(self.form, self.theta).tolist()
+        constants = {
+            name: None if name in self.unknown else float(value)
+            for name, value in zip(self.form.constants, values, strict=True)
+        }
+        star = constants.get("R_D")
+        object.__setattr__(self, "law", self.form.name)
+        object.__setattr__(self, "constants", constants)
+        object.__setattr__(self, "half_life", None if star is None else float(np.log(2) * star))
 
     @property
     def repeats(self) -> bool:
-        """Whether the law says anything of repeated tokens: not without R_D, nor Chinchilla's
-        if all its runs were of one epoch (constants without runs are taken as written)."""
+        """Whether the law covers repeated tokens: not without R_D, and Chinchilla's not if all
+        its runs were of one epoch (constants without runs are taken as written)."""
         if "R_D" in self.form.constants or not self.form.monotone:
             return "R_D" not in self.unknown
         return self.fitted_range.get("epochs", (1.0, np.inf))[1] > SINGLE_EPOCH
 
-    @property
-    def constants(self) -> dict[str, float | None]:
-        """The constants by name; None for what is unknown."""
-        values = constrain(self.form, self.theta)
-        return {
-            name: None if name in self.unknown else float(value)
-            for name, value in zip(self.form.constants, values, strict=True)
-        }
-
     def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> Floats:
         """Loss in nats per token; arguments broadcast. Without `unique_tokens`: one epoch.
 
-        Where the law says nothing of repetition (`repeats`), repeated tokens count for nothing.
+        Where the law does not cover repetition (`repeats`), repeated tokens count for nothing.
         """
         losses: Floats = self._losses(self.theta[None], params, tokens, unique_tokens)[0]
         return losses
@@ -111,8 +134,8 @@ class ScalingLaw:
         return shaped
 
     def extrapolation_margin(self, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
-        """Nats by which predictions beyond the fitted runs may be wrong: `doubt` times the change
-        from the fitted run that would be nearest, of fitted size, length and compute, to there.
+        """Nats by which predictions beyond the fitted runs may be wrong: extrapolation_error times
+        the change from the nearest point of fitted size, length and compute.
         """
         n, d = (np.asarray(v, dtype=float) for v in (params, tokens))
         if not self.extrapolation_error or not {"params", "tokens", "flops"} <= set(
@@ -127,6 +150,16 @@ class ScalingLaw:
         change = self.predict(near, np.minimum(d, longest), unique_tokens) - there
         return self.extrapolation_error * np.abs(change)
 
+    def extrapolations(self, **values: float) -> list[Extrapolation]:
+        """Those of `values` (params, tokens, unique_tokens, flops, epochs) that lie outside of the
+        fitted range by more than a tenth."""
+        outside = []
+        for name, value in values.items():
+            low, high = self.fitted_range.get(name, (0.0, np.inf))
+            if not low / 1.1 <= value <= high * 1.1:
+                outside.append(Extrapolation(name, value, high if value > high else low))
+        return outside
+
     def unique_equivalent(self, tokens: Any, unique_tokens: Any) -> Floats:
         """D': how many fresh tokens `tokens` seen of `unique_tokens` are worth.
 
@@ -139,23 +172,17 @@ class ScalingLaw:
         star = np.asarray(self.theta[self.form.index("R_D")])
         return np.exp(effective(where.log_u, where.repetitions, star)[0])
 
-    @property
-    def half_life(self) -> float | None:
-        """Repetitions after which a token is worth half a fresh one, ln 2 · R_D; None: unknown."""
-        star = self.constants.get("R_D")
-        return None if star is None else float(np.log(2) * star)
-
     def optimal_params(self, tokens: Any) -> Floats:
-        """N_opt(u): the compute-optimal model for so many fresh tokens (additive laws)."""
+        """N_opt(u): the compute-optimal model for `tokens` fresh tokens (additive laws)."""
         a, b, _, alpha, beta = self.theta[:5]
         log_u = np.log(np.asarray(tokens, dtype=float))
         return np.exp(log_optimal_params(a, b, alpha, beta, log_u)[0])
 
 
 def law_from_constants(
-    law: str, constants: Mapping[str, float | None], family: str = "ar", source: str = ""
+    law: str, constants: Mapping[str, float | None], family: str = "", source: str = ""
 ) -> ScalingLaw:
-    """A law from its constants. R_D and R_N may be left out or None: unknown.
+    """A law from its constants. R_D and R_N may be left out or None: not identified.
 
     Raises UserError for an unknown law and for constants that are missing or not positive.
     """
@@ -185,5 +212,5 @@ def law_from_constants(
 def find_form(law: str) -> Form:
     """The form of that name. Raises UserError that lists them."""
     if law not in FORMS:
-        raise UserError(f"there is no law {law!r}; choose one of {', '.join(FORMS)}")
+        raise UserError(f"unknown law {law!r}; choose one of {', '.join(FORMS)}")
     return FORMS[law]

@@ -15,27 +15,40 @@ from epochal import files
 from epochal.errors import UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
+from epochal.progress import say
+from epochal.results import to_json
 from epochal.scaling.choose import Choice
 from epochal.scaling.forms import not_identified
 from epochal.scaling.law import ScalingLaw, law_from_constants
+from epochal.scaling.notes import PlanNote
+from epochal.scaling.options import FitOptions
 
 _FORMAT = 1
 _DIGITS = 10
-_SECTIONS = (*family_names(), "settings")
 _WHOLE = {
     "sequence_length": "the tokens per row of its runs",
-    "vocabulary": "the tokens that its runs' tokenizer has",
+    "vocabulary": "the size of its runs' vocabulary",
 }
-_NO_CONSTANTS = ("law", *_WHOLE, "recipe", "doubt")
-"""Keys of a section that has its constants directly."""
+_NO_CONSTANTS = ("law", *_WHOLE, "recipe", "extrapolation_error", "doubt")
+"""Keys of a section that holds its constants directly."""
+PRESETS = {
+    "paper": (PlanNote.PAPER_CONSTANTS, PlanNote.PAPER_FIT, PlanNote.PAPER_BEST_RUNS),
+    "muennighoff": (PlanNote.MUENNIGHOFF_CONSTANTS,),
+}
+"""Laws from the literature, preset_NAME.toml beside this file, and notes about each."""
+RENAMED = {"doubt": "extrapolation_error", "fitted": "fitted_range"}
+"""Keys of a family's section in files of version 0.1.0 → their names today."""
+_noticed: set[str] = set()
 
 
-def write_laws(path: str | Path, laws: Sequence[ScalingLaw], settings: Mapping[str, Any]) -> None:
+def write_laws(
+    path: str | Path, laws: Sequence[ScalingLaw], options: FitOptions | None = None
+) -> None:
     """Write laws with their resamples. Raises UserError unless the name ends in .toml or .json."""
     path = Path(path)
     content = {
         "format": _FORMAT,
-        "settings": {k: v for k, v in settings.items() if v is not None},
+        "options": {k: v for k, v in (to_json(options) or {}).items() if v not in (None, {})},
         "families": {law.family: _content(law) for law in laws},
     }
     if path.suffix == ".json":
@@ -43,7 +56,7 @@ def write_laws(path: str | Path, laws: Sequence[ScalingLaw], settings: Mapping[s
     elif path.suffix == ".toml":
         files.write_text(path, _toml(content))
     else:
-        raise UserError(f"a law is written to a .toml or .json file, not to {path.name!r}")
+        raise UserError(f"laws are written to a .toml or .json file, not to {path.name!r}")
 
 
 def _content(law: ScalingLaw) -> dict[str, Any]:
@@ -53,18 +66,19 @@ def _content(law: ScalingLaw) -> dict[str, Any]:
     return {
         "law": law.form.name,
         **{name: value for name, value in runs.items() if value is not None},
-        **({"doubt": law.extrapolation_error} if law.extrapolation_error else {}),
+        **({"extrapolation_error": error} if (error := law.extrapolation_error) else {}),
+        **({"whole_range": True, "reading_error": law.reading_error} if law.whole_range else {}),
         **({} if choice is None else {"choice": _choice(choice)}),
         "constants": {k: v for k, v in law.constants.items() if v is not None},
         "unknown": sorted(law.unknown),
-        "fitted": {name: list(ends) for name, ends in law.fitted_range.items()},
+        "fitted_range": {name: list(ends) for name, ends in law.fitted_range.items()},
         "samples": [_rounded(samples) for samples in law.samples],
     }
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
-    """Why this law, with each candidate's scores; what there is none of is left out."""
-    content = choice.as_dict()
+    """Why this law, with each candidate's scores; TOML has no None."""
+    content: dict[str, Any] = to_json(choice)
     content["candidates"] = {
         candidate["law"]: {k: v for k, v in candidate.items() if k != "law" and v is not None}
         for candidate in content["candidates"]
@@ -107,6 +121,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_preset(name: str) -> dict[str, ScalingLaw]:
+    """The laws of PRESETS, by family."""
+    laws = read_laws(Path(__file__).with_name(f"preset_{name}.toml"))
+    return {family: replace(law, source=name) for family, law in laws.items()}
+
+
 def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
     """The laws of a file, by family: one written here, or constants alone.
 
@@ -120,11 +140,12 @@ def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
         section = families.get(family) if isinstance(families, dict) else None
         if not isinstance(section, dict):
             continue
+        section = _renamed(section)
         constants = section.get(
             "constants", {k: v for k, v in section.items() if k not in _NO_CONSTANTS}
         )
         if not isinstance(constants, dict):
-            raise UserError(f"{path}: the constants of {family} are no table; write A = 521 …")
+            raise UserError(f"{path}: the constants of {family} are not a table; write A = 521 …")
         strange = [k for k, v in constants.items() if not (v is None or _is_number(v))]
         if strange:
             raise UserError(
@@ -144,8 +165,16 @@ def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
     return laws
 
 
+def _renamed(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section under today's keys, with one notice per key of an earlier version."""
+    for old in RENAMED.keys() & section.keys() - _noticed:
+        _noticed.add(old)
+        say(f"the law file key `{old}` is now `{RENAMED[old]}`; the old name is still read")
+    return {RENAMED.get(key, key): value for key, value in section.items()}
+
+
 def _with_runs(law: ScalingLaw, section: Mapping[str, Any], path: str | Path) -> ScalingLaw:
-    """The law with what is known of its runs: rows, vocabulary, a recipe, doubt."""
+    """The law with what the file has about its runs: rows, vocabulary, recipe, error."""
     for name, meaning in _WHOLE.items():
         value = section.get(name)
         if value is not None and not (type(value) is int and value > 0):
@@ -156,27 +185,29 @@ def _with_runs(law: ScalingLaw, section: Mapping[str, Any], path: str | Path) ->
     recipe = section.get("recipe")
     if not (recipe is None or isinstance(recipe, dict)):
         raise UserError(f"{path}: the recipe of {law.family} is {recipe!r}, not a table of keys")
-    doubt = section.get("doubt", 0.0)
-    if not (_is_number(doubt) and doubt >= 0):
-        raise UserError(f"{path}: doubt of {law.family} is {doubt!r}, not a number of 0 or more")
+    error = section.get("extrapolation_error", 0.0)
+    if not (_is_number(error) and error >= 0):
+        raise UserError(
+            f"{path}: extrapolation_error of {law.family} is {error!r}, not a number of 0 or more"
+        )
     length, vocabulary = section.get("sequence_length"), section.get("vocabulary")
     return replace(
         law,
         sequence_length=length,
         vocabulary=vocabulary,
         recipe=recipe,
-        extrapolation_error=float(doubt),
+        extrapolation_error=float(error),
     )
 
 
 def _with_samples(law: ScalingLaw, section: Mapping[str, Any], path: str | Path) -> ScalingLaw:
     try:
         samples = [np.asarray(s, dtype=float) for s in section.get("samples", [])]
-        fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted", {}).items()}
+        fitted = {k: (float(v[0]), float(v[1])) for k, v in section.get("fitted_range", {}).items()}
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(
             f"{path}: the samples or the fitted range of {law.family} are damaged ({error}); write "
-            "the law anew with `epochal fit RUNS --out`"
+            "the law again with `epochal fit RUNS --out`"
         ) from None
     for values in samples:
         if values.ndim != 2 or values.shape[1] != len(law.form.constants):
@@ -185,26 +216,33 @@ def _with_samples(law: ScalingLaw, section: Mapping[str, Any], path: str | Path)
             )
         for name, value in not_identified(law.unknown).items():
             values[:, law.form.index(name)] = value  # files of older versions have others
-    return replace(law, samples=samples, fitted_range=fitted)
+    return replace(
+        law,
+        samples=samples,
+        fitted_range=fitted,
+        whole_range=section.get("whole_range") is True,
+        reading_error=float(section.get("reading_error", 0.0)),
+    )
 
 
-def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
-    """Constants to hold, from a file: at the top level for all families, or per family.
+def read_fixed(path: str | Path) -> dict[str, dict[str, float]]:
+    """Constants to fix, from a file: at the top level for all families, or per family.
 
-    A file of `epochal fit --out` does, too: its A, B, E, alpha and beta are held.
+    From a law file (`epochal fit --out`) A, B, E, alpha and beta are taken.
     """
     content = read_file(path)
     families = content.get("families", content)
-    strange = [k for k, v in families.items() if isinstance(v, dict) and k not in _SECTIONS]
+    sections = (*family_names(), "options", "settings")
+    strange = [k for k, v in families.items() if isinstance(v, dict) and k not in sections]
     if strange:
         raise UserError(
-            f"{path}: [{strange[0]}] is no family; sections are {' and '.join(family_names())}"
+            f"{path}: [{strange[0]}] is not a family; sections are {' and '.join(family_names())}"
         )
-    held: dict[str, dict[str, float]] = {}
+    fixed: dict[str, dict[str, float]] = {}
     _check_numbers(path, content if families is content else {})
     top = {k: float(v) for k, v in content.items() if _is_number(v) and k != "format"}
     if top:
-        held[""] = top
+        fixed[""] = top
     for family in family_names():
         section = families.get(family)
         if isinstance(section, dict):
@@ -213,14 +251,14 @@ def read_hold(path: str | Path) -> dict[str, dict[str, float]]:
             if not whole:
                 _check_numbers(path, constants)
             names = ("A", "B", "E", "alpha", "beta") if whole else tuple(constants)
-            held[family] = {k: float(constants[k]) for k in names if _is_number(constants.get(k))}
-    if not any(held.values()):
+            fixed[family] = {k: float(constants[k]) for k in names if _is_number(constants.get(k))}
+    if not any(fixed.values()):
         raise UserError(f"{path} holds no constants; write for example: E = 1.87")
-    return held
+    return fixed
 
 
 def _check_numbers(path: str | Path, constants: Mapping[str, Any]) -> None:
-    """Raise UserError for a constant that is no number."""
+    """Raise UserError for a constant that is not a number."""
     for name, value in constants.items():
         if not (_is_number(value) or isinstance(value, dict) or name in _NO_CONSTANTS):
             raise UserError(f"{path}: {name} = {value!r} is not a number")

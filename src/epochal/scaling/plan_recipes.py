@@ -10,14 +10,19 @@ from epochal import files
 from epochal.errors import RecipeError, UserError
 from epochal.families import get_family
 from epochal.recipe import Recipe, recipe_from_tree, recipe_toml
-from epochal.recipe.schema import Data, Evaluation, Train
+from epochal.recipe.estimate import Sharding, estimate_memory
+from epochal.recipe.schema import Data, Evaluation, Parallel, Train
+from epochal.results import Note, note
 from epochal.scaling.law import ScalingLaw
+from epochal.scaling.notes import PlanNote
 from epochal.scaling.optimum import model_for
 from epochal.scaling.planner import FamilyPlan, PlanReport, recipe_length
-from epochal.sizes import LADDER
+from epochal.sizes import LADDER, gpu_memory
 from epochal.units import Interval, format_count
 
 _STEPS = 2000
+_USED = 0.9
+"""Share of a GPU's memory that a run may take; CUDA and the allocator need the rest."""
 
 
 def plan_recipe(
@@ -41,7 +46,7 @@ def plan_recipe(
     while batch > 1 and tokens / (length * batch) < _STEPS:
         batch //= 2
     return Recipe(
-        family="mdm" if plan.family == "mdm" else "ar",
+        family=plan.family,
         data=Data(corpus=corpus, unique_tokens=int(unique_tokens), sequence_length=length),
         model=model,
         train=Train(epochs=float(f"{tokens / unique_tokens:.6g}"), global_batch_size=batch),
@@ -49,10 +54,35 @@ def plan_recipe(
     )
 
 
-def like_run(plan: Recipe, run: Recipe) -> Recipe:
-    """`plan`, its size and length, with all else as `run` was trained: rows, batch, rate, data.
+def memory_notes(report: PlanReport, gpus: int, gpu: str, vocabulary: int) -> list[Note]:
+    """A note for each family whose recipe needs sharding, or does not fit even so.
 
-    What only that run could have is left out: its folder, its trunk, its spread over processes.
+    Estimated as `epochal train --dry-run` does, with one row per micro-batch: first with the whole
+    state on each GPU, then with ZeRO 3 over all `gpus` and full activation checkpointing.
+    """
+    memory = gpu_memory(gpu)
+    notes = []
+    for plan in report.families:
+        recipe = plan_recipe(plan, report.unique_tokens, vocabulary)
+        recipe = replace(recipe, train=replace(recipe.train, micro_batch_size=1))
+        whole = estimate_memory(recipe, vocabulary).total
+        if whole <= _USED * memory:
+            continue
+        cut = Sharding(
+            data=gpus, weights=gpus, gradients=gpus, optimizer=gpus, checkpointing="full"
+        )
+        recipe = replace(recipe, parallel=Parallel(zero=3, activation_checkpointing="full"))
+        sharded = estimate_memory(recipe, vocabulary, cut).total
+        code = PlanNote.NEEDS_SHARDING if sharded <= _USED * memory else PlanNote.DOES_NOT_FIT
+        values = {"gpu": gpu, "gpus": gpus, "memory": memory, "whole": whole, "sharded": sharded}
+        notes.append(note(code, family=plan.family, **values))
+    return notes
+
+
+def like_run(plan: Recipe, run: Recipe) -> Recipe:
+    """`plan`'s size and length, with all else as `run` was trained: rows, batch, rate, data.
+
+    Its folder, its trunk and how it was parallelised are left out.
     """
     model, length = plan.model, plan.train
     kept = run.model
@@ -86,24 +116,24 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
 def recipe_by_law(
     plan: FamilyPlan, law: ScalingLaw, report: PlanReport, corpus: str | None = None
 ) -> Recipe:
-    """The recipe of one family's plan, as the law's runs were trained where it knows of one.
+    """The recipe of one family's plan, as the law's runs were trained if it carries a recipe.
 
     `corpus` is the folder to train on; None: that of the runs, or "corpus". Raises UserError for
     a law file whose recipe cannot be read.
     """
-    made = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
+    planned = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
     if law.recipe is None:
-        return made
+        return planned
     try:
         run = recipe_from_tree(dict(law.recipe))
     except RecipeError as error:
         raise UserError(
-            f"{law.source}: the recipe of {plan.family} cannot be read ({error}); fit the law anew "
-            "with `epochal fit RUNS --out`, or take the recipe out of the file"
+            f"{law.source}: the recipe of {plan.family} cannot be read ({error}); fit the law "
+            "again with `epochal fit RUNS --out`, or remove the recipe from the file"
         ) from None
-    alike = like_run(made, run)
-    data = made.data if corpus else alike.data
-    return replace(alike, data=replace(data, sequence_length=made.data.sequence_length))
+    alike = like_run(planned, run)
+    data = planned.data if corpus else alike.data
+    return replace(alike, data=replace(data, sequence_length=planned.data.sequence_length))
 
 
 def write_recipes(
@@ -112,9 +142,9 @@ def write_recipes(
     laws: Mapping[str, ScalingLaw],
     corpus: str | None = None,
 ) -> list[Path]:
-    """Write the recommended family's recipe to `path`, the other's beside it with its name.
+    """Write the recommended family's recipe to `path`, the others' beside it with their names.
 
-    Where it is too close to call, the family with the lower prediction is the first. Raises
+    If no family beats all others, the one with the lowest prediction is the first. Raises
     UserError for a law whose recipe cannot be read.
     """
     path = Path(path)
@@ -136,7 +166,7 @@ def _head(plan: FamilyPlan, report: PlanReport, law: ScalingLaw) -> str:
     if passes < 1:
         length = f"{passes:.4g} of an epoch"
     return (
-        f"# {get_family(plan.family).title}, by `epochal plan` for "
+        f"# {get_family(plan.family).title}, from `epochal plan` for "
         f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
         "FLOPs.\n"
         f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {length}.\n"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from epochal.errors import UserError
 from epochal.estimates import Floats
-from epochal.families import family_names
+from epochal.families import family_names, get_family
+from epochal.results import Note, note
 from epochal.scaling.crossing import (
     Crossings,
-    closed_form,
     critical_compute,
     critical_data,
-    pairs,
+    paired_samples,
+    paper_critical_compute,
+    trusted_flops,
+    trusted_unique_tokens,
 )
-from epochal.scaling.law import ScalingLaw
+from epochal.scaling.law import TAIL, Extrapolation, ScalingLaw
+from epochal.scaling.notes import PlanNote
 from epochal.scaling.optimum import (
     LARGEST,
     SMALLEST,
@@ -31,22 +35,13 @@ from epochal.scaling.optimum import (
     ladder_sizes,
     optima,
 )
-from epochal.scaling.verdict import (
-    TITLES,
-    TRUSTED_FACTOR,
-    critical_words,
-    first_crossing,
-    reverse_words,
-    trusted_flops,
-    verdict_words,
-)
 from epochal.units import format_count
 
 _SURE = 0.975
 _MOST_SAMPLES = 500
 _MOST_TOKENS, _MOST_FLOPS = 1e18, 1e36
-"""A thousand times all text there is, and more than the largest model looked at takes for a
-thousand epochs of that. Above, a number is a slip."""
+"""A thousand times all text there is, and more than the largest model of the search takes for a
+thousand epochs of that. A larger number is a typing error."""
 _SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 _AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
 
@@ -60,14 +55,14 @@ class FamilyPlan:
     loss: float
     """Predicted validation loss at the continuous optimum, nats per token."""
     interval: tuple[float, float] | None
-    """95 % interval of the law's best loss; None if nothing is known of its error."""
+    """95 % interval of the law's best loss; None without resamples."""
     params: float
     tokens: float
     epochs: float
     flops: float
-    """Less than the budget where more would hurt or nothing is known of more."""
+    """Less than the budget where more would hurt, or where the law does not cover repetition."""
     sequence_length: int | None
-    """Tokens per row of the runs that the law was fitted to; None if it is not known."""
+    """Tokens per row of the runs that the law was fitted to; None if not known."""
     size: LadderChoice | None
     """The best of the sizes that can be trained; None if the optimum lies beyond them."""
     floor: float
@@ -77,51 +72,78 @@ class FamilyPlan:
     saturated: bool
     alternatives: list[Alternative]
     """Less for nearly the same loss."""
-    extrapolation_warnings: list[str]
-    """What lies outside of the rows that the law was fitted to."""
+    extrapolation_warnings: list[Extrapolation]
+    """What lies outside of the fitted rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two families at the budget, each at its best, in the order of the list of families."""
+
+    first: str
+    second: str
+    difference: float
+    """Loss of the second minus loss of the first, nats per token."""
+    interval: tuple[float, float] | None
+    """95 %; None without resamples."""
+    p_second_better: float | None
+    """Share of resamples in which the second's best is lower; None without resamples."""
+    winner: str | None
+    """None if it is too close to call."""
+    critical: Crossings
+    """Along compute, on these unique tokens."""
+    critical_flops: float | None
+    """Where the second's lead begins; None: nowhere, or everywhere."""
+    trusted_flops: float | None
+    """FLOPs up to which both laws are trusted; None if their runs are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
-    """Plans of all families, and the verdict."""
+    """Plans of all families, and which one to take."""
 
     unique_tokens: float
     flops: float
+    """The budget, 6·N·D."""
     vocabulary: int
-    """That the parameters of sizes are counted with."""
+    """Parameters of sizes are counted with it."""
     families: list[FamilyPlan]
+    pairs: list[Pair]
+    """Every two families; empty for one."""
     winner: str | None
-    """ar or mdm; None where it is too close to call or there is one family only."""
-    verdict: str
-    difference: float | None
-    """Loss of diffusion minus loss of AR."""
-    difference_interval: tuple[float, float] | None
-    p_mdm_better: float | None
-    """Share of resamples in which diffusion's best is lower."""
-    critical_flops: float | None
-    """Where diffusion's lead begins on these tokens; None: nowhere, or everywhere."""
-    critical: Crossings | None
-    closed_form_flops: float
-    """The paper's published line, as a citation."""
-    notes: list[str]
+    """The family that beats every other; None if there is none."""
+    paper_critical_flops: float
+    """The published line of arXiv 2507.15857 for MDM over AR, as a citation."""
+    notes: list[Note]
+    """What to know about the laws and the plan."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    def pair(self, one: str, other: str) -> Pair:
+        """The comparison of two families. Raises KeyError if a family has no plan."""
+        for pair in self.pairs:
+            if {pair.first, pair.second} == {one, other}:
+                return pair
+        raise KeyError((one, other))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticalData:
+    """At which unique tokens the lead of two families changes when a budget is spent."""
+
+    first: str
+    second: str
+    crossings: Crossings
+    trusted_unique_tokens: tuple[float, float]
+    trusted_flops: float | None
+    """None if the laws' runs are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticalDataReport:
-    """At which number of unique tokens diffusion leads when a budget is spent."""
+    """At which unique tokens each family leads when a budget is spent."""
 
     flops: float
-    crossings: Crossings
-    verdict: str
-    notes: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    pairs: list[CriticalData]
+    notes: list[Note]
 
 
 def make_plan(
@@ -131,7 +153,7 @@ def make_plan(
     *,
     vocabulary: int,
     sizes: Sequence[str] | None = None,
-    notes: Sequence[str] = (),
+    notes: Sequence[Note] = (),
 ) -> PlanReport:
     """The plan for `flops` on `unique_tokens`.
 
@@ -143,57 +165,81 @@ def make_plan(
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
     choices = ladder_sizes(sizes, vocabulary)
-    known: dict[str, ScalingLaw] = {
-        family: laws[family] for family in family_names() if family in laws
-    }
-    plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in known.values()]
-    critical = None
-    if len(known) == 2:
-        critical = critical_compute(laws["ar"], laws["mdm"], unique_tokens)
-    winner, difference, interval, share = _compare(known, plans, unique_tokens, flops)
-    text = verdict_words(plans, winner, difference, interval, share)
-    if critical is not None:
-        text += f"; {critical_words(critical, flops, trusted_flops(known))}"
+    own = {family: laws[family] for family in family_names() if family in laws}
+    plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in own.values()]
+    pairs = [
+        _compare(own[a.family], own[b.family], a, b, unique_tokens, flops)
+        for a, b in combinations(plans, 2)
+    ]
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
         vocabulary=vocabulary,
         families=plans,
-        winner=winner,
-        verdict=f"{text}.",
-        difference=difference,
-        difference_interval=interval,
-        p_mdm_better=share,
-        critical_flops=first_crossing(critical),
-        critical=critical,
-        closed_form_flops=closed_form(unique_tokens),
-        notes=[*notes, *_limits(plans), *row_notes(plans, unique_tokens), *_notes(known)],
+        pairs=pairs,
+        winner=_winner([plan.family for plan in plans], pairs),
+        paper_critical_flops=paper_critical_compute(unique_tokens),
+        notes=[*notes, *_limits(plans), *_row_notes(plans, unique_tokens), *_law_notes(own)],
     )
 
 
+def make_critical_data(
+    laws: Mapping[str, ScalingLaw], flops: float, notes: Sequence[Note] = ()
+) -> CriticalDataReport:
+    """At which U each of two families leads when `flops` are spent, for every pair.
+
+    Raises UserError for laws of fewer than two families.
+    """
+    _check_amount("FLOPs", flops, _MOST_FLOPS)
+    own = {family: laws[family] for family in family_names() if family in laws}
+    if len(own) < 2:
+        raise UserError(
+            "critical unique tokens need laws of at least two families; these laws are of "
+            f"{' and '.join(own) or 'none'} only. Give unique_tokens for a plan, or other laws"
+        )
+    pairs = [
+        CriticalData(
+            first=first,
+            second=second,
+            crossings=critical_data(own[first], own[second], flops),
+            trusted_unique_tokens=trusted_unique_tokens((own[first], own[second])),
+            trusted_flops=trusted_flops((own[first], own[second])),
+        )
+        for first, second in combinations(own, 2)
+    ]
+    return CriticalDataReport(flops=flops, pairs=pairs, notes=[*notes, *_law_notes(own)])
+
+
 def _check_amount(name: str, value: float, most: float) -> None:
-    """Raises UserError for what is no amount, or no one's."""
+    """Raise UserError for a value that is not positive, or beyond any plan."""
     if not (np.isfinite(value) and value > 0):
         raise UserError(f"the number of {name} is {value!r}; it must be positive")
     if value > most:
         raise UserError(f"{value:g} {name} are beyond any plan; give at most {most:g}")
 
 
-def _limits(plans: Sequence[FamilyPlan]) -> list[str]:
-    """What is to be said of plans that end where the search for a size does."""
-    notes = []
-    for plan in plans:
-        for end, name in ((SMALLEST, "smallest"), (LARGEST, "largest")):
-            if abs(np.log(plan.params / end)) < _AT_THE_END:
-                notes.append(
-                    f"the {TITLES[plan.family]} plan stops at {format_count(end)} parameters, the "
-                    f"{name} model looked at; its optimum lies beyond"
-                )
-    return notes
+def _winner(families: Sequence[str], pairs: Sequence[Pair]) -> str | None:
+    """The family that beats every other."""
+    for family in families:
+        own = [pair for pair in pairs if family in (pair.first, pair.second)]
+        if own and all(pair.winner == family for pair in own):
+            return family
+    return None
+
+
+def _limits(plans: Sequence[FamilyPlan]) -> list[Note]:
+    """Plans that end where the search for a size does."""
+    ends = ((SMALLEST, PlanNote.SMALLEST_SIZE), (LARGEST, PlanNote.LARGEST_SIZE))
+    return [
+        note(code, family=plan.family, params=end)
+        for plan in plans
+        for end, code in ends
+        if abs(np.log(plan.params / end)) < _AT_THE_END
+    ]
 
 
 def recipe_length(plan: FamilyPlan, unique_tokens: float) -> int:
-    """Tokens per row of a plan's recipe: of the runs that the law was fitted to.
+    """Tokens per row of a plan's recipe: as in the runs that the law was fitted to.
 
     If that is not known, 2048, or 512 for less than 10M unique tokens; at least 16 rows are left.
     """
@@ -201,23 +247,16 @@ def recipe_length(plan: FamilyPlan, unique_tokens: float) -> int:
     return max(16, min(length, int(unique_tokens) // 16))
 
 
-def row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[str]:
-    """What is to be said of rows in recipes that are not those of the fitted runs."""
+def _row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[Note]:
+    """Recipes whose rows are not as long as those of the fitted runs."""
     notes = []
     for plan in plans:
-        rows = recipe_length(plan, unique)
-        if plan.sequence_length is None:
-            notes.append(
-                f"the {TITLES[plan.family]} law does not say the sequence length of its runs: a "
-                f"recipe has rows of {rows:,} tokens; set data.sequence_length to theirs, since "
-                "the prediction is of their context"
-            )
-        elif rows != plan.sequence_length:
-            notes.append(
-                f"the {TITLES[plan.family]} law is of rows of {plan.sequence_length:,} tokens, too "
-                f"long for {format_count(unique)} unique tokens: a recipe has {rows:,}, and its "
-                "loss will be higher than predicted"
-            )
+        family, rows = plan.family, recipe_length(plan, unique)
+        if (fitted := plan.sequence_length) is None:
+            notes.append(note(PlanNote.ROW_LENGTH_UNKNOWN, family=family, rows=rows))
+        elif rows != fitted:
+            code = PlanNote.ROW_LENGTH_SHORTER
+            notes.append(note(code, family=family, fitted=fitted, rows=rows, unique_tokens=unique))
     return notes
 
 
@@ -232,9 +271,9 @@ def _family(
     loss, params, tokens = float(best.loss[0]), float(best.params[0]), float(best.tokens[0])
     if tokens < 1:
         raise UserError(
-            f"a budget of {flops:.3g} FLOPs is less than one token of the smallest model looked at "
-            f"({format_count(SMALLEST)} parameters need {6 * SMALLEST:.0e} FLOPs a token); give "
-            "more"
+            f"a budget of {flops:.3g} FLOPs is less than one token of the smallest model of the "
+            f"search ({format_count(SMALLEST)} parameters need {6 * SMALLEST:.0e} FLOPs per "
+            "token); give more"
         )
     floor, saturation = floor_loss(law, unique)
     epochs = tokens / min(tokens, unique)
@@ -254,7 +293,9 @@ def _family(
         saturation_flops=saturation,
         saturated=flops >= saturation,
         alternatives=iso_loss(law, unique, flops, loss, params),
-        extrapolation_warnings=_outside(law, params, tokens, unique, spent, epochs),
+        extrapolation_warnings=law.extrapolations(
+            params=params, tokens=tokens, unique_tokens=unique, flops=spent, epochs=epochs
+        ),
     )
 
 
@@ -271,129 +312,73 @@ def _interval(
 
 
 def _error(law: ScalingLaw, params: float, tokens: float, unique: float) -> float:
-    """Nats by which a prediction may be wrong beside the spread of the samples."""
+    """Nats by which a prediction may be wrong, besides the spread of the samples."""
     return law.reading_error + float(law.extrapolation_margin(params, tokens, unique))
 
 
-def _outside(
-    law: ScalingLaw, params: float, tokens: float, unique: float, flops: float, epochs: float
-) -> list[str]:
-    """Sentences on what lies outside of the fitted rows by more than a tenth."""
-    found = []
-    titles = {
-        "params": ("N", params),
-        "tokens": ("tokens", tokens),
-        "unique_tokens": ("U", unique),
-        "flops": ("FLOPs", flops),
-        "epochs": ("epochs", epochs),
-    }
-    for name, (title, value) in titles.items():
-        if name not in law.fitted_range:
-            continue
-        low, high = law.fitted_range[name]
-        if not low / 1.1 <= value <= high * 1.1:
-            side, end = ("above", high) if value > high else ("below", low)
-            found.append(f"{title} {format_count(value)} is {side} the fitted {format_count(end)}")
-    return found
-
-
 def _compare(
-    laws: Mapping[str, ScalingLaw], plans: Sequence[FamilyPlan], unique: float, flops: float
-) -> tuple[str | None, float | None, tuple[float, float] | None, float | None]:
-    """(winner, difference, its interval, share of resamples for diffusion)."""
-    if len(plans) < 2:
-        return None, None, None, None
-    ar, mdm = laws["ar"], laws["mdm"]
-    difference = plans[1].loss - plans[0].loss
+    first: ScalingLaw,
+    second: ScalingLaw,
+    a: FamilyPlan,
+    b: FamilyPlan,
+    unique: float,
+    flops: float,
+) -> Pair:
+    """Both families at their best for the budget, and where the lead changes."""
+    difference = b.loss - a.loss
     error = sum(
-        _error(law, plan.params, plan.tokens, unique)
-        for law, plan in zip((ar, mdm), plans, strict=True)
+        _error(law, plan.params, plan.tokens, unique) for law, plan in ((first, a), (second, b))
     )
     draws = [
-        optima(mdm, flops, unique, b[:_MOST_SAMPLES]).loss
-        - optima(ar, flops, unique, a[:_MOST_SAMPLES]).loss
-        for a, b in pairs(ar, mdm)
+        optima(second, flops, unique, y[:_MOST_SAMPLES]).loss
+        - optima(first, flops, unique, x[:_MOST_SAMPLES]).loss
+        for x, y in paired_samples(first, second)
     ]
-    if not draws:
-        return None, difference, None, None
-    low, high = _quantiles(draws, ar.whole_range or mdm.whole_range)
-    interval = min(low, difference) - error, max(high, difference) + error
-    shares = [float((d < 0).mean()) for d in draws]
-    share = min(shares, key=lambda s: abs(s - 0.5))
-    winner = None
-    if interval[0] > 0 and share <= 1 - _SURE:
-        winner = "ar"
-    elif interval[1] < 0 and share >= _SURE:
-        winner = "mdm"
-    return winner, difference, interval, share
+    interval, share, winner = None, None, None
+    if draws:
+        low, high = _quantiles(draws, first.whole_range or second.whole_range)
+        interval = min(low, difference) - error, max(high, difference) + error
+        shares = [float((d < 0).mean()) for d in draws]
+        share = min(shares, key=lambda s: abs(s - 0.5))
+        if interval[0] > 0 and share <= 1 - _SURE:
+            winner = a.family
+        elif interval[1] < 0 and share >= _SURE:
+            winner = b.family
+    critical = critical_compute(first, second, unique)
+    return Pair(
+        first=a.family,
+        second=b.family,
+        difference=difference,
+        interval=interval,
+        p_second_better=share,
+        winner=winner,
+        critical=critical,
+        critical_flops=critical.first_into(b.family),
+        trusted_flops=trusted_flops((first, second)),
+    )
 
 
 def _quantiles(draws: Sequence[Floats], whole: bool) -> tuple[float, float]:
-    edge = 0.0 if whole else 0.025
+    edge = 0.0 if whole else TAIL
     ends = [np.quantile(draw, (edge, 1 - edge)) for draw in draws]
     return float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
 
 
-def _notes(laws: Mapping[str, ScalingLaw]) -> list[str]:
+def _law_notes(laws: Mapping[str, ScalingLaw]) -> list[Note]:
+    """What the laws do not cover."""
     notes = []
     for family, law in laws.items():
         if not law.repeats:
-            why = "R_D not identified" if "R_D" in law.unknown else "its runs are of one epoch"
-            notes.append(
-                f"the {TITLES[family]} law knows nothing of repetition ({why}), so no token is "
-                "repeated in its plan"
-            )
+            identified = "R_D" not in law.unknown
+            notes.append(note(PlanNote.NO_REPETITION, family=family, identified=identified))
         elif "R_N" in law.unknown:
-            notes.append(
-                f"the {TITLES[family]} law knows nothing of models above N_opt(U) (R_N not "
-                "identified), so their additional parameters count for nothing"
-            )
+            notes.append(note(PlanNote.NO_LARGE_MODELS, family=family))
         elif law.form.name == "chinchilla":
-            notes.append(
-                f"the {TITLES[family]} law counts a repeated token as a fresh one: do not trust it "
-                "beyond a few epochs"
-            )
+            notes.append(note(PlanNote.REPEATED_AS_FRESH, family=family))
         if law.form.monotone and "R_D" in law.form.constants:
-            notes.append(
-                f"the {TITLES[family]} law cannot express overfitting: watch the validation loss "
-                "and keep the best checkpoint"
-            )
-    if len(laws) == 2:
-        notes.append(
-            "AR's loss is exact and diffusion's a bound, with different floors E, both "
-            "extrapolated: a crossing is an empirical question for each corpus"
-        )
+            notes.append(note(PlanNote.NO_OVERFITTING, family=family))
+    if len(laws) > 1:
+        exact = [family for family in laws if get_family(family).exact]
+        bounds = [family for family in laws if family not in exact]
+        notes.append(note(PlanNote.FLOORS_EXTRAPOLATED, exact=exact, bounds=bounds))
     return notes
-
-
-def critical_unique_tokens(
-    laws: Mapping[str, ScalingLaw], flops: float, notes: Sequence[str] = ()
-) -> CriticalDataReport:
-    """At which U diffusion wins when `flops` are spent. Raises UserError without both families."""
-    _check_amount("FLOPs", flops, _MOST_FLOPS)
-    if set(laws) != set(family_names()):
-        raise UserError(
-            "the question at which U diffusion wins needs laws of both families; these laws are "
-            f"of {' and '.join(laws)} only. Give --unique-tokens, or --laws paper"
-        )
-    found = critical_data(laws["ar"], laws["mdm"], flops)
-    return CriticalDataReport(
-        flops=flops,
-        crossings=found,
-        verdict=reverse_words(found, flops, trusted_unique_tokens(laws), trusted_flops(laws)),
-        notes=[*notes, *_notes(laws)],
-    )
-
-
-def trusted_unique_tokens(laws: Mapping[str, ScalingLaw]) -> tuple[float, float]:
-    """Range of U that all of the laws are believed in."""
-    ends = [
-        law.fitted_range["unique_tokens"]
-        for law in laws.values()
-        if "unique_tokens" in law.fitted_range
-    ]
-    if not ends:
-        return 0.0, float("inf")
-    return max(low for low, _ in ends) / TRUSTED_FACTOR, min(
-        high for _, high in ends
-    ) * TRUSTED_FACTOR

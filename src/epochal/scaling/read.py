@@ -1,35 +1,71 @@
-"""Run folders → points. One point per run: its last evaluation, at the end of its schedule.
+"""Points from run folders or from a CSV file.
 
-Evaluations before the end of a decaying schedule are not points: a run that had been planned
-shorter would have been better there. `at="best"` takes each run's best evaluation instead,
-with the tokens seen by then, for runs whose rate does not decay (or who know what they do).
+A run gives one point: its last evaluation, at the end of its schedule. Evaluations before the end
+of a decaying schedule are not points, since a run planned shorter would have been better
+there. `at="best"` takes each run's best evaluation instead, with the tokens seen by then,
+for runs whose learning rate does not decay.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from epochal.errors import DataError, RecipeError, RunError
+from epochal.errors import DataError, OptionError, RecipeError, RunError, UserError, nearest
+from epochal.families import families, family_names
 from epochal.recipe import recipe_tree
+from epochal.results import Note, note
 from epochal.runs import RunRecord
+from epochal.runs.comparable import check_comparable
 from epochal.runs.find import find_runs
+from epochal.scaling.notes import DropReason, PointsNote
+from epochal.scaling.options import At, FitOptions
 from epochal.scaling.points import (
     COLUMNS,
-    PAPER_N,
     Candidate,
     Dropped,
+    ParamsConvention,
     Points,
     dominated_settings,
     setting_of,
 )
+from epochal.units import parse_number
 
-At = Literal["final", "best"]
+OPTIONAL = ("family", "seed", "run", "setting")
+Source = Points | str | Path | Sequence[str | Path]
+_FOR_RUNS = ("at", "force")
+_FOR_CSV = ("columns", "where")
+
+
+def read_source(source: Source, options: FitOptions) -> Points:
+    """The points of a CSV file or of run folders, or Points as they are.
+
+    Raises OptionError for an option that the kind of source does not take.
+    """
+    if isinstance(source, Points):
+        _refuse(options, (*_FOR_RUNS, *_FOR_CSV, "all_settings"), "points that are already read")
+        return source
+    places = [source] if isinstance(source, str | Path) else list(source)
+    tables = [place for place in places if Path(place).suffix.lower() == ".csv"]
+    if not tables:
+        _refuse(options, _FOR_CSV, "run folders; it needs a CSV file")
+        return read_points(places, options.at, options.force, options.all_settings)
+    if len(places) > 1:
+        raise UserError("give one CSV file, or run folders, not both and not several files")
+    _refuse(options, _FOR_RUNS, "a CSV file; it needs run folders")
+    return read_csv(tables[0], options.columns, options.where, options.all_settings)
+
+
+def _refuse(options: FitOptions, names: Sequence[str], source: str) -> None:
+    for name in names:
+        if (value := getattr(options, name)) != getattr(FitOptions(), name):
+            raise OptionError(name, value, f"has no effect on {source}")
 
 
 def read_points(
@@ -40,31 +76,31 @@ def read_points(
 ) -> Points:
     """The points of the runs among and below `places`.
 
-    Runs that diverged, go on or were ended early are left out and listed, and so are runs that
-    are not of the best setting at their size, length and unique tokens (settings.py), unless
-    `all_settings`. Raises RunError for
-    a place without runs, DataError for runs of several validation sets, tokenizers or sequence
-    lengths unless `force`.
+    Runs that diverged, are still running or ended early are dropped, and so are runs whose setting
+    is not the best at their size, length and unique tokens, unless `all_settings`. Raises RunError
+    for a place without runs, and for runs with several validation sets, vocabularies or
+    sequence lengths unless `force`.
     """
     records = [RunRecord(path) for path in find_runs(places)]
     if not force:
-        _check_alike(records)
+        hint = "give runs with one corpus, tokenizer and sequence length, or set force"
+        check_comparable(records, hint)
     rows: list[_Row] = []
     dropped: list[Dropped] = []
     trunks = _trunks(records) if at == "final" else {}
     for record in records:
-        made = _point(record, at, trunks)
-        if isinstance(made, Dropped):
-            dropped.append(made)
+        row = _point(record, at, trunks)
+        if isinstance(row, Dropped):
+            dropped.append(row)
         else:
-            rows.append(made)
+            rows.append(row)
     if not all_settings:
-        left_out = dominated_settings([row.candidate for row in rows])
-        dropped += [row.drop(left_out[i]) for i, row in enumerate(rows) if i in left_out]
-        rows = [row for i, row in enumerate(rows) if i not in left_out]
+        reasons = dominated_settings([row.candidate for row in rows])
+        dropped += [row.drop(reasons[i]) for i, row in enumerate(rows) if i in reasons]
+        rows = [row for i, row in enumerate(rows) if i not in reasons]
     if not rows:
-        reasons = "; ".join(f"{d.run}: {d.reason}" for d in dropped[:3])
-        raise RunError(f"none of the {len(records)} runs gives a point ({reasons})")
+        examples = "; ".join(f"{d.run}: {d.reason.code}" for d in dropped[:3])
+        raise RunError(f"none of the {len(records)} runs gives a point ({examples})")
     n, d, u, loss = (np.array([getattr(r, c) for r in rows], dtype=float) for c in COLUMNS)
     return Points(
         n,
@@ -74,7 +110,7 @@ def read_points(
         family=[r.family for r in rows],
         run=[r.run for r in rows],
         seed=[r.seed for r in rows],
-        n_convention=PAPER_N,
+        n_convention=ParamsConvention.PAPER,
         dropped=dropped,
         notes=_notes(rows, at),
         sequence_length=_same(row.sequence_length for row in rows),
@@ -104,7 +140,7 @@ class _Row:
     vocabulary: int | None
     recipe: Mapping[str, Any] | None
     evaluated: bool
-    """Whether the loss is of `epochal eval`, not of the evaluation during training."""
+    """Whether the loss comes from `epochal eval`, not from the evaluation during training."""
     planned: float
     """Tokens of the whole run."""
     setting: Mapping[str, Any]
@@ -115,56 +151,23 @@ class _Row:
         unique, loss = self.unique_tokens, self.val_loss
         return Candidate(self.family, self.params, self.planned, unique, loss, self.setting)
 
-    def drop(self, reason: str) -> Dropped:
-        """What is to be said of a run that is left out."""
+    def drop(self, reason: Note) -> Dropped:
+        """The record of a run that is left out."""
         n, d, u, loss = self.params, self.tokens, self.unique_tokens, self.val_loss
         return Dropped(self.run, self.family, n, d, u, loss, reason)
 
 
-def _notes(rows: Sequence[_Row], at: At) -> list[str]:
-    notes = []
-    if at == "best":
-        notes.append(
-            "points are the best evaluations within runs; under a decaying learning rate they are "
-            "not comparable with ends of shorter runs"
-        )
-    during = sum(not row.evaluated for row in rows)
-    if during:
-        notes.append(
-            f"{during} of {len(rows)} losses are of the evaluation during training, which is "
-            "coarser than `epochal eval`"
-        )
+def _notes(rows: Sequence[_Row], at: At) -> list[Note]:
+    notes = [note(PointsNote.BEST_EVALUATIONS)] if at == "best" else []
+    if count := sum(not row.evaluated for row in rows):
+        notes.append(note(PointsNote.TRAINING_EVALUATIONS, count=count, total=len(rows)))
     return notes
 
 
 def _same(values: Iterable[int | None]) -> int | None:
-    """What all have, or None."""
-    found = set(values)
-    return found.pop() if len(found) == 1 else None
-
-
-def _check_alike(records: Sequence[RunRecord]) -> None:
-    """Losses on other validation tokens, in other tokens or with less context do not compare."""
-    first: dict[str, tuple[Any, str]] = {}
-    for record in records:
-        corpus = record.info.get("corpus") or {}
-        validation = corpus.get("validation") or {}
-        of_run = {
-            "validation set": validation.get("content_sha256"),
-            "vocabulary": record.numbers.get("vocabulary"),
-            "sequence length": record.numbers.get("sequence_length"),
-        }
-        for what, value in of_run.items():
-            if value is None:
-                continue
-            known, name = first.setdefault(what, (value, record.name))
-            if value != known:
-                both = f" ({known} and {value})" if isinstance(value, int) else ""
-                raise DataError(
-                    f"the runs {name} and {record.name} have not the same {what}{both}, so "
-                    "their losses are not comparable; give runs of one corpus, tokenizer and "
-                    "sequence length, or add --force"
-                )
+    """The value that all have, or None."""
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropped:
@@ -173,17 +176,18 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
     tokens = float(numbers["flops"]) / (6 * params)
     lines = [line for line in record.metrics("eval") if _loss(line) < math.inf]
 
-    def out(reason: str) -> Dropped:
+    def out(code: DropReason, **values: Any) -> Dropped:
+        reason = note(code, **values)
         return Dropped(str(record.path), record.family, params, tokens, unique, None, reason)
 
     if record.status == "diverged":
-        return out("diverged: its loss or gradient was not finite")
+        return out(DropReason.DIVERGED)
     if at == "final" and record.status != "finished":
-        return out(f"is not at its end ({record.status}), so its rate has not decayed")
+        return out(DropReason.NOT_FINISHED, status=record.status)
     if branch := trunks.get(str(record.info.get("identity_sha256"))):
-        return out(f"its rate has not decayed: {branch} starts from it and decays")
+        return out(DropReason.BRANCHED_FROM, branch=branch)
     if not lines:
-        return out("has no evaluation with a finite loss")
+        return out(DropReason.NO_FINITE_LOSS)
     chosen = min(lines, key=_loss) if at == "best" else lines[-1]
     step = int(chosen["step"])
     loss, evaluated = _loss(chosen), False
@@ -192,7 +196,7 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
         if result is not None and result.step == step and result.estimator != "paper":
             loss, evaluated = result.nll_nats_per_token, True
     if not 0 < loss < math.inf:
-        return out(f"its loss {loss:g} is not a positive number")
+        return out(DropReason.LOSS_NOT_POSITIVE, loss=loss)
     return _Row(
         params,
         tokens * step / int(numbers["steps"]),
@@ -211,7 +215,7 @@ def _point(record: RunRecord, at: At, trunks: Mapping[str, str]) -> _Row | Dropp
 
 
 def _recipe(record: RunRecord) -> dict[str, Any] | None:
-    """The run's recipe as plain tables; None if it knew other keys than today's."""
+    """The run's recipe as plain tables; None if it has unknown keys."""
     try:
         return recipe_tree(record.recipe)
     except RecipeError:
@@ -221,3 +225,122 @@ def _recipe(record: RunRecord) -> dict[str, Any] | None:
 def _loss(line: dict[str, Any]) -> float:
     value = line.get("nll_nats_per_token")
     return float(value) if value is not None and math.isfinite(float(value)) else math.inf
+
+
+def read_csv(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    all_settings: bool = False,
+) -> Points:
+    """The points of a CSV file with a header.
+
+    Columns: params, tokens, val_loss; unique_tokens (missing: every row is one epoch), family
+    (missing: the first of the list), seed, run and setting. Of rows that share all numbers but the
+    loss the best `setting` stays, unless `all_settings`. `columns` maps these names to the file's
+    own; `where` keeps only rows whose column has that text. Counts may be written like 100M.
+    Raises DataError naming the row for a value that is not a positive number.
+    """
+    path = Path(path)
+    renamed = {name: name for name in (*COLUMNS, *OPTIONAL)} | dict(columns or {})
+    header, rows = _read(path)
+    _check_header(path, header, renamed, where or {})
+    rows = [(n, r) for n, r in rows if all(r.get(k) == v for k, v in (where or {}).items())]
+    if not rows:
+        raise DataError(
+            f"{path} holds no rows"
+            + (" with " + ", ".join(f"{k}={v}" for k, v in where.items()) if where else "")
+        )
+    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    texts: dict[str, list[str]] = {name: [] for name in OPTIONAL}
+    single = renamed["unique_tokens"] not in header
+    for number, row in rows:
+        for name in COLUMNS:
+            source = "tokens" if name == "unique_tokens" and single else name
+            values[name].append(_number(path, number, renamed[source], row))
+        texts["family"].append(_family(path, number, row.get(renamed["family"])))
+        texts["seed"].append(row.get(renamed["seed"]) or "")
+        texts["run"].append(row.get(renamed["run"]) or f"row {number}")
+        texts["setting"].append(row.get(renamed["setting"]) or "none")
+    notes = []
+    if single:
+        notes.append(note(PointsNote.SINGLE_EPOCH_ASSUMED, file=path.name))
+    if renamed["family"] not in header:
+        default = family_names()[0]
+        notes.append(note(PointsNote.FAMILY_ASSUMED, file=path.name, family=default))
+    n, d, u, loss = (np.array(values[name]) for name in COLUMNS)
+    points = Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
+    return points if all_settings else _best_settings(points, texts["setting"])
+
+
+def _best_settings(points: Points, settings: Sequence[str]) -> Points:
+    """The points of the best setting each, the others as dropped."""
+    columns = (points.params, points.tokens, points.unique_tokens, points.loss)
+    runs = [
+        Candidate(family, n, d, u, loss, {"setting": setting})
+        for family, n, d, u, loss, setting in zip(
+            points.family, *(column.tolist() for column in columns), settings, strict=True
+        )
+    ]
+    reasons = dominated_settings(runs)
+    rest = points.take(np.array([i not in reasons for i in range(len(points))], dtype=bool))
+    dropped = [points.drop(index, reason) for index, reason in sorted(reasons.items())]
+    return replace(rest, notes=points.notes, dropped=dropped)
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header, and (line number, values) of each row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(line for line in file if not line.startswith("#"))
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = [
+                (number, {k: (v or "").strip() for k, v in row.items() if k is not None})
+                for number, row in enumerate(reader, start=1)
+            ]
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; give a CSV of points or run folders") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} as a CSV file: {error}") from error
+    return header, rows
+
+
+def _check_header(
+    path: Path, header: Sequence[str], renamed: Mapping[str, str], where: Mapping[str, str]
+) -> None:
+    if strange := [name for name in renamed if name not in (*COLUMNS, *OPTIONAL)]:
+        known = (*COLUMNS, *OPTIONAL)
+        raise OptionError("columns", strange[0], f"unknown column; columns are {', '.join(known)}")
+    for name in ("params", "tokens", "val_loss"):
+        if renamed[name] not in header:
+            hint = nearest(renamed[name], header)
+            raise DataError(
+                f"{path} has no column {renamed[name]!r}; it has {', '.join(header) or 'none'}."
+                f"{hint} Rename it, or map it with columns: {name}=NAME"
+            )
+    for name in where:
+        if name not in header:
+            raise DataError(f"{path} has no column {name!r}; it has {', '.join(header)}")
+
+
+def _number(path: Path, row: int, column: str, values: Mapping[str, str]) -> float:
+    text = values.get(column, "")
+    try:
+        return parse_number(text)
+    except UserError:
+        raise DataError(
+            f"{path}, row {row}: {column} = {text!r} is not a positive number; fix or remove "
+            "the row"
+        ) from None
+
+
+def _family(path: Path, row: int, text: str | None) -> str:
+    if not text:
+        return family_names()[0]
+    for family in families():
+        if text.lower() in (family.name, *family.aliases):
+            return family.name
+    raise DataError(
+        f"{path}, row {row}: unknown family {text!r}; write {' or '.join(family_names())}"
+    )

@@ -1,6 +1,6 @@
 """Many small fits at once: damped Gauss–Newton on Huber weights, then an exact polish.
 
-All starts, resamples or held values of a profile are rows of one batch, so numpy does the work
+All starts, resamples or fixed values of a profile are rows of one batch, so numpy does the work
 that a loop over an optimiser would. A round tries the step of the re-weighted squares
 (weights min(1, δ/|r|), which never overshoots) or of the true second derivative (weights 1
 within δ, 0 beyond, fast near the end), whichever did better for that row last.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from scipy.optimize import minimize
 
 from epochal.estimates import Floats
 from epochal.scaling.forms import BOUNDS, Form, Inputs, predict, predict_with_gradient
+from epochal.scaling.options import HUBER_DELTA, Residual
 
 ROUNDS = 60
 _POLISHES = 4
@@ -30,7 +30,7 @@ class Solutions:
     """Where a batch of starts ended."""
 
     constants: Floats
-    """Inner constants, [S, k]."""
+    """Unconstrained constants, [S, k]."""
     objective: Floats
     """[S]."""
 
@@ -43,10 +43,10 @@ def solve(
     tolerance: float = _TOLERANCE,
     base: Floats | None = None,
 ) -> Solutions:
-    """Minimise from each start, [S, k] inner constants.
+    """Minimise from each start, [S, k] unconstrained constants.
 
     `weights` [S, n] of the points differ per row of a bootstrap; `base` [S, k] replaces the
-    held constants per row of a profile.
+    fixed constants per row of a profile.
     """
     state = _State(problem, np.atleast_2d(starts).astype(float), weights, base)
     for _ in range(rounds):
@@ -78,7 +78,7 @@ class _State:
         self.objective = self._sum(self.residuals, self.weights)
 
     def constants(self, q: Floats | None = None) -> Floats:
-        """Inner constants of the rows."""
+        """Unconstrained constants of the rows."""
         return self.base + (self.q if q is None else q) @ self.matrix.T
 
     def _evaluate(self, q: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -158,7 +158,7 @@ def _solve(matrices: Floats, sides: Floats) -> Floats:
 
 
 def polish(problem: FitProblem, start: Floats) -> tuple[Floats, float]:
-    """BFGS on the exact objective with its gradient → (inner constants [k], objective).
+    """BFGS on the exact objective with its gradient → (unconstrained constants [k], objective).
 
     The objective is scaled up, or the stopping rules would fire early. The better of start and
     end is returned.
@@ -210,10 +210,6 @@ def _descend(
     return end
 
 
-HUBER_DELTA = 1e-3
-"""Of Hoffmann et al. 2022, kept by all later fits."""
-
-
 @dataclass(frozen=True, slots=True)
 class FitProblem:
     """What is minimised."""
@@ -223,11 +219,11 @@ class FitProblem:
     log_loss: Floats
     delta: float = HUBER_DELTA
     """Huber's δ; infinite gives least squares."""
-    residual: Literal["log", "loss"] = "log"
+    residual: Residual = "log"
     tie: bool = False
     """β = α."""
-    held: Mapping[str, float] = field(default_factory=dict)
-    """Inner values of constants that stay as they are."""
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    """Unconstrained values of constants that are not fitted."""
 
     @property
     def rows(self) -> int:
@@ -240,19 +236,19 @@ class FitProblem:
         return [
             name
             for name in self.form.constants
-            if name not in self.held and not (self.tie and name == "beta")
+            if name not in self.fixed and not (self.tie and name == "beta")
         ]
 
     def map(self) -> tuple[Floats, Floats]:
-        """(p0 [k], M [k, m]): inner constants p = p0 + M·q of the free ones q.
+        """(p0 [k], M [k, m]): unconstrained constants p = p0 + M·q of the free ones q.
 
-        Besides holding and tying, q is centred: its A and B are the terms' sizes at the middle
+        Besides fixing and tying, q is centred: its A and B are the terms' sizes at the middle
         of log N and log D, so that they hardly depend on the exponents (the raw problem is
         very badly conditioned).
         """
         names, free = self.form.constants, self.free
         base, matrix = np.zeros(len(names)), np.zeros((len(names), len(free)))
-        for name, value in self.held.items():
+        for name, value in self.fixed.items():
             base[names.index(name)] = value
         for column, name in enumerate(free):
             matrix[names.index(name), column] = 1.0
@@ -279,7 +275,7 @@ class FitProblem:
         return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
 
     def to_free(self, constants: Floats) -> Floats:
-        """Inner constants [..., k] → q [..., m]."""
+        """Unconstrained constants [..., k] → q [..., m]."""
         base, matrix = self.map()
         result: Floats = (constants - base) @ np.linalg.pinv(matrix).T
         return result

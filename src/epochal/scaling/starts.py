@@ -25,7 +25,7 @@ _KEEP = 28
 
 
 def projected(problem: FitProblem, log_n: Floats, log_d: Floats, keep: int) -> Floats:
-    """The best `keep` cells of the grid, [S, 5]: inner A, B, E, α, β.
+    """The best `keep` cells of the grid, [S, 5]: unconstrained A, B, E, α, β.
 
     `log_n` and `log_d` are (effective) parameters and tokens of the points. Cells with a
     negative constant are left out; where all have one, E is let go to almost nothing.
@@ -92,18 +92,18 @@ def _spread(error: Floats, alpha: Floats, beta: Floats, keep: int) -> list[int]:
 
 
 def search_starts(problem: FitProblem) -> Floats:
-    """Inner constants to start from, [S, k], for any form."""
+    """Unconstrained constants to start from, [S, k], for any form."""
     form = problem.form
     starts = _fives(problem)
     if "R_D" in form.constants:
         starts = _with_half_lives(problem, starts)
     if "K" in form.constants:
         starts = _with_penalty(form, starts)
-    return _with_held(problem, starts)
+    return _with_fixed(problem, starts)
 
 
-def _with_held(problem: FitProblem, starts: Floats) -> Floats:
-    for name, value in problem.held.items():
+def _with_fixed(problem: FitProblem, starts: Floats) -> Floats:
+    for name, value in problem.fixed.items():
         starts[:, problem.form.index(name)] = value
     return starts
 
@@ -132,7 +132,7 @@ def _rows(problem: FitProblem, rows: np.ndarray) -> FitProblem:
     """The problem on some of its rows."""
     where = problem.where
     part = Inputs(*(getattr(where, field.name)[rows] for field in dataclasses.fields(Inputs)))
-    return dataclasses.replace(problem, where=part, log_loss=problem.log_loss[rows], held={})
+    return dataclasses.replace(problem, where=part, log_loss=problem.log_loss[rows], fixed={})
 
 
 def _with_half_lives(problem: FitProblem, five: Floats) -> Floats:
@@ -144,7 +144,7 @@ def _with_half_lives(problem: FitProblem, five: Floats) -> Floats:
     plain = dataclasses.replace(problem, form=FORMS["data-constrained"])
     if problem.form.name == "coupled":
         plain = problem
-    both = _with_held(plain, both) if problem.form.monotone else both
+    both = _with_fixed(plain, both) if problem.form.monotone else both
     error = plain.objective(both).reshape(len(five), len(lives))
     best: Floats = both[error.argmin(axis=0) * len(lives) + np.arange(len(lives))]
     return best
@@ -161,7 +161,7 @@ def _with_penalty(form: Form, starts: Floats) -> Floats:
 
 
 def global_search(problem: FitProblem) -> tuple[Floats, Floats]:
-    """All distinct minima found, best first: inner constants [M, k] and objectives [M]."""
+    """All distinct minima found, best first: unconstrained constants [M, k] and objectives [M]."""
     starts = search_starts(problem)
     if len(starts) > _KEEP:
         early = solve(problem, starts, rounds=_DEEPEN)
@@ -174,7 +174,7 @@ def global_search(problem: FitProblem) -> tuple[Floats, Floats]:
 def distinct(
     problem: FitProblem, constants: Floats, objective: Floats, apart: float = 0.02
 ) -> tuple[Floats, Floats]:
-    """Ends that differ by more than `apart` in some free inner constant, best first."""
+    """Ends that differ by more than `apart` in some free unconstrained constant, best first."""
     base_free = problem.to_free(constants)
     chosen: list[int] = []
     for index in np.argsort(objective, kind="stable"):

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epochal.errors import DataError, EpochalError
-from epochal.families import family_names
-from epochal.scaling.extrapolation import drop_unigram_level_runs, with_extrapolation_error
+from epochal.families import family_names, get_family
+from epochal.scaling.extrapolation import drop_unigram_level_runs
 from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
-from epochal.scaling.point_fit import FitSettings
+from epochal.scaling.notes import DropReason
+from epochal.scaling.options import FitOptions, check_law
 from epochal.scaling.points import Points
 from epochal.scaling.read import read_points
 from epochal.scaling.result import FitReport
-from epochal.scaling.verdict import TITLES
 
 LEAST_SPARE = 2
 """Runs beyond the constants without which no law is taken. One fewer than `foretell.SPARE`, since
@@ -61,7 +61,9 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
             notes.append(f"no {law} law: {error}")
     else:
         raise DataError("; ".join(notes))
-    turned = any("overfit" in d.reason for f in report.families.values() for d in f.dropped)
+    turned = any(
+        d.reason.code is DropReason.OVERFITTED for f in report.families.values() for d in f.dropped
+    )
     rows = min(len(kept.of_family(family)) for family in family_names())
     if report.law == "data-constrained" and turned and rows >= ROWS_FOR_OVERFITTING:
         try:
@@ -69,17 +71,17 @@ def study_laws(places: Sequence[str | Path], level: float) -> StudyLaws:
         except EpochalError as error:
             notes.append(f"no law with an overfitting term: {error}")
     notes += [
-        f"{TITLES[family]} has hardly begun to learn from context: its lowest loss of {lowest:.3f} "
-        f"is about that of token frequencies alone ({level:.3f} nats per token), so its law cannot "
-        "tell when it will"
+        f"{get_family(family).short} has hardly begun to learn from context: its lowest loss of "
+        f"{lowest:.3f} is about that of token frequencies alone ({level:.3f} nats per token), so "
+        "its law cannot predict when it will"
         for family, lowest in early.items()
     ]
-    return StudyLaws(points, with_extrapolation_error(report), level, early, notes)
+    return StudyLaws(points, report, level, early, notes)
 
 
 def _fitted(points: Points, law: str) -> FitReport:
     """Laws of both families. Raises DataError."""
-    report = fit_points(points, FitSettings(law=law))
+    report = fit_points(points, FitOptions(law=check_law(law)))
     if len(report.families) < len(family_names()):
         raise DataError("; ".join(report.refused.values()) or "there are runs of one family only")
     least = len(FORMS[law].constants) + LEAST_SPARE

@@ -18,7 +18,10 @@ from epochal.progress import say
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
 from epochal.report.text import describe
+from epochal.report.text.plan import extrapolation_text
+from epochal.results import to_json
 from epochal.scaling.extrapolation import corpus_unigram_nll
+from epochal.scaling.options import PlanOptions
 from epochal.scaling.plan import plan
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.result import FitReport
@@ -71,8 +74,8 @@ class StudyResult:
             "held_out": self.held_out,
             "regularisation": self.regularisation,
             "recipes": self.recipes,
-            "plan": None if self.plan is None else self.plan.as_dict(),
-            "fit": None if self.fit is None else self.fit.as_dict(),
+            "plan": None if self.plan is None else to_json(self.plan),
+            "fit": None if self.fit is None else to_json(self.fit),
         }
 
 
@@ -145,11 +148,12 @@ class _Study:
         planned = plan(
             corpus.train.unique_tokens,
             self.flops or checked.flops,
-            laws=laws.report,
-            sizes=[str(int(n)) for n in sizes.values()],
-            vocabulary=corpus.tokenizer.vocabulary,
+            PlanOptions(
+                laws=laws.report,
+                sizes=[str(int(n)) for n in sizes.values()],
+                vocabulary=corpus.tokenizer.vocabulary,
+            ),
         )
-        assert isinstance(planned, PlanReport)
         self.stages.add("plan", began, f"for {planned.flops:.3g} FLOPs")
         names = {str(int(n)): size for size, n in sizes.items()}
         self._write_recipes(lab, planned, names)
@@ -231,9 +235,12 @@ class _Study:
         if self.tried:
             self.notes.append(NOT_TRIED)
         if planned is not None:
-            self.notes += planned.notes
+            self.notes += map(describe, planned.notes)
             for family in planned.families:
-                self.notes += [f"{family.family}: {text}" for text in family.extrapolation_warnings]
+                self.notes += [
+                    f"{family.family}: {extrapolation_text(warning)}"
+                    for warning in family.extrapolation_warnings
+                ]
                 if family.size is not None:
                     self.notes += left_aside(self.tried, family.family, family.size.epochs)
         content: dict[str, Any] = {

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from epochal.families import family_names
+from epochal.families import family_names, get_family
+from epochal.report.text.plan import critical_text, verdict_text
 from epochal.scaling.optimum import LadderChoice
+from epochal.scaling.options import OVERFIT_SHARE
 from epochal.scaling.planner import PlanReport
-from epochal.scaling.point_fit import OVERFIT_SHARE
 from epochal.scaling.points import Points
 from epochal.scaling.result import FitReport
-from epochal.scaling.verdict import TITLES, critical_words, trusted_flops, verdict_words
 from epochal.studies.regularise import CLEAR, Tried, best_setting
 from epochal.sweeps.record import RunState
 from epochal.units import format_count, format_epochs
@@ -30,7 +30,7 @@ def held_out_words(
     end = "" if early else f" ({off:+.1f} %)"
     missed = "" if inside == "inside" else ": do not trust this law beyond its runs"
     return (
-        f"{TITLES[family]}: {said} ({low:.3f} to {high:.3f}), seen {seen:.3f}, "
+        f"{get_family(family).short}: {said} ({low:.3f} to {high:.3f}), seen {seen:.3f}, "
         f"{inside} the interval{end}{missed}"
     )
 
@@ -42,7 +42,7 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
     else:
         length = f"{format_epochs(choice.epochs)} of {format_count(unique)}"
     return (
-        f"{TITLES[family]}, {choice.name} ({format_count(choice.params)} parameters), "
+        f"{get_family(family).short}, {choice.name} ({format_count(choice.params)} parameters), "
         f"{length} unique tokens"
     )
 
@@ -50,15 +50,15 @@ def choice_words(family: str, choice: LadderChoice, unique: int) -> str:
 def reach_words(planned: PlanReport, report: FitReport, early: Mapping[str, float]) -> str:
     """Whether the lead changes within the compute up to which the laws are trusted."""
     if early:
-        who = " and ".join(TITLES[family] for family in early)
+        who = " and ".join(get_family(family).short for family in early)
         return (
             f"The probes of {who} had hardly begun to learn from context, so nothing is said of a "
             "crossing; give more time."
         )
-    if planned.critical is None:
-        return "There is no law of the other family, so nothing is said of a crossing."
-    text = critical_words(planned.critical, planned.flops, trusted_flops(report.families))
-    return f"{text[0].upper()}{text[1:]}."
+    if not planned.pairs:
+        return "There is no law of another family, so no crossing can be given."
+    texts = [critical_text(pair, planned.flops) for pair in planned.pairs]
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in texts)
 
 
 def measured_words(seen: Mapping[str, float], difference: tuple[float, float], flops: float) -> str:
@@ -69,7 +69,7 @@ def measured_words(seen: Mapping[str, float], difference: tuple[float, float], f
     winner = measured_winner(difference)
     if winner is None:
         return f"Too close to call, {at} ({figures}; difference {nats:+.3f} ± {error:.3f})"
-    lead = TITLES[winner]
+    lead = get_family(winner).short
     return f"{lead[0].upper()}{lead[1:]} by {abs(nats):.3f} nats per token, {at} ({figures})"
 
 
@@ -94,8 +94,8 @@ def overfitting_words(points: Points) -> tuple[bool, list[str]]:
         if any(d > tokens and loss > lowest * (1 + OVERFIT_SHARE) for d, loss in ladder):
             turned[family, unique].append(tokens / unique)
     words = [
-        f"{TITLES[family]} overfits {format_count(unique)} unique tokens: of the lengths tried "
-        f"{min(epochs):.3g} epochs were best"
+        f"{get_family(family).short} overfits {format_count(unique)} unique tokens: of the lengths "
+        f"tried {min(epochs):.3g} epochs were best"
         + (f" to {max(epochs):.3g}, by size" if max(epochs) > 1.01 * min(epochs) else "")
         for (family, unique), epochs in sorted(turned.items())
     ]
@@ -152,20 +152,15 @@ def with_laws(
     elif early:
         winner = None
         figures = ", ".join(
-            f"{TITLES[p.family]} {p.loss:.3f}" for p in planned.families if p.family not in early
+            f"{get_family(p.family).short} {p.loss:.3f}"
+            for p in planned.families
+            if p.family not in early
         )
         first = f"Too early to call (foretold: {figures or 'nothing'})"
     else:
         # What regularisation brought is no part of the laws; it may turn the order round.
         turned = winner is not None and by_loss[0].family != winner
-        first = verdict_words(
-            planned.families,
-            winner,
-            planned.difference,
-            planned.difference_interval,
-            planned.p_mdm_better,
-            short=True,
-        )
+        first = verdict_text(planned, short=True)
     order = by_loss if turned else sorted(by_loss, key=lambda p: p.family != winner)
     verdict = f"{first}. {reach_words(planned, report, early)}"
     if both_overfit:

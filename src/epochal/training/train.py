@@ -30,7 +30,7 @@ from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.runs.record import FORMAT
-from epochal.scaling.advisor import advise
+from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.law_files import read_laws
 from epochal.training.branch import Start, find_start
 from epochal.training.logger import NullLogger, RunLogger, check_same_run
@@ -237,7 +237,7 @@ def _advice(settings: Recipe, numbers: RunNumbers, folder: RunFolder) -> Advise:
 
     def advice(seconds: float) -> str:
         lines = [line for line in read_lines(folder.metrics_file) if line["kind"] == "eval"]
-        return advise(lines, law, numbers=to_json(numbers), seconds=seconds).short
+        return progress_text(advise(lines, law, numbers=to_json(numbers), seconds=seconds))
 
     return advice
 

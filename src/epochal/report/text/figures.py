@@ -119,6 +119,8 @@ def describe_parabola(parabola: Parabola) -> str:
 
 def isoflop_notes(laws: Mapping[str, FamilyFit]) -> list[str]:
     """What the parabolas show of the best size, and what makes them doubtful."""
+    from epochal.report.text import describe
+
     notes = []
     for family, fit in laws.items():
         if fit.isoflop is None:
@@ -130,7 +132,7 @@ def isoflop_notes(laws: Mapping[str, FamilyFit]) -> list[str]:
                 f"C^{fit.isoflop.tokens_exponent:.2f}."
             )
         notes += [
-            f"{title} at {budget(parabola)} FLOPs: {'; '.join(parabola.flags)}."
+            f"{title} at {budget(parabola)} FLOPs: {'; '.join(map(describe, parabola.flags))}."
             for parabola in fit.isoflop.parabolas
             if parabola.flags
         ]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from epochal.families import get_family
 from epochal.report.groups import NoVerdict
 from epochal.report.text.format import count, flops, listed, sentence
+from epochal.report.text.plan import extrapolation_text
 from epochal.results import Note
-from epochal.scaling.planner import row_notes
+from epochal.scaling.notes import PlanNote
 from epochal.units import format_count, format_epochs
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def _lead(lead: FrontierLead) -> str:
 
 def law_notes(laws: Laws) -> Iterator[str]:
     """The quality of each fit and all that is known of it."""
+    from epochal.report.text import describe
+
     for family, fit in laws.families.items():
         condition = f"{fit.condition:.3g}".replace("inf", "infinite")
         parts = [
@@ -119,11 +122,11 @@ def law_notes(laws: Laws) -> Iterator[str]:
         if len(fit.minima) > 1:
             parts[0] += f", {len(fit.minima)} minima within 1 % of each other"
         if fit.choice:
-            parts.append(f"The law was chosen: {fit.choice.why}")
-        yield ". ".join([*parts, *map(sentence, fit.notes)]) + "."
+            parts.append(f"The law was chosen: {describe(fit.choice.reason)}")
+        yield ". ".join([*parts, *(sentence(describe(one)) for one in fit.notes)]) + "."
     for family, notes in laws.notes.items():
         title = f"{get_family(family).title}: " if family else ""
-        yield from (f"{sentence(title + note)}." for note in notes)
+        yield from (f"{sentence(title + describe(one))}." for one in notes)
     if laws.mismatch is not None:
         yield (
             f"There is no plan: {laws.mismatch}, so the laws are not on one scale; give runs of "
@@ -133,9 +136,11 @@ def law_notes(laws: Laws) -> Iterator[str]:
 
 def plan_sentences(plan: PlanReport) -> Iterator[str]:
     """Beyond the table: what lies outside the fitted runs, and cheaper ways."""
+    from epochal.report.text import describe
+
     for one in plan.families:
         title = sentence(get_family(one.family).title)
-        yield from (f"{title}: {text}." for text in one.extrapolation_warnings)
+        yield from (f"{title}: {extrapolation_text(w)}." for w in one.extrapolation_warnings)
         if one.saturated:
             yield (
                 f"{title}: the budget is more than these tokens can use; "
@@ -149,8 +154,8 @@ def plan_sentences(plan: PlanReport) -> Iterator[str]:
                 f"{cheaper.loss:.3f}."
             )
     # The page's recipes have the row length of a run, so notes about that do not apply.
-    rows = row_notes(plan.families, plan.unique_tokens)
-    yield from (f"{sentence(note)}." for note in plan.notes if note not in rows)
+    rows = (PlanNote.ROW_LENGTH_UNKNOWN, PlanNote.ROW_LENGTH_SHORTER)
+    yield from (f"{sentence(describe(one))}." for one in plan.notes if one.code not in rows)
 
 
 def plan_rows(plan: PlanReport) -> list[list[str]]:

@@ -162,7 +162,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, corpus):
 
 def test_a_corpus_that_is_not_there_is_said_to_be(tmp_path):
     for tokenizer in (None, "bytes"):
-        with pytest.raises(DataError, match="nix.*does not exist"):
+        with pytest.raises(DataError, match=r"nix.*does not exist"):
             import_megatron(
                 sample("ar"),
                 tmp_path / "run",

@@ -178,6 +178,14 @@ def test_the_critical_compute_is_described_for_each_pair_of_families(tmp_path):
     assert not frontier_leads(group_runs(read_runs(tmp_path.glob("ar*"))))
 
 
+def test_compute_in_the_verdicts_notes_is_written_as_on_the_rest_of_the_page(tmp_path):
+    make_run(tmp_path / "ar", "ar", [4.0, 3.5], flops=5.76e16)
+    make_run(tmp_path / "mdm", "mdm", [5.0, 4.5], flops=2.3e17)
+    source = write_report([tmp_path], tmp_path / "p.html").path.read_text(encoding="utf-8")
+    assert "AR 5.76×10¹⁶, MDM 2.3×10¹⁷" in source
+    assert "e+1" not in source.split("<main>")[1].split("data:text/csv")[0]
+
+
 def test_three_families_have_three_pairs(third_family, tmp_path):
     """Two families were read out of the frontiers by name, and a third was passed over."""
     names = family_names()

@@ -23,13 +23,15 @@ from epochal.recipe.renames import rename_tree
 from epochal.runs import NLLResult, RunRecord, Status
 from epochal.runs.curves import Curve, validation_curve
 from epochal.runs.find import find_runs
+from epochal.runs.summary import RunSummary, summarise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """One run as the page shows it."""
+    """One run as the page shows it: its record, its summary, and what is drawn of it."""
 
     record: RunRecord
+    summary: RunSummary
     label: str
     """The folder's name, or its path where another run has the same name."""
     curve: Curve | None
@@ -42,16 +44,10 @@ class Run:
     """recipe.toml as nested values, under today's keys."""
     samples: list[tuple[str, str]]
     """(prompt, text) that the trained model wrote."""
-    reached: float
-    """Share of the run that is done."""
 
     @property
     def family(self) -> str:
-        return self.record.family
-
-    @property
-    def status(self) -> Status:
-        return self.record.status
+        return self.summary.family
 
     @property
     def params(self) -> int:
@@ -62,40 +58,26 @@ class Run:
         return int(self.record.numbers["unique_tokens"])
 
     @property
-    def flops(self) -> float:
-        """Compute spent so far."""
-        return float(self.record.numbers["flops"]) * self.reached
-
-    @property
-    def epochs(self) -> float:
-        """Epochs seen so far."""
-        return float(self.record.numbers["epochs"]) * self.reached
-
-    @property
     def nll(self) -> float | None:
-        """Best NLL: of `epochal eval`, else of the training log; None if there is neither."""
-        if self.result is not None:
-            return self.result.nll_nats_per_token
-        return float(self.curve.nll.min()) if self.curve is not None else None
+        """Best NLL: evaluated, else the lowest in training; None if there is neither."""
+        return self.summary.nll
 
     @property
     def best(self) -> tuple[float, float] | None:
         """(epochs, FLOPs) at which `nll` was reached; None if there is none."""
+        numbers, summary = self.record.numbers, self.summary
         if self.result is not None:
-            share = self.result.step / self.record.numbers["steps"]
-            numbers = self.record.numbers
+            share = self.result.step / numbers["steps"]
             return float(numbers["epochs"]) * share, float(numbers["flops"]) * share
-        if self.curve is None:
+        if summary.best_epoch is None or summary.best_flops is None:
             return None
-        at = self.curve.best
-        return float(self.curve.epochs[at]), float(self.curve.flops[at])
+        return summary.best_epoch, summary.best_flops
 
     @property
     def outdated(self) -> bool:
         """Whether training has found a better checkpoint since the evaluation."""
-        if self.result is None or self.curve is None:
-            return False
-        return self.result.step != int(self.curve.steps[self.curve.best])
+        best_step = self.summary.best_step
+        return self.result is not None and best_step not in (None, self.result.step)
 
 
 def read_runs(places: Sequence[str | Path]) -> list[Run]:
@@ -107,7 +89,9 @@ def read_runs(places: Sequence[str | Path]) -> list[Run]:
     times = Counter(run.label for run in runs)
     runs = [r if times[r.label] == 1 else replace(r, label=str(r.record.path)) for r in runs]
     order = family_names().index
-    return sorted(runs, key=lambda r: (r.unique_tokens, order(r.family), r.params, r.flops))
+    return sorted(
+        runs, key=lambda r: (r.unique_tokens, order(r.family), r.params, r.summary.flops_spent)
+    )
 
 
 def _read(path: Path) -> Run:
@@ -124,12 +108,10 @@ def _read(path: Path) -> Run:
 def _run(record: RunRecord) -> Run:
     if record.family not in family_names() or record.status not in get_args(Status):
         raise ValueError(f"family {record.family!r}, status {record.status!r}")
-    lines, log = record.metrics("eval"), record.metrics("train")
-    # A model that was imported comes without a log.
-    start = int((record.info.get("imported") or {}).get("step", 0))
-    steps = max((int(line["step"]) for line in [*lines, *log]), default=start)
+    log = record.metrics("train")
     run = Run(
         record=record,
+        summary=summarise(record),
         label=record.name,
         curve=validation_curve(record),
         loss=(
@@ -139,9 +121,9 @@ def _run(record: RunRecord) -> Run:
         result=record.evaluation("best"),
         recipe=rename_tree(read_toml(record.folder.recipe_file), notice=False),
         samples=[(str(s["prompt"]), str(s["text"])) for s in record.samples()],
-        reached=min(1.0, steps / int(record.numbers["steps"])),
     )
     # Read here, so that what is missing is reported as damage of this run.
-    _ = (run.params, run.flops, run.epochs, run.unique_tokens)
+    _ = [float(record.numbers[key]) for key in ("steps", "params", "flops", "epochs")]
+    _ = (run.unique_tokens, run.best)
     _ = [record.info["corpus"][role]["content_sha256"] for role in ("train", "validation")]
     return run

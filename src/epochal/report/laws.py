@@ -127,7 +127,7 @@ def find_plan(runs: Sequence[Run], laws: Laws, flops: float | None) -> PlanRepor
     if not fits or laws.mismatch is not None or len(vocabularies) != 1:
         return None
     points = next(iter(fits)).points
-    budget = flops if flops is not None else max(run.flops for run in runs)
+    budget = flops if flops is not None else max(run.summary.flops_spent for run in runs)
     unique = most_common_unique_tokens(points)
     return make_plan(dict(laws.families), unique, budget, vocabulary=vocabularies.pop())
 

@@ -177,7 +177,7 @@ def _context(
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     meets, leads = bool(curve_crossings(groups)), frontier_leads(groups)
     study, fits = laws.study, laws.families
-    unfinished = any(run.status != "finished" for run in runs)
+    unfinished = any(run.summary.status != "finished" for run in runs)
     present = [one for one in families() if any(run.family == one.name for run in runs)]
     context = {
         "title": text.page_title(groups),
@@ -252,7 +252,8 @@ def _verdict(group: Group) -> tuple[str, str, list[str]]:
 
 def _advice(runs: Sequence[Run], fits: Mapping[str, FamilyFit]) -> list[tuple[str, str]]:
     """(run, advice) of those that can go on; one that was never evaluated has no advice."""
-    in_progress = [r for r in runs if r.status in ("running", "stopped") and r.curve is not None]
+    status = ("running", "stopped")
+    in_progress = [r for r in runs if r.summary.status in status and r.curve is not None]
     return [(r.label, advice_text(advise(r.record, fits.get(r.family)))) for r in in_progress]
 
 
@@ -276,13 +277,13 @@ def _row(run: Run) -> list[str | Markup]:
         run.label,
         Markup('<span class="family-{}">{}</span>').format(run.family, short),
         format_count(run.params),
-        flops(run.flops),
-        f"{run.epochs:.1f}",
+        flops(run.summary.flops_spent),
+        f"{run.summary.epochs_seen:.1f}",
         nll,
         "–" if per_byte is None else f"{per_byte:.3f}",
         "–" if best is None else f"{best[0]:.1f}",
         "–" if curve is None else f"{curve.rise:.3f}",
-        run.status,
+        run.summary.status,
     ]
 
 

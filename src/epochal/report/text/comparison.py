@@ -9,10 +9,9 @@ from epochal.comparison import Comparison, CurveCrossing, Pair
 from epochal.comparison.compare import ComparisonNote
 from epochal.families import get_family
 from epochal.report.text import Text, describe
-from epochal.report.text.format import listed
+from epochal.report.text.format import flops, listed
 from epochal.runs.curves import CurveShape
 from epochal.runs.summary import RunSummary
-from epochal.units import format_count
 
 
 def verdict(comparison: Comparison) -> str:
@@ -103,11 +102,11 @@ def crossing(found: CurveCrossing) -> str:
     """Where one family's curve comes below another's."""
     earlier, later = _short(found.earlier), _short(found.later)
     if found.kind == "seen":
-        return f"{later}'s curve passed {earlier}'s at {format_count(found.flops)} FLOPs"
-    low, high = map(format_count, found.interval)
+        return f"{later}'s curve passed {earlier}'s at {flops(found.flops)} FLOPs"
+    low, high = map(flops, found.interval)
     return (
         f"extrapolated, {later}'s curve would come to {earlier}'s best near "
-        f"{format_count(found.flops)} FLOPs (95 % interval {low} to {high})"
+        f"{flops(found.flops)} FLOPs (95 % interval {low} to {high})"
     )
 
 
@@ -120,8 +119,8 @@ def _bounds(values: Mapping[str, Any]) -> str:
 
 
 def _flops(values: Mapping[str, Any]) -> str:
-    flops = [f"{_short(family)} {format_count(spent)}" for family, spent in values["flops"].items()]
-    return f"the runs did not have the same compute (FLOPs): {', '.join(flops)}"
+    spent = [f"{_short(family)} {flops(value)}" for family, value in values["flops"].items()]
+    return f"the runs did not have the same compute (FLOPs): {', '.join(spent)}"
 
 
 def _runs(values: Mapping[str, Sequence[str]]) -> str:

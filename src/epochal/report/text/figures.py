@@ -30,8 +30,8 @@ def describe_run(run: Run) -> str:
         get_family(run.family).title,
         f"{format_count(run.params)} parameters",
         f"{format_count(run.unique_tokens)} unique tokens",
-        f"{run.epochs:.3g} epochs",
-        f"{power_of_ten(run.flops)} FLOPs",
+        f"{run.summary.epochs_seen:.3g} epochs",
+        f"{power_of_ten(run.summary.flops_spent)} FLOPs",
     ]
     if run.nll is not None and run.best is not None:
         error = "" if run.result is None else f" ± {run.result.standard_error:.3f}"
@@ -46,7 +46,7 @@ def epochs_label(runs: Sequence[Run]) -> str:
 
 def flops_label(runs: Sequence[Run], crossings: Sequence[CurveCrossing]) -> str:
     """The figure against compute: best and end of each curve, and where they cross."""
-    ends = f"up to {power_of_ten(max(run.flops for run in runs))} FLOPs"
+    ends = f"up to {power_of_ten(max(run.summary.flops_spent for run in runs))} FLOPs"
     label = f"Validation NLL in nats per token against training compute, {ends}."
     cross = [f"The curves cross at {power_of_ten(crossing.flops)} FLOPs." for crossing in crossings]
     return " ".join([label, _describe_curves(runs), *cross])

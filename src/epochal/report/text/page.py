@@ -75,8 +75,8 @@ def warnings(groups: Sequence[Group]) -> Iterator[str]:
     """What a reader must know of runs that are not finished or not evaluated."""
     for group in groups:
         for run in group.runs:
-            if run.status in _STATUS:
-                yield f"{run.label} {_STATUS[run.status]}."
+            if run.summary.status in _STATUS:
+                yield f"{run.label} {_STATUS[run.summary.status]}."
         for run in group.runs:
             again = f"run `epochal eval {shlex.quote(str(run.record.path))}`"
             if run.result is None and run.curve is None:

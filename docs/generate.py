@@ -45,6 +45,7 @@ RESULTS: dict[str, str] = {
     "report": "epochal.report.page.Report",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
+    "study": "epochal.report.study.StudyResult",
 }
 NOT_YET: set[str] = {
     # Commands that print something else than the fields of one dataclass.
@@ -60,7 +61,6 @@ NOT_YET: set[str] = {
     "data verify",
     "data download",
     "data canaries",
-    "study",
     "average",
     "sizes",
 }

@@ -29,6 +29,7 @@ NAMES = [
     "QualityOptions",
     "Resources",
     "RunRecord",
+    "StudyOptions",
     "SubmitOptions",
     "SweepOptions",
     "RunSummary",

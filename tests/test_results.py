@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from epochal.report.text import describe, texts
 from epochal.results import NoteCode, note, to_json
+from epochal.sweeps.listing import ListingNote
+from epochal.sweeps.record import RunReason
 
 
 class Reason(NoteCode):
@@ -51,3 +54,17 @@ def test_a_result_with_everything_in_it():
 def test_what_has_no_form_is_refused():
     with pytest.raises(TypeError):
         to_json(object())
+
+
+def test_codes_of_two_rooms_with_the_same_word_have_their_own_texts():
+    assert RunReason.SAME_RUN != ListingNote.SAME_RUN
+    assert "runs/x" in describe(note(RunReason.SAME_RUN, run_dir="runs/x"))
+    assert "b" in describe(note(ListingNote.SAME_RUN, run="a", other="b"))
+    assert RunReason.SAME_RUN == "same_run"
+
+
+def test_each_code_has_a_text():
+    known = texts()
+    kinds = [kind for kind in NoteCode.__subclasses__() if kind.__module__.startswith("epochal.")]
+    assert kinds
+    assert not [code for kind in kinds for code in kind if code not in known]

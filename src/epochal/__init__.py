@@ -43,6 +43,7 @@ _MODULES = {
     "RunSummary": "epochal.runs.summary",
     "average": "epochal.evaluation.ensemble",
     "Resources": "epochal.sweeps.options",
+    "StudyOptions": "epochal.studies.options",
     "SubmitOptions": "epochal.sweeps.options",
     "SweepOptions": "epochal.sweeps.options",
     "compare": "epochal.studies.compare",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from epochal.studies.compare import compare as compare
     from epochal.studies.compare import compare_existing as compare_existing
     from epochal.studies.options import CompareOptions as CompareOptions
+    from epochal.studies.options import StudyOptions as StudyOptions
     from epochal.studies.quickstart import quickstart as quickstart
     from epochal.studies.study import study as study
     from epochal.sweeps.options import Resources as Resources

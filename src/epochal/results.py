@@ -15,7 +15,18 @@ from typing import Any
 
 
 class NoteCode(StrEnum):
-    """Base of the reason codes of a room; each member has a text in `report/text/`."""
+    """Base of the reason codes of a room; each member has a text in `report/text/`.
+
+    Codes of two rooms may have the same word: they are different keys all the same.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return self is other if isinstance(other, NoteCode) else str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Family:
     reads_short_rows: Callable[[Any], bool] = _always
     """options → whether rows shorter than those trained on may be read as they are; else they
     are padded with masks to that length, since a row that ends early is new to the model."""
+    small_model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which small models learn sooner, for the probes of a study."""
     recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Dotted recipe keys whose defaults differ for this family, applied by `load_recipe`; only keys
     that have a default. They are part of a run's identity."""

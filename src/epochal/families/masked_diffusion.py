@@ -51,6 +51,7 @@ FAMILY = Family(
     aliases=("diffusion", "masked_diffusion", "masked diffusion"),
     options=MaskedDiffusionOptions,
     mask_token=True,
+    small_model_options={"noise": "stratified"},
     scored_share=0.5,
     added_options=frozenset(
         {

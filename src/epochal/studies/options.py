@@ -1,11 +1,50 @@
-"""Options of the studies."""
+"""Options of `study`. Light, so that the command line's help is quick."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from epochal.errors import OptionError, UserError
 from epochal.options import option
+from epochal.units import parse_number
+
+LEAST_BUDGET = 120.0
+"""Seconds."""
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+
+
+def parse_seconds(text: str) -> float:
+    """`20min`, `2h`, `600s` → seconds. Raises UserError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"{text!r} is not a time; write 20min, 2h or 600s")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOptions:
+    """How long a study may take, and what it plans for."""
+
+    budget: float = option(1200.0, metavar="TIME", parse=parse_seconds)
+    """Wall time over all sessions: 20min, 2h, 600s; in Python seconds."""
+    out: Path = Path("study")
+    """Folder for everything that is made."""
+    flops: float | None = option(None, metavar="C", parse=parse_number)
+    """Compute to plan for.  [default: that of the check]"""
+    jobs: int | None = None
+    """Runs at a time.  [default: 2 on a CPU, one per GPU]"""
+    tokenizer: str | None = None
+    """Tokenizer, as for data prepare.  [default: bpe, larger for larger texts]"""
+
+    def __post_init__(self) -> None:
+        if not self.budget >= LEAST_BUDGET:
+            raise OptionError(
+                "budget", f"{self.budget:.0f}s", f"too small; give at least {LEAST_BUDGET:.0f}s"
+            )
+        if self.jobs is not None and self.jobs < 1:
+            raise OptionError("jobs", self.jobs, "should be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

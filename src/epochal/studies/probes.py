@@ -1,11 +1,11 @@
-"""Laying out a probe sweep that fits a time: sizes × lengths, fresh and repeated, both families.
+"""The probe sweep of a study: sizes × lengths, fresh and repeated, all families, within a time.
 
-What a law must know to foretell a longer run on the whole text: how the loss falls with tokens
-seen once, up to a quarter or so of that run's compute; what repetition costs (R*_D), from few
-tokens seen many times; and what a model too large for its tokens costs (R*_N), from sizes on both
-sides of the optimum (arXiv 2305.16264 §5; reference laws in `epochal.scaling`). A run over a
-part of the whole text costs what the same tokens repeated cost, and says more of the long run, so
-the ladder of lengths is of the whole text, and only repetition is looked at on subsets of it.
+To predict a longer run on the whole text, a law needs: how the loss falls with tokens seen once,
+up to about a quarter of that run's compute; the cost of repetition (R*_D), from few tokens seen
+many times; and the cost of a model too large for its tokens (R*_N), from sizes on both sides of
+the optimum (arXiv 2305.16264 §5; reference laws in `epochal.scaling`). A run over a part of the
+whole text costs as much as a run that repeats fewer tokens, and shows more about the long run, so
+the ladder of lengths uses the whole text, and only repetition uses subsets of it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from epochal.errors import UserError
-from epochal.families import family_names
+from epochal.families import families, family_names
+from epochal.recipe.load import Tree
 from epochal.sizes import LADDER, Architecture, swiglu_width
 
 SMALL_SHAPES = ("32x2x2", "48x2x2", "64x3x2", "96x3x3", "128x4x4", "192x4x6", "256x5x8")
 """width x layers x heads below the ladder's useful range for small vocabularies. Chosen by us."""
+WIDTH_OF_FULL_RATE = 128
+FULL_RATE, LEAST_RATE = 2e-3, 2e-4
+"""Learning rates by width: full up to 128, then falling as 1/width. Chosen by us: a rate good for
+width 96 made the loss jump at widths above 256."""
 RUNG = 2.0
-"""From one length of the ladder to the next. Chosen by us: a small model first learns how often
-each token is, and only runs well beyond that say something of longer ones."""
+"""Ratio of neighbouring lengths of the ladder. Chosen by us: a small model first learns how often
+each token is, and only runs well beyond that show anything about longer ones."""
 LEAST_PARTS = 4
-"""The whole text over the largest subset, at least."""
+"""Tokens of the whole text over those of the largest subset, at least."""
 MOST_EPOCHS = 64.0
-"""Of any probe. Chosen by us: small models on few tokens have long turned by then."""
+"""Epochs of a probe, at most. Chosen by us: small models on few tokens overfit long before."""
 TOKENS_PER_PARAM = 10.0
 """Tokens of the longest run per parameter of the middle size. Chosen by us: the sizes then lie
 on both sides of the optimum for most of the lengths."""
@@ -35,7 +42,7 @@ on both sides of the optimum for most of the lengths."""
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """How many probes of each size."""
+    """Lengths of the probes of each size."""
 
     rungs: int
     """Lengths on the whole text, each half of the next."""
@@ -54,38 +61,67 @@ DESIGNS = (
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What training costs on this machine, measured."""
+    """Cost of training on this machine, measured."""
 
     seconds_per_token: Mapping[tuple[str, str], float]
-    """(family, size) → seconds of one slot per token trained."""
+    """(family, size) → seconds in one slot per token trained."""
     overhead: float
-    """Seconds per run that are not training: starting, writing."""
+    """Seconds per run that are not training: start, files."""
     evaluation_tokens: float
-    """What evaluating a run costs, in tokens trained."""
+    """Cost of evaluating a run, in tokens trained."""
     factor: float = 1.0
-    """Seconds seen over seconds expected in runs so far."""
+    """Seconds measured over seconds expected in the runs so far."""
 
     def seconds(self, family: str, size: str, tokens: float) -> float:
-        """Of one slot, for a whole run."""
+        """Seconds in one slot for a whole run."""
         per_token = self.seconds_per_token[family, size]
         return self.factor * (self.overhead + per_token * (tokens + self.evaluation_tokens))
+
+    def of(self, probe: Probe) -> float:
+        """Seconds in one slot for a probe."""
+        return self.seconds(probe.family, probe.size, probe.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One run of the layout."""
+    """One run of the probe sweep."""
 
     family: str
     size: str
     unique_tokens: int
     epochs: float
-    seconds: float = field(compare=False)
-    """Expected, of one slot."""
+    seconds: float = field(default=0.0, compare=False)
+    """Expected, in one slot."""
 
     @property
     def tokens(self) -> int:
-        """D."""
+        """D, tokens trained on."""
         return round(self.unique_tokens * self.epochs)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return f"{self.family}-{self.size}-U{self.unique_tokens}-D{self.tokens}"
+
+    def with_costs(self, costs: Costs) -> Probe:
+        """The probe with the seconds of these costs."""
+        return replace(self, seconds=costs.of(self))
+
+    def keys(self, length: Mapping[str, Any]) -> Tree:
+        """Recipe keys of the run; `length` has its train.epochs or train.tokens, and more."""
+        shape = shape_of(self.size)
+        rate = max(LEAST_RATE, FULL_RATE * min(1.0, WIDTH_OF_FULL_RATE / shape.d_model))
+        return {
+            "family": self.family,
+            "data.unique_tokens": self.unique_tokens,
+            "model.d_model": shape.d_model,
+            "model.layers": shape.layers,
+            "model.heads": shape.heads,
+            "model.head_dim": shape.head_dim,
+            "train.lr": rate,
+            "train.min_lr": rate / 10,
+            **length,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +133,7 @@ class Layout:
 
     @property
     def seconds(self) -> float:
-        """Expected, of one slot."""
+        """Expected, in one slot."""
         return sum(probe.seconds for probe in self.probes)
 
     @property
@@ -112,11 +148,22 @@ class Layout:
 
 
 def shape_of(size: str) -> Architecture:
-    """The architecture that a size of a sweep names."""
+    """The architecture of a size: a name of the ladder, or width x layers x heads."""
     if size in LADDER:
         return LADDER[size]
     width, layers, heads = map(int, size.split("x"))
     return Architecture(width, layers, heads, width // heads, swiglu_width(width))
+
+
+def base_recipe(corpus: Path, length: int, batch: int) -> Tree:
+    """Sections of the recipe that all runs of a study share; tokens per row, rows per step."""
+    return {
+        "data": {"corpus": corpus.as_posix(), "sequence_length": length},
+        **{f.name: dict(f.small_model_options) for f in families() if f.small_model_options},
+        "train": {"global_batch_size": batch, "warmup": 0.05},
+        "eval": {"every": "50%", "max_tokens": 5_000},
+        "log": {"every": "2%", "tensorboard": False},
+    }
 
 
 def candidate_sizes(vocabulary: int) -> dict[str, int]:
@@ -131,13 +178,13 @@ def candidate_sizes(vocabulary: int) -> dict[str, int]:
     return small | dict(sorted(ladder.items(), key=lambda item: item[1]))
 
 
-class TooShort(UserError):
+class BudgetTooSmall(UserError):
     """There is not enough time for the smallest sweep."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the probe sweep alone needs {seconds:.0f} seconds of one slot")
+        super().__init__(f"the probe sweep alone needs {seconds:.0f} seconds in one slot")
         self.seconds = seconds
-        """Of one slot, that it needs at least."""
+        """In one slot, that it needs at least."""
 
 
 def lay_out(
@@ -147,8 +194,8 @@ def lay_out(
 
     Three neighbouring sizes around the optimum of the longest run, whose longest runs all take the
     same time; `least` is the smallest useful number of tokens. The fullest design is taken
-    whose smallest subset is twice that, the last one with just that. Raises UserError, with
-    the least time that would do, where nothing fits.
+    whose smallest subset is twice that, the last one with just that. Raises BudgetTooSmall, with
+    the least time that is enough, where nothing fits.
     """
     if unique_tokens < least * LEAST_PARTS:
         raise UserError(
@@ -158,17 +205,17 @@ def lay_out(
     sweeps = [_Sweep(costs, sizes, unique_tokens, least) for sizes in _triples(costs, params)]
     for design in DESIGNS:
         wanted = least if design is DESIGNS[-1] else min(2 * least, unique_tokens // LEAST_PARTS)
-        found = []
+        fitting = []
         for sweep in sweeps:
             longest = sweep.longest(design, seconds, wanted)
             if longest is not None:
                 off = abs(math.log(params[sweep.sizes[1]] * TOKENS_PER_PARAM / longest))
-                found.append((off, sweep.made(design, longest)))
-        if found:
-            return min(found, key=lambda pair: pair[0])[1]
+                fitting.append((off, sweep.layout(design, longest)))
+        if fitting:
+            return min(fitting, key=lambda pair: pair[0])[1]
     last = DESIGNS[-1]
-    cheapest = min(sweep.made(last, least * max(last.repeats)).seconds for sweep in sweeps)
-    raise TooShort(cheapest)
+    cheapest = min(sweep.layout(last, least * max(last.repeats)).seconds for sweep in sweeps)
+    raise BudgetTooSmall(cheapest)
 
 
 def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[list[str]]:
@@ -199,9 +246,9 @@ class _Sweep:
         )
         lengths = [n for n in lengths if self.subset(n, max(design.repeats)) >= smallest]
         within = bisect.bisect_right(
-            lengths, seconds, key=lambda length: self.made(design, length).seconds
+            lengths, seconds, key=lambda length: self.layout(design, length).seconds
         )
-        while within and self.made(design, lengths[within - 1]).seconds > seconds:
+        while within and self.layout(design, lengths[within - 1]).seconds > seconds:
             within -= 1  # more rungs for a shorter run: the cost is not quite monotone
         return lengths[within - 1] if within else None
 
@@ -209,7 +256,7 @@ class _Sweep:
         """Unique tokens of a subset."""
         return _two_digits(min(longest / parts, self.unique_tokens / LEAST_PARTS))
 
-    def made(self, design: Design, longest: int) -> Layout:
+    def layout(self, design: Design, longest: int) -> Layout:
         """The sweep whose middle size is trained on `longest` tokens at most."""
         order: dict[Probe, float] = {}
         for size in self.sizes:
@@ -229,7 +276,7 @@ class _Sweep:
         while top / RUNG ** (rungs - 1) > self.unique_tokens / LEAST_PARTS:
             rungs += 1
         fresh = [_two_digits(top / RUNG**rung) for rung in range(rungs)]
-        found = [(self.unique_tokens, tokens) for tokens in fresh if tokens >= self.least]
+        runs = [(self.unique_tokens, tokens) for tokens in fresh if tokens >= self.least]
         before = 0
         for parts, shares in design.repeats.items():
             unique = self.subset(longest, parts)
@@ -237,22 +284,20 @@ class _Sweep:
                 continue
             before = unique
             repeated = [_two_digits(min(top * share, MOST_EPOCHS * unique)) for share in shares]
-            found += [(unique, tokens) for tokens in repeated if tokens > 1.5 * unique]
-        return list(dict.fromkeys(found))
+            runs += [(unique, tokens) for tokens in repeated if tokens > 1.5 * unique]
+        return list(dict.fromkeys(runs))
 
     def _per_token(self, size: str) -> float:
         return sum(self.costs.seconds_per_token[family, size] for family in family_names())
 
 
 def _two_digits(number: float) -> int:
-    """Rounded down to two digits and zeros, so that names of runs are exact."""
+    """Rounded down to two significant digits, so that names of runs are exact."""
     unit = int(10 ** max(0, math.floor(math.log10(number)) - 1))
     return int(number / unit + 1e-9) * unit
 
 
 def _round_numbers(low: float, high: float) -> list[int]:
-    """Numbers of two digits and zeros from low to high."""
-    found = []
-    for power in range(12):
-        found += [digits * 10**power for digits in range(10, 100)]
-    return [number for number in found if low <= number <= high]
+    """Numbers of two significant digits from low to high."""
+    numbers = (digits * 10**power for power in range(12) for digits in range(10, 100))
+    return [number for number in numbers if low <= number <= high]

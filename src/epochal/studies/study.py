@@ -1,11 +1,11 @@
-"""From a text and a time to a decision: probe runs, laws, a plan, a check of it, a report."""
+"""Given a text and a time: probe runs, laws, a plan, a check of it, a report."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from epochal import files
 from epochal.data.builtin import builtin_documents
@@ -13,275 +13,257 @@ from epochal.data.corpus import Corpus, shuffle_seed_for
 from epochal.data.options import DocumentRule, PrepareOptions
 from epochal.data.prepare import prepare
 from epochal.data.store import TokenStore
-from epochal.errors import EpochalError, UserError
+from epochal.errors import EpochalError
 from epochal.progress import say
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
+from epochal.report.study import (
+    Basis,
+    HeldOutResults,
+    Recommendation,
+    RegularisationTrial,
+    StageNote,
+    StudyNote,
+    StudyResult,
+)
 from epochal.report.text import describe
-from epochal.report.text.plan import extrapolation_text
-from epochal.results import to_json
+from epochal.report.text.study import page_content
+from epochal.results import note
 from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.options import PlanOptions
 from epochal.scaling.plan import plan
-from epochal.scaling.planner import PlanReport
-from epochal.scaling.result import FitReport
-from epochal.studies.check import Check, Checked, near_probes
-from epochal.studies.laws import StudyLaws, study_laws
-from epochal.studies.parts import Clock, Stages
-from epochal.studies.regularise import NOT_TRIED, Tried, left_aside
-from epochal.studies.runner import Lab, recommended
-from epochal.studies.words import overfitting_words, with_laws, without_law
+from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.studies.laws import LawsRefused, StudyLaws, near_probes, overfitting, study_laws
+from epochal.studies.options import StudyOptions
+from epochal.studies.regularise import best_setting, is_clear, unused_settings
+from epochal.studies.runner import StudyRunner
+from epochal.studies.state import StudyState
 from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import make_slots, warn_idle_gpus
 
-LEAST_BUDGET = 120.0
-"""Seconds."""
 VALIDATION_TOKENS = 20_000
-"""Enough to tell a hundredth of a nat; more would cost time that training needs."""
+"""Enough to resolve a hundredth of a nat; more would cost time that training needs."""
 BYTES_PER_TOKEN = 2.0
-"""Of a small vocabulary, about."""
+"""With a small vocabulary, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class StudyResult:
-    """What came out of a study."""
+def study(text: str | Path | None = None, options: StudyOptions | None = None) -> StudyResult:
+    """What to train on `text`: measured, fitted, planned, and checked by held-out runs.
 
-    verdict: str
-    recommendation: str
-    checks: list[Check]
-    """What the held-out runs say of the predictions, and of the families."""
-    notes: list[str]
-    page: Path
-    seconds: float
-    """Used, over all sittings."""
-    plan: PlanReport | None
-    fit: FitReport | None
-    held_out: list[dict[str, Any]] = field(default_factory=list)
-    regularisation: list[dict[str, Any]] = field(default_factory=list)
-    """Each family's best probe with other regularisation: NLL, difference, whether better."""
-    recipes: dict[str, str] = field(default_factory=dict)
-    """Family → recipe file of its recommendation."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "verdict": self.verdict,
-            "recommendation": self.recommendation,
-            "checks": [asdict(check) for check in self.checks],
-            "notes": self.notes,
-            "report": str(self.page),
-            "seconds": self.seconds,
-            "held_out": self.held_out,
-            "regularisation": self.regularisation,
-            "recipes": self.recipes,
-            "plan": None if self.plan is None else to_json(self.plan),
-            "fit": None if self.fit is None else to_json(self.fit),
-        }
-
-
-def study(
-    text: str | Path | None = None,
-    *,
-    budget: float = 1200.0,
-    out: str | Path = "study",
-    flops: float | None = None,
-    jobs: int | None = None,
-    tokenizer: str | None = None,
-) -> StudyResult:
-    """What to train on `text`: measured, fitted, planned, and checked by runs held out.
-
-    `text` is a file or folder, the documentation that comes with Python if not given. `budget`
-    is in seconds of wall time, over all sittings; `flops` is the compute to plan for, that of
-    the check if not given. All is kept in `out`; the same call goes on where it was ended, and
-    finished runs are not done again. Raises UserError for a budget that is too small, saying
-    what is the least, DataError for the text, TrainingStopped after Ctrl-C or SIGTERM.
+    `text` is a file or folder, Python's own documentation if not given. Everything is kept in
+    `options.out`; the same call resumes, and finished runs are not done again. Raises OptionError
+    for a budget that is too small, with one that is enough, DataError for the text, RunError for
+    a damaged state file, TrainingStopped after Ctrl-C or SIGTERM.
     """
-    if budget < LEAST_BUDGET:
-        raise UserError(
-            f"a budget of {budget:.0f} seconds is too small; give at least {LEAST_BUDGET:.0f}"
-        )
-    clock = Clock(Path(out) / "state.json", budget)
-    work = _Study(Path(out), clock, jobs or _default_jobs(), flops)
-    warn_idle_gpus(make_slots(work.jobs))
+    options = options or StudyOptions()
+    state = StudyState(options.out / "state.json", options.budget)
+    jobs = options.jobs or _default_jobs()
+    warn_idle_gpus(make_slots(jobs))
     try:
-        return work.run(text, tokenizer)
+        return _Study(options, state, jobs).run(text)
     finally:
-        if work.folder.is_dir():
-            clock.save()
+        if options.out.is_dir():
+            state.save()
 
 
 @dataclass(slots=True)
 class _Study:
-    """A study at work."""
+    """A running study."""
 
-    folder: Path
-    clock: Clock
+    options: StudyOptions
+    state: StudyState
     jobs: int
-    flops: float | None
-    stages: Stages = field(default_factory=Stages)
-    notes: list[str] = field(default_factory=list)
-    tried: list[Tried] = field(default_factory=list)
-    recipes: dict[str, str] = field(default_factory=dict)
+    tried: list[RegularisationTrial] = field(default_factory=list)
 
-    def run(self, text: str | Path | None, tokenizer: str | None) -> StudyResult:
-        """All stages; what is done is only read."""
-        corpus = self._prepare(text, tokenizer)
-        lab = Lab(self.folder, self.clock, self.jobs, corpus, self.stages, self.notes)
-        costs = lab.measure()
-        layout = lab.lay_out(costs)
-        states, costs = lab.probe(layout, costs)
-        self.tried = lab.regularise(states, layout, costs)
-        began = time.monotonic()
-        laws = self._fit(corpus)
-        note = "no law" if laws is None else f"law {laws.report.law}"
-        self.stages.add("fit", began, note)
+    def run(self, text: str | Path | None) -> StudyResult:
+        """All stages; the results of finished ones are only read."""
+        corpus = self._prepare(text)
+        runner = StudyRunner(self.options.out, self.state, self.jobs, corpus)
+        costs = runner.measure()
+        layout = runner.lay_out(costs)
+        states, costs = runner.probe(layout, costs)
+        self.tried = runner.regularise(states, layout, costs)
+        laws = self._fit(runner)
         if laws is None:
-            return self._finish(states)
-        timed = {
-            size: float(n)
-            for size, n in lab.params.items()
-            if ("ar", size) in costs.seconds_per_token
-        }
-        sizes = near_probes(laws, timed)
-        checked = lab.check(laws, sizes, costs, self.tried)
+            return self._finish(runner, _best_run(states, self.tried))
+        measured = {size for _, size in costs.seconds_per_token}
+        params = {size: float(n) for size, n in runner.params.items() if size in measured}
+        sizes = near_probes(laws, params)
+        held_out = runner.check(laws, sizes, costs, self.tried)
         began = time.monotonic()
         planned = plan(
-            corpus.train.unique_tokens,
-            self.flops or checked.flops,
+            runner.unique_tokens,
+            self.options.flops or held_out.flops,
             PlanOptions(
                 laws=laws.report,
                 sizes=[str(int(n)) for n in sizes.values()],
                 vocabulary=corpus.tokenizer.vocabulary,
             ),
         )
-        self.stages.add("plan", began, f"for {planned.flops:.3g} FLOPs")
+        self.state.add_stage("plan", began, note(StageNote.PLANNED, flops=planned.flops))
         names = {str(int(n)): size for size, n in sizes.items()}
-        self._write_recipes(lab, planned, names)
-        return self._finish(states, laws, planned, names, checked)
+        planned = replace(planned, families=[_named(one, names) for one in planned.families])
+        recommendation = recommend(planned, self.tried, held_out, laws.below_unigram_baseline)
+        return self._finish(runner, recommendation, laws, planned, held_out)
 
-    def _write_recipes(self, lab: Lab, planned: PlanReport, sizes: dict[str, str]) -> None:
-        """The recommendation, ready to train: one file per family."""
-        for one in planned.families:
-            if one.size is None:
-                continue
-            size = sizes.get(one.size.name, one.size.name)
-            recipe = recommended(lab, one.family, size, one.size.tokens, self.tried)
-            place = self.folder / f"recommended-{one.family}.toml"
-            files.write_text(place, recipe_toml(recipe))
-            self.recipes[one.family] = str(place)
-
-    def _prepare(self, text: str | Path | None, tokenizer: str | None) -> Corpus:
+    def _prepare(self, text: str | Path | None) -> Corpus:
         began = time.monotonic()
+        folder = self.options.out / "corpus"
         size = _text_bytes(text)
         share = min(0.1, max(0.002, VALIDATION_TOKENS * BYTES_PER_TOKEN / max(1, size)))
         rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
-        made = prepare(
+        corpus = prepare(
             text or "builtin",
-            self.folder / "corpus",
+            folder,
             PrepareOptions(
-                tokenizer=tokenizer or _tokenizer_for(size),
+                tokenizer=self.options.tokenizer or _tokenizer_for(size),
                 validation=float(f"{share:.2g}"),
                 documents=rule,
-                shuffle=shuffle_seed_for(self.folder / "corpus", text),  # probes train on parts
+                shuffle=shuffle_seed_for(folder, text),  # probes train on parts
             ),
         )
-        for note in made.notes:
-            say(describe(note))
-        self.stages.add("prepare", began, f"{made.train.unique_tokens:,} unique tokens")
-        self.clock.save()
-        return made
+        for one in corpus.notes:
+            say(describe(one))
+        unique = corpus.train.unique_tokens
+        self.state.add_stage("prepare", began, note(StageNote.PREPARED, unique_tokens=unique))
+        self.state.save()
+        return corpus
 
-    def _fit(self, corpus: Corpus) -> StudyLaws | None:
-        """Laws that can describe what was seen; None, with a note, where none is determined."""
+    def _fit(self, runner: StudyRunner) -> StudyLaws | None:
+        """Laws that describe the probes; None, with notes, where none is identified."""
+        began = time.monotonic()
+        corpus = runner.corpus
         assert isinstance(corpus.train, TokenStore)  # as `prepare` makes it
         vocabulary = corpus.tokenizer.vocabulary
-        level = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
+        unigram_nll = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
+        laws = None
         try:
-            laws = study_laws([self.folder / "probes"], level)
+            laws = study_laws([self.options.out / "probes"], unigram_nll)
+            runner.notes += laws.notes
+        except LawsRefused as error:
+            runner.notes += error.notes
         except EpochalError as error:
-            self.notes.append(str(error))
-            return None
-        self.notes += laws.notes
+            runner.notes.append(note(StudyNote.LAW_REFUSED, law="any", problem=str(error)))
+        law = None if laws is None else laws.report.law
+        self.state.add_stage("fit", began, note(StageNote.FITTED, law=law))
         return laws
 
     def _finish(
         self,
-        states: list[RunState],
+        runner: StudyRunner,
+        recommendation: Recommendation,
         laws: StudyLaws | None = None,
         planned: PlanReport | None = None,
-        sizes: dict[str, str] | None = None,
-        checked: Checked | None = None,
+        held_out: HeldOutResults | None = None,
     ) -> StudyResult:
-        """Say what follows, no more; write the report."""
-        report = None if laws is None else laws.report
-        found = checked or Checked(0.0)
-        if laws is None or planned is None:
-            verdict, recommendation = without_law(states, self.tried)
-        else:
-            both_overfit, turned = overfitting_words(laws.points)
-            same = planned.flops == found.flops
-            verdict, recommendation = with_laws(
-                planned,
-                laws.report,
-                sizes or {},
-                self.tried,
-                found.results,
-                found.difference if same else None,
-                laws.early,
-                both_overfit=both_overfit,
-            )
-            self.notes += turned
-        self.notes += [one.note for one in self.tried]
+        """The result, its files and the report."""
+        folder, notes = self.options.out, runner.notes
+        overfit: list[str] = []
+        if laws is not None:
+            overfit, more = overfitting(laws.points)
+            notes += more
+            laws.report.save(folder / "law.toml")
         if self.tried:
-            self.notes.append(NOT_TRIED)
-        if planned is not None:
-            self.notes += map(describe, planned.notes)
-            for family in planned.families:
-                self.notes += [
-                    f"{family.family}: {extrapolation_text(warning)}"
-                    for warning in family.extrapolation_warnings
-                ]
-                if family.size is not None:
-                    self.notes += left_aside(self.tried, family.family, family.size.epochs)
-        content: dict[str, Any] = {
-            "budget": f"{self.clock.budget / 60:g} min",
-            "machine": f"{self.jobs} runs at a time",
-            "recommendation": f"{verdict} {recommendation}",
-            "stages": self.stages.done,
-            "held_out": found.results,
-            "regularisation": [one.as_dict() for one in self.tried],
-            "not_tried": NOT_TRIED if self.tried else "",
-            "recipes": self.recipes,
-            "notes": self.notes,
-        }
-        if laws is not None and report is not None and planned is not None:
-            content |= {"law": report.law, "flops": planned.flops, "level": laws.level}
-            report.save(self.folder / "law.toml")
-        files.write_json(self.folder / "study.json", content)
-        page = write_report(
-            [self.folder], self.folder / "report.html", fit=report, plan=planned
-        ).path
-        return StudyResult(
-            verdict=verdict,
+            notes.append(note(StudyNote.NOT_TRIED))
+        recipes: dict[str, str] = {}
+        for one in [] if planned is None else planned.families:
+            if one.size is None:
+                continue
+            notes += unused_settings(self.tried, one.family, one.size.epochs)
+            trial = best_setting(self.tried, one.family, one.size.epochs)
+            recipe = runner.recommended_recipe(one.family, one.size.name, one.size.tokens, trial)
+            path = folder / f"recommended-{one.family}.toml"
+            files.write_text(path, recipe_toml(recipe))
+            recipes[one.family] = str(path)
+        result = StudyResult(
             recommendation=recommendation,
-            checks=found.checks,
-            notes=self.notes,
-            page=page,
-            seconds=self.clock.used,
+            overfit=overfit,
+            held_out=held_out,
+            regularisation=self.tried,
+            notes=notes,
+            stages=self.state.stages,
+            below_unigram_baseline={} if laws is None else dict(laws.below_unigram_baseline),
+            unigram_nll=None if laws is None else laws.unigram_nll,
+            budget=self.state.budget,
+            seconds=self.state.used,
+            jobs=self.jobs,
+            report=folder / "report.html",
+            recipes=recipes,
             plan=planned,
-            fit=report,
-            held_out=found.results,
-            regularisation=[one.as_dict() for one in self.tried],
-            recipes=self.recipes,
+            fit=None if laws is None else laws.report,
         )
+        files.write_json(folder / "study.json", page_content(result))
+        write_report([folder], result.report, fit=result.fit, plan=planned)
+        return replace(result, seconds=self.state.used)
+
+
+def recommend(
+    planned: PlanReport,
+    tried: Sequence[RegularisationTrial],
+    held_out: HeldOutResults,
+    below_unigram_baseline: Mapping[str, float],
+) -> Recommendation:
+    """What to train with the planned compute.
+
+    Where the held-out runs were trained with it, they decide, not the laws.
+    """
+    trials = {
+        one.family: best_setting(tried, one.family, one.size.epochs)
+        for one in planned.families
+        if one.size is not None
+    }
+    ratios = {family: 1.0 if trial is None else trial.ratio for family, trial in trials.items()}
+    seen = held_out.seen
+    measured = bool(held_out.differences) and planned.flops == held_out.flops
+    # The laws know no regularisation; what it brought may reverse their order.
+    order = sorted(planned.families, key=lambda one: one.loss * ratios.get(one.family, 1.0))
+    basis, winner, is_reversed = Basis.PREDICTED, planned.winner, False
+    if measured:
+        basis = Basis.MEASURED
+        order = sorted(planned.families, key=lambda one: seen[one.family])
+        clear = all(is_clear(*difference) for difference in held_out.differences.values())
+        winner = order[0].family if clear else None
+    elif below_unigram_baseline:
+        basis, winner = Basis.TOO_EARLY, None
+    elif winner is not None:
+        is_reversed = order[0].family != winner
+    best = order[0]
+    if winner is not None and not is_reversed:
+        best = next(one for one in order if one.family == winner)
+    trial = trials.get(best.family)
+    predicted = None if best.size is None else best.size.loss * ratios.get(best.family, 1.0)
+    return Recommendation(
+        basis=basis,
+        winner=winner,
+        reversed_by_regularisation=is_reversed,
+        family=best.family,
+        choice=best.size,
+        setting=None if trial is None else trial.setting,
+        predicted=predicted,
+        seen=seen[best.family] if measured else None,
+        check_missed=any(r.family == best.family and not r.inside for r in held_out.results),
+    )
+
+
+def _named(one: FamilyPlan, names: Mapping[str, str]) -> FamilyPlan:
+    """The plan of a family with the study's name of its size."""
+    if one.size is None:
+        return one
+    return replace(one, size=replace(one.size, name=names.get(one.size.name, one.size.name)))
+
+
+def _best_run(states: Sequence[RunState], tried: Sequence[RegularisationTrial]) -> Recommendation:
+    """The recommendation where the runs determine no law: the best run seen."""
+    seen = [(state.nll, state.name) for state in states if state.nll is not None]
+    seen += [(trial.nll, trial.run) for trial in tried if trial.nll is not None]
+    nll, name = min(seen, default=(None, None))
+    return Recommendation(basis=Basis.NO_LAW, best_run=name, best_nll=nll)
 
 
 def _default_jobs() -> int:
     """Two runs at a time on a CPU with two cores or more; on GPUs one for each."""
-    slots = make_slots(1)
-    if slots[0].gpus:
-        return slots[0].gpus
-    return 2 if slots[0].threads > 1 else 1
+    slot = make_slots(1)[0]
+    return slot.gpus or (2 if slot.threads > 1 else 1)
 
 
 def _text_bytes(text: str | Path | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,14 +18,19 @@ from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
 from epochal.training.train import build_model
 
-WARM_STEPS = 2
+WARM_STEPS, LEAST_STEPS = 2, 3
+"""Steps that are not counted, and steps that are."""
+ALWAYS_TIMED = 2
+"""Sizes that are timed whatever the limit, so that there is a choice."""
 
 
-def seconds_per_token(recipe: Recipe, threads: int, least_seconds: float) -> float:
-    """Seconds per token of training by `recipe` on `threads` CPU threads, or on its device.
+def seconds_per_token(
+    recipe: Recipe, threads: int, least_seconds: float, limit: float = float("inf")
+) -> float:
+    """Seconds per token of training `recipe` on `threads` CPU threads, or on its device.
 
-    Steps are made for at least `least_seconds` after two to warm up; the median step counts,
-    so that a disturbance does not.
+    Two steps warm up, then steps are timed for at least `least_seconds`, three at least; the
+    median counts, so that a disturbance does not. After `limit` seconds no further step begins.
     """
     corpus = open_corpus(recipe.data)
     numbers = run_numbers(recipe, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
@@ -43,36 +48,47 @@ def seconds_per_token(recipe: Recipe, threads: int, least_seconds: float) -> flo
             machine,
         )
         times: list[float] = []
-        while len(times) < WARM_STEPS + 3 or sum(times[WARM_STEPS:]) < least_seconds:
+        while len(times) < WARM_STEPS + LEAST_STEPS or sum(times[WARM_STEPS:]) < least_seconds:
+            if times and sum(times) >= limit:
+                break
             start = time.perf_counter()
             stepper(len(times), recipe.train.lr)
             times.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
     tokens = recipe.train.global_batch_size * recipe.data.sequence_length
-    return float(np.median(times[WARM_STEPS:])) / tokens
+    return float(np.median(times[WARM_STEPS:] or times[-1:])) / tokens
 
 
 def measure_sizes(
     recipe_of: Callable[[str, str], Recipe],
     sizes: Sequence[str],
-    flops: dict[str, float],
+    flops: Mapping[str, float],
     threads: int,
-    seconds: float,
+    least_seconds: float,
+    limit: float,
 ) -> dict[tuple[str, str], float]:
-    """(family, size) → seconds per token, of `sizes` and of all those between them.
+    """(family, size) → seconds per token, for `sizes`, smallest first, that can be timed.
 
-    The first, every third and the last size that a step of a few seconds allows are timed, the
-    others follow from their `flops` per token on the line between their neighbours.
+    Every third size is timed for `least_seconds`; a size whose five steps would take longer than
+    `limit` seconds, by its `flops` per token, and all larger ones are left out. The sizes between
+    two timed ones follow from their FLOPs on the line between their neighbours.
     """
-    found: dict[tuple[str, str], float] = {}
+    speeds: dict[tuple[str, str], float] = {}
     for family in family_names():
         timed: dict[str, float] = {}
         for size in sizes[::3]:
-            timed[size] = seconds_per_token(recipe_of(family, size), threads, seconds)
-        known = np.array([flops[size] for size in timed])
+            recipe = recipe_of(family, size)
+            if len(timed) >= ALWAYS_TIMED:
+                last = max(timed, key=lambda name: flops[name])
+                tokens = recipe.train.global_batch_size * recipe.data.sequence_length
+                step = timed[last] * flops[size] / flops[last] * tokens
+                if (WARM_STEPS + LEAST_STEPS) * step > limit:
+                    break
+            timed[size] = seconds_per_token(recipe, threads, least_seconds, limit)
+        costs = np.array([flops[size] for size in timed])
         for size in sizes:
-            if flops[size] <= known.max():
-                value = np.interp(flops[size], known, np.array(list(timed.values())))
-                found[family, size] = float(value)
-    return found
+            if flops[size] <= costs.max():
+                value = np.interp(flops[size], costs, np.array(list(timed.values())))
+                speeds[family, size] = float(value)
+    return speeds

@@ -8,6 +8,7 @@ Imports inside functions count, and so do those for type checking only.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -231,3 +232,82 @@ def test_only_the_command_line_prints(path):
         ):
             to = [ast.unparse(k.value) for k in node.keywords if k.arg == "file"]
             assert to == ["sys.stderr"], f"line {node.lineno}"
+
+
+FAMILY_ROOMS = {"families", "objectives", "generation", "interop"}
+"""Rooms that may know which families there are; all others take what is on the list."""
+FAMILY_DATA = {"downstream_tasks/paper_tasks.py", "downstream_tasks/options.py"}
+"""Files that name families as data: published results, and the earlier name of a mode."""
+
+
+@by_name([p for p in FILES if room_of(p) not in FAMILY_ROOMS and name_of(p) not in FAMILY_DATA])
+def test_no_family_is_known_by_name(path):
+    """No `if family == "ar"`, and no field, argument or key of a family's name."""
+    names = {"ar", "mdm"}
+    found = []
+    for node in ast.walk(tree_of(path)):
+        known = {
+            ast.Constant: lambda n: n.value,
+            ast.Attribute: lambda n: n.attr,
+            ast.arg: lambda n: n.arg,
+            ast.keyword: lambda n: n.arg,
+            ast.Name: lambda n: n.id,
+        }.get(type(node))
+        value = known(node) if known else None
+        if isinstance(value, str) and value in names:
+            found.append(f"line {getattr(node, 'lineno', 0)}: {value}")
+    assert not found
+
+
+@by_name([p for p in FILES if room_of(p) not in ("cli", "report")])
+def test_only_the_command_line_and_the_report_write_english(path):
+    """No field of a result holds sentences: reasons are codes (`results.Note`)."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                    kind = ast.unparse(item.annotation)
+                    bad = item.target.id in ("notes", "summary", "verdict", "reason", "words")
+                    assert not (bad and "str" in kind.replace("struct", "")), (
+                        f"line {item.lineno}: {node.name}.{item.target.id}: {kind}"
+                    )
+
+
+def test_every_reason_code_has_a_text():
+    """And each text can be found: report/text/ knows all codes of all rooms."""
+    from epochal.report.text import texts
+    from epochal.results import NoteCode
+
+    for path in FILES:
+        if "NoteCode" in path.read_text(encoding="utf-8"):
+            importlib.import_module(dotted(path))
+    codes = {code for kind in subclasses(NoteCode) for code in kind if is_ours(kind)}
+    assert codes == set(texts()), codes ^ set(texts())
+
+
+def subclasses(kind):
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def is_ours(kind):
+    return kind.__module__.startswith("epochal.")
+
+
+def dotted(path):
+    return (
+        f"epochal.{name_of(path).removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+    )
+
+
+def test_no_public_function_takes_any_options():
+    """Options are dataclasses; `**options` hides what there is."""
+    for path in FILES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                kwarg = node.args.kwarg
+                # `note(code, **values)`, and what is handed on to matplotlib.
+                assert kwarg is None or kwarg.arg in ("values", "style"), (
+                    f"{name_of(path)}:{node.lineno}: {node.name}(**{kwarg.arg})"
+                )

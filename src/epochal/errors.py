@@ -1,7 +1,7 @@
 """Everything that Epochal raises on purpose.
 
 EpochalError                 one clear sentence; the command line prints it without a traceback
-├── UserError                the user can mend it (exit code 2)
+├── UserError                the user can fix it (exit code 2)
 │   ├── OptionError          an option of a function; names the field
 │   ├── RecipeError          a recipe key or value
 │   ├── DataError            a corpus, token store or tokenizer
@@ -28,7 +28,7 @@ class EpochalError(Exception):
 
 
 class UserError(EpochalError):
-    """Something that the user can mend."""
+    """An error that the user can fix."""
 
     exit_code = 2
 
@@ -57,7 +57,7 @@ class RunError(UserError):
 
 
 class NotFiniteError(RunError):
-    """A model gives a loss that is no finite number."""
+    """A model gives a loss that is not finite."""
 
 
 class CheckpointError(UserError):

@@ -35,7 +35,7 @@ class Estimate:
 
     nll: float
     error_draws: float
-    """0 for an exact likelihood; NaN if one draw was made, which cannot tell."""
+    """0 for an exact likelihood; NaN after a single draw, which has no spread."""
     error_documents: float
     """NaN if there is a single document or row to judge by."""
     unit_totals: Floats

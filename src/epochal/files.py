@@ -46,7 +46,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well.
 
-    Whatever goes wrong, `path` keeps its old content and no temporary file stays.
+    On any error, `path` keeps its old content and no temporary file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
@@ -63,7 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a new temporary folder beside `path`; rename it to `path` when the block ends well.
 
-    `path` must not exist, or be an empty folder. Whatever goes wrong, no temporary folder stays.
+    `path` must not exist, or be an empty folder. On any error, no temporary folder stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):

@@ -24,7 +24,7 @@ _LOG_EVERY_SECONDS = 15.0
 
 
 class Bar(Protocol):
-    """What long work tells: how much is done, and a short note."""
+    """What long work reports: how much is done, and a short note."""
 
     def update(self, done: float, note: str = "") -> None:
         """Set the amount done (of the bar's total) and the note beside it."""

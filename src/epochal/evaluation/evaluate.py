@@ -130,7 +130,7 @@ def score(run: str | Path | RunRecord, options: EvalOptions, shard: EvalShard) -
 
 
 def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
-    """Whether to compile a model that is to read so many tokens: as its recipe trains, but on a
+    """Whether to compile a model that will read `tokens` tokens: as its recipe trains, but on a
     GPU only for work that is long beside the compiler's.
     """
     wanted, on_gpu = loaded.recipe.train.compile, loaded.machine.device.type == "cuda"

@@ -43,7 +43,7 @@ def read_hf(
 ) -> ForeignModel:
     """The model in `folder`: what `epochal export hf` wrote, or any Llama of our shape.
 
-    `vocabulary` is the tokenizer's number of tokens; if it is not given, config.json tells.
+    `vocabulary` is the tokenizer's number of tokens; by default that of config.json.
     Raises CheckpointError naming a file that is missing or damaged, and the setting of a
     model that is not ours (biases, grouped-query attention, scaled rotary positions).
     """
@@ -115,7 +115,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} cannot be read ({error})") from error
         if odd := [n for n in names if not isinstance(n, str) or Path(n).name != n]:
-            raise CheckpointError(f"{index} names {odd[0]!r}, which is no file of this folder")
+            raise CheckpointError(f"{index} names {odd[0]!r}, which is not a file of this folder")
     if missing := [name for name in names if not (path / name).is_file()]:
         other = [file.name for file in path.glob("*.bin")]
         hint = (

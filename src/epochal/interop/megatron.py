@@ -150,7 +150,7 @@ def _arguments_from_weights(files: MegatronFiles, options: MegatronOptions) -> d
     if options.heads is None and options.head_dim is None:
         raise CheckpointError(
             f"the checkpoint {files.folder} is incomplete: this file is missing: {path.name}; copy "
-            "it from the original, or give what the weights do not tell: heads or head_dim "
+            "it from the original, or give what the weights do not determine: heads or head_dim "
             "(--heads N --head-dim K)"
         )
     args = arguments_from_weights(files)

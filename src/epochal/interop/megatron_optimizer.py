@@ -1,4 +1,4 @@
-"""Adam's moments in a Megatron-DeepSpeed checkpoint → ours, so that training can go on.
+"""Adam's moments in a Megatron-DeepSpeed checkpoint → ours, so that training can resume.
 
 A float32 run keeps them per parameter in mp_rank_XX_model_states.pt, numbered through the
 matrices and then through the norms, in the order of the pipeline's modules. A bfloat16 run
@@ -111,7 +111,7 @@ def _of_stage(
     """Names of the parameters of a pipeline stage, in the order of its modules.
 
     A stage has two norms per block, and the last has one more. How many blocks earlier stages
-    had is told by the count of theirs, which `content` carries along as "first_block".
+    had follows from their number of parameters, which `content` carries as "first_block".
     """
     first, count = int(content["first_block"]), norms // 2
     modules = {str(2 + first + number) for number in range(count)}

@@ -6,7 +6,7 @@ row's sum keeps its mean. The nearer slope · x comes to the token's NLL, the le
 the choice of the masked tokens. Features:
 
 - the unigram NLL of the token, from the set's own counts;
-- what the model itself said of the token in earlier draws, above its unigram NLL, shrunk to 0
+- the model's own NLL of the token in earlier draws, above its unigram NLL, shrunk to 0
   where the token was seldom masked. A draw uses earlier draws only, so the corrected draws
   stay uncorrelated with equal means, and their scatter still gives the error without bias.
 
@@ -51,7 +51,7 @@ def scored_unigram_nll(windows: ScoredWindows, vocabulary: int) -> Floats:
 
 
 class History:
-    """What earlier draws said of each token, above its unigram NLL."""
+    """The NLL of each token in earlier draws, above its unigram NLL."""
 
     def __init__(self, rows: int, scored: int) -> None:
         self._sums = np.zeros((rows, scored), dtype=np.float32)

@@ -64,7 +64,7 @@ def old_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _negated(value: Any) -> Any:
-    """The opposite; of a list (a sweep's grid), of each value. What is no switch is left."""
+    """`not value`; for a list (a sweep's grid), of each item. Other types are unchanged."""
     if isinstance(value, list):
         return [_negated(one) for one in value]
     return not value if isinstance(value, bool) else value

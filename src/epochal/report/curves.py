@@ -37,7 +37,7 @@ _ORDER_STYLES = {"confidence": "-", "ancestral": "--", "margin": "-.", "entropy"
 _MOST_LOSSES = 4
 """Training losses are drawn for up to this many runs: more would hide the curves."""
 _MANY = 12
-"""With more runs curves are drawn thinner, so that they can be told apart."""
+"""With more runs curves are drawn thinner, so that they can be distinguished."""
 MOST_POINTS = 20_000
 """Points of curves on a page; more would make it too large to be mailed."""
 _FEWEST_POINTS = 40

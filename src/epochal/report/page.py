@@ -251,7 +251,7 @@ def _verdict(group: Group) -> tuple[str, str, list[str]]:
 
 
 def _advice(runs: Sequence[Run], fits: Mapping[str, FamilyFit]) -> list[tuple[str, str]]:
-    """(run, advice) of those that can go on; one that was never evaluated has no advice."""
+    """(run, advice) of runs that can resume; a run that was never evaluated has no advice."""
     status = ("running", "stopped")
     in_progress = [r for r in runs if r.summary.status in status and r.curve is not None]
     return [(r.label, advice_text(advise(r.record, fits.get(r.family)))) for r in in_progress]

@@ -69,6 +69,6 @@ def _differing(own: dict[str, Any], identities: Sequence[dict[str, Any]]) -> dic
         values = [identity.get(key, _ABSENT) for identity in compared]
         if any(value != values[0] for value in values):
             value = own.get(key, _ABSENT)
-            # The first letters of a corpus' hash are enough to tell corpora apart.
+            # The first letters of a corpus' hash are enough to distinguish corpora.
             differing[key] = value[:8] if key.startswith("corpus.") else value
     return differing

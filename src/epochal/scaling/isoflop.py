@@ -36,7 +36,7 @@ class Parabola:
     optimal_loss: float | None
     curvature: float
     flags: tuple[Note, ...]
-    """What makes the vertex doubtful."""
+    """Why the vertex may be unreliable."""
 
 
 @dataclass(frozen=True, slots=True)

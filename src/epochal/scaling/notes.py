@@ -9,7 +9,7 @@ from epochal.results import NoteCode
 
 
 class DropReason(NoteCode):
-    """Why a run is no point of a fit."""
+    """Why a run is not a point of a fit."""
 
     DIVERGED = "run_diverged"
     NOT_FINISHED = "run_not_finished"
@@ -20,7 +20,7 @@ class DropReason(NoteCode):
     LOSS_NOT_POSITIVE = "loss_not_positive"
     """loss."""
     DOMINATED_SETTING = "dominated_setting"
-    """setting, loss, runs: its own, mean over so many runs; best_setting, best_loss, best_runs."""
+    """setting, loss, runs: its own, mean over `runs` runs; best_setting, best_loss, best_runs."""
     TOO_MANY_EPOCHS = "too_many_epochs"
     """limit, epochs."""
     OVERFITTED = "overfitted"
@@ -94,7 +94,7 @@ class ChoiceReason(NoteCode):
 
 
 class VertexFlag(NoteCode):
-    """What makes the minimum of an isoFLOP parabola doubtful."""
+    """Why the minimum of an isoFLOP parabola may be unreliable."""
 
     FEW_SIZES = "few_sizes"
     """sizes: how many."""

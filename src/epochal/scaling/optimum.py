@@ -134,7 +134,7 @@ def _finer(grid: Floats, best: Floats) -> Floats:
 
 
 def floor_loss(law: ScalingLaw, unique_tokens: float) -> tuple[float, float]:
-    """(floor, least C within 0.001 nats of it): what no budget can beat on so many tokens.
+    """(floor, least C within 0.001 nats of it): the loss no budget can beat on U tokens.
 
     The floor is the lowest loss of budgets up to 10^12 times those of one epoch of a model of
     N_opt(U) (or of U parameters), where every law here has long been flat.

@@ -20,7 +20,7 @@ EXPONENTS = np.geomspace(0.04, 1.6, 17)
 _REWEIGHTINGS = 12
 HALF_LIVES = np.array([0.5, 2.0, 8.0, 30.0, 120.0, 500.0, 3000.0])
 _DEEPEN = 16
-"""Rounds after which only the best starts go on."""
+"""Rounds after which only the best starts are kept."""
 _KEEP = 28
 
 

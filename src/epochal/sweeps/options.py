@@ -59,7 +59,7 @@ class Resources:
     requeues: int = 100
     """Maximum requeues after the time limit."""
     grace: int = 120
-    """Seconds before the end at which the run is told to save."""
+    """Seconds before the time limit at which the run is signalled to save."""
     setup: tuple[str, ...] = option((), metavar="LINE")
     """Shell line before the command, such as `module load cuda`; may be repeated."""
     sbatch: Mapping[str, str] = option(default_factory=dict, metavar="NAME=VALUE")

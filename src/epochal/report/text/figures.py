@@ -118,7 +118,7 @@ def describe_parabola(parabola: Parabola) -> str:
 
 
 def isoflop_notes(laws: Mapping[str, FamilyFit]) -> list[str]:
-    """What the parabolas show of the best size, and what makes them doubtful."""
+    """What the parabolas show about the best size, and why they may be unreliable."""
     from epochal.report.text import describe
 
     notes = []

@@ -40,7 +40,7 @@ def evaluate(
     as_json: bool,
     options: EvalOptions,
 ) -> None:
-    """Validation NLL of a run over the whole validation set, with its standard error.
+    """Compute a run's NLL over the whole validation set, with its standard error.
 
     Exact for autoregressive models. For masked diffusion an upper bound, by Monte Carlo: the error
     from the draws is how much other masks would change the NLL, the error from the documents how

@@ -26,7 +26,7 @@ _out_option = click.option("--out", required=True, metavar="RUN", help="Run fold
 
 @click.group("import")
 def import_() -> None:
-    """Models that other programs trained, as run folders.
+    """Import models that other programs trained, as run folders.
 
     \b
     Examples:
@@ -41,7 +41,7 @@ def import_() -> None:
 @dataclass_options(MegatronOptions)
 @json_option
 def megatron(folder: str, out: str, options: MegatronOptions, as_json: bool) -> None:
-    """A checkpoint of the original's code (Megatron-DeepSpeed).
+    """Import a checkpoint of the original's code (Megatron-DeepSpeed).
 
     FOLDER is the one given to --save there, or one global_step<N> folder in it. Tensor- and
     pipeline-parallel files are joined. Pickled files are read without running any code in them.
@@ -63,7 +63,7 @@ def megatron(folder: str, out: str, options: MegatronOptions, as_json: bool) -> 
 @dataclass_options(ImportOptions)
 @json_option
 def import_from_hf(folder: str, out: str, options: ImportOptions, as_json: bool) -> None:
-    """A model in the Hugging Face format: what `epochal export hf` wrote, or a plain Llama.
+    """Import a Hugging Face model: what `epochal export hf` wrote, or a plain Llama.
 
     Weights must be safetensors; pickles and code beside a model are neither read nor run.
 
@@ -79,7 +79,7 @@ def import_from_hf(folder: str, out: str, options: ImportOptions, as_json: bool)
 
 @click.group()
 def export() -> None:
-    """Trained models for other programs.
+    """Export trained models for other programs.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def export_to_safetensors(
     dtype: Literal["float32", "bfloat16"],
     as_json: bool,
 ) -> None:
-    """The weights of any checkpoint as one safetensors file.
+    """Export the weights of any checkpoint as one safetensors file.
 
     Also of a checkpoint that many processes wrote in parts; no processes are started. Tensors
     have the names of Epochal's models; the header has family, step, run and recipe.
@@ -149,7 +149,7 @@ def export_to_hf(
     dtype: Literal["float32", "bfloat16"],
     as_json: bool,
 ) -> None:
-    """Weights, tokenizer and model card in the Hugging Face format.
+    """Export weights, tokenizer and model card in the Hugging Face format.
 
     Autoregressive models become stock Llamas, which transformers, vLLM and lm-eval load as they
     are. Masked diffusion models come with a small class: load them with AutoModel and

@@ -14,7 +14,7 @@ from epochal.memorisation.options import MemoriseOptions
 @options(MemoriseOptions)
 @json_option
 def memorise(runs: tuple[str, ...], options: MemoriseOptions, as_json: bool) -> None:
-    """What runs remember of their training text, for each checkpoint that was kept.
+    """Measure what runs reproduce of their training text, for each checkpoint that was kept.
 
     The gap between training and validation NLL by epoch; how often text is generated verbatim,
     from training and, as a control, from validation documents; the exposure of canaries.

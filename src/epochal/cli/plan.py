@@ -37,7 +37,7 @@ def plan(
     recipe: Path | None,
     as_json: bool,
 ) -> None:
-    """Size, epochs and family for a number of unique tokens and a budget.
+    """Choose size, epochs and family for a number of unique tokens and a budget.
 
     Without --unique-tokens and --corpus, or with --reverse, it gives the unique tokens at which
     the lead changes from one family to another with the budget.

@@ -17,7 +17,7 @@ from epochal.evaluation.options import QualityOptions
 @options(QualityOptions)
 @json_option
 def quality(run: str, judge: str, options: QualityOptions, as_json: bool) -> None:
-    """How good a run's texts are, by the number of steps per text.
+    """Measure the quality of a run's texts for several numbers of steps per text.
 
     The judge's NLL of the texts, how varied they are, and how often they repeat themselves,
     beside the same numbers for real text. Saved in the run's folder.

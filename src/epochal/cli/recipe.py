@@ -11,7 +11,7 @@ from epochal.cli.output import json_option, print_json, recipe_arguments, split_
 @recipe_arguments
 @json_option
 def recipe(recipe_and_overrides: tuple[str, ...], as_json: bool) -> None:
-    """All recipe keys with their defaults and meanings, as TOML.
+    """Print all recipe keys with their defaults and meanings, as TOML.
 
     With a RECIPE or KEY=VALUE, the values of that recipe, its family's defaults included.
 

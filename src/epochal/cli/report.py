@@ -15,7 +15,7 @@ from epochal.report.options import ReportOptions
 @options(ReportOptions)
 @json_option
 def report(runs: tuple[str, ...], out: str, options: ReportOptions, as_json: bool) -> None:
-    """One self-contained HTML page about some runs; it loads nothing from elsewhere.
+    """Write one self-contained HTML page about runs; it loads nothing from the network.
 
     RUNS are run folders, or folders that hold runs. The page has the verdict, corpus, runs,
     validation loss against epochs and against compute, texts the models wrote, and recipes.

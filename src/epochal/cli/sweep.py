@@ -37,7 +37,7 @@ def sweep(
     resources: Resources,
     as_json: bool,
 ) -> int:
-    """Many runs from one file: isoFLOP grids, epochs, data value, ablations, trunks, seeds.
+    """Train many runs from one file: isoFLOP grids, epochs, data value, ablations, trunks, seeds.
 
     SWEEP is a TOML file with a [sweep] section, or the name of a shipped one. KEY=VALUE changes
     it: sweep.KEY what is varied, grid.KEY the values of a recipe key, and a bare recipe key the

@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 
 RESULTS: dict[str, str] = {
     # Command → type of what it prints with --json, or list[type]. To add one: let the command
-    # call `print_json(result)` with a dataclass whose fields have their text below them, move
-    # its line from NOT_YET to here, and run `make docs`. Dataclasses in its fields are followed.
+    # call `print_json(result)` with a dataclass whose fields have their text below them, add a
+    # line here, and run `make docs`. Dataclasses in its fields are followed.
     # tests/cli/test_json.py runs the cheap commands and compares what they print.
     "compare": "epochal.comparison.compare.Comparison",
     "quickstart": "epochal.studies.quickstart.Quickstart",
@@ -51,23 +51,25 @@ RESULTS: dict[str, str] = {
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
     "study": "epochal.report.study.StudyResult",
-}
-NOT_YET: set[str] = {
-    # Commands that print something else than the fields of one dataclass.
-    "eval",
-    "eval --against",
-    "eval --ensemble",
-    "eval --breakdown",
-    "train",
-    "train --dry-run",
-    "data prepare",
-    "data subset",
-    "data inspect",
-    "data verify",
-    "data download",
-    "data canaries",
-    "average",
-    "sizes",
+    "fit": "epochal.scaling.result.FitReport",
+    "train": "epochal.cli.train.Trained",
+    "train --dry-run": "epochal.training.dry_run.DryRun",
+    "eval": "epochal.runs.result.NLLResult",
+    "eval --breakdown": "epochal.evaluation.evaluate.NLLResultInParts",
+    "eval --against": "epochal.evaluation.gap.GapResult",
+    "eval --ensemble": "epochal.evaluation.ensemble.EnsembleResult",
+    "average": "epochal.cli.average.Averaged",
+    "sizes": "list[epochal.sizes.LadderSize]",
+    "data prepare": "epochal.data.inspection.CorpusSummary",
+    "data subset": "epochal.data.inspection.SubsetSummary",
+    "data inspect": "epochal.data.inspection.Description",
+    "data verify": "list[epochal.data.inspection.Finding]",
+    "data download": "epochal.data.download.Downloaded",
+    "data canaries": "epochal.data.canaries.CanaryFiles",
+    "import hf": "epochal.interop.imports.ImportedRun",
+    "import megatron": "epochal.interop.imports.ImportedRun",
+    "export hf": "epochal.interop.exports.ExportedFolder",
+    "export safetensors": "epochal.interop.exports.ExportedFile",
 }
 SENTENCES: dict[str, str] = {
     "recipe": "The recipe as a tree of its keys, all of which [recipe.toml](recipe.toml) lists. "

@@ -223,6 +223,46 @@ def architecture(name: str) -> Architecture:
     return LADDER[name]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderSize:
+    """A row of the ladder and its counts with a vocabulary."""
+
+    size: str
+    """Its label, like 425M."""
+    d_model: int
+    d_ff: int
+    head_dim: int
+    heads: int
+    layers: int
+    params: int
+    """The paper's N, embeddings included."""
+    params_non_embedding: int
+    """N without its V·d term."""
+    params_exact: int
+    """Trained weights, padded vocabulary included."""
+    flops_per_token: int
+    """In training, 6·N."""
+
+
+def ladder_sizes(vocabulary: int = GPT2_VOCABULARY) -> list[LadderSize]:
+    """All rows of the ladder; `vocabulary` is the tokenizer's, without mask id and padding."""
+    return [
+        LadderSize(
+            size=name,
+            d_model=shape.d_model,
+            d_ff=shape.d_ff,
+            head_dim=shape.head_dim,
+            heads=shape.heads,
+            layers=shape.layers,
+            params=shape.params(vocabulary),
+            params_non_embedding=shape.params_non_embedding,
+            params_exact=shape.params_exact(vocabulary),
+            flops_per_token=shape.flops_per_token(vocabulary),
+        )
+        for name, shape in LADDER.items()
+    ]
+
+
 def gpu_peak(name: str) -> float:
     """Dense bf16 peak of an accelerator in FLOP/s, for example of "H100" or "rtx-4090".
 

@@ -9,6 +9,7 @@ import pytest
 from test_oracle import JOINT, evaluator, stream, windows_of
 
 from epochal.likelihood.breakdown import break_down
+from epochal.results import to_json
 from tiny_world import LENGTH, Oracle
 
 
@@ -29,7 +30,7 @@ def test_ar_places_are_means_over_windows():
         assert broken.place_nll[place - 1] == pytest.approx(expected, rel=1e-12)
     assert broken.place_nll.mean() == pytest.approx(found.nll, rel=1e-12)
     assert (broken.place_error == 0).all()
-    assert broken.level_ranges == []
+    assert broken.levels == []
 
 
 def test_documents_add_up():
@@ -46,8 +47,7 @@ def test_of_a_single_document_the_windows_are_shown(starts):
     it.add_draw(Oracle(JOINT))
     broken = break_down(it, it.result())
     single = starts != [0, 320, 321]
-    assert broken.unit == broken.as_dict()["documents"]["unit"]
-    assert broken.unit == ("window" if single else "document")
+    assert broken.documents.unit == ("window" if single else "document")
     assert len(broken.document) == (it.rows if single else 2) == len(broken.document_nll)
 
 
@@ -67,22 +67,23 @@ def test_levels_and_places_agree_with_enumeration():
                     part = oracle.nll(row, i, masked) / len(sets) / size
                     level[size - 1] += part / len(rows)
                     place[i - 1] += part / len(rows)
-    assert len(broken.level_ranges) == m  # shares 1/4, 1/2, 3/4 and 1
-    for line, expected in zip(broken.level_ranges, level, strict=True):
-        assert abs(line["nll"] - expected) < 5 * line["error"]
-        assert line["error"] < 0.03
+    assert len(broken.levels) == m  # shares 1/4, 1/2, 3/4 and 1
+    for line, expected in zip(broken.levels, level, strict=True):
+        assert abs(line.nll - expected) < 5 * line.error
+        assert line.error < 0.03
     gap = np.abs(broken.place_nll - place)
     assert (gap < 5 * broken.place_error).all()
     assert (broken.place_error < 0.08).all()
-    assert broken.place_ranges[0]["first"] == 1
-    assert broken.place_ranges[-1]["last"] == m
+    assert broken.places[0].first == 1
+    assert broken.places[-1].last == m
 
 
 def test_what_is_kept_can_be_read(tmp_path):
     _, _, broken, _ = parts("mdm", 2)
     broken.save(tmp_path / "best")
     content = json.loads((tmp_path / "best.json").read_text())
-    assert content == broken.as_dict()
+    assert content == to_json(broken)
+    assert set(content) == {"places", "levels", "documents"}
     with np.load(tmp_path / "best.npz") as arrays:
         np.testing.assert_array_equal(arrays["document_nll"], broken.document_nll)
         assert len(arrays["place_nll"]) == LENGTH - 1
@@ -94,6 +95,6 @@ def test_a_level_with_a_single_row_is_valid_json(tmp_path):
     for _ in range(3):
         it.add_draw(Oracle(JOINT))
     broken = break_down(it, it.result())
-    assert None in [line["error"] for line in broken.level_ranges]
+    assert None in [line.error for line in broken.levels]
     broken.save(tmp_path / "parts")
     json.loads((tmp_path / "parts.json").read_text(), parse_constant=pytest.fail)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 
 import click
 
 from epochal.cli.output import json_option, print_json
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """A run whose weights are a mean."""
+
+    run: str
+    """Its folder."""
+    average_of: list[str]
+    """RUN@STEP of each checkpoint."""
 
 
 @click.command()
@@ -32,7 +43,7 @@ def average(runs: tuple[str, ...], out: str, last: int | None, as_json: bool) ->
     record = make(runs, out, last)
     members = record.info["average_of"]
     if as_json:
-        print_json({"run": str(record.path), "average_of": members})
+        print_json(Averaged(str(record.path), members))
         return
     click.echo(f"{record.path}: the mean of {len(members)} checkpoints ({', '.join(members)})")
     click.echo(f"Next: epochal eval {shlex.quote(str(record.path))}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.numbers import numbers
 from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions
@@ -61,6 +60,7 @@ def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json:
       epochal data prepare train.parquet --out corpus --text-field content \\
           --validation-inputs validation.parquet
     """
+    from epochal.data.inspection import summarize_corpus
     from epochal.data.prepare import prepare as run
     from epochal.progress import say
     from epochal.report.text import describe
@@ -68,22 +68,11 @@ def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json:
     corpus = run(inputs, out, options)
     for note in corpus.notes:
         say(describe(note))
-    tokenizer = corpus.tokenizer
     if as_json:
-        train, *validation = (_store_facts(store) for store in corpus.stores)
-        names = ("name", "kind", "vocabulary", "sha256")
-        print_json(
-            {
-                "folder": corpus.folder,
-                "already_existed": corpus.already_existed,
-                "train": train,
-                "validation": validation[0] if validation else None,
-                "tokenizer": {name: getattr(tokenizer, name) for name in names},
-                "notes": corpus.notes,
-            }
-        )
+        print_json(summarize_corpus(corpus))
         return
     print_table(_HEADER, [_store_row(store) for store in corpus.stores])
+    tokenizer = corpus.tokenizer
     click.echo(f"tokenizer {tokenizer.name}: {tokenizer.vocabulary:,} tokens, in {corpus.folder}")
     click.echo(f"\nNext: epochal data inspect {shlex.quote(str(corpus.folder))}")
 
@@ -121,6 +110,7 @@ def subset(
       epochal data subset c4_text_document c4_1M --unique-tokens 1M --like-paper \\
           --tokens-per-document 478.625835
     """
+    from epochal.data.inspection import summarize_subset
     from epochal.data.paper_sets import paper_set, paper_subset
     from epochal.data.subset import subset as run
     from epochal.units import parse_count
@@ -132,21 +122,20 @@ def subset(
     amount = str(unique_tokens or name).replace(":", "-")
     place = out or out_argument or f"{source.rstrip('/')}-{amount}"
     if unique_tokens is not None:
+        wanted = None
         store = run(source, place, parse_count(unique_tokens), options)
-        facts = _store_facts(store)
     else:
         refuse(["like_paper", "tokens_per_document"], "cannot be used with --name, which has both")
         wanted = paper_set(str(name))
         store = paper_subset(source, place, wanted.name, overwrite=options.overwrite)
-        same = store.unique_tokens == wanted.tokens
-        facts = _store_facts(store) | {"paper": wanted, "same_tokens": same}
+    summary = summarize_subset(store, wanted)
     if as_json:
-        print_json(facts)
+        print_json(summary)
         return
     print_table(_HEADER, [_store_row(store)])
     click.echo(f"in {store.prefix.parent}")
-    if name is not None:
-        verdict = "as here" if same else "so the text or the tokenizer differs"
+    if wanted is not None:
+        verdict = "as here" if summary.same_tokens else "so the text or the tokenizer differs"
         click.echo(f"the paper counts {wanted.tokens:,} tokens in {wanted.name}, {verdict}")
 
 
@@ -240,11 +229,21 @@ def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
         raise DataError(f"{count} checks of {store} failed, first: {check} ({detail})")
 
 
+def _numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """`8,16,32` → (8, 16, 32), as an option's callback."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not a list of whole numbers, like 8,16,32"
+        ) from None
+
+
 @data.command()
 @click.option("--out", default="canaries", show_default=True, help="Folder to write.")
 @click.option("--count", type=int, default=16, show_default=True, help="Number of secrets.")
 @click.option(
-    "--copies", callback=numbers, default="1", show_default=True, metavar="N,...",
+    "--copies", callback=_numbers, default="1", show_default=True, metavar="N,...",
     help="Number of copies of each, in turn; 0 makes a control that is not put in.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -258,13 +257,13 @@ def canaries(out: str, count: int, copies: tuple[int, ...], seed: int, as_json: 
       epochal data canaries --out canaries --copies 0,1,4,16
       epochal data prepare my_text/ canaries/canaries.jsonl --out corpus
     """
-    from epochal.data.canaries import KEY_FILE, TEXT_FILE, write_canaries
+    from epochal.data.canaries import KEY_FILE, TEXT_FILE, CanaryFiles, write_canaries
 
     documents = sum(canary.copies for canary in write_canaries(out, count, copies, seed))
     plural = "document" if documents == 1 else "documents"
     text, key = Path(out) / TEXT_FILE, Path(out) / KEY_FILE
     if as_json:
-        print_json({"text": text, "key": key, "count": count, "documents": documents})
+        print_json(CanaryFiles(text=text, key=key, count=count, documents=documents))
         return
     click.echo(f"{text}: {documents:,} {plural} to prepare together with your text")
     click.echo(f"{key}: the key, for `epochal memorise --canaries {out}`; keep it out of the text")
@@ -335,13 +334,3 @@ def _store_row(store: TokenStore) -> list[str]:
         "not known" if text is None else f"{text:,}",
         "not known" if text is None else f"{text / store.unique_tokens:.3f}",
     ]
-
-
-def _store_facts(store: TokenStore) -> dict[str, Any]:
-    return {
-        "prefix": store.prefix,
-        "unique_tokens": store.unique_tokens,
-        "documents": store.documents,
-        "text_bytes": store.metadata.text_bytes if store.metadata else None,
-        "content_sha256": store.content_sha256,
-    }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +10,10 @@ from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
 from epochal.evaluation.options import EvalOptions, check_runs
-from epochal.results import to_json
 
 if TYPE_CHECKING:
     from epochal.evaluation.ensemble import EnsembleResult
+    from epochal.evaluation.evaluate import NLLResultInParts
     from epochal.evaluation.gap import GapResult
     from epochal.likelihood.breakdown import Breakdown
     from epochal.runs import NLLResult
@@ -68,35 +66,36 @@ def evaluate(
     from epochal.evaluation.gap import gap
     from epochal.training.parallel.world import is_secondary_rank
 
-    content: dict[str, Any]
-    show: Callable[[], None]
+    result: GapResult | EnsembleResult | NLLResultInParts | NLLResult
     if against:
-        pair = gap(runs[0], against, options)
-        content, show = to_json(pair), lambda: _print_gap(pair)
-        content["results"] = [_content(result) for result in pair.results]
+        result = gap(runs[0], against, options)
     elif ensemble:
-        together = score_ensemble(runs, options)
-        content, show = to_json(together), lambda: _print_ensemble(together)
-        content["ensemble"] = _content(together.ensemble)
-        content["members"] = [_content(member) for member in together.members]
+        result = score_ensemble(runs, options)
     elif breakdown:
-        whole, parts = evaluate_in_parts(runs[0], options)
-        content = _content(whole) | {"breakdown": parts.as_dict()}
-        show = lambda: _print_result(whole, parts)  # noqa: E731
+        result = evaluate_in_parts(runs[0], options)
     else:
         result = score(runs[0], options)
-        content, show = _content(result), lambda: _print_result(result)
     if is_secondary_rank():
         return
     if as_json:
-        print_json(content)
+        print_json(result)
     else:
-        show()
+        _print(result)
 
 
-def _content(result: NLLResult) -> dict[str, Any]:
-    content: dict[str, Any] = to_json(result) | {"perplexity": math.exp(result.nll_nats_per_token)}
-    return content
+def _print(result: GapResult | EnsembleResult | NLLResultInParts | NLLResult) -> None:
+    from epochal.evaluation.ensemble import EnsembleResult
+    from epochal.evaluation.evaluate import NLLResultInParts
+    from epochal.evaluation.gap import GapResult
+
+    if isinstance(result, GapResult):
+        _print_gap(result)
+    elif isinstance(result, EnsembleResult):
+        _print_ensemble(result)
+    else:
+        _print_result(result)
+        if isinstance(result, NLLResultInParts):
+            _print_parts(result.breakdown)
 
 
 def _units(result: NLLResult) -> str:
@@ -105,7 +104,7 @@ def _units(result: NLLResult) -> str:
     return unit if result.documents == 1 else f"{unit}s"
 
 
-def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
+def _print_result(result: NLLResult) -> None:
     from epochal.report.text.evaluation import bound_of
 
     bound = bound_of(result.family)
@@ -117,14 +116,12 @@ def _print_result(result: NLLResult, parts: Breakdown | None = None) -> None:
             "bits per byte",
             f"{result.bits_per_byte:.4f}{bound}" if result.bits_per_byte else "not known",
         ),
-        ("perplexity", f"{math.exp(result.nll_nats_per_token):,.1f}{bound}"),
+        ("perplexity", f"{result.perplexity:,.1f}{bound}"),
         ("estimator", f"{result.estimator}, {result.draws} draws" if bound else result.estimator),
         ("scored", f"{result.tokens_scored:,} tokens, {result.documents:,} {_units(result)}"),
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
     ]
     print_pairs(rows)
-    if parts is not None:
-        _print_parts(parts)
 
 
 def _error(value: float | None) -> str:
@@ -155,32 +152,27 @@ def _print_gap(found: GapResult) -> None:
 
 
 def _print_parts(parts: Breakdown) -> None:
-    content = parts.as_dict()
     click.echo()
-    lines = [
-        [f"{p['first']:,}–{p['last']:,}", f"{p['nll']:.4f}", f"{p['error']:.4f}"]
-        for p in content["places"]
-    ]
+    lines = [[f"{p.first:,}–{p.last:,}", f"{p.nll:.4f}", f"{p.error:.4f}"] for p in parts.places]
     print_table(["place in the window", "nats/token", "±"], lines)
-    if content["levels"]:
+    if parts.levels:
         click.echo()
         lines = [
             [
-                f"{100 * p['low']:.0f}–{100 * p['high']:.0f} %",
-                f"{p['nll']:.4f}",
-                "–" if p["error"] is None else f"{p['error']:.4f}",
+                f"{100 * p.low:.0f}–{100 * p.high:.0f} %",
+                f"{p.nll:.4f}",
+                "–" if p.error is None else f"{p.error:.4f}",
             ]
-            for p in content["levels"]
+            for p in parts.levels
         ]
         print_table(["masked", "nats/masked token", "±"], lines)
     click.echo()
-    ends = content["documents"]
+    ends = parts.documents
     lines = [
-        [f"{d['document']:,}", f"{d['tokens']:,}", f"{d['nll']:.4f}", f"{d['error']:.4f}"]
-        for d in [*ends["hardest"], *ends["easiest"][::-1]]
+        [f"{d.document:,}", f"{d.tokens:,}", f"{d.nll:.4f}", f"{d.error:.4f}"]
+        for d in dict.fromkeys([*ends.hardest, *ends.easiest[::-1]])
     ]
-    unique = list(dict.fromkeys(map(tuple, lines)))
-    print_table([ends["unit"], "tokens", "nats/token", "±"], [list(line) for line in unique])
+    print_table([ends.unit, "tokens", "nats/token", "±"], lines)
 
 
 def _print_ensemble(found: EnsembleResult) -> None:
@@ -189,11 +181,10 @@ def _print_ensemble(found: EnsembleResult) -> None:
 
     rows = [(name, line(one)) for name, one in zip(found.names, found.members, strict=True)]
     rows.append(("ensemble", line(found.ensemble)))
-    perplexity = math.exp(found.ensemble.nll_nats_per_token)
     per_byte = found.ensemble.bits_per_byte
     rows += [
         ("gain over the best", f"{found.gain:+.4f} ± {found.gain_error:.4f} nats/token"),
         ("bits per byte", f"{per_byte:.4f}" if per_byte else "not known"),
-        ("perplexity", f"{perplexity:,.1f}"),
+        ("perplexity", f"{found.ensemble.perplexity:,.1f}"),
     ]
     print_pairs(rows)

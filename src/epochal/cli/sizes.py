@@ -27,23 +27,9 @@ def sizes(vocabulary: int, as_json: bool) -> None:
       epochal sizes
       epochal sizes --vocabulary 8192 --json
     """
-    from epochal.sizes import LADDER
+    from epochal.sizes import ladder_sizes
 
-    rows = [
-        {
-            "size": name,
-            "d_model": shape.d_model,
-            "d_ff": shape.d_ff,
-            "head_dim": shape.head_dim,
-            "heads": shape.heads,
-            "layers": shape.layers,
-            "params": shape.params(vocabulary),
-            "params_non_embedding": shape.params_non_embedding,
-            "params_exact": shape.params_exact(vocabulary),
-            "flops_per_token": shape.flops_per_token(vocabulary),
-        }
-        for name, shape in LADDER.items()
-    ]
+    rows = ladder_sizes(vocabulary)
     if as_json:
         print_json(rows)
         return
@@ -53,12 +39,12 @@ def sizes(vocabulary: int, as_json: bool) -> None:
         header,
         [
             [
-                str(row["size"]),
-                *(str(row[key]) for key in ("d_model", "d_ff", "head_dim", "heads", "layers")),
-                f"{row['params']:,}",
-                f"{row['params_non_embedding']:,}",
-                f"{row['params_exact']:,}",
-                f"{row['flops_per_token']:.3g}",
+                row.size,
+                *map(str, (row.d_model, row.d_ff, row.head_dim, row.heads, row.layers)),
+                f"{row.params:,}",
+                f"{row.params_non_embedding:,}",
+                f"{row.params_exact:,}",
+                f"{row.flops_per_token:.3g}",
             ]
             for row in rows
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 
 import click
 
@@ -15,7 +16,30 @@ from epochal.cli.output import (
     recipe_arguments,
     split_recipe,
 )
+from epochal.results import to_json
 from epochal.training.options import DryRunOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished or stopped run."""
+
+    run: str
+    """Its folder."""
+    family: str
+    steps: int
+    """Of the whole run."""
+    epochs: float
+    """Of the whole run."""
+    best_step: int | None
+    """Step of the lowest validation NLL in training."""
+    best_nll_nats_per_token: float | None
+    """That NLL, estimated from few draws where it is a bound."""
+    seconds: float
+    nll_nats_per_token: float | None
+    """With --eval: NLL of the best checkpoint over the whole validation set."""
+    standard_error: float | None
+    """Its standard error."""
 
 
 @click.command()
@@ -73,21 +97,23 @@ def train(
     if is_secondary_rank():
         return
     best = record.info.get("best") or {}
-    facts = {
-        "run": str(record.path),
-        "family": record.family,
-        "steps": record.numbers["steps"],
-        "epochs": round(record.numbers["epochs"], 3),
-        "best_step": best.get("step"),
-        "best_nll_nats_per_token": best.get("nll_nats_per_token"),
-        "seconds": round(record.info["seconds"], 1),
-    }
-    if result is not None:
-        facts["nll_nats_per_token"] = result.nll_nats_per_token
-        facts["standard_error"] = result.standard_error
+    trained = Trained(
+        run=str(record.path),
+        family=record.family,
+        steps=record.numbers["steps"],
+        epochs=round(record.numbers["epochs"], 3),
+        best_step=best.get("step"),
+        best_nll_nats_per_token=best.get("nll_nats_per_token"),
+        seconds=round(record.info["seconds"], 1),
+        nll_nats_per_token=result.nll_nats_per_token if result else None,
+        standard_error=result.standard_error if result else None,
+    )
     if as_json:
-        print_json(facts)
+        print_json(trained)
     else:
+        facts = to_json(trained)
+        if result is None:
+            del facts["nll_nats_per_token"], facts["standard_error"]
         print_pairs([(key, _show(value)) for key, value in facts.items()])
         click.echo(
             f"\nNext: epochal {'report' if evaluate else 'eval'} {shlex.quote(str(record.path))}"
@@ -99,7 +125,6 @@ def _dry_run(
 ) -> None:
     from epochal.report.text.format import byte_count, duration
     from epochal.report.text.training import dry_run_notes
-    from epochal.results import to_json
     from epochal.training.dry_run import dry_run
     from epochal.units import format_count
 

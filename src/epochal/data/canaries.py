@@ -43,6 +43,20 @@ class Canary:
         return f"{self.prefix}{self.secret}.\nEntry {number + 1}.\n"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryFiles:
+    """What `epochal data canaries` wrote."""
+
+    text: Path
+    """Documents to be prepared with the training text."""
+    key: Path
+    """The secrets, for `epochal memorise`."""
+    count: int
+    """Number of secrets."""
+    documents: int
+    """Documents in the text, one per copy."""
+
+
 def write_canaries(
     folder: str | Path, count: int = 16, copies: tuple[int, ...] = (1,), seed: int = 0
 ) -> list[Canary]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import files, rng
-from epochal.data.corpus import TOKENIZER, TRAIN, VALIDATION, check_tokenizer, is_prepared
+from epochal.data.corpus import (
+    TOKENIZER,
+    TRAIN,
+    VALIDATION,
+    Corpus,
+    check_tokenizer,
+    is_prepared,
+)
 from epochal.data.metadata import StoreMetadata
 from epochal.data.notes import Check
+from epochal.data.paper_sets import PaperSet
 from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
 from epochal.data.subset import text_bytes
 from epochal.data.tokenizer import Tokenizer
@@ -24,6 +32,53 @@ from epochal.results import Note
 
 _SAMPLE_TOKENS = 120
 _CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSummary:
+    """A token store in a few numbers."""
+
+    prefix: Path
+    """Path without .bin and .idx."""
+    unique_tokens: int
+    documents: int
+    text_bytes: int | None
+    """UTF-8 bytes of its text; None without metadata."""
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsetSummary(StoreSummary):
+    """A subset, and the paper's set that it stands for."""
+
+    paper: PaperSet | None
+    """None for a number of tokens instead of a name."""
+    same_tokens: bool | None
+    """Whether it has as many tokens as the paper's set; None without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSummary:
+    """A tokenizer in a few values."""
+
+    name: str
+    kind: str
+    vocabulary: int
+    """Tokens, without mask id and padding."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSummary:
+    """A corpus folder as `epochal data prepare` reports it."""
+
+    folder: Path
+    already_existed: bool
+    """Whether it was found, made before from the same inputs and settings."""
+    train: StoreSummary
+    validation: StoreSummary | None
+    tokenizer: TokenizerSummary
+    notes: tuple[Note, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +124,46 @@ class Description:
     samples: tuple[Sample, ...]
     metadata: StoreMetadata | None
     notes: tuple[Note, ...]
+
+
+def summarize_store(store: TokenStore) -> StoreSummary:
+    """A few numbers of a store, without reading its tokens where metadata has them."""
+    return StoreSummary(
+        prefix=store.prefix,
+        unique_tokens=store.unique_tokens,
+        documents=store.documents,
+        text_bytes=store.metadata.text_bytes if store.metadata else None,
+        content_sha256=store.content_sha256,
+    )
+
+
+def summarize_subset(store: TokenStore, paper: PaperSet | None) -> SubsetSummary:
+    """A few numbers of a subset, beside the paper's set that it was cut for."""
+    summary = summarize_store(store)
+    return SubsetSummary(
+        **{field.name: getattr(summary, field.name) for field in fields(summary)},
+        paper=paper,
+        same_tokens=None if paper is None else store.unique_tokens == paper.tokens,
+    )
+
+
+def summarize_corpus(corpus: Corpus) -> CorpusSummary:
+    """A few numbers of a corpus that was prepared."""
+    train, *validation = map(summarize_store, corpus.stores)
+    tokenizer = corpus.tokenizer
+    return CorpusSummary(
+        folder=corpus.folder,
+        already_existed=corpus.already_existed,
+        train=train,
+        validation=validation[0] if validation else None,
+        tokenizer=TokenizerSummary(
+            name=tokenizer.name,
+            kind=tokenizer.kind,
+            vocabulary=tokenizer.vocabulary,
+            sha256=tokenizer.sha256,
+        ),
+        notes=corpus.notes,
+    )
 
 
 def inspect(

@@ -37,6 +37,13 @@ Z_95 = 1.959964
 """Half width of a normal 95 % interval in standard errors."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NLLResultInParts(NLLResult):
+    """An evaluation, and where in the validation set the nats are."""
+
+    breakdown: Breakdown
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A result with all that it came from."""
@@ -77,9 +84,7 @@ def evaluate(run: str | Path | RunRecord, options: EvalOptions | None = None) ->
     return scored.result
 
 
-def evaluate_in_parts(
-    run: str | Path | RunRecord, options: EvalOptions
-) -> tuple[NLLResult, Breakdown]:
+def evaluate_in_parts(run: str | Path | RunRecord, options: EvalOptions) -> NLLResultInParts:
     """`evaluate`, and the result by place in the window, by document and by noise level.
 
     Its tables and arrays are kept in `evaluations/parts/` of the run. Raises UserError for the
@@ -95,7 +100,9 @@ def evaluate_in_parts(
             scored.keep()
             folder = scored.record.path / "evaluations" / "parts"
             parts.save(folder / f"{scored.result.checkpoint}-{scored.result.estimator}")
-    return scored.result, parts
+    figures = {f.name: getattr(scored.result, f.name) for f in dataclasses.fields(NLLResult)}
+    del figures["perplexity"]  # follows from the NLL
+    return NLLResultInParts(**figures, breakdown=parts)
 
 
 def score(run: str | Path | RunRecord, options: EvalOptions, shard: EvalShard) -> Scored:

@@ -14,10 +14,10 @@ By document: its NLL per token, with the error from the draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from epochal import files
 from epochal.estimates import Estimate
 from epochal.likelihood.nll import Evaluator
+from epochal.results import to_json
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -36,42 +37,79 @@ EXTREMES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Breakdown:
-    """Figures in nats per token; errors are standard errors from the draws (NaN: unknown)."""
+class PlaceRange:
+    """Mean NLL of the tokens in a range of places of the window."""
 
-    place_nll: Floats
+    first: int
+    """Counted from 1, as is `last`."""
+    last: int
+    nll: float
+    error: float
+    """0 for an exact likelihood, not known (NaN) from a single draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRange:
+    """Mean NLL of a masked token in a range of the masked share."""
+
+    low: float
+    high: float
+    nll: float
+    error: float | None
+    """Between rows; None from a single one."""
+    rows: int
+    """Rows with such a share, of all draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentNLL:
+    """One document of the validation set, or one window."""
+
+    document: int
+    """Its number in the set, from 0."""
+    tokens: int
+    nll: float
+    error: float
+    """0 for an exact likelihood, not known (NaN) from a single draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSpread:
+    """How the NLL differs between the documents."""
+
+    unit: Literal["document", "window"]
+    """Windows are counted where the set has a single document."""
+    count: int
+    deciles: tuple[float, ...]
+    """NLL of the easiest document, at each tenth, and of the hardest; 11 values."""
+    easiest: tuple[DocumentNLL, ...]
+    """The easiest first."""
+    hardest: tuple[DocumentNLL, ...]
+    """The hardest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """NLL in parts, in nats per token; errors are standard errors from the draws."""
+
+    places: list[PlaceRange]
+    """By place in the window, in ranges of about equal ratio."""
+    levels: list[LevelRange]
+    """By masked share; empty for a family whose likelihood is exact."""
+    documents: DocumentSpread
+    place_nll: Floats = field(metadata={"json": False})
     """[L − 1], of the second place in the window, the third, …"""
-    place_error: Floats
-    """[L − 1]; 0 for an exact likelihood."""
-    place_ranges: list[dict[str, float]]
-    """The same for ranges of places: first, last (counted from 1), nll, error."""
-    level_ranges: list[dict[str, float | None]]
-    """Per range of the masked share: low, high, nll, error (between rows; None of a single one),
-    rows. Empty for AR."""
-    document: Integers
+    place_error: Floats = field(metadata={"json": False})
+    """[L − 1]; 0 for an exact likelihood, NaN from a single draw."""
+    document: Integers = field(metadata={"json": False})
     """[units] number of the document in the set, from 0 (of the window, if there is one document).
     """
-    unit: Literal["document", "window"]
-    """What the numbers in `document` count."""
-    document_nll: Floats
-    document_error: Floats
-    document_tokens: Integers
-
-    def as_dict(self) -> dict[str, Any]:
-        """Tables, and the documents at both ends; arrays in full are in the .npz beside it."""
-        order = np.argsort(self.document_nll, kind="stable")
-        share = np.linspace(0, 1, 11)
-        return {
-            "places": self.place_ranges,
-            "levels": self.level_ranges,
-            "documents": {
-                "unit": self.unit,
-                "count": len(order),
-                "deciles": np.quantile(self.document_nll, share).tolist(),
-                "easiest": [self._document(n) for n in order[:EXTREMES]],
-                "hardest": [self._document(n) for n in order[::-1][:EXTREMES]],
-            },
-        }
+    document_nll: Floats = field(metadata={"json": False})
+    """[units]"""
+    document_error: Floats = field(metadata={"json": False})
+    """[units]"""
+    document_tokens: Integers = field(metadata={"json": False})
+    """[units] scored tokens."""
 
     def save(self, prefix: Path) -> None:
         """`<prefix>.json` with the tables and `<prefix>.npz` with all arrays."""
@@ -88,30 +126,36 @@ class Breakdown:
                 document_error=self.document_error,
                 document_tokens=self.document_tokens,
             )
-        files.write_json(prefix.with_suffix(".json"), self.as_dict())
-
-    def _document(self, unit: int) -> dict[str, float]:
-        return {
-            "document": int(self.document[unit]),
-            "tokens": int(self.document_tokens[unit]),
-            "nll": float(self.document_nll[unit]),
-            "error": float(self.document_error[unit]),
-        }
+        files.write_json(prefix.with_suffix(".json"), to_json(self))
 
 
 def break_down(evaluator: Evaluator, found: Estimate) -> Breakdown:
     """Of all draws that `evaluator` has made; `found` is its result."""
     places = evaluator.by_place()
     exact = evaluator.objective.exact
+    numbers, nll = evaluator.unit_numbers(), found.unit_totals / found.unit_tokens
+    errors = np.sqrt(found.unit_variances) / found.unit_tokens
+
+    def document(unit: int) -> DocumentNLL:
+        tokens = int(found.unit_tokens[unit])
+        return DocumentNLL(int(numbers[unit]), tokens, float(nll[unit]), float(errors[unit]))
+
+    order = np.argsort(nll, kind="stable")
     return Breakdown(
+        places=_place_ranges(places, exact),
+        levels=[] if exact else _level_ranges(*evaluator.by_level()),
+        documents=DocumentSpread(
+            unit="document" if evaluator.by_document else "window",
+            count=len(nll),
+            deciles=tuple(np.quantile(nll, np.linspace(0, 1, 11)).tolist()),
+            easiest=tuple(document(unit) for unit in order[:EXTREMES]),
+            hardest=tuple(document(unit) for unit in order[::-1][:EXTREMES]),
+        ),
         place_nll=places.mean(axis=0),
         place_error=_error(places, exact),
-        place_ranges=_place_ranges(places, exact),
-        level_ranges=[] if exact else _level_ranges(*evaluator.by_level()),
-        document=evaluator.unit_numbers(),
-        unit="document" if evaluator.by_document else "window",
-        document_nll=found.unit_totals / found.unit_tokens,
-        document_error=np.sqrt(found.unit_variances) / found.unit_tokens,
+        document=numbers,
+        document_nll=nll,
+        document_error=errors,
         document_tokens=found.unit_tokens,
     )
 
@@ -123,41 +167,28 @@ def _error(draws: Floats, exact: bool) -> Floats:
     return np.asarray(draws.std(axis=0, ddof=1) / np.sqrt(len(draws)))
 
 
-def _place_ranges(places: Floats, exact: bool) -> list[dict[str, float]]:
+def _place_ranges(places: Floats, exact: bool) -> list[PlaceRange]:
     """Ranges of about equal ratio, since the first places differ most."""
     count = places.shape[1]
     edges = np.unique(np.geomspace(1, count + 1, PLACE_RANGES + 1).astype(np.int64))
     lines = []
     for first, end in pairwise(edges.tolist()):
         means = places[:, first - 1 : end - 1].mean(axis=1)
-        lines.append(
-            {
-                "first": int(first),
-                "last": int(end - 1),
-                "nll": float(means.mean()),
-                "error": float(_error(means, exact)),
-            }
-        )
+        error = float(_error(means, exact))
+        lines.append(PlaceRange(int(first), int(end - 1), float(means.mean()), error))
     return lines
 
 
-def _level_ranges(shares: Floats, nll: Floats) -> list[dict[str, float | None]]:
+def _level_ranges(shares: Floats, nll: Floats) -> list[LevelRange]:
     """[R, rows] masked shares and NLL per masked token → a line per range with rows in it."""
     # A share of exactly 1/10 belongs to the range that ends there.
     place = np.clip(np.ceil(shares * LEVEL_RANGES - 1e-9).astype(np.int64) - 1, 0, None)
-    lines: list[dict[str, float | None]] = []
+    lines = []
     for number in range(LEVEL_RANGES):
         inside = nll[place == number]
         if not len(inside):
             continue
         error = float(inside.std(ddof=1) / np.sqrt(len(inside))) if len(inside) > 1 else None
-        lines.append(
-            {
-                "low": number / LEVEL_RANGES,
-                "high": (number + 1) / LEVEL_RANGES,
-                "nll": float(inside.mean()),
-                "error": error,
-                "rows": len(inside),
-            }
-        )
+        low, high = number / LEVEL_RANGES, (number + 1) / LEVEL_RANGES
+        lines.append(LevelRange(low, high, float(inside.mean()), error, len(inside)))
     return lines

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from epochal.errors import RunError
 
+_LARGEST_EXPONENT = 709.0
+"""exp of more is not finite."""
 EVALUATE_AGAIN = "is missing or damaged; run `epochal eval {}` again"
 
 
@@ -40,11 +43,21 @@ class NLLResult:
     sequence_length: int
     validation_sha256: str
     seconds: float
+    perplexity: float = field(init=False)
+    """exp(NLL)."""
+
+    def __post_init__(self) -> None:
+        nll = self.nll_nats_per_token
+        object.__setattr__(
+            self, "perplexity", math.exp(nll) if nll < _LARGEST_EXPONENT else math.inf
+        )
 
 
 def read_result(path: Path) -> NLLResult:
     """A result of `epochal eval`. Raises RunError for a damaged file."""
     try:
-        return NLLResult(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("perplexity", None)
+        return NLLResult(**content)
+    except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{path} {EVALUATE_AGAIN.format(path.parent.parent)}") from error

@@ -16,10 +16,6 @@ from epochal.errors import RecipeError
 from epochal.recipe.schema import Train
 from epochal.sizes import find_gpu
 
-# On Linux a CPU run spends a tenth of its time on page faults of newly allocated tensors; huge
-# pages avoid most of that. Read by torch at its first large allocation.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -55,6 +51,10 @@ def find_machine(settings: Train) -> Machine:
 
     Raises RecipeError for a device that does not exist, and for compiling without a compiler.
     """
+    # On Linux a CPU run spends a tenth of its time on page faults of newly allocated tensors; huge
+    # pages avoid most of that. Torch reads the variable once, at the process's first allocation on
+    # the CPU, so this comes too late where the caller has made a tensor before.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     device = find_device(settings.device)
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16)

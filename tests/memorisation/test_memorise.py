@@ -17,7 +17,7 @@ from epochal.data.canaries import read_canaries, references, write_canaries
 from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
 from epochal.data.store import TokenStore
-from epochal.errors import DataError, RunError, UserError
+from epochal.errors import DataError, OptionError, RunError, UserError
 from epochal.generation.config import GenerationConfig
 from epochal.interop.load import load
 from epochal.memorisation.memorise import memorise
@@ -29,9 +29,7 @@ from epochal.runs import RunRecord
 from epochal.training.train import train
 from tiny_runs import overrides
 
-SMALL = {
-    "prefix_lengths": (2, 4), "length": 3, "num_prefixes": 20, "max_tokens": 400, "draws": 2
-}  # fmt: skip
+SMALL = {"prefix_lengths": (2, 4), "length": 3, "num_prefixes": 20, "max_tokens": 400}
 
 
 def small(out, **values):
@@ -54,6 +52,13 @@ def test_canaries_are_random_digits_of_one_space(tmp_path):
     counts = np.bincount(digits.ravel(), minlength=10)
     assert (np.abs(counts - 3600) < 5 * np.sqrt(3600)).all()
     assert not {canary.secret for canary in made} & set(references(4000, 3))
+
+
+def test_draws_of_exact_runs_are_refused(tiny_pair, tmp_path):
+    with pytest.raises(OptionError, match="exact") as refused:
+        memorise([tiny_pair / "ar"], small(tmp_path / "out", draws=4))
+    assert (refused.value.name, refused.value.value) == ("draws", 4)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_canaries(tmp_path):
@@ -130,7 +135,7 @@ def test_at_most_n_checkpoints_are_measured(tiny_pair, tmp_path):
 
 def test_both_families(tiny_pair, tmp_path):
     out = tmp_path / "out"
-    found = memorise([tiny_pair / "ar", tiny_pair / "mdm"], small(out))
+    found = memorise([tiny_pair / "ar", tiny_pair / "mdm"], small(out, draws=2))
     assert {each.family for each in found.checkpoints} == {"ar", "mdm"}
     assert [each.run for each in found.advice] == ["ar", "mdm"]
     assert [each.prefix for each in found.checkpoints[0].extraction] == [2, 4]
@@ -157,7 +162,7 @@ def test_runs_that_differ_in_sequence_length_are_not_compared(tiny_pair, tmp_pat
     info = json.loads((folder / "run.json").read_text())
     info["numbers"]["sequence_length"] = 16
     (folder / "run.json").write_text(json.dumps(info))
-    found = memorise([tiny_pair / "ar", folder], small(tmp_path / "out", checkpoints=2))
+    found = memorise([tiny_pair / "ar", folder], small(tmp_path / "out", checkpoints=2, draws=2))
     assert found.at_equal_loss == []
     assert found.not_compared.code is MemorisationNote.DIFFERENT_CONDITIONS
     assert found.not_compared.values["mismatch"].values == (32, 16)

@@ -35,7 +35,10 @@ from epochal.report.options import ReportOptions
 from epochal.report.text.figures import half_life
 from epochal.report.text.format import flops, for_page, number, prose
 from epochal.report.text.page import describe_crossing, law_notes
+from epochal.report.text.plan import critical_text, interval_text
+from epochal.scaling.crossing import Crossings
 from epochal.scaling.plan_recipes import like_run
+from epochal.scaling.planner import Pair
 from made_runs import make_run
 
 SETTINGS = {"lr": 3e-3, "min_lr": 1e-4, "global_batch_size": 32, "hidden_dropout": 0.1}
@@ -69,6 +72,15 @@ def test_numbers_are_powers_of_ten_on_the_page_and_can_be_copied_elsewhere():
         assert number(2.1234e5, 3) == "2.12×10⁵"
         assert number(0.003) == "0.003"
     assert flops(8e9) == "8B"
+
+
+def test_compute_in_a_plan_is_a_power_of_ten_on_the_page():
+    critical = Crossings("one", [3e18], ["ar", "mdm"], (2e18, None), 0.95, 9, 1.0, (1e15, 1e24))
+    pair = Pair("ar", "mdm", 0.1, None, None, None, critical, 3e18, None)
+    assert "3e+18 FLOPs" in critical_text(pair, 1e18)
+    with for_page():
+        assert "3×10¹⁸ FLOPs" in critical_text(pair, 1e18)
+        assert interval_text(critical).endswith("2×10¹⁸ – open")
 
 
 def test_sentences_become_html_with_their_commands_as_code():

@@ -189,12 +189,12 @@ def load_run(
     settings = dataclasses.replace(record.recipe, data=record.data)
     file = find_checkpoint(record, checkpoint_name)
     known = tokenizer_of(record)
+    machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = build_model(settings, known.vocabulary)
     if checkpoint_name == "ema":
         checkpoint.load_average(file, model)
     else:
         checkpoint.load_model(file, model)
-    machine = find_machine(on_device(settings, device).train)
     return LoadedModel(
         settings,
         model.to(machine.device).eval(),

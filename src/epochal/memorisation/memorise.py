@@ -12,9 +12,10 @@ from epochal import files
 from epochal.data.canaries import read_canaries, references
 from epochal.data.rows import ScoredWindows
 from epochal.data.store import TokenStore
-from epochal.errors import CheckpointError, UserError
+from epochal.errors import CheckpointError, OptionError, UserError
 from epochal.estimates import Estimate
 from epochal.evaluation.load import LoadedModel, load_run
+from epochal.families import get_family
 from epochal.likelihood.nll import Evaluator
 from epochal.memorisation.analysis import (
     advise,
@@ -26,7 +27,7 @@ from epochal.memorisation.analysis import (
     no_equal_loss,
 )
 from epochal.memorisation.figure import write_plot
-from epochal.memorisation.options import MemoriseOptions
+from epochal.memorisation.options import DRAWS, MemoriseOptions
 from epochal.memorisation.recall import Recall
 from epochal.memorisation.results import (
     CanaryExposure,
@@ -58,6 +59,8 @@ def memorise(runs: Sequence[str | Path], options: MemoriseOptions | None = None)
         raise UserError("give at least one run")
     canaries = [] if options.canaries is None else read_canaries(options.canaries)
     records = _named([RunRecord(run) for run in runs])
+    if options.draws is not None and all(get_family(r.family).exact for r in records.values()):
+        raise OptionError("draws", options.draws, "the NLL of these runs is exact; leave it out")
     steps = {name: _steps(record, options.checkpoints) for name, record in records.items()}
     texts = {name: TrainingText.of(record, canaries) for name, record in records.items()}
     results: list[CheckpointResult] = []
@@ -142,7 +145,7 @@ def _nll(loaded: LoadedModel, store: TokenStore, options: MemoriseOptions) -> Es
         loaded.tokenizer.vocabulary,
         evaluation_batch(loaded.recipe),
     )
-    for _ in range(1 if evaluator.objective.exact else options.draws):
+    for _ in range(1 if evaluator.objective.exact else options.draws or DRAWS):
         evaluator.add_draw(loaded.model)
     return evaluator.result()
 
@@ -222,5 +225,5 @@ def _secrets_nll(
         which = np.flatnonzero(lengths == length)
         rows = np.stack([texts[n][0] for n in which])
         scored = np.arange(length)[None, :] >= np.array([texts[n][1] for n in which])[:, None]
-        nll[which] = recall.span_nll(rows, scored, options.draws, options.seed)
+        nll[which] = recall.span_nll(rows, scored, options.draws or DRAWS, options.seed)
     return nll

@@ -10,6 +10,8 @@ from epochal.options import option
 from epochal.units import parse_count, parse_counts
 
 _LEAST = {"length": 1, "num_prefixes": 1, "max_tokens": 1, "draws": 2, "references": 16}
+DRAWS = 8
+"""Mask draws if no number is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class MemoriseOptions:
     """Prefixes tried in the training text, and in the validation text."""
     max_tokens: int = option(50_000, metavar="N", parse=parse_count)
     """Tokens of each set, at most, for the gap."""
-    draws: int = 8
-    """Mask draws per window or secret, where the NLL is a bound."""
+    draws: int | None = None
+    """Mask draws per window or secret, where the NLL is a bound.  [default: 8]"""
     canaries: Path | None = option(None, metavar="FILE")
     """Key made by `epochal data canaries`: canaries.json or its folder."""
     references: int = 256
@@ -43,8 +45,9 @@ class MemoriseOptions:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise OptionError(name, getattr(self, name), f"give at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(name, value, f"give at least {least}")
         if not self.prefix_lengths or min(self.prefix_lengths) < 1:
             raise OptionError(
                 "prefix_lengths", self.prefix_lengths, "give lengths of at least 1 token"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.families import get_family
-from epochal.report.text.format import listed, sentence
+from epochal.report.text.format import flops, listed, sentence
 from epochal.results import NoteCode
 from epochal.scaling.crossing import TRUSTED_FACTOR, Crossings
 from epochal.scaling.law import Extrapolation
@@ -56,7 +56,7 @@ def _gb(amount: float) -> str:
 TEXTS: dict[NoteCode, Any] = {
     PlanNote.BUDGET_OF_GPUS: lambda v: (
         f"{v['count']} × {v['gpu']} for {v['hours']:g} h at {100 * v['mfu']:g} % of "
-        f"{format_count(v['peak'])} FLOP/s: {format_count(v['flops'])} FLOPs (the share is an "
+        f"{flops(v['peak'])} FLOP/s: {flops(v['flops'])} FLOPs (the share is an "
         "assumption)"
     ),
     PlanNote.OTHER_VOCABULARY: lambda v: (
@@ -129,9 +129,10 @@ _QUANTITIES = {
 def extrapolation_text(warning: Extrapolation) -> str:
     """ "N 2.5B is above the fitted 1.2B"."""
     side = "above" if warning.value > warning.fitted else "below"
+    show = flops if warning.quantity == "flops" else format_count
     return (
-        f"{_QUANTITIES[warning.quantity]} {format_count(warning.value)} is {side} the fitted "
-        f"{format_count(warning.fitted)}"
+        f"{_QUANTITIES[warning.quantity]} {show(warning.value)} is {side} the fitted "
+        f"{show(warning.fitted)}"
     )
 
 
@@ -139,7 +140,7 @@ def floor_text(plan: FamilyPlan) -> str:
     """What no budget can beat, and whether this one is beyond that."""
     text = (
         f"{plan.family}: floor {plan.floor:.3f} on these tokens, reached to 0.001 nats at "
-        f"{format_count(plan.saturation_flops)} FLOPs"
+        f"{flops(plan.saturation_flops)} FLOPs"
     )
     return text + ("; the budget is beyond that: more buys nothing" if plan.saturated else "")
 
@@ -184,19 +185,19 @@ def pair_text(report: PlanReport, pair: Pair, *, short: bool = False) -> str:
     return text
 
 
-def critical_text(pair: Pair, flops: float) -> str:
+def critical_text(pair: Pair, budget: float) -> str:
     """Where the second family's lead begins, as far as the laws are trusted; no full stop."""
     critical, limit = pair.critical, pair.trusted_flops
     name = _name(pair.second)
     low, high = critical.searched
     if limit is None:
-        reach = f"{format_count(high)} FLOPs (the laws' runs are not known)"
+        reach = f"{flops(high)} FLOPs (the laws' runs are not known)"
     else:
-        reach = f"{format_count(limit)} FLOPs, {TRUSTED_FACTOR:g} times the largest run fitted"
+        reach = f"{flops(limit)} FLOPs, {TRUSTED_FACTOR:g} times the largest run fitted"
         high = min(high, limit)
     if high <= low:
         return (
-            f"no critical compute can be given: it would lie above {format_count(low)} FLOPs, and "
+            f"no critical compute can be given: it would lie above {flops(low)} FLOPs, and "
             f"the laws are trusted up to {reach}"
         )
     crossings = [c for c in critical.crossings if c <= high]
@@ -204,17 +205,17 @@ def critical_text(pair: Pair, flops: float) -> str:
     into = [c for c, lead in zip(crossings, leaders[1:], strict=True) if lead == pair.second]
     if into:
         several = f"the lead changes {len(crossings)} times; " if len(crossings) > 1 else ""
-        ratio = flops / into[0]
+        ratio = budget / into[0]
         side = f"{ratio:.3g} times" if ratio >= 1 else f"1/{1 / ratio:.3g} of"
-        return f"{several}critical compute {format_count(into[0])} FLOPs, the budget is {side} that"
+        return f"{several}critical compute {flops(into[0])} FLOPs, the budget is {side} that"
     if crossings:
-        return f"{name} leads only below {format_count(crossings[0])} FLOPs, up to {reach}"
+        return f"{name} leads only below {flops(crossings[0])} FLOPs, up to {reach}"
     if leaders[0] == pair.first:
         text = f"{name} does not win up to {reach}"
         if pair.critical_flops is None:
             return text
         return (
-            f"{text}: not within reach; the laws put it at {format_count(pair.critical_flops)} "
+            f"{text}: not within reach; the laws put it at {flops(pair.critical_flops)} "
             "FLOPs, where nothing was measured"
         )
     if leaders[0] == pair.second:
@@ -226,7 +227,7 @@ def interval_text(crossings: Crossings) -> str | None:
     """ "95 % interval from 200 resamples: 8.8e+19 – 1.2e+20", None without an interval."""
     if crossings.interval is None:
         return None
-    ends = [format_count(e) if e is not None else "open" for e in crossings.interval]
+    ends = [flops(e) if e is not None else "open" for e in crossings.interval]
     kind = "range" if crossings.level is None else f"{100 * crossings.level:g} % interval"
     source = "readings" if crossings.level is None else "resamples"
     return f"{kind} from {crossings.resamples} {source}: {ends[0]} – {ends[1]}"
@@ -237,22 +238,22 @@ def critical_data_text(report: CriticalDataReport) -> str:
     return " ".join(_critical_data(pair, report.flops) for pair in report.pairs)
 
 
-def _critical_data(pair: CriticalData, flops: float) -> str:
-    found, budget = pair.crossings, f"With {format_count(flops)} FLOPs"
+def _critical_data(pair: CriticalData, budget: float) -> str:
+    found, given = pair.crossings, f"With {flops(budget)} FLOPs"
     low = max(pair.trusted_unique_tokens[0], found.searched[0])
     high = min(pair.trusted_unique_tokens[1], found.searched[1])
     where = f"from {format_count(low)} to {format_count(high)} unique tokens"
     first, second = _name(pair.first), _name(pair.second)
     if high <= low:
         return (
-            f"{budget} {first} and {second} cannot be compared: their laws were fitted to other "
+            f"{given} {first} and {second} cannot be compared: their laws were fitted to other "
             "numbers of tokens."
         )
     inside = [u for u in found.crossings if low <= u <= high]
     before = sum(u < low for u in found.crossings)
     leaders = found.leaders[before : before + len(inside) + 1]
     guess = ""
-    if pair.trusted_flops is not None and flops > pair.trusted_flops:
+    if pair.trusted_flops is not None and budget > pair.trusted_flops:
         guess = (
             f" The budget is more than {TRUSTED_FACTOR:g} times the largest run fitted, so this is "
             "a guess."
@@ -265,7 +266,7 @@ def _critical_data(pair: CriticalData, flops: float) -> str:
             if outside
             else ""
         )
-        return f"{budget} {lead} leads at every U {where}.{later}{guess}"
+        return f"{given} {lead} leads at every U {where}.{later}{guess}"
     edges = [low, *inside, high]
     ranges = []
     for start, end, leader in zip(edges[:-1], edges[1:], leaders, strict=True):
@@ -281,7 +282,7 @@ def _critical_data(pair: CriticalData, flops: float) -> str:
     if found.interval is not None and None not in found.interval and found.kind == "one":
         between = f" (interval {' to '.join(format_count(e) for e in found.interval if e)})"
     return (
-        f"{budget} {second} is predicted to win {' and '.join(ranges)} unique tokens{between}, "
+        f"{given} {second} is predicted to win {' and '.join(ranges)} unique tokens{between}, "
         f"{first} otherwise, {where}.{guess}"
     )
 
@@ -301,7 +302,7 @@ def plan_lines(report: PlanReport) -> list[str]:
     if report.pairs:
         lines.append(
             "cited only: the paper's closed form gives "
-            f"{format_count(report.paper_critical_flops)} FLOPs; its own figure has another slope"
+            f"{flops(report.paper_critical_flops)} FLOPs; its own figure has another slope"
         )
     return lines
 

@@ -16,7 +16,7 @@ from epochal.report.study import (
     StudyResult,
 )
 from epochal.report.text import Text, comparison, describe, plan
-from epochal.report.text.format import listed, sentence
+from epochal.report.text.format import flops, listed, sentence
 from epochal.results import Note, NoteCode, to_json
 from epochal.scaling.optimum import LadderChoice
 from epochal.units import format_count, format_epochs
@@ -52,7 +52,7 @@ def _measured(result: StudyResult) -> str:
     seen = held_out.seen
     figures = ", ".join(f"{_short(family)} {nll:.3f}" for family, nll in seen.items())
     figures += " nats per token"
-    at = f"measured at {format_count(held_out.flops)} FLOPs"
+    at = f"measured at {flops(held_out.flops)} FLOPs"
     winner = result.recommendation.winner
     other, (nats, error) = min(held_out.differences.items(), key=lambda item: abs(item[1][0]))
     if winner is None:

@@ -1,0 +1,28 @@
+"""The machine of a run, and what finding it changes in the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import os
+before = dict(os.environ)
+from epochal import device
+assert dict(os.environ) == before
+from epochal.recipe.schema import Train
+device.find_machine(Train(device="cpu"))
+print({key: value for key, value in os.environ.items() if before.get(key) != value})
+"""
+
+
+@pytest.mark.parametrize(("own", "changed"), [(None, {"THP_MEM_ALLOC_ENABLE": "1"}), ("0", {})])
+def test_the_environment_changes_when_a_machine_is_chosen_not_at_import(monkeypatch, own, changed):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if own is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own)
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(changed)

@@ -76,7 +76,17 @@ def test_numbers_are_powers_of_ten_on_the_page_and_can_be_copied_elsewhere():
 
 def test_compute_in_a_plan_is_a_power_of_ten_on_the_page():
     critical = Crossings("one", [3e18], ["ar", "mdm"], (2e18, None), 0.95, 9, 1.0, (1e15, 1e24))
-    pair = Pair("ar", "mdm", 0.1, None, None, None, critical, 3e18, None)
+    pair = Pair(
+        first="ar",
+        second="mdm",
+        difference=0.1,
+        interval=None,
+        p_second_better=None,
+        winner=None,
+        critical=critical,
+        critical_flops=3e18,
+        trusted_flops=None,
+    )
     assert "3e+18 FLOPs" in critical_text(pair, 1e18)
     with for_page():
         assert "3×10¹⁸ FLOPs" in critical_text(pair, 1e18)

@@ -51,7 +51,6 @@ RESULTS: dict[str, str] = {
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
     "study": "epochal.report.study.StudyResult",
-    "fit": "epochal.scaling.result.FitReport",
     "train": "epochal.cli.train.Trained",
     "train --dry-run": "epochal.training.dry_run.DryRun",
     "eval": "epochal.runs.result.NLLResult",
@@ -66,10 +65,6 @@ RESULTS: dict[str, str] = {
     "data verify": "list[epochal.data.inspection.Finding]",
     "data download": "epochal.data.download.Downloaded",
     "data canaries": "epochal.data.canaries.CanaryFiles",
-    "import hf": "epochal.interop.imports.ImportedRun",
-    "import megatron": "epochal.interop.imports.ImportedRun",
-    "export hf": "epochal.interop.exports.ExportedFolder",
-    "export safetensors": "epochal.interop.exports.ExportedFile",
 }
 SENTENCES: dict[str, str] = {
     "recipe": "The recipe as a tree of its keys, all of which [recipe.toml](recipe.toml) lists. "

@@ -149,5 +149,5 @@ def test_the_command_tells_the_choice_and_keeps_it(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(words)
     text = capsys.readouterr().out
-    assert "penalty was chosen of these: its held-out error is lower than that of" in text
+    assert "penalty was chosen: its held-out error is lower than that of" in text
     assert "rule: the law with the fewest constants, unless" in text

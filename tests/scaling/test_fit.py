@@ -95,7 +95,9 @@ def test_published_errors_of_extrapolation(shared):
     small = np.isclose(multiple, 1, rtol=0.02) & (points.params < 5e8)
     small |= np.isclose(multiple, 16, rtol=0.02) & (points.params < 2e7)
     assert small.sum() == 5
-    found = fitted(points.take(small), law="chinchilla", tie=True, delta=np.inf, residual="loss")
+    found = fitted(
+        points.take(small), law="chinchilla", tie_exponents=True, huber=np.inf, residual="loss"
+    )
     assert found.constants["A"] == pytest.approx(166.21, rel=1e-3)
     assert found.constants["alpha"] == found.constants["beta"] == pytest.approx(0.27285, abs=1e-4)
     for low, high, times, error in ((1.2e9, 2e9, 32, 0.7103), (5e9, 8e9, 1, 0.7320)):

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from epochal.cli.options import given, options
+from epochal.cli.options import given, options, with_flags
 from epochal.options import field_docs, option
 from epochal.units import parse_count
 
@@ -109,3 +109,13 @@ def test_the_help_is_the_docstring_of_the_field():
     assert "Which law." in ask("--help")
     assert field_docs(Cook)["device"] == "Where it runs."
     assert "Not shown" not in ask("--help")
+
+
+def test_messages_of_the_library_show_flags():
+    assert with_flags("set `tie_exponents`, or `law` = auto, not") == (
+        "set `--tie-exponents`, or `--law auto`, not"
+    )
+    assert with_flags("`data.unique_tokens` = 5; `unheard_of` = 3") == (
+        "`data.unique_tokens` = 5; `unheard_of` = 3"
+    )
+    assert with_flags("no column `lw`. Did you mean `law`?").endswith("`law`?")

@@ -213,7 +213,7 @@ def test_a_folder_of_another_corpus(run, corpus):
     before = contents(corpus)
     code, _, err = run("prepare", "x.jsonl", "--out", "corpus", "--tokenizer", "bpe:300")
     assert code == 2
-    assert "corpus already holds another corpus (made with other `tokenizer`)" in err
+    assert "corpus already holds another corpus (made with other `--tokenizer`)" in err
     assert contents(corpus) == before
     words = ("--tokenizer", "bpe:300", "--overwrite")
     assert run("prepare", "x.jsonl", "--out", "corpus", *words)[0] == 0

@@ -161,7 +161,7 @@ def test_offline_says_what_to_do_and_ends_with_two(fake, tmp_path, capsys):
         main(["data", "download", "c4:100M", "--out", str(tmp_path / "c4")])
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    for words in ("Name or service not known", "another machine", QUICKSTART, "`repo`"):
+    for words in ("Name or service not known", "another machine", QUICKSTART, "`--repo`"):
         assert words in error
 
 

@@ -115,7 +115,7 @@ FAULTS = [
     ("x.jsonl", b'{"text": "ok"}\n{"text": "\xff"}', r"not valid UTF-8 at byte 25.*`invalid_utf8`"),
     ("x.jsonl", '{"n": ' + "9" * 5000 + "}", r"line 1 is not valid JSON"),
     ("x.jsonl", "[" * 100_000, r"line 1 is not valid JSON"),
-    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; fix .* --invalid-utf8 replace"),
+    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; fix .*`invalid_utf8` = replace"),
     ("x.txt", b"\xef\xbb\xbfabc\xff", r"at byte 6;"),
     ("x.txt", "text".encode("utf-16"), r"at byte 0 \(it looks like UTF-16; convert it with `iconv"),
     ("x.txt.gz", gzip.compress(b"text" * 999)[:-9], r"x.txt.gz is truncated or damaged"),

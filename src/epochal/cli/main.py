@@ -8,7 +8,7 @@ import sys
 import click
 
 from epochal._version import __version__
-from epochal.errors import EpochalError, OptionError, TrainingStopped
+from epochal.errors import DataError, EpochalError, OptionError, TrainingStopped
 
 # command → (module, attribute, one line of help). Modules are imported when a command runs, so
 # that `epochal --help` does not wait for torch.
@@ -107,6 +107,11 @@ def main(args: list[str] | None = None) -> None:
         from epochal.cli.options import flag_of
 
         click.echo(f"error: {flag_of(error.name)} {error.value}: {error.problem}", err=True)
+        sys.exit(error.exit_code)
+    except DataError as error:
+        from epochal.cli.options import with_flags
+
+        click.echo(f"error: {with_flags(str(error))}", err=True)
         sys.exit(error.exit_code)
     except EpochalError as error:
         what = "stopped" if isinstance(error, TrainingStopped) else "error"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,12 +20,24 @@ from epochal.options import field_docs
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FLAGS: dict[str, str] = {}
-"""Field → its flag, where that is not --field-name; for errors that name the field."""
+"""Field → its flag, of the commands imported so far; for errors that name the field."""
 
 
 def flag_of(name: str) -> str:
     """The command line's name of an option: `overfit_threshold` → `--overfit-threshold`."""
     return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def with_flags(message: str) -> str:
+    """A message of the library with flags for fields: "`invalid_utf8` = replace" becomes
+    "`--invalid-utf8 replace`"."""
+
+    def flag(match: re.Match[str]) -> str:
+        if match[1] not in FLAGS:
+            return match[0]
+        return f"`{FLAGS[match[1]]} {match[2]}`" if match[2] else f"`{FLAGS[match[1]]}`"
+
+    return re.sub(r"(?<!Did you mean )`(\w+)`(?: = ([\w-]+(?:\.\w+)?))?", flag, message)
 
 
 def options(
@@ -79,8 +92,7 @@ def refuse(names: Sequence[str], why: str) -> None:
 def _option(one: dataclasses.Field[Any], hint: Any, text: str) -> Callable[[Any], Any]:
     more = one.metadata
     flag = more.get("flag") or "--" + one.name.replace("_", "-")
-    if flag != "--" + one.name.replace("_", "-"):
-        FLAGS[one.name] = flag
+    FLAGS[one.name] = flag
     names = [name for name in (more.get("short"), flag) if name]
     default = one.default
     if one.default_factory is not dataclasses.MISSING:

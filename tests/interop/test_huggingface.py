@@ -388,5 +388,5 @@ def test_an_index_cannot_lead_out_of_its_folder(tiny_pair, tmp_path):
     index = tmp_path / "out" / "model.safetensors.index.json"
     for name in ("../secret.safetensors", 5):
         index.write_text(json.dumps({"weight_map": {"a": name}}))
-        with pytest.raises(CheckpointError, match="no file of this folder"):
+        with pytest.raises(CheckpointError, match="secret"):
             import_hf(tmp_path / "out", tmp_path / "back")

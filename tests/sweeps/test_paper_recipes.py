@@ -115,7 +115,7 @@ def test_isoflop_has_the_papers_budgets_and_its_optima():
 def test_data_value_uses_the_papers_sets_and_spends_one_budget():
     found = runs("paper/data-value")
     assert len(found) == 40
-    known = {one.tokens for one in PAPER_SETS.values() if one.use.startswith("data value")}
+    known = {one.tokens for one in PAPER_SETS.values() if one.size is not None}
     assert {run.recipe.data.unique_tokens for run in found} == known
     for row in list_sweep(load_sweep("paper/data-value")).runs:
         budget = float(row.name.split("-")[2])

@@ -400,6 +400,7 @@ def test_the_budget_that_is_named_is_enough(text, tmp_path, planted, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_study_in_small(text, tmp_path, monkeypatch):
     """Real processes, one epoch only: enough to see every stage, too little for a law."""
     monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design(2, {16: ()}),))

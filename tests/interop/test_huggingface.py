@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import pytest
@@ -388,5 +389,5 @@ def test_an_index_cannot_lead_out_of_its_folder(tiny_pair, tmp_path):
     index = tmp_path / "out" / "model.safetensors.index.json"
     for name in ("../secret.safetensors", 5):
         index.write_text(json.dumps({"weight_map": {"a": name}}))
-        with pytest.raises(CheckpointError, match="secret"):
+        with pytest.raises(CheckpointError, match=re.escape(repr(name))):
             import_hf(tmp_path / "out", tmp_path / "back")

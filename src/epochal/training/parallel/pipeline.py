@@ -10,13 +10,11 @@ Shape letters: B rows of a micro-batch, L positions, E model width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
@@ -26,6 +24,9 @@ from epochal.models.attention import Rule, rotary_tables
 from epochal.sizes import stage_layers
 from epochal.training.optim import total_norm
 from epochal.training.parallel.world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import Schedule1F1B
 
 Inputs = tuple[Tensor, Rule, Tensor | None]
 """Arguments of the model: ids [B, L], attention rule, positions."""
@@ -115,6 +116,12 @@ class Pipeline:
         return square.sqrt()
 
     def _make_schedule(self, count: int) -> Schedule1F1B:
+        # Imported here, since torch's module makes a tensor as it is imported: see
+        # `device.find_machine`, which must come before the first tensor.
+        from torch.distributed.pipelining import Schedule1F1B
+
+        from epochal.training.parallel.pipeline_stage import PartOfPipeline
+
         if self._inputs is None:
             raise ValueError("step() has not been called")
         rows, length = self._inputs(0)[0].shape
@@ -124,7 +131,7 @@ class Pipeline:
             requires_grad=True,
         )
         whole = torch.empty((rows, length, self._model.shape.d_model), device=self._machine.device)
-        stage = _PartOfPipeline(
+        stage = PartOfPipeline(
             _Stage(self._model, self._machine),
             self._world.stage,
             self._world.plan.pipeline,
@@ -188,31 +195,6 @@ class _Stage(nn.Module):
         with self._machine.autocast():
             output: Tensor = self.model(x, int(number))
         return output
-
-
-class _PartOfPipeline(PipelineStage):
-    """A stage that informs FSDP of its last backward pass.
-
-    Torch's own class keeps full weights and gradients over all micro-batches of a step, even if
-    they should be sharded.
-    """
-
-    exchange_each = False
-    """Whether gradients are exchanged after each micro-batch, not only after the last."""
-
-    def backward_one_chunk(
-        self,
-        bwd_chunk_id: int,
-        loss: Any = None,
-        full_backward: bool = True,
-        last_backward: bool = False,
-    ) -> None:
-        """Backward pass of a micro-batch."""
-        for part in self.submod.children():
-            if isinstance(part, FSDPModule):
-                part.set_is_last_backward(last_backward)
-                part.set_requires_gradient_sync(last_backward or self.exchange_each)
-        super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
 
 
 def gather_stages(mine: dict[str, Tensor], world: World) -> dict[str, Tensor]:

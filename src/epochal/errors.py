@@ -18,13 +18,32 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class NamedOption(NamedTuple):
+    """An option of a function, named in a message, perhaps with a value to give it.
+
+    In Python it is its field, "`invalid_utf8` = replace"; the command line shows its flag.
+    """
+
+    name: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return f"`{self.name}`" if self.value is None else f"`{self.name}` = {self.value}"
 
 
 class EpochalError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is the process's exit status."""
+    """Base of all errors raised on purpose. `exit_code` is the process's exit status.
+
+    The message may come in parts, some of them the options that it names (`NamedOption`).
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
 
 
 class UserError(EpochalError):

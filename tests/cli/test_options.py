@@ -11,7 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from epochal.cli.options import given, options, with_flags
+from epochal.cli.options import given, message_of, options
+from epochal.errors import DataError, NamedOption, OptionError, UserError
 from epochal.options import field_docs, option
 from epochal.units import parse_count
 
@@ -111,11 +112,17 @@ def test_the_help_is_the_docstring_of_the_field():
     assert "Not shown" not in ask("--help")
 
 
-def test_messages_of_the_library_show_flags():
-    assert with_flags("set `tie_exponents`, or `law` = auto, not") == (
-        "set `--tie-exponents`, or `--law auto`, not"
+def test_errors_of_the_library_show_flags_of_the_options_that_they_name():
+    error = DataError(
+        "set ", NamedOption("tie_exponents"), ", or ", NamedOption("law", "auto"), ", not"
     )
-    assert with_flags("`data.unique_tokens` = 5; `unheard_of` = 3") == (
-        "`data.unique_tokens` = 5; `unheard_of` = 3"
-    )
-    assert with_flags("no column `lw`. Did you mean `law`?").endswith("`law`?")
+    assert message_of(error) == "set `--tie-exponents`, or `--law auto`, not"
+    assert str(error) == "set `tie_exponents`, or `law` = auto, not"
+    unheard = UserError("`data.unique_tokens` = 5; ", NamedOption("unheard_of", "3"))
+    assert message_of(unheard) == "`data.unique_tokens` = 5; `unheard_of` = 3"
+    assert message_of(OptionError("tie_exponents", 3, "no")) == "--tie-exponents 3: no"
+
+
+def test_words_in_backticks_that_are_no_options_stay():
+    for words in ("no column `law`", "no column `lw`. Did you mean `law`?", "`law` = 5,000"):
+        assert message_of(DataError(words)) == words

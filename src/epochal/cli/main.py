@@ -8,7 +8,7 @@ import sys
 import click
 
 from epochal._version import __version__
-from epochal.errors import DataError, EpochalError, OptionError, TrainingStopped
+from epochal.errors import EpochalError, TrainingStopped, nearest
 
 # command → (module, attribute, one line of help). Modules are imported when a command runs, so
 # that `epochal --help` does not wait for torch.
@@ -64,8 +64,6 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from epochal.errors import nearest
-
             problem = _GONE.get(args[0], f"there is no command {args[0]!r}.")
             raise click.UsageError(problem + nearest(args[0], _COMMANDS), ctx)
         return super().resolve_command(ctx, args)
@@ -103,19 +101,11 @@ def main(args: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except OptionError as error:
-        from epochal.cli.options import flag_of
-
-        click.echo(f"error: {flag_of(error.name)} {error.value}: {error.problem}", err=True)
-        sys.exit(error.exit_code)
-    except DataError as error:
-        from epochal.cli.options import with_flags
-
-        click.echo(f"error: {with_flags(str(error))}", err=True)
-        sys.exit(error.exit_code)
     except EpochalError as error:
+        from epochal.cli.options import message_of
+
         what = "stopped" if isinstance(error, TrainingStopped) else "error"
-        click.echo(f"{what}: {error}", err=True)
+        click.echo(f"{what}: {message_of(error)}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 from click.core import ParameterSource
 
-from epochal.errors import UserError
+from epochal.errors import EpochalError, NamedOption, OptionError, UserError
 from epochal.options import field_docs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,16 +27,20 @@ def flag_of(name: str) -> str:
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
-def with_flags(message: str) -> str:
-    """A message of the library with flags for fields: "`invalid_utf8` = replace" becomes
-    "`--invalid-utf8 replace`"."""
+def message_of(error: EpochalError) -> str:
+    """An error's message with flags for the options that it names: "`invalid_utf8` = replace"
+    becomes "`--invalid-utf8 replace`"."""
+    if isinstance(error, OptionError):
+        return f"{flag_of(error.name)} {error.value}: {error.problem}"
+    return "".join(map(_with_flag, error.args))
 
-    def flag(match: re.Match[str]) -> str:
-        if match[1] not in FLAGS:
-            return match[0]
-        return f"`{FLAGS[match[1]]} {match[2]}`" if match[2] else f"`{FLAGS[match[1]]}`"
 
-    return re.sub(r"(?<!Did you mean )`(\w+)`(?: = ([\w-]+(?:\.\w+)?))?", flag, message)
+def _with_flag(part: str | NamedOption) -> str:
+    """A part of a message; an option that no command has been seen with stays as it is."""
+    if not isinstance(part, NamedOption) or part.name not in FLAGS:
+        return str(part)
+    flag = FLAGS[part.name]
+    return f"`{flag}`" if part.value is None else f"`{flag} {part.value}`"
 
 
 def options(

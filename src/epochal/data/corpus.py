@@ -15,7 +15,7 @@ from epochal.data.metadata import read_metadata
 from epochal.data.store import TokenStore, suffixed
 from epochal.data.tokenizer import TOKENIZER_KEY, Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
-from epochal.errors import DataError
+from epochal.errors import DataError, NamedOption
 from epochal.recipe.schema import Data
 from epochal.results import Note
 
@@ -122,7 +122,9 @@ def _open_validation(settings: Data, folder: Path) -> TokenStore:
     if not suffixed(folder / VALIDATION, ".idx").exists():
         raise DataError(
             f"there is no validation set in `data.corpus` = {folder}; set `data.validation` to a "
-            "store, or prepare the corpus again with a `validation` share"
+            "store, or prepare the corpus again with a ",
+            NamedOption("validation"),
+            " share",
         )
     return TokenStore.open(folder / VALIDATION)
 
@@ -156,12 +158,14 @@ def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
         raise DataError(
             f"the store {store.prefix} was made with the tokenizer {facts.name} "
             f"({facts.vocabulary:,} tokens, {facts.sha256[:12]}), not with {tokenizer.name} "
-            f"({tokenizer.vocabulary:,} tokens, {tokenizer.sha256[:12]}); {_NAME_IT}"
+            f"({tokenizer.vocabulary:,} tokens, {tokenizer.sha256[:12]}); ",
+            *_NAME_IT,
         )
     if facts is None and (largest := int(store.tokens.max())) >= tokenizer.vocabulary:
         raise DataError(
             f"the store {store.prefix} holds the id {largest:,}, but the tokenizer "
-            f"{tokenizer.name} has only {tokenizer.vocabulary:,} tokens; {_NAME_IT}"
+            f"{tokenizer.name} has only {tokenizer.vocabulary:,} tokens; ",
+            *_NAME_IT,
         )
 
 
@@ -193,7 +197,7 @@ def refuse_foreign(folder: Path) -> None:
     refuse_foreign_store(folder / VALIDATION)
     tokenizer = folder / TOKENIZER
     if tokenizer.exists() and f'"{TOKENIZER_KEY}"' not in tokenizer.read_text(errors="replace"):
-        raise DataError(f"{tokenizer} exists and was not made by Epochal; {_ELSEWHERE}")
+        raise DataError(f"{tokenizer} exists and was not made by Epochal; ", *_ELSEWHERE)
 
 
 def refuse_foreign_store(prefix: Path) -> None:
@@ -201,11 +205,12 @@ def refuse_foreign_store(prefix: Path) -> None:
     metadata = read_metadata(suffixed(prefix, ".json"))
     for suffix in (".idx", ".bin"):
         if metadata is None and (path := suffixed(prefix, suffix)).exists():
-            raise DataError(f"{path} exists and was not made by Epochal; {_ELSEWHERE}")
+            raise DataError(f"{path} exists and was not made by Epochal; ", *_ELSEWHERE)
 
 
 _NAME_IT = (
-    "name the one that made it (`tokenizer`, or `data.tokenizer` in a recipe) or prepare the "
-    "text again"
+    "name the one that made it (",
+    NamedOption("tokenizer"),
+    ", or `data.tokenizer` in a recipe) or prepare the text again",
 )
-_ELSEWHERE = "choose another place, or replace it with `overwrite`"
+_ELSEWHERE = ("choose another place, or replace it with ", NamedOption("overwrite"))

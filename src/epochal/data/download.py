@@ -26,7 +26,7 @@ from epochal.data.options import DownloadOptions
 from epochal.data.paper_sets import PAPER_SETS, TOKENS_PER_DOCUMENT, paper_set
 from epochal.data.store import suffixed
 from epochal.data.tokenizer_sources import load_tokenizer, quiet, reason
-from epochal.errors import DataError, nearest
+from epochal.errors import DataError, NamedOption, nearest
 from epochal.progress import bar, say
 
 QUICKSTART = "ZahlenReal/diffusion_data_constraint_quickstart"
@@ -90,7 +90,9 @@ def download(name: str, out: str | Path, options: DownloadOptions | None = None)
     except DataError as error:
         if error.__cause__ is None:
             raise
-        raise DataError(f"{error}. {_without_network(name, folder)}") from error
+        raise DataError(
+            f"{error}. {_without_network(name, folder)} (", NamedOption("repo"), ")"
+        ) from error
 
 
 def _wanted(name: str, options: DownloadOptions) -> tuple[str, str, int | None]:
@@ -104,8 +106,11 @@ def _wanted(name: str, options: DownloadOptions) -> tuple[str, str, int | None]:
             documents = math.ceil(1.1 * options.unique_tokens / TOKENS_PER_DOCUMENT[name])
         if documents is None:
             raise DataError(
-                f"all of {name} is hundreds of GB; give `documents` or `unique_tokens`, or name "
-                "one of the paper's sets (`epochal data names`)"
+                f"all of {name} is hundreds of GB; give ",
+                NamedOption("documents"),
+                " or ",
+                NamedOption("unique_tokens"),
+                ", or name one of the paper's sets (`epochal data names`)",
             )
         return name, "train", documents
     if ":" not in name:
@@ -249,7 +254,7 @@ def _without_network(name: str, folder: Path) -> str:
     return (
         f"Run {command} again once there is a network: it resumes where it ended. Or run it on "
         f"another machine and copy the folder {folder} here{by_hand}; if the data has moved, name "
-        "its new repository (`repo`)"
+        "its new repository"
     )
 
 
@@ -329,7 +334,9 @@ def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> Repository:
     if missing := [path for path in wanted if path not in remote]:
         raise DataError(
             f"the repository {name} has no file {missing[0]}; it was changed or moved, name "
-            "another one (`repo`)"
+            "another one (",
+            NamedOption("repo"),
+            ")",
         )
     return Repository(name, kind, revision, remote)
 

@@ -32,7 +32,7 @@ from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_tex
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
-from epochal.errors import DataError, OptionError
+from epochal.errors import DataError, NamedOption, OptionError
 from epochal.progress import bar, say
 from epochal.results import Note, note
 
@@ -131,21 +131,23 @@ def _made_before(folder: Path, settings: dict[str, Any], overwrite: bool) -> Cor
         say(f"{folder} is already prepared from these inputs with these settings")
         return replace(corpus, already_existed=True)
     raise DataError(
-        f"{folder} already holds another corpus ({_difference(before or {}, settings)}); choose "
-        "another folder, or replace it with `overwrite`"
+        f"{folder} already holds another corpus (",
+        *_difference(before or {}, settings),
+        "); choose another folder, or replace it with ",
+        NamedOption("overwrite"),
     )
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> Sequence[str | NamedOption]:
     """The first difference, in words; hashes are not shown."""
     key = next(key for key in now | before if before.get(key) != now.get(key))
     if key == "shuffle":
         was = "in the inputs' order" if key not in before else f"shuffled by seed {before[key]}"
-        return f"{was}, not `shuffle` = {now[key]}" if key in now else was
+        return [f"{was}, not ", NamedOption(key, str(now[key]))] if key in now else [was]
     old, new = before.get(key), now.get(key)
     if any(len(str(value)) == _HASH_LENGTH for value in (old, new)) or key not in before:
-        return f"made with other `{key}`"
-    return f"made with `{key}` = {old}, not {new}"
+        return ["made with other ", NamedOption(key)]
+    return ["made with ", NamedOption(key, str(old)), f", not {new}"]
 
 
 def _skipped(*texts: TextInputs | None) -> Iterator[Note]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
 from epochal.data.options import PrepareOptions
-from epochal.errors import DataError, nearest
+from epochal.errors import DataError, NamedOption, nearest
 
 Kind = Literal["text", "jsonl", "parquet"]
 Compression = Literal["", "gz", "zst"]
@@ -116,7 +116,9 @@ def _decode(content: bytes, path: Path, offset: int, options: PrepareOptions) ->
             looks = " (it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`)"
         raise DataError(
             f"{path} is not valid UTF-8 at byte {offset + error.start:,}{looks}; fix the file, or "
-            "have such bytes read as U+FFFD (`invalid_utf8` = replace)"
+            "have such bytes read as U+FFFD (",
+            NamedOption("invalid_utf8", "replace"),
+            ")",
         ) from None
 
 
@@ -177,7 +179,9 @@ def _field(row: Any, place: str, options: PrepareOptions) -> str:
         there = ", ".join(map(repr, row)) or "none"
         raise DataError(
             f"{place} has no field {field!r}; its fields are {there}.{nearest(field, row)} Name "
-            "the one with the text (`text_field`)"
+            "the one with the text (",
+            NamedOption("text_field"),
+            ")",
         )
     text = row[field]
     if text is None:
@@ -185,7 +189,9 @@ def _field(row: Any, place: str, options: PrepareOptions) -> str:
     if not isinstance(text, str):
         raise DataError(
             f"{place}: the field {field!r} holds {type(text).__name__} {text!r:.40}, not text; "
-            "name the field with the text (`text_field`)"
+            "name the field with the text (",
+            NamedOption("text_field"),
+            ")",
         )
     return _without_surrogates(text, place, options)
 
@@ -198,7 +204,9 @@ def _without_surrogates(text: str, place: str, options: PrepareOptions) -> str:
         if options.invalid_utf8 == "error":
             raise DataError(
                 f"{place} spells half a character (a lone surrogate), which is not valid Unicode; "
-                "fix it, or have it read as U+FFFD (`invalid_utf8` = replace)"
+                "fix it, or have it read as U+FFFD (",
+                NamedOption("invalid_utf8", "replace"),
+                ")",
             ) from None
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
@@ -232,15 +240,18 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         there = ", ".join(map(repr, schema.names))
         raise DataError(
             f"{path} has no column {field!r}; its columns are {there}."
-            f"{nearest(field, schema.names)} Name the one with the text (`text_field`)"
+            f"{nearest(field, schema.names)} Name the one with the text (",
+            NamedOption("text_field"),
+            ")",
         )
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(test(kind) for test in is_text):
         raise DataError(
-            f"{path}: the column {field!r} holds {kind}, not text; name the column with the text "
-            "(`text_field`)"
+            f"{path}: the column {field!r} holds {kind}, not text; name the column with the text (",
+            NamedOption("text_field"),
+            ")",
         )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from epochal import rng
 from epochal.data.inputs import TextInputs
 from epochal.data.notes import CorpusNote
-from epochal.errors import DataError
+from epochal.errors import DataError, NamedOption
 from epochal.progress import bar
 from epochal.results import Note, note
 
@@ -143,7 +143,9 @@ def split_corpus(
     if not train.any():
         raise DataError(
             "no text is left for training: every document is also in the validation set; give "
-            "more text or another validation set, or do without one (`validation` = 0)"
+            "more text or another validation set, or do without one (",
+            NamedOption("validation", "0"),
+            ")",
         )
     main = Selection(inputs, scanned, train, chosen, int(leaked.sum()), int((~usable).sum()))
     notes = (*_scan_notes(main, drop_duplicates), *_share_notes(main, share))
@@ -245,8 +247,13 @@ def choose_validation(lengths: NDArray[np.int64], share: float, seed: int, usabl
     if len(numbers) < 2:
         raise DataError(
             "all text is a single document, so no validation set can be split off; cut it into "
-            "documents (`documents` = blank-line or line), give a validation text "
-            "(`validation_inputs`), or do without one (`validation` = 0)"
+            "documents (",
+            NamedOption("documents", "blank-line"),
+            " or line), give a validation text (",
+            NamedOption("validation_inputs"),
+            "), or do without one (",
+            NamedOption("validation", "0"),
+            ")",
         )
     wanted = share * float(lengths[numbers].sum())
     key = rng.stream_key(seed, "validation split")

@@ -24,7 +24,7 @@ from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
 from epochal.data.store_writer import StoreWriter, remove_store
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
-from epochal.errors import DataError, OptionError
+from epochal.errors import DataError, NamedOption, OptionError
 from epochal.progress import bar, say
 
 _CHUNK = 1 << 20
@@ -106,8 +106,9 @@ def _cut(
     if not options.like_paper:
         if unique_tokens > whole.unique_tokens:
             raise DataError(
-                f"`unique_tokens` = {unique_tokens:,} but the store {whole.prefix} holds "
-                f"{whole.unique_tokens:,} tokens; lower it or prepare more text"
+                NamedOption("unique_tokens", f"{unique_tokens:,}"),
+                f" but the store {whole.prefix} holds "
+                f"{whole.unique_tokens:,} tokens; lower it or prepare more text",
             )
         return whole.first(unique_tokens), None
     # A Fraction, since U / (tokens / documents) in floating point can miss a whole number.
@@ -142,7 +143,10 @@ def _already_exists(view: TokenStore, prefix: Path) -> bool:
     if TokenStore.open(prefix).content_sha256 == view.content_sha256:
         say(f"{prefix} already holds this subset")
         return True
-    raise DataError(f"{index} already exists; choose another place, or replace it with `overwrite`")
+    raise DataError(
+        f"{index} already exists; choose another place, or replace it with ",
+        NamedOption("overwrite"),
+    )
 
 
 def _copy_documents(view: TokenStore, writer: StoreWriter) -> None:

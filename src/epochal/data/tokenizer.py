@@ -24,7 +24,7 @@ from epochal import files
 from epochal.data.fast_bpe import FastBPE, Ids, encode_slowly, letters_to_bytes, why_unproven
 from epochal.data.metadata import TokenizerFacts
 from epochal.data.parallel import cores, map_texts
-from epochal.errors import DataError
+from epochal.errors import DataError, NamedOption
 
 TOKENIZER_KEY = "epochal"
 """Key of our own facts in a tokenizer.json."""
@@ -254,7 +254,9 @@ def _find_end_token(hf: HFTokenizer, name: str, end_token: str | None) -> str:
     else:
         problem = f"has none of the usual end-of-document tokens ({', '.join(END_TOKENS)})"
     raise DataError(
-        f"the tokenizer {name} {problem}; name a token of its vocabulary (`end_of_document`)"
+        f"the tokenizer {name} {problem}; name a token of its vocabulary (",
+        NamedOption("end_of_document"),
+        ")",
     )
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from epochal.data.fast_bpe import byte_alphabet
 from epochal.data.tokenizer import TOKENIZER_KEY, Tokenizer
-from epochal.errors import DataError, nearest
+from epochal.errors import DataError, NamedOption, nearest
 from epochal.progress import say
 
 END_TOKEN = "<|endoftext|>"
@@ -120,7 +120,9 @@ def _with_end(tokenizer: Tokenizer, end_of_document: str | None) -> Tokenizer:
     if end_of_document not in (None, tokenizer.end_token):
         raise DataError(
             f"the tokenizer {tokenizer.name} ends documents with {tokenizer.end_token!r} and has "
-            f"no token {end_of_document!r}; leave `end_of_document` out"
+            f"no token {end_of_document!r}; leave ",
+            NamedOption("end_of_document"),
+            " out",
         )
     return tokenizer
 

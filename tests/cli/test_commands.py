@@ -152,6 +152,7 @@ def test_compare(call, tiny_pair):
     assert "nats per token" in out
     code, out, _ = call("compare", tiny_pair / "ar", tiny_pair / "mdm", "--json")
     assert list(json.loads(out)["best"]) == ["ar", "mdm"]
+    refused(call("compare", tiny_pair / "ar", tiny_pair / "mdm", "--out", "x"), "--out")
     refused(call("compare", tiny_pair / "ar"), "at least two")
     refused(call("compare", "quickstart", "family=ar"), "`family`")
 

@@ -92,11 +92,16 @@ def test_only_what_was_typed_is_given():
 
 @pytest.mark.parametrize(
     ("words", "name", "value"),
-    [(["--tie"], "tie_exponents", True), (["--rise", "0.25"], "threshold", 0.25)],
+    [
+        (["--tie"], "tie_exponents", True),
+        (["--rise", "0.25"], "threshold", 0.25),
+        (["--rise", "-1"], "threshold", -1.0),
+        (["--rise=-1"], "threshold", -1.0),
+    ],
 )
 def test_old_names_are_read_but_not_shown(words, name, value):
     assert repr(Cook(**{name: value})) in ask(*words)
-    assert words[0] + " " not in ask("--help").replace("\n", " ")
+    assert words[0].partition("=")[0] + " " not in ask("--help").replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +126,8 @@ def test_errors_of_the_library_show_flags_of_the_options_that_they_name():
     unheard = UserError("`data.unique_tokens` = 5; ", NamedOption("unheard_of", "3"))
     assert message_of(unheard) == "`data.unique_tokens` = 5; `unheard_of` = 3"
     assert message_of(OptionError("tie_exponents", 3, "no")) == "--tie-exponents 3: no"
+    assert message_of(OptionError("columns", {"a": "b"}, "no")) == "--columns a=b: no"
+    assert message_of(OptionError("prefixes", (0, 8), "no")) == "--prefixes 0,8: no"
 
 
 def test_words_in_backticks_that_are_no_options_stay():

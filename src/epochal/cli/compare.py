@@ -41,7 +41,7 @@ def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> N
     if runs and len(runs) == len(words):
         from epochal.studies.compare import compare_existing
 
-        refuse(("out", "families", "restart"), "train runs; they do not apply to existing runs")
+        refuse(("out", "families", "restart"), "has no effect on runs that exist; leave it out")
         comparison = compare_existing(runs, draws=options.draws)
     else:
         from epochal.studies.compare import compare as train_all

@@ -31,8 +31,15 @@ def message_of(error: EpochalError) -> str:
     """An error's message with flags for the options that it names: "`invalid_utf8` = replace"
     becomes "`--invalid-utf8 replace`"."""
     if isinstance(error, OptionError):
-        return f"{flag_of(error.name)} {error.value}: {error.problem}"
+        return f"{flag_of(error.name)} {_typed(error.value)}: {error.problem}"
     return "".join(map(_with_flag, error.args))
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed: params=N for {"params": "N"}, 8,16 for (8, 16)."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _with_flag(part: str | NamedOption) -> str:
@@ -126,14 +133,17 @@ def _old_name(old: str, one: dataclasses.Field[Any]) -> Callable[[Any], Any]:
         click.echo(f"{old} is now {flag_of(one.name)}; the old name is still read", err=True)
         context.default_map = {**(context.default_map or {}), one.name: value}
 
+    # `is_flag=False` would tell click that the value may be missing, and --rise -1 would be two
+    # options.
+    kind = {"is_flag": True} if isinstance(one.default, bool) else {}
     return click.option(
         old,
         "old_" + old.lstrip("-").replace("-", "_"),
-        is_flag=isinstance(one.default, bool),
         hidden=True,
         is_eager=True,
         expose_value=False,
         callback=take,
+        **kind,
     )
 
 

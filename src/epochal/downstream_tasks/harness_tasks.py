@@ -21,7 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from epochal import files
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
-from epochal.errors import DataError, OptionError, UserError, nearest
+from epochal.errors import DataError, NamedOption, OptionError, UserError, nearest
 
 DOCS = "docs/downstream.md"
 _TIMEOUT = 5.0
@@ -52,7 +52,8 @@ def task_names(spec: str) -> tuple[list[str], Path | None]:
         if not names:
             raise UserError(
                 f"the folder {spec} holds no task: it needs YAML files with a line `task: NAME` "
-                f"({DOCS}); rows of known tasks are given as the option data"
+                f"({DOCS}); rows of known tasks are given with ",
+                NamedOption("data"),
             )
         return names, folder
     names = [name.strip() for name in spec.split(",") if name.strip()]
@@ -154,7 +155,9 @@ def _load_one(manager: Any, name: str, own: Path | None, data: Path | None) -> l
             raise DataError(f"cannot read {data}/{name}: {_reason(error)}") from error
         raise UserError(
             f"cannot download the rows of the task {name} ({_reason(error)}); go online once, or "
-            f"put them into FOLDER/{name}/SPLIT.jsonl and give FOLDER as the option data ({DOCS})"
+            f"put them into FOLDER/{name}/SPLIT.jsonl and give ",
+            NamedOption("data", "FOLDER"),
+            f" ({DOCS})",
         ) from error
     group = loaded["groups"].get(name)
     return list(loaded["tasks"].values()) if group is None else [group]

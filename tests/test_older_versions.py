@@ -153,9 +153,21 @@ def test_old_names_of_keys_in_all_forms():
 
 
 def test_a_renamed_key_is_noticed_once(capfd, monkeypatch):
-    from epochal.recipe import renames
+    from epochal import progress
 
-    monkeypatch.setattr(renames, "_noticed", set())
+    monkeypatch.setattr(progress, "_renames", set())
     for _ in range(2):
         load_recipe(None, ["train.steps=1", "model.size=7M", "train.clip=3"])
     assert capfd.readouterr().err.count("train.grad_clip") == 1
+
+
+def test_renamed_keys_of_a_recipe_are_one_notice_and_those_of_a_run_none(old, capfd, monkeypatch):
+    from epochal import progress
+
+    monkeypatch.setattr(progress, "_renames", set())
+    run = RunRecord(old / "ar-whole")
+    assert run.recipe.train.global_batch_size
+    assert capfd.readouterr().err == ""
+    assert load_recipe(run.folder.recipe_file) == run.recipe
+    (notice,) = capfd.readouterr().err.splitlines()
+    assert "train.global_batch → train.global_batch_size" in notice

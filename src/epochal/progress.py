@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -51,6 +51,17 @@ def say(message: str) -> None:
         Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
             message
         )
+
+
+_renames: set[str] = set()
+
+
+def say_renamed(what: str, names: Mapping[str, str]) -> None:
+    """One notice for names of an earlier version (old → new), each once per process."""
+    new = {f"{old} → {name}" for old, name in names.items()} - _renames
+    if new:
+        _renames.update(new)
+        say(f"{what} with new names, the old ones are still read: {', '.join(sorted(new))}")
 
 
 @contextmanager

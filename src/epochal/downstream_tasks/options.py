@@ -11,7 +11,7 @@ from epochal.errors import OptionError, UserError
 from epochal.families import Family, get_family
 from epochal.likelihood.draws import check_masks
 from epochal.options import option
-from epochal.progress import say
+from epochal.progress import say_renamed
 from epochal.runs import RunRecord
 
 Mode = Literal["exact", "mc", "chain_rule", "nll", "generate"]
@@ -91,7 +91,7 @@ def resolve_mode(mode: str | None, family: Family) -> Mode:
         if mode == name:
             return name
         if RENAMED_FROM.get(name) == earlier:
-            say(f"the mode {earlier} is now {name}; the old name is still read")
+            say_renamed("modes", {earlier: name})
             return name
     raise OptionError(
         "mode", mode, f"{family.title} models have {' and '.join(allowed)}; leave it out"

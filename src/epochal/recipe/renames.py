@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from epochal.progress import say
+from epochal.progress import say_renamed
 
 RENAMED = {
     "data.samples": "data.train_samples",
@@ -25,8 +25,6 @@ RENAMED = {
 _NEGATED = {"model.untied"}
 """Switches whose new name says the opposite."""
 
-_noticed: set[str] = set()
-
 
 def rename_flat(values: Mapping[str, Any], *, notice: bool = True) -> dict[str, Any]:
     """Dotted keys under today's names. A key given under both names keeps today's value."""
@@ -38,21 +36,20 @@ def rename_flat(values: Mapping[str, Any], *, notice: bool = True) -> dict[str, 
         if old in _NEGATED:
             value = _negated(value)
         renamed.setdefault(new, value)
-        if notice and old not in _noticed:
-            _noticed.add(old)
-            say(f"the recipe key `{old}` is now `{new}`; the old name is still read")
+    if notice:
+        say_renamed("recipe keys", {old: new for old, new in RENAMED.items() if old in values})
     return renamed
 
 
 def rename_tree(tree: Mapping[str, Any], *, notice: bool = True) -> dict[str, Any]:
     """A copy of nested sections under today's names."""
-    copy = {key: dict(part) if isinstance(part, dict) else part for key, part in tree.items()}
-    for old, new in RENAMED.items():
-        section, _, name = old.partition(".")
-        part = copy.get(section)
-        if isinstance(part, dict) and name in part:
-            found = rename_flat({old: part.pop(name)}, notice=notice)
-            part.setdefault(new.partition(".")[2], found[new])
+    sections = {old.partition(".")[0] for old in RENAMED}
+    inside = {key: part for key, part in tree.items() if key in sections and isinstance(part, dict)}
+    flat = {f"{key}.{name}": value for key, part in inside.items() for name, value in part.items()}
+    copy = {key: {} if key in inside else part for key, part in tree.items()}
+    for dotted, value in rename_flat(flat, notice=notice).items():
+        section, _, name = dotted.partition(".")
+        copy[section][name] = value
     return copy
 
 

@@ -42,8 +42,9 @@ import numpy as np
 from epochal import files
 from epochal.errors import RunError
 from epochal.estimates import Floats, Integers
-from epochal.recipe import Recipe, load_recipe, recipe_toml
-from epochal.recipe.renames import rename_flat
+from epochal.recipe import Recipe, recipe_toml
+from epochal.recipe.load import read_toml, recipe_from_tree
+from epochal.recipe.renames import rename_flat, rename_tree
 from epochal.recipe.schema import Data
 from epochal.runs.result import EVALUATE_AGAIN, NLLResult, read_result
 
@@ -232,8 +233,9 @@ class RunRecord:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that was run."""
-        return load_recipe(self.folder.recipe_file)
+        """The recipe that was run; names of an earlier version are today's, without a notice."""
+        tree = rename_tree(read_toml(self.folder.recipe_file), notice=False)
+        return recipe_from_tree(tree)
 
     @property
     def data(self) -> Data:

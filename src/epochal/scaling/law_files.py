@@ -15,7 +15,7 @@ from epochal import files
 from epochal.errors import UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.progress import say
+from epochal.progress import say_renamed
 from epochal.results import to_json
 from epochal.scaling.choose import Choice
 from epochal.scaling.forms import not_identified
@@ -38,7 +38,6 @@ PRESETS = {
 """Laws from the literature, preset_NAME.toml beside this file, and notes about each."""
 RENAMED = {"doubt": "extrapolation_error", "fitted": "fitted_range"}
 """Keys of a family's section in files of version 0.1.0 → their names today."""
-_noticed: set[str] = set()
 
 
 def write_laws(
@@ -167,9 +166,7 @@ def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
 
 def _renamed(section: Mapping[str, Any]) -> dict[str, Any]:
     """The section under today's keys, with one notice per key of an earlier version."""
-    for old in RENAMED.keys() & section.keys() - _noticed:
-        _noticed.add(old)
-        say(f"the law file key `{old}` is now `{RENAMED[old]}`; the old name is still read")
+    say_renamed("keys of the law file", {k: RENAMED[k] for k in RENAMED.keys() & section.keys()})
     return {RENAMED.get(key, key): value for key, value in section.items()}
 
 

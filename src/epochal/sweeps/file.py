@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
-from epochal.progress import say
+from epochal.progress import say_renamed
 from epochal.recipe import find_recipe, known_keys
 from epochal.recipe.load import (
     Tree,
@@ -141,7 +141,7 @@ def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
 def _new_name(key: str) -> str:
     """Today's name of a key of `[sweep]`; a notice for an old one."""
     if key in RENAMED:
-        say(f"the key `sweep.{key}` is now `sweep.{RENAMED[key]}`; the old name is still read")
+        say_renamed("keys of the sweep", {f"sweep.{key}": f"sweep.{RENAMED[key]}"})
     return RENAMED.get(key, key)
 
 

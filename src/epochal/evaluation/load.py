@@ -27,7 +27,7 @@ from epochal.progress import bar, hidden
 from epochal.recipe import Recipe, recipe_toml
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
-from epochal.training.train import build_model, evaluation_batch
+from epochal.training.train import bare_model, evaluation_batch
 
 CheckpointName = str
 """best, last, ema, permanent-<step>, or any step that has a checkpoint."""
@@ -190,14 +190,14 @@ def load_run(
     file = find_checkpoint(record, checkpoint_name)
     known = tokenizer_of(record)
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
-    model = build_model(settings, known.vocabulary)
+    model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
     if checkpoint_name == "ema":
         checkpoint.load_average(file, model)
     else:
         checkpoint.load_model(file, model)
     return LoadedModel(
         settings,
-        model.to(machine.device).eval(),
+        model.eval(),
         known,
         machine,
         checkpoint.load_state(file).step,

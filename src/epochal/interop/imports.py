@@ -28,7 +28,7 @@ from epochal.runs import RunFolder, RunRecord
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
 from epochal.training.optim import make_optimizer
-from epochal.training.train import bare_model, build_model, run_info
+from epochal.training.train import bare_model, run_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +116,15 @@ def _named_tokenizer(spec: str | Path | None, corpus: str | Path | None) -> Toke
 
 
 def _built(model: ForeignModel) -> Transformer:
-    with torch.device("meta"):  # shapes alone: wrong settings could ask for any amount of memory
-        shapes = bare_model(model.recipe, model.vocabulary)
-    for name, weight in shapes.named_parameters():
+    # Shapes alone at first: wrong settings could ask for any amount of memory.
+    built = bare_model(model.recipe, model.vocabulary)
+    for name, weight in built.named_parameters():
         if (found := model.weights[name].shape) != weight.shape:
             raise CheckpointError(
                 f"the tensor that becomes {name} has the shape {list(found)}, but by the "
                 f"model's settings it should be {list(weight.shape)}"
             )
-    built = build_model(model.recipe, model.vocabulary)
-    built.load_state_dict(model.weights)
+    built.to_empty(device="cpu").load_state_dict(model.weights)
     if bad := [name for name, weight in built.named_parameters() if not weight.isfinite().all()]:
         raise CheckpointError(
             f"the weights hold numbers that are not finite, first in {bad[0]}; the training had "

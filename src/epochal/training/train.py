@@ -138,8 +138,7 @@ def _parallel_model(
     if world.size == 1:
         model = build_model(settings, vocabulary).to(machine.device)
     else:
-        with torch.device("meta"):
-            model = bare_model(settings, vocabulary)
+        model = bare_model(settings, vocabulary)
 
     def fill() -> None:
         initialise(model, settings.seed, copy_into_shard, settings.model.init_std)
@@ -148,17 +147,17 @@ def _parallel_model(
 
 
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
-    """The recipe's model with its initial weights, on the CPU.
-
-    Raises RecipeError if the family needs a mask token and the embedding has no row for it.
-    """
-    model = bare_model(settings, vocabulary)
+    """The recipe's model with its initial weights, on the CPU. Raises what `bare_model` raises."""
+    model = bare_model(settings, vocabulary).to_empty(device="cpu")
     initialise(model, settings.seed, std=settings.model.init_std)
     return model
 
 
 def bare_model(settings: Recipe, vocabulary: int) -> Transformer:
-    """The recipe's model with torch's default weights. Raises what `build_model` raises."""
+    """The recipe's model without weights, on the meta device; `to_empty` gives it room for them.
+
+    Raises RecipeError if the family needs a mask token and the embedding has no row for it.
+    """
     shape = settings.model.architecture()
     family = get_family(settings.family)
     if family.mask_token and shape.rows(vocabulary) <= vocabulary:
@@ -167,15 +166,16 @@ def bare_model(settings: Recipe, vocabulary: int) -> Transformer:
             f"beside the tokenizer's {vocabulary} tokens; {family.title} needs at least "
             f"{vocabulary + 1}"
         )
-    return Transformer(
-        shape,
-        vocabulary,
-        norm_eps=settings.model.norm_eps,
-        rope_theta=settings.model.rope_theta,
-        attention_dropout=settings.train.attention_dropout,
-        hidden_dropout=settings.train.hidden_dropout,
-        embedding_dropout=settings.train.embedding_dropout,
-    )
+    with torch.device("meta"):
+        return Transformer(
+            shape,
+            vocabulary,
+            norm_eps=settings.model.norm_eps,
+            rope_theta=settings.model.rope_theta,
+            attention_dropout=settings.train.attention_dropout,
+            hidden_dropout=settings.train.hidden_dropout,
+            embedding_dropout=settings.train.embedding_dropout,
+        )
 
 
 def evaluation_batch(settings: Recipe) -> int:

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epochal.comparison import Comparison
-from epochal.data.corpus import shuffle_seed_for
-from epochal.data.options import DocumentRule, PrepareOptions
-from epochal.data.prepare import prepare
 from epochal.progress import say
 from epochal.recipe import load_recipe
 from epochal.report import write_report
-from epochal.report.text import describe
 from epochal.studies.compare import compare
+from epochal.studies.corpus import prepare_text
 from epochal.studies.options import CompareOptions
 
 RECIPE = "quickstart"
@@ -49,14 +46,7 @@ def quickstart(
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
     # Read before any work, so that a mistake in an override is reported at once.
     wanted = load_recipe(RECIPE, changes).data.unique_tokens
-    # A single file is cut at blank lines, or there would be nothing to hold out.
-    rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
-    # Only a part of the text may be trained on, so that part should be a fair sample of it.
-    shuffle = shuffle_seed_for(corpus, text)
-    options = PrepareOptions(tokenizer=TOKENIZER, documents=rule, shuffle=shuffle)
-    made = prepare(text or "builtin", corpus, options)
-    for note in made.notes:
-        say(describe(note))
+    made = prepare_text(text, corpus, TOKENIZER)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")

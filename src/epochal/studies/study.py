@@ -9,12 +9,9 @@ from pathlib import Path
 
 from epochal import files
 from epochal.data.builtin import builtin_documents
-from epochal.data.corpus import Corpus, shuffle_seed_for
-from epochal.data.options import DocumentRule, PrepareOptions
-from epochal.data.prepare import prepare
+from epochal.data.corpus import Corpus
 from epochal.data.store import TokenStore
 from epochal.errors import EpochalError
-from epochal.progress import say
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
 from epochal.report.study import (
@@ -26,13 +23,13 @@ from epochal.report.study import (
     StudyNote,
     StudyResult,
 )
-from epochal.report.text import describe
 from epochal.report.text.study import page_content
 from epochal.results import note
 from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.options import PlanOptions
 from epochal.scaling.plan import plan
 from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.studies.corpus import prepare_text
 from epochal.studies.laws import LawsRefused, StudyLaws, near_probes, overfitting, study_laws
 from epochal.studies.options import StudyOptions
 from epochal.studies.regularise import best_setting, is_clear, unused_settings
@@ -111,19 +108,8 @@ class _Study:
         folder = self.options.out / "corpus"
         size = _text_bytes(text)
         share = min(0.1, max(0.002, VALIDATION_TOKENS * BYTES_PER_TOKEN / max(1, size)))
-        rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
-        corpus = prepare(
-            text or "builtin",
-            folder,
-            PrepareOptions(
-                tokenizer=self.options.tokenizer or _tokenizer_for(size),
-                validation=float(f"{share:.2g}"),
-                documents=rule,
-                shuffle=shuffle_seed_for(folder, text),  # probes train on parts
-            ),
-        )
-        for one in corpus.notes:
-            say(describe(one))
+        tokenizer = self.options.tokenizer or _tokenizer_for(size)
+        corpus = prepare_text(text, folder, tokenizer, float(f"{share:.2g}"))
         unique = corpus.train.unique_tokens
         self.state.add_stage("prepare", began, note(StageNote.PREPARED, unique_tokens=unique))
         self.state.save()

@@ -38,7 +38,7 @@ from epochal.studies.probes import (
 )
 from epochal.studies.regularise import Variant
 from epochal.studies.state import StudyState, read_costs, read_layout
-from epochal.sweeps.designs import SweepRun
+from epochal.sweeps.designs import design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import CorpusFacts
 from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
@@ -280,15 +280,15 @@ class StudyRunner:
             started.append(state)
             return None
 
-        keys = {key: probe.keys(lengths[key]) for key, probe in probes.items()}
         tree = {
             "sweep": {"design": "list"},
-            "runs": [{"name": key, **own} for key, own in keys.items()],
+            "runs": [{"name": key, **probe.keys(lengths[key])} for key, probe in probes.items()],
             "base": self.base,
         }
+        sweep = sweep_from_tree(tree, name)
         result = run_all(
-            sweep_from_tree(tree, name),
-            [SweepRun(key, self.recipe(probes[key], lengths[key])) for key in probes],
+            sweep,
+            design_runs(sweep),
             CorpusFacts(self.corpus.tokenizer.vocabulary, self.unique_tokens, found=True),
             SweepFolder(self.folder / name),
             jobs=self.jobs,

@@ -212,14 +212,19 @@ class Alternative:
     loss: float
 
 
-def ladder_sizes(sizes: Sequence[str] | None, vocabulary: int) -> dict[str, float]:
+def ladder_sizes(
+    sizes: Sequence[str] | Mapping[str, float] | None, vocabulary: int
+) -> dict[str, float]:
     """Names → N of the sizes to choose from: the whole ladder, or those given.
 
-    A size is a name of the ladder or a number of parameters. Raises UserError.
+    A size is a name of the ladder or a number of parameters, or the user's own name with its N.
+    Raises UserError.
     """
     ladder = {name: float(shape.params(vocabulary)) for name, shape in LADDER.items()}
     if not sizes:
         return ladder
+    if isinstance(sizes, Mapping):
+        return dict(sizes)
     chosen = {}
     for text in sizes:
         if text in ladder:

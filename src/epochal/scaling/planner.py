@@ -152,13 +152,13 @@ def make_plan(
     flops: float,
     *,
     vocabulary: int,
-    sizes: Sequence[str] | None = None,
+    sizes: Sequence[str] | Mapping[str, float] | None = None,
     notes: Sequence[Note] = (),
 ) -> PlanReport:
     """The plan for `flops` on `unique_tokens`.
 
-    `sizes` limits what can be trained: names of the ladder or numbers of parameters. Raises
-    UserError for numbers that are not positive.
+    `sizes` limits what can be trained: names of the ladder, numbers of parameters, or names of
+    one's own → parameters. Raises UserError for numbers that are not positive.
     """
     _check_amount("unique tokens", unique_tokens, _MOST_TOKENS)
     _check_amount("FLOPs", flops, _MOST_FLOPS)

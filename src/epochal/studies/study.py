@@ -26,9 +26,7 @@ from epochal.report.study import (
 from epochal.report.text.study import page_content
 from epochal.results import note
 from epochal.scaling.extrapolation import corpus_unigram_nll
-from epochal.scaling.options import PlanOptions
-from epochal.scaling.plan import plan
-from epochal.scaling.planner import FamilyPlan, PlanReport
+from epochal.scaling.planner import PlanReport, make_plan
 from epochal.studies.corpus import prepare_text
 from epochal.studies.laws import LawsRefused, StudyLaws, near_probes, overfitting, study_laws
 from epochal.studies.options import StudyOptions
@@ -88,18 +86,14 @@ class _Study:
         sizes = near_probes(laws, params)
         held_out = runner.check(laws, sizes, costs, self.tried)
         began = time.monotonic()
-        planned = plan(
+        planned = make_plan(
+            laws.report.families,
             runner.unique_tokens,
             self.options.flops or held_out.flops,
-            PlanOptions(
-                laws=laws.report,
-                sizes=[str(int(n)) for n in sizes.values()],
-                vocabulary=corpus.tokenizer.vocabulary,
-            ),
+            vocabulary=corpus.tokenizer.vocabulary,
+            sizes=sizes,
         )
         self.state.add_stage("plan", began, note(StageNote.PLANNED, flops=planned.flops))
-        names = {str(int(n)): size for size, n in sizes.items()}
-        planned = replace(planned, families=[_named(one, names) for one in planned.families])
         recommendation = recommend(planned, self.tried, held_out, laws.below_unigram_baseline)
         return self._finish(runner, recommendation, laws, planned, held_out)
 
@@ -229,13 +223,6 @@ def recommend(
         seen=seen[best.family] if measured else None,
         check_missed=any(r.family == best.family and not r.inside for r in held_out.results),
     )
-
-
-def _named(one: FamilyPlan, names: Mapping[str, str]) -> FamilyPlan:
-    """The plan of a family with the study's name of its size."""
-    if one.size is None:
-        return one
-    return replace(one, size=replace(one.size, name=names.get(one.size.name, one.size.name)))
 
 
 def _best_run(states: Sequence[RunState], tried: Sequence[RegularisationTrial]) -> Recommendation:

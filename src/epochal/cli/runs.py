@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from epochal.runs.summary import RunSummary
 
 _QUIET_SECONDS = 600
-_GAP = 2
 _MAIN = ("run", "status", "family", "params", "unique", "epochs", "done", "best NLL")
 _HEADER = (*_MAIN, "at step", "evaluated", "tok/s")
 # Left out in this order where the terminal is too narrow.
@@ -82,19 +81,17 @@ def _width() -> int | None:
 
 
 def _print(lines: Sequence[RunSummary], width: int | None) -> None:
+    from epochal.progress import table_width
+
     rows = [_cells(line) for line in lines]
     differing = [" ".join(f"{k}={_plain(v)}" for k, v in line.differs.items()) for line in lines]
-    if width is None or _needed([*_HEADER, "differs in"], rows, differing) <= width:
-        header, added = [*_HEADER], any(differing)
-        if added:
-            header.append("differs in")
-        table = [
-            [*row, settings][: len(header)] for row, settings in zip(rows, differing, strict=True)
-        ]
-        print_table(header, table, left=3)
-        return
-    shown = _columns(rows, width)
-    _print_narrow(shown, rows, differing, width)
+    header = [*_HEADER, "differs in"]
+    table = [[*row, settings] for row, settings in zip(rows, differing, strict=True)]
+    if width is None or table_width([header, *table]) <= width:
+        columns = len(header) if any(differing) else len(_HEADER)
+        print_table(header[:columns], [row[:columns] for row in table], left=3)
+    else:
+        _print_narrow(rows, differing, width)
 
 
 def _cells(line: RunSummary) -> list[str]:
@@ -121,52 +118,33 @@ def _cells(line: RunSummary) -> list[str]:
     ]
 
 
-def _needed(header: Sequence[str], rows: Sequence[Sequence[str]], last: Sequence[str]) -> int:
-    """Columns that the whole table takes."""
-    table = [header, *([*row, settings] for row, settings in zip(rows, last, strict=True))]
-    return sum(max(map(len, column)) + _GAP for column in zip(*table, strict=True)) - _GAP
-
-
-def _columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Indices of the columns that fit, without the run's name."""
-    sizes = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
-    shown = list(range(1, len(_HEADER)))
-    for name in _LEAST:
-        if sum(sizes[place] + _GAP for place in shown) <= width:
-            break
-        shown.remove(_HEADER.index(name))
-    return shown
-
-
-def _print_narrow(
-    shown: Sequence[int],
-    rows: Sequence[Sequence[str]],
-    differing: Sequence[str],
-    width: int,
-) -> None:
+def _print_narrow(rows: Sequence[Sequence[str]], differing: Sequence[str], width: int) -> None:
     """The name of a run on a line of its own, then its numbers, then the differing settings."""
-    sizes = [max(len(_HEADER[place]), *(len(row[place]) for row in rows)) for place in shown]
+    from epochal.progress import COLUMN_GAP, fit_columns
+
+    gap = " " * COLUMN_GAP
+    numbers = [_HEADER[1:], *(row[1:] for row in rows)]
+    shown = fit_columns(numbers, width - COLUMN_GAP, _LEAST)
+    header, *kept = [[row[place] for place in shown] for row in numbers]
+    sizes = [max(map(len, column)) for column in zip(header, *kept, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         parts = [
-            cells[place].ljust(size)
-            if _HEADER[place] in ("status", "family")
-            else cells[place].rjust(size)
-            for place, size in zip(shown, sizes, strict=True)
+            cell.ljust(size) if name in ("status", "family") else cell.rjust(size)
+            for name, cell, size in zip(header, cells, sizes, strict=True)
         ]
-        return f"{' ' * _GAP}{(' ' * _GAP).join(parts)}".rstrip()
+        return f"{gap}{gap.join(parts)}".rstrip()
 
-    click.echo(line(_HEADER))
-    for row, settings in zip(rows, differing, strict=True):
+    click.echo(line(header))
+    for row, cells, settings in zip(rows, kept, differing, strict=True):
         click.echo("\n".join(textwrap.wrap(row[0], width)))
-        click.echo(line(row))
+        click.echo(line(cells))
         if settings:
-            indent = " " * 2 * _GAP
             folded = textwrap.wrap(
                 settings,
                 width,
-                initial_indent=indent,
-                subsequent_indent=indent,
+                initial_indent=2 * gap,
+                subsequent_indent=2 * gap,
                 break_on_hyphens=False,
             )
             click.echo("\n".join(folded))

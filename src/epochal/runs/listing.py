@@ -36,11 +36,8 @@ def list_runs(
         for record in records
         if (not status or record.status in status) and family in (None, record.family)
     ]
-    identities = [record.info.get("identity", {}) for record in records]
-    lines = [
-        summarise(record, _differing(own, identities))
-        for record, own in zip(records, identities, strict=True)
-    ]
+    differing = _differing([record.info.get("identity", {}) for record in records])
+    lines = [summarise(record, own) for record, own in zip(records, differing, strict=True)]
     return lines if sort == "run" else sorted(lines, key=lambda line: _sort_key(line, sort))
 
 
@@ -56,19 +53,18 @@ _COLUMNS = ("family", "model.size", "data.unique_tokens", "train.epochs")
 _ABSENT = "unset"
 
 
-def _differing(own: dict[str, Any], identities: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Settings of `own` in which the runs differ; a family's options count within the family."""
-    differing = {}
+def _differing(identities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run the settings in which they differ; a family's options count within the family."""
+    differing: list[dict[str, Any]] = [{} for _ in identities]
     for key in sorted({key for identity in identities for key in identity} - set(_COLUMNS)):
-        compared: Sequence[dict[str, Any]] = identities
+        compared = list(zip(identities, differing, strict=True))
         section = key.partition(".")[0]
         if section in family_names():
-            if own.get("family") != section:
-                continue
-            compared = [identity for identity in identities if identity.get("family") == section]
-        values = [identity.get(key, _ABSENT) for identity in compared]
-        if any(value != values[0] for value in values):
-            value = own.get(key, _ABSENT)
+            compared = [pair for pair in compared if pair[0].get("family") == section]
+        values = [identity.get(key, _ABSENT) for identity, _ in compared]
+        if all(value == values[0] for value in values):
+            continue
+        for value, (_, own) in zip(values, compared, strict=True):
             # The first letters of a corpus' hash are enough to distinguish corpora.
-            differing[key] = value[:8] if key.startswith("corpus.") else value
+            own[key] = value[:8] if key.startswith("corpus.") else value
     return differing

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epochal.estimates import Floats
 from epochal.scaling.law import LEVEL, TAIL, ScalingLaw
-from epochal.scaling.optimum import optima
+from epochal.scaling.optimum import first_place, optima
 
 TRUSTED_FACTOR = 10.0
 """Laws are trusted up to this factor beyond the largest fitted compute, and beyond the fitted U on
@@ -166,11 +167,10 @@ def _signs(values: Floats) -> Floats:
 
 
 def _bisect(gap: Gap, low: float, high: float, sign: float) -> float:
-    for _ in range(6):
-        grid = np.linspace(low, high, 17)
-        other = np.flatnonzero(np.sign(gap(grid, None, None)) != sign)
-        at = int(other[0]) if len(other) else len(grid) - 1
-        low, high = float(grid[max(at - 1, 0)]), float(grid[at])
+    def other(grid: Floats) -> NDArray[np.bool_]:
+        return np.asarray(np.sign(gap(grid, None, None)) != sign)
+
+    low, high = first_place(other, low, high, cells=17, rounds=6)
     return float(np.exp(0.5 * (low + high)))
 
 

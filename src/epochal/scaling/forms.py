@@ -41,8 +41,11 @@ class Inputs:
     @classmethod
     def at(cls, params: Floats, tokens: Floats, unique_tokens: Floats) -> Inputs:
         """From N, D and U themselves."""
-        log_n, log_d = np.log(params), np.log(tokens)
-        log_unique = np.log(unique_tokens)
+        return cls.at_logs(np.log(params), np.log(tokens), np.log(unique_tokens))
+
+    @classmethod
+    def at_logs(cls, log_n: Floats, log_d: Floats, log_unique: Floats) -> Inputs:
+        """From the logarithms of N, D and U."""
         log_u = np.minimum(log_unique, log_d)
         return cls(log_n, log_d, log_u, log_unique, np.expm1(log_d - log_u))
 

@@ -8,11 +8,12 @@ no more than the budget, but less if that is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epochal.errors import UserError
 from epochal.estimates import Floats
@@ -44,23 +45,26 @@ def optima(
     flops: Floats | float,
     unique_tokens: Floats | float,
     constants: Floats | None = None,
-    sizes: tuple[float, float] = (SMALLEST, LARGEST),
+    sizes: Floats | Sequence[float] | None = None,
 ) -> Optima:
     """Best N and D for each row of `flops`, `unique_tokens` and `constants` [S, k] (broadcast).
 
-    Where the law says nothing of repetition, no token is repeated. Losses are those of
-    `law.predict`, so a law without R_N has its optimum at N_opt(u) or below.
+    With `sizes` N is given, one per row, and only D is looked for. Where the law says nothing of
+    repetition, no token is repeated. Losses are those of `law.predict`, so a law without R_N has
+    its optimum at N_opt(u) or below.
     """
     inner = law.theta[None] if constants is None else constants
-    rows = np.broadcast_shapes(np.shape(flops), np.shape(unique_tokens), (len(inner),))
+    smallest, largest = (SMALLEST, LARGEST) if sizes is None else (sizes, sizes)
+    rows = np.broadcast_shapes(
+        np.shape(flops), np.shape(unique_tokens), (len(inner),), np.shape(smallest)
+    )
     search = _Search(
         law,
         np.broadcast_to(inner, (*rows, inner.shape[1])),
         np.broadcast_to(np.log(flops), rows),
         np.broadcast_to(np.log(unique_tokens), rows),
     )
-    low = np.full(rows, np.log(sizes[0]))
-    high = np.full(rows, np.log(sizes[1]))
+    low, high = (np.broadcast_to(np.log(end), rows) for end in (smallest, largest))
     return search.over_both(low, high) if not law.form.monotone else search.over_size(low, high)
 
 
@@ -82,9 +86,7 @@ class _Search:
 
     def loss(self, log_n: Floats, log_d: Floats) -> Floats:
         """Losses [S, G]."""
-        log_unique = self.log_unique[:, None]
-        log_u = np.minimum(log_unique, log_d)
-        where = Inputs(log_n, log_d, log_u, log_unique, np.expm1(log_d - log_u))
+        where = Inputs.at_logs(log_n, log_d, self.log_unique[:, None])
         with np.errstate(over="ignore", under="ignore"):
             losses: Floats = np.exp(np.minimum(predict(self.law.form, self.theta, where), 600.0))
         return losses
@@ -133,6 +135,26 @@ def _finer(grid: Floats, best: Floats) -> Floats:
     return low[:, None] + (high - low)[:, None] * np.linspace(0, 1, _ZOOMED_2D)
 
 
+def first_place(
+    holds: Callable[[Floats], NDArray[np.bool_]],
+    low: float,
+    high: float,
+    *,
+    cells: int,
+    rounds: int,
+) -> tuple[float, float]:
+    """The two neighbours between which `holds` first becomes true from `low` to `high`.
+
+    In each round on a finer grid of `cells`; where it holds nowhere, at the end.
+    """
+    for _ in range(rounds):
+        grid = np.linspace(low, high, cells)
+        found = np.flatnonzero(holds(grid))
+        at = int(found[0]) if len(found) else cells - 1
+        low, high = float(grid[max(at - 1, 0)]), float(grid[at])
+    return low, high
+
+
 def floor_loss(law: ScalingLaw, unique_tokens: float) -> tuple[float, float]:
     """(floor, least C within 0.001 nats of it): the loss no budget can beat on U tokens.
 
@@ -143,7 +165,7 @@ def floor_loss(law: ScalingLaw, unique_tokens: float) -> tuple[float, float]:
     logs = np.linspace(start, start + np.log(1e14), 113)
     losses = np.minimum.accumulate(optima(law, np.exp(logs), unique_tokens).loss)
     floor = float(losses[-1])
-    target = floor + SATURATED
+    target = floor + _SATURATED
     at = int(np.flatnonzero(losses <= target)[0])
     while at == 0:  # flat already: look at smaller budgets, down to a token of the smallest size
         if logs[0] <= np.log(6.0 * SMALLEST):
@@ -151,7 +173,7 @@ def floor_loss(law: ScalingLaw, unique_tokens: float) -> tuple[float, float]:
         logs = np.linspace(max(logs[0] - _BACK, np.log(6.0 * SMALLEST)), logs[0], 41)
         losses = np.minimum.accumulate(optima(law, np.exp(logs), unique_tokens).loss)
         at = int(np.flatnonzero(losses <= target)[0]) if losses[-1] <= target else len(logs) - 1
-    return floor, least_flops(law, unique_tokens, target, float(logs[at - 1]), float(logs[at]))
+    return floor, _least_flops(law, unique_tokens, target, float(logs[at - 1]), float(logs[at]))
 
 
 def best_length(law: ScalingLaw, params: float, unique_tokens: float) -> float:
@@ -166,24 +188,22 @@ def best_length(law: ScalingLaw, params: float, unique_tokens: float) -> float:
     return float(np.exp(grid[best]))
 
 
-SATURATED = 1e-3
+_SATURATED = 1e-3
 """Nats above the floor from which more compute is said to buy nothing."""
 
 
-def least_flops(
+def _least_flops(
     law: ScalingLaw, unique_tokens: float, target: float, low: float, high: float
 ) -> float:
     """Least C whose optimum is `target` or less, between log C `low` (above) and `high`."""
-    for _ in range(4):
-        logs = np.linspace(low, high, 17)
-        losses = np.minimum.accumulate(optima(law, np.exp(logs), unique_tokens).loss)
-        below = np.flatnonzero(losses <= target)
-        at = int(below[0]) if len(below) else len(logs) - 1
-        low, high = float(logs[max(at - 1, 0)]), float(logs[at])
-    return float(np.exp(high))
+
+    def reached(logs: Floats) -> NDArray[np.bool_]:
+        return optima(law, np.exp(logs), unique_tokens).loss <= target
+
+    return float(np.exp(first_place(reached, low, high, cells=17, rounds=4)[1]))
 
 
-NEARLY = 0.01
+_NEARLY = 0.01
 """Nats that "nearly the same loss" may be above the best."""
 _FEWER = 40.0  # log of the budget over the smallest one looked at
 _FAR = 1.6  # a size whose N differs by more than this factor is not the optimum's neighbour
@@ -252,48 +272,38 @@ def best_of_sizes(
 
     None if all are far from the `optimum`, unless the user asked for these sizes `only`.
     """
-    found = []
-    for name, params in sizes.items():
-        best = optima(law, flops, unique, sizes=(params, params))
-        tokens = float(best.tokens[0])
-        epochs = tokens / min(tokens, unique)
-        found.append(LadderChoice(name, params, tokens, epochs, float(best.loss[0])))
-    choice = min(found, key=lambda c: c.loss)
-    far = max(choice.params / optimum, optimum / choice.params) > _FAR
-    return None if far and not only else choice
+    found = optima(law, flops, unique, sizes=list(sizes.values()))
+    best = int(found.loss.argmin())
+    name, params = list(sizes.items())[best]
+    if max(params / optimum, optimum / params) > _FAR and not only:
+        return None
+    tokens = float(found.tokens[best])
+    return LadderChoice(name, params, tokens, tokens / min(tokens, unique), float(found.loss[best]))
 
 
 def iso_loss(
     law: ScalingLaw, unique: float, flops: float, loss: float, params: float
 ) -> list[Alternative]:
     """The smallest model for the budget, and the least compute, within 0.01 nats of the best."""
-    found = []
-    target = loss + NEARLY
-    low, high = max(np.log(params) - 6.0, np.log(SMALLEST)), np.log(params)
-    for _ in range(4):
-        grid = np.linspace(low, high, 25)
-        losses = np.array([optima(law, flops, unique, sizes=(n, n)).loss[0] for n in np.exp(grid)])
-        good = np.flatnonzero(losses <= target)
-        at = int(good[0]) if len(good) else len(grid) - 1
-        low, high = grid[max(at - 1, 0)], grid[at]
-    smaller = optima(law, flops, unique, sizes=(float(np.exp(high)), float(np.exp(high))))
-    found.append(_alternative("smaller model", unique, *_numbers(smaller)))
-    spent = least_flops(law, unique, target, np.log(flops) - _FEWER, np.log(flops))
-    found.append(_alternative("fewer FLOPs", unique, *_numbers(optima(law, spent, unique))))
-    return found
+    target = loss + _NEARLY
 
+    def good(log_n: Floats) -> NDArray[np.bool_]:
+        return optima(law, flops, unique, sizes=np.exp(log_n)).loss <= target
 
-def _numbers(best: object) -> tuple[float, float, float]:
-    return tuple(float(getattr(best, name)[0]) for name in ("params", "tokens", "loss"))  # type: ignore[return-value]
+    smallest = max(np.log(params) - 6.0, np.log(SMALLEST))
+    _, size = first_place(good, smallest, np.log(params), cells=25, rounds=4)
+    smaller = optima(law, flops, unique, sizes=[np.exp(size)])
+    spent = _least_flops(law, unique, target, np.log(flops) - _FEWER, np.log(flops))
+    return [
+        _alternative("smaller model", unique, smaller),
+        _alternative("fewer FLOPs", unique, optima(law, spent, unique)),
+    ]
 
 
 def _alternative(
-    what: Literal["smaller model", "fewer FLOPs"],
-    unique: float,
-    params: float,
-    tokens: float,
-    loss: float,
+    what: Literal["smaller model", "fewer FLOPs"], unique: float, best: Optima
 ) -> Alternative:
+    params, tokens, loss = (float(one[0]) for one in (best.params, best.tokens, best.loss))
     return Alternative(
         what, params, tokens, tokens / min(tokens, unique), 6 * params * tokens, loss
     )

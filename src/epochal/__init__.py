@@ -61,7 +61,7 @@ _MODULES = {
     "import_hf": "epochal.interop.imports",
     "import_megatron": "epochal.interop.imports",
     "inspect": "epochal.data.inspection",
-    "list_runs": "epochal.runs.listing",
+    "list_runs": "epochal.runs.find",
     "load": "epochal.interop.load",
     "load_recipe": "epochal.recipe",
     "memorise": "epochal.memorisation.memorise",
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from epochal.report.options import ReportOptions as ReportOptions
     from epochal.runs import NLLResult as NLLResult
     from epochal.runs import RunRecord as RunRecord
-    from epochal.runs.listing import list_runs as list_runs
+    from epochal.runs.find import list_runs as list_runs
     from epochal.runs.summary import RunSummary as RunSummary
     from epochal.scaling.fit import fit as fit
     from epochal.scaling.options import FitOptions as FitOptions

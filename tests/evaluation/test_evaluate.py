@@ -28,8 +28,8 @@ from epochal.evaluation.evaluate import (
 )
 from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
+from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator
-from epochal.likelihood.shard import EvalShard
 from epochal.runs import RunRecord
 
 

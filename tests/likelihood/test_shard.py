@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_oracle import JOINT, evaluator, paper, stream
 
-from epochal.likelihood.shard import EvalShard
+from epochal.likelihood.draws import EvalShard
 from tiny_world import Oracle
 
 

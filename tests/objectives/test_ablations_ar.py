@@ -14,7 +14,7 @@ from epochal.families.autoregressive import AutoregressiveOptions as Options
 from epochal.models import Transformer, initialise
 from epochal.objectives import Autoregressive, Rows
 from epochal.objectives.attention_mask import RandomCausalMask, masking_probability
-from epochal.objectives.orders import order_lists, row_orders
+from epochal.objectives.autoregressive import order_lists, row_orders
 from epochal.sizes import Architecture
 
 

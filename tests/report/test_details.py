@@ -17,7 +17,7 @@ from epochal.families import Family, families, family_names, register, unregiste
 from epochal.memorisation.figure import run_styles
 from epochal.recipe import load_recipe
 from epochal.report import facts, write_report
-from epochal.report.collect import read_runs
+from epochal.report.collect import frontier_leads, group_runs, read_runs
 from epochal.report.curves import thinned
 from epochal.report.drawing import (
     WIDTH,
@@ -28,7 +28,6 @@ from epochal.report.drawing import (
     make_figure,
     print_palette,
 )
-from epochal.report.groups import frontier_leads, group_runs
 from epochal.report.law_figures import contour_plots
 from epochal.report.laws import find_laws, find_mismatch, find_plan, plan_recipes
 from epochal.report.options import ReportOptions
@@ -37,7 +36,7 @@ from epochal.report.text.format import flops, for_page, number, prose
 from epochal.report.text.page import describe_crossing, law_notes
 from epochal.report.text.plan import critical_text, interval_text
 from epochal.scaling.crossing import Crossings
-from epochal.scaling.plan_recipes import like_run
+from epochal.scaling.plan import like_run
 from epochal.scaling.planner import Pair
 from made_runs import make_run
 

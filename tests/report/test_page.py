@@ -15,7 +15,7 @@ import pytest
 from epochal.cli.main import main
 from epochal.errors import EpochalError, RunError
 from epochal.report import write_report
-from epochal.report.groups import NoVerdict
+from epochal.report.collect import NoVerdict
 from epochal.report.text.page import describe_verdict
 from epochal.results import Note
 from made_runs import UNIQUE_TOKENS, make_run

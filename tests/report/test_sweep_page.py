@@ -15,9 +15,15 @@ from made_sweep import CONSTANTS, UNIQUE, make_sweep, pairs
 from epochal.errors import RunError, UserError
 from epochal.recipe import load_recipe
 from epochal.report import write_report
-from epochal.report.collect import read_runs
+from epochal.report.collect import (
+    FrontierLead,
+    NoVerdict,
+    frontier_leads,
+    frontiers,
+    group_runs,
+    read_runs,
+)
 from epochal.report.drawing import FORMATS
-from epochal.report.groups import FrontierLead, NoVerdict, frontier_leads, frontiers, group_runs
 from epochal.report.laws import find_laws, find_plan
 from epochal.report.options import ReportOptions
 from made_runs import make_run

@@ -12,7 +12,7 @@ from epochal.cli.runs import runs as runs_command
 from epochal.errors import RecipeError, RunError
 from epochal.results import to_json
 from epochal.runs.curves import CurveShape
-from epochal.runs.listing import Sort, list_runs
+from epochal.runs.find import Sort, list_runs
 from epochal.runs.summary import summarise
 from made_runs import make_run
 

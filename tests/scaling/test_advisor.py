@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted import law
 
-from epochal.report.text.advice import advice_text
+from epochal.report.text.plan import advice_text
 from epochal.runs import RunRecord
 from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.optimum import best_length

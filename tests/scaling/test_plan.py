@@ -30,8 +30,7 @@ from epochal.scaling.law_files import read_preset
 from epochal.scaling.notes import PlanNote
 from epochal.scaling.optimum import floor_loss, optima
 from epochal.scaling.options import FitOptions, PlanOptions
-from epochal.scaling.plan import critical_unique_tokens, find_laws
-from epochal.scaling.plan_recipes import plan_recipe, write_recipes
+from epochal.scaling.plan import critical_unique_tokens, find_laws, plan_recipe, write_recipes
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
 

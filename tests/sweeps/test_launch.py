@@ -19,18 +19,21 @@ from epochal.results import note
 from epochal.runs import RunFolder
 from epochal.sweeps.designs import design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.finished import (
+from epochal.sweeps.launch import Launch
+from epochal.sweeps.listing import corpus_facts
+from epochal.sweeps.monitor import RunMonitor, early_stop_reason
+from epochal.sweeps.options import SweepOptions
+from epochal.sweeps.record import (
     FinishedRuns,
+    RunReason,
+    RunState,
+    State,
+    SweepFolder,
     check_own_folder,
     corpus_hashes,
     recipe_hash,
     recipe_hash_0_1,
 )
-from epochal.sweeps.launch import Launch
-from epochal.sweeps.listing import corpus_facts
-from epochal.sweeps.monitor import RunMonitor, early_stop_reason
-from epochal.sweeps.options import SweepOptions
-from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
 from epochal.sweeps.slots import Slot, make_slots, warn_idle_gpus
 from epochal.sweeps.sweep import plan_states, sweep, write_recipes
 from tiny_runs import overrides

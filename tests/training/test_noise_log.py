@@ -9,7 +9,7 @@ import torch
 from epochal import rng
 from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.objectives import Autoregressive, MaskedDiffusion, Rows
-from epochal.training.noise_log import NoiseSums, by_noise
+from epochal.training.step import NoiseSums, by_noise
 
 MASK = 50
 

@@ -46,12 +46,12 @@ def fit(sources: tuple[str, ...], options: FitOptions, out: Path | None, as_json
     if as_json:
         print_json(report)
         return
-    print_fit(report)
+    _print_fit(report)
     if out is not None:
         click.echo(f"\nsaved: {out}")
 
 
-def print_fit(report: FitReport) -> None:
+def _print_fit(report: FitReport) -> None:
     """Tables and sentences, on standard output."""
     from epochal.families import get_family
     from epochal.report.text import describe

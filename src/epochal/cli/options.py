@@ -22,7 +22,7 @@ FLAGS: dict[str, str] = {}
 """Field → its flag, of the commands imported so far; for errors that name the field."""
 
 
-def flag_of(name: str) -> str:
+def _flag_of(name: str) -> str:
     """The command line's name of an option: `overfit_threshold` → `--overfit-threshold`."""
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
@@ -31,7 +31,7 @@ def message_of(error: EpochalError) -> str:
     """An error's message with flags for the options that it names: "`invalid_utf8` = replace"
     becomes "`--invalid-utf8 replace`"."""
     if isinstance(error, OptionError):
-        return f"{flag_of(error.name)} {_typed(error.value)}: {error.problem}"
+        return f"{_flag_of(error.name)} {_typed(error.value)}: {error.problem}"
     return "".join(map(_with_flag, error.args))
 
 
@@ -130,12 +130,12 @@ def _old_name(old: str, one: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     def take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value in (None, False, ()):
             return
-        click.echo(f"{old} is now {flag_of(one.name)}; the old name is still read", err=True)
+        click.echo(f"{old} is now {_flag_of(one.name)}; the old name is still read", err=True)
         context.default_map = {**(context.default_map or {}), one.name: value}
 
     # `is_flag=False` would tell click that the value may be missing, and --rise -1 would be two
     # options.
-    kind = {"is_flag": True} if isinstance(one.default, bool) else {}
+    kind: dict[str, Any] = {"is_flag": True} if isinstance(one.default, bool) else {}
     return click.option(
         old,
         "old_" + old.lstrip("-").replace("-", "_"),

@@ -62,11 +62,10 @@ def plan(
         if recipe is not None:
             raise click.UsageError("--recipe needs --unique-tokens or --corpus")
         critical = critical_unique_tokens(budget, options)
-        print_json(critical) if as_json else print_critical(critical)
+        print_json(critical) if as_json else _print_critical(critical)
         return
-    from epochal.scaling.plan import find_laws
+    from epochal.scaling.plan import find_laws, write_recipes
     from epochal.scaling.plan import plan as run_plan
-    from epochal.scaling.plan_recipes import write_recipes
 
     report = run_plan(parse_number(unique_tokens) if unique_tokens else None, budget, options)
     written = []
@@ -76,12 +75,12 @@ def plan(
     if as_json:
         print_json(report)
         return
-    print_plan(report)
+    _print_plan(report)
     for path in written:
         click.echo(f"recipe: {path}")
 
 
-def print_plan(report: PlanReport) -> None:
+def _print_plan(report: PlanReport) -> None:
     """Table, verdict, alternatives and notes, on standard output."""
     from epochal.report.text import describe
     from epochal.report.text.plan import plan_lines, verdict_sentence
@@ -111,7 +110,7 @@ def print_plan(report: PlanReport) -> None:
         print_note(describe(one))
 
 
-def print_critical(report: CriticalDataReport) -> None:
+def _print_critical(report: CriticalDataReport) -> None:
     """The answer and its notes, on standard output."""
     from epochal.report.text import describe
     from epochal.report.text.plan import critical_data_text

@@ -14,7 +14,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from epochal.runs.listing import Sort
+    from epochal.runs.find import Sort
     from epochal.runs.record import Status
     from epochal.runs.summary import RunSummary
 
@@ -62,7 +62,7 @@ def runs(
       epochal runs --sort nll --status finished
       epochal runs runs/isoflop quickstart --json
     """
-    from epochal.runs.listing import list_runs
+    from epochal.runs.find import list_runs
 
     lines = list_runs(folders or ("runs",), sort=sort, status=status, family=family)
     if as_json:

@@ -75,7 +75,7 @@ def sweep(
     if as_json:
         print_json(result)
     else:
-        print_result(result)
+        _print_result(result)
     return 1 if result.failed else 0
 
 
@@ -104,11 +104,11 @@ def _list(source: str, overrides: tuple[str, ...], gpu: str | None, as_json: boo
     if as_json:
         print_json(listing)
     else:
-        print_listing(listing)
+        _print_listing(listing)
     return 0
 
 
-def print_listing(listing: Listing) -> None:
+def _print_listing(listing: Listing) -> None:
     """The runs, their sum and the notes, on standard output."""
     from epochal.report.text import describe
     from epochal.units import format_count
@@ -145,7 +145,7 @@ def print_listing(listing: Listing) -> None:
         print_note(describe(note))
 
 
-def print_result(result: SweepResult) -> None:
+def _print_result(result: SweepResult) -> None:
     """The state of each run, and the ends of the logs of those that failed."""
     from epochal.report.text.sweep import state_text
 

@@ -126,7 +126,7 @@ class Description:
     notes: tuple[Note, ...]
 
 
-def summarize_store(store: TokenStore) -> StoreSummary:
+def _summarize_store(store: TokenStore) -> StoreSummary:
     """A few numbers of a store, without reading its tokens where metadata has them."""
     return StoreSummary(
         prefix=store.prefix,
@@ -139,7 +139,7 @@ def summarize_store(store: TokenStore) -> StoreSummary:
 
 def summarize_subset(store: TokenStore, paper: PaperSet | None) -> SubsetSummary:
     """A few numbers of a subset, beside the paper's set that it was cut for."""
-    summary = summarize_store(store)
+    summary = _summarize_store(store)
     return SubsetSummary(
         **{field.name: getattr(summary, field.name) for field in fields(summary)},
         paper=paper,
@@ -149,7 +149,7 @@ def summarize_subset(store: TokenStore, paper: PaperSet | None) -> SubsetSummary
 
 def summarize_corpus(corpus: Corpus) -> CorpusSummary:
     """A few numbers of a corpus that was prepared."""
-    train, *validation = map(summarize_store, corpus.stores)
+    train, *validation = map(_summarize_store, corpus.stores)
     tokenizer = corpus.tokenizer
     return CorpusSummary(
         folder=corpus.folder,

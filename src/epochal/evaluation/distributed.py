@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from epochal.likelihood.shard import EvalShard, Floats
+from epochal.likelihood.draws import EvalShard, Floats
 from epochal.training.parallel.world import gloo_group
 
 

@@ -19,9 +19,9 @@ from epochal.evaluation.distributed import distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import Estimator, EvalOptions
 from epochal.likelihood.breakdown import Breakdown, break_down
+from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
-from epochal.likelihood.shard import EvalShard
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.training.checkpoint import list_checkpoints

@@ -187,7 +187,7 @@ def load_run(
     """
     record = RunRecord(path)
     settings = dataclasses.replace(record.recipe, data=record.data)
-    file = find_checkpoint(record, checkpoint_name)
+    file = _find_checkpoint(record, checkpoint_name)
     known = tokenizer_of(record)
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
@@ -223,7 +223,7 @@ def _is_there(folder: Path, kind: str) -> bool:
             return False
 
 
-def find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
+def _find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
     """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
     folder = record.folder.checkpoints
     if name is not None and name not in ("best", "last", "ema"):

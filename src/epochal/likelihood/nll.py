@@ -22,8 +22,7 @@ from epochal.likelihood.controls import (
     scored_unigram_nll,
     slopes,
 )
-from epochal.likelihood.draws import DrawPlan
-from epochal.likelihood.shard import EvalShard
+from epochal.likelihood.draws import DrawPlan, EvalShard
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, Problem, token_nll
 

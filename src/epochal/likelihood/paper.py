@@ -19,9 +19,8 @@ from epochal.data.rows import Tokens, circular_windows
 from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
-from epochal.likelihood.draws import DrawPlan
+from epochal.likelihood.draws import DrawPlan, EvalShard
 from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, problem_token_nll
-from epochal.likelihood.shard import EvalShard
 from epochal.objectives import Draw, Objective
 
 

@@ -64,8 +64,8 @@ class TrainingText:
         assert isinstance(whole, TokenStore)
         for canary in canaries:
             ids = ids_of(tokenizer, canary.prefix, canary.secret)[0][1:]
-            seen = occurrences(train, ids)
-            placed.append((canary, seen, occurrences(whole, ids) - seen))
+            seen = _occurrences(train, ids)
+            placed.append((canary, seen, _occurrences(whole, ids) - seen))
         return TrainingText(train, corpus.validation, placed)
 
 
@@ -119,7 +119,7 @@ def ids_of(tokenizer: Tokenizer, prefix: str, secret: str) -> tuple[Integers, in
     return np.concatenate(([tokenizer.end_of_document], whole)).astype(np.int64), known + 1
 
 
-def occurrences(store: TokenStore, ids: Integers) -> int:
+def _occurrences(store: TokenStore, ids: Integers) -> int:
     """How often the tokens occur in the store, in this order."""
     tokens = store.tokens
     at = np.flatnonzero(np.asarray(tokens[: len(tokens) - len(ids) + 1]) == ids[0])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from epochal.comparison import CurveCrossing
 from epochal.estimates import Floats, Integers
 from epochal.families import get_family
-from epochal.report.collect import Run
+from epochal.report.collect import Group, Run, frontier_leads, frontiers, on_one_scale, several
 from epochal.report.drawing import (
     DOTTED,
     Cell,
@@ -25,7 +25,6 @@ from epochal.report.drawing import (
     set_height,
     tip,
 )
-from epochal.report.groups import Group, frontier_leads, frontiers, on_one_scale, several
 from epochal.report.text import figures as text
 from epochal.report.text.format import power_of_ten
 

@@ -49,7 +49,7 @@ class Palette:
     families: Mapping[str, str]
 
 
-def page_palette() -> Palette:
+def _page_palette() -> Palette:
     """Colours that stand for the page's variables until the drawing is put into the page.
 
     Each is nearly black, so that a figure seen outside the page can still be read.
@@ -175,7 +175,7 @@ def mark_flops(axes: Axes, palette: Palette, flops: float, text: str, **style: A
 
 def inline(plot: Plot) -> Markup:
     """The figure as HTML."""
-    palette, content = page_palette(), io.StringIO()
+    palette, content = _page_palette(), io.StringIO()
     with matplotlib.rc_context(_settings(palette)):
         figure = make_figure(plot, palette)
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epochal.report.collect import Run
-from epochal.report.groups import Group
+from epochal.report.collect import Group, Run
 from epochal.report.text.format import duration, listed, power_of_ten
 from epochal.units import format_count
 

@@ -42,7 +42,7 @@ _EPOCHS = "epochs (passes over the unique tokens)"
 
 def law_plots(fits: Fits) -> dict[str, list[Plot]]:
     """The figures of each section; sections without data have none."""
-    repetition = repetition_plot(fits)
+    repetition = _repetition_plot(fits)
     return {
         "isoflop": isoflop_plots(fits),
         "contours": contour_plots(fits),
@@ -136,7 +136,7 @@ def _contour_plot(fit: FamilyFit, surface: Surface, levels: Floats) -> Plot:
     )
 
 
-def repetition_plot(fits: Fits) -> Plot | None:
+def _repetition_plot(fits: Fits) -> Plot | None:
     """How many fresh tokens repeated ones are worth, per unique token, against epochs."""
     known = {f: fit for f, fit in fits.items() if fit.constants.get("R_D") is not None}
     if not known:

@@ -20,7 +20,7 @@ from epochal.runs.comparable import Mismatch, mismatches
 from epochal.scaling.extrapolation import drop_unigram_level_runs
 from epochal.scaling.fit import fit_points
 from epochal.scaling.options import FitOptions, check_law
-from epochal.scaling.plan_recipes import like_run, plan_recipe
+from epochal.scaling.plan import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, make_plan
 from epochal.scaling.points import Points
 from epochal.scaling.read import read_points

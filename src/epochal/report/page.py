@@ -20,7 +20,15 @@ from epochal.errors import RunError
 from epochal.families import families, get_family
 from epochal.report import facts
 from epochal.report.budget_figures import budget_plot
-from epochal.report.collect import Run, read_runs
+from epochal.report.collect import (
+    Group,
+    Run,
+    frontier_leads,
+    group_runs,
+    on_one_scale,
+    read_runs,
+    several,
+)
 from epochal.report.curves import (
     curve_crossings,
     epochs_figure,
@@ -31,14 +39,12 @@ from epochal.report.curves import (
     task_rows,
 )
 from epochal.report.drawing import Plot, check_formats, inline, save
-from epochal.report.groups import Group, frontier_leads, group_runs, on_one_scale, several
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_study, study_list
 from epochal.report.options import ReportOptions
 from epochal.report.text import describe
 from epochal.report.text import figures as figure_text
 from epochal.report.text import page as text
-from epochal.report.text.advice import advice_text
 from epochal.report.text.comparison import notes as comparison_notes
 from epochal.report.text.fit import dropped_line
 from epochal.report.text.format import (
@@ -50,7 +56,7 @@ from epochal.report.text.format import (
     prose,
     sentence,
 )
-from epochal.report.text.plan import verdict_sentence
+from epochal.report.text.plan import advice_text, verdict_sentence
 from epochal.results import Note
 from epochal.scaling.advisor import advise
 from epochal.scaling.options import check_law

@@ -1,12 +1,75 @@
-"""Find run folders below a place: the one rule for every command."""
+"""Find run folders below a place, by one rule for every command, and list them."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from epochal.errors import RunError
+from epochal.families import family_names, get_family
+from epochal.runs.record import RunRecord, Status
+from epochal.runs.summary import RunSummary, summarise
+
+Sort = Literal["run", "nll", "flops", "epochs", "params", "progress", "speed"]
+
+
+def list_runs(
+    places: Sequence[str | Path] = ("runs",),
+    *,
+    sort: Sort = "run",
+    status: Collection[Status] = (),
+    family: str | None = None,
+) -> list[RunSummary]:
+    """Every run among and below `places`, sorted by folder or by `sort`.
+
+    `nll` puts the lowest NLL first, the others the largest value; runs without the value come
+    last. `status` and `family` keep only such runs. Raises RunError for a place without runs and
+    RecipeError for an unknown family.
+    """
+    if family is not None:
+        get_family(family)
+    records = [RunRecord(path) for path in sorted(find_runs(places))]
+    records = [
+        record
+        for record in records
+        if (not status or record.status in status) and family in (None, record.family)
+    ]
+    differing = _differing([record.info.get("identity", {}) for record in records])
+    lines = [summarise(record, own) for record, own in zip(records, differing, strict=True)]
+    return lines if sort == "run" else sorted(lines, key=lambda line: _sort_key(line, sort))
+
+
+def _sort_key(line: RunSummary, sort: Sort) -> float:
+    if sort == "nll":
+        return math.inf if line.nll is None else line.nll
+    value = line.tokens_per_second if sort == "speed" else getattr(line, sort)
+    return math.inf if value is None else -float(value)
+
+
+_COLUMNS = ("family", "model.size", "data.unique_tokens", "train.epochs")
+"""Settings with a column of their own."""
+_ABSENT = "unset"
+
+
+def _differing(identities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run the settings in which they differ; a family's options count within the family."""
+    differing: list[dict[str, Any]] = [{} for _ in identities]
+    for key in sorted({key for identity in identities for key in identity} - set(_COLUMNS)):
+        compared = list(zip(identities, differing, strict=True))
+        section = key.partition(".")[0]
+        if section in family_names():
+            compared = [pair for pair in compared if pair[0].get("family") == section]
+        values = [identity.get(key, _ABSENT) for identity, _ in compared]
+        if all(value == values[0] for value in values):
+            continue
+        for value, (_, own) in zip(values, compared, strict=True):
+            # The first letters of a corpus' hash are enough to distinguish corpora.
+            own[key] = value[:8] if key.startswith("corpus.") else value
+    return differing
+
 
 DEPTH = 4
 """Levels of folders that are searched."""

@@ -73,10 +73,10 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
         try:
             part = points.of_family(family)
             if form is not None:
-                fits[family] = fit_family(part, family, form, options, fixed, before)
+                fits[family] = _fit_family(part, family, form, options, fixed, before)
                 continue
             choice = choose_law(part, family, options, fixed)
-            chosen = fit_family(part, family, find_form(choice.law), options, fixed, before)
+            chosen = _fit_family(part, family, find_form(choice.law), options, fixed, before)
             fits[family] = dataclasses.replace(chosen, choice=choice)
         except DataError as error:
             refused[family] = str(error)
@@ -91,7 +91,7 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
     )
 
 
-def fit_family(
+def _fit_family(
     points: Points,
     family: str,
     form: Form,
@@ -138,8 +138,8 @@ def fit_family(
         predicted=predicted,
         residuals=np.log(predicted) - np.log(rows.loss),
         dropped=[*(dropped or []), *estimate.left_out],
-        r2=r_squared(rows.loss, predicted),
-        condition=condition_of(problem, theta),
+        r2=_r_squared(rows.loss, predicted),
+        condition=_condition_of(problem, theta),
         held_out=held_out_check(problem, theta, rows),
         tied_exponents=options.tie_exponents,
         fixed=list(fixed),
@@ -212,13 +212,13 @@ def _minima(
     ]
 
 
-def r_squared(seen: Floats, predicted: Floats) -> float:
+def _r_squared(seen: Floats, predicted: Floats) -> float:
     """R² of the loss; NaN if all losses are the same."""
     total = ((seen - seen.mean()) ** 2).sum()
     return float(1 - ((predicted - seen) ** 2).sum() / total) if total > 0 else float("nan")
 
 
-def condition_of(problem: FitProblem, constants: Floats) -> float:
+def _condition_of(problem: FitProblem, constants: Floats) -> float:
     """Largest over smallest singular value of the gradient, its columns scaled to length 1."""
     _, matrix = problem.map()
     gradient = (matrix.T @ problem.residuals_with_gradient(constants[None])[1][0]).T
@@ -237,7 +237,7 @@ def _fit_notes(
     values = dict(zip(form.constants, constrain(form, constants).tolist(), strict=True))
     if "E" in problem.free and values["E"] < 0.01:
         notes.append(note(FitNote.NO_FLOOR))
-    condition = condition_of(problem, constants)
+    condition = _condition_of(problem, constants)
     if condition > _TRADE_OFF:
         notes.append(note(FitNote.TRADE_OFF, condition=condition))
     single = rows.epochs <= SINGLE_EPOCH

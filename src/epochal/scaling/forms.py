@@ -180,7 +180,7 @@ def log_optimal_params(
     return g + ratio * (g + log_u), derivatives
 
 
-def effective_params(columns: Floats, where: Inputs) -> tuple[Floats, dict[int, Floats | float]]:
+def _effective_params(columns: Floats, where: Inputs) -> tuple[Floats, dict[int, Floats | float]]:
     """log N' and its derivatives: parameters above N_opt(u) count less and less."""
     a, b, _, alpha, beta, _, star = columns[:7]
     log_best, by_constant = log_optimal_params(a, b, alpha, beta, where.log_u)
@@ -219,7 +219,7 @@ def _chinchilla(columns: Floats, where: Inputs) -> list[Term]:
 
 def _data_constrained(columns: Floats, where: Inputs) -> list[Term]:
     a, b, e, alpha, beta, star_d, _ = columns[:7]
-    log_n, by_n = effective_params(columns, where)
+    log_n, by_n = _effective_params(columns, where)
     log_d, by_star, _ = effective(where.log_u, where.repetitions, star_d)
     return [
         _power(log_n, by_n, a, alpha, 0, 3),
@@ -249,7 +249,7 @@ def _overfitting(columns: Floats, where: Inputs) -> list[Term]:
 def _coupled(columns: Floats, where: Inputs) -> list[Term]:
     """β·log(A^(1/β)·N'^(−α/β) + B^(1/β)/D') and E."""
     a, b, e, alpha, beta, star_d, _ = columns[:7]
-    log_n, by_n = effective_params(columns, where)
+    log_n, by_n = _effective_params(columns, where)
     log_d, by_star, _ = effective(where.log_u, where.repetitions, star_d)
     first, by_first = _power(log_n, by_n, a, alpha, 0, 3)
     second, by_second = _power(log_d, {5: by_star}, b, beta, 1, 4)

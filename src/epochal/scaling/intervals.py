@@ -52,7 +52,7 @@ def spread(
     """Intervals from resamples; profiles of the half-lives widen and open theirs."""
     starts = _with_floors(problem, minima)
     samples = _resample(problem, starts, rows, options, family)
-    intervals: dict[str, Interval] = dict(percentiles(problem, samples)) if samples else {}
+    intervals: dict[str, Interval] = dict(_percentiles(problem, samples)) if samples else {}
     curves: dict[str, list[tuple[float, float]]] = {}
     for name in ("R_D", "R_N"):
         if name not in problem.free:
@@ -138,7 +138,7 @@ def bootstrap(
     return best
 
 
-def percentiles(problem: FitProblem, samples: Sequence[Floats]) -> dict[str, tuple[float, float]]:
+def _percentiles(problem: FitProblem, samples: Sequence[Floats]) -> dict[str, tuple[float, float]]:
     """95 % percentile interval of each constant; the widest over the sets of samples."""
     edge = (1 - LEVEL) / 2
     ranges = [np.quantile(constrain(problem.form, s), (edge, 1 - edge), axis=0) for s in samples]

@@ -103,7 +103,7 @@ def _toml(content: Mapping[str, Any], prefix: str = "") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
+def _read_file(path: str | Path) -> dict[str, Any]:
     """A .toml or .json file as plain values. Raises UserError."""
     path = Path(path)
     try:
@@ -132,7 +132,7 @@ def read_laws(path: str | Path) -> dict[str, ScalingLaw]:
     A family's section has `constants` (and, if it is not "data-constrained", `law`), or the
     constants directly: [ar] A = 521 B = 1488 … Raises UserError for what is missing.
     """
-    content = read_file(path)
+    content = _read_file(path)
     families = content.get("families", content)
     laws: dict[str, ScalingLaw] = {}
     for family in family_names():
@@ -227,7 +227,7 @@ def read_fixed(path: str | Path) -> dict[str, dict[str, float]]:
 
     From a law file (`epochal fit --out`) A, B, E, alpha and beta are taken.
     """
-    content = read_file(path)
+    content = _read_file(path)
     families = content.get("families", content)
     sections = (*family_names(), "options", "settings")
     strange = [k for k, v in families.items() if isinstance(v, dict) and k not in sections]

@@ -78,7 +78,7 @@ class FitOptions:
                 raise OptionError(name, value, "give 0 or more")
 
 
-def split_sizes(text: str) -> tuple[str, ...]:
+def _split_sizes(text: str) -> tuple[str, ...]:
     """`44M, 106M` → ("44M", "106M")."""
     return tuple(size.strip() for size in text.split(",") if size.strip())
 
@@ -95,7 +95,7 @@ class PlanOptions:
     """Share of the GPUs' peak that is reached; 0.4 if not given."""
     laws: str | Path | Any = option("paper", metavar="NAME|FILE")
     """paper (AR and MDM), muennighoff (AR), or a file of `epochal fit --out`."""
-    sizes: Sequence[str] = option((), metavar="A,B,…", parse=split_sizes)
+    sizes: Sequence[str] = option((), metavar="A,B,…", parse=_split_sizes)
     """Sizes to choose from: names of the ladder or numbers of parameters."""
     corpus: str | Path | None = option(None, metavar="FOLDER")
     """Take the unique tokens and the vocabulary from this corpus."""

@@ -59,8 +59,8 @@ def point_fit(
     `fix` are constants that are not fitted. Raises DataError if the points cannot determine the
     law.
     """
-    rows, left_out = select_rows(points, form, options)
-    fixed = fixed_constants(form, fix or {})
+    rows, left_out = _select_rows(points, form, options)
+    fixed = _fixed_constants(form, fix or {})
     status = dict.fromkeys(fixed, note(ConstantStatus.FIXED))
     if options.two_stage:
         fixed |= _stage_1(rows, family, form, options, fixed)
@@ -71,7 +71,7 @@ def point_fit(
         rows, more = _single_epoch(rows)
         left_out += more
     problem = make_problem(rows, form, options, fixed, unknown)
-    check_determined(problem, rows, family, left_out)
+    _check_determined(problem, rows, family, left_out)
     constants, objectives = search(problem, polished)
     if "R_N" in problem.free and not _large_models(rows, form, constants[0]):
         unknown.append("R_N")
@@ -81,7 +81,7 @@ def point_fit(
     return PointFit(rows, left_out, fixed, unknown, status, problem, constants, objectives)
 
 
-def select_rows(points: Points, form: Form, options: FitOptions) -> tuple[Points, list[Dropped]]:
+def _select_rows(points: Points, form: Form, options: FitOptions) -> tuple[Points, list[Dropped]]:
     """The points that `form` is fitted to, and those left out with the reason.
 
     The Chinchilla law takes only runs of about one epoch. A law that is monotone in epochs
@@ -119,7 +119,7 @@ def _overfitted(points: Points, threshold: float) -> dict[int, float]:
     return above
 
 
-def check_determined(
+def _check_determined(
     problem: FitProblem, points: Points, family: str, left_out: Sequence[Dropped] = ()
 ) -> None:
     """Raise DataError, naming what is missing, if no fit could determine the constants.
@@ -176,7 +176,7 @@ def _large_models(rows: Points, form: Form, constants: Floats) -> bool:
     return int((rows.params > _LARGE * best).sum()) >= 2
 
 
-def fixed_constants(form: Form, fix: Mapping[str, float]) -> dict[str, float]:
+def _fixed_constants(form: Form, fix: Mapping[str, float]) -> dict[str, float]:
     """Unconstrained values of the constants to fix.
 
     Raises DataError for a constant that the law does not have, or a value that is not positive.
@@ -246,6 +246,6 @@ def _stage_1(
     five = FORMS["chinchilla"]
     kept = {name: value for name, value in fixed.items() if name in five.constants}
     problem = make_problem(part, five, options, kept, [])
-    check_determined(problem, part, f"{family}, stage 1 (up to {STAGE_1_EPOCHS:g} epochs)")
+    _check_determined(problem, part, f"{family}, stage 1 (up to {STAGE_1_EPOCHS:g} epochs)")
     best = search(problem)[0][0]
     return {name: float(best[five.index(name)]) for name in five.constants} | dict(fixed)

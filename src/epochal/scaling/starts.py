@@ -24,7 +24,7 @@ _DEEPEN = 16
 _KEEP = 28
 
 
-def projected(problem: FitProblem, log_n: Floats, log_d: Floats, keep: int) -> Floats:
+def _projected(problem: FitProblem, log_n: Floats, log_d: Floats, keep: int) -> Floats:
     """The best `keep` cells of the grid, [S, 5]: unconstrained A, B, E, α, β.
 
     `log_n` and `log_d` are (effective) parameters and tokens of the points. Cells with a
@@ -91,7 +91,7 @@ def _spread(error: Floats, alpha: Floats, beta: Floats, keep: int) -> list[int]:
     return chosen
 
 
-def search_starts(problem: FitProblem) -> Floats:
+def _search_starts(problem: FitProblem) -> Floats:
     """Unconstrained constants to start from, [S, k], for any form."""
     form = problem.form
     starts = _fives(problem)
@@ -112,15 +112,15 @@ def _fives(problem: FitProblem) -> Floats:
     """Starts for (A, B, E, α, β)."""
     where = problem.where
     if "R_D" not in problem.form.constants and problem.form.monotone:
-        return projected(problem, where.log_n, where.log_d, 8)
+        return _projected(problem, where.log_n, where.log_d, 8)
     found = []
     single = where.repetitions <= SINGLE_EPOCH - 1
     if single.sum() >= 6 and _varies(where, single):
         part = _rows(problem, single)
-        found.append(projected(part, part.where.log_n, part.where.log_d, 2))
+        found.append(_projected(part, part.where.log_n, part.where.log_d, 2))
     for star in (4.0, 60.0, 1e6):
         log_d = effective(where.log_u, where.repetitions, np.log(np.array(star)))[0]
-        found.append(projected(problem, where.log_n, log_d, 1))
+        found.append(_projected(problem, where.log_n, log_d, 1))
     return np.concatenate(found)
 
 
@@ -162,7 +162,7 @@ def _with_penalty(form: Form, starts: Floats) -> Floats:
 
 def global_search(problem: FitProblem) -> tuple[Floats, Floats]:
     """All distinct minima found, best first: unconstrained constants [M, k] and objectives [M]."""
-    starts = search_starts(problem)
+    starts = _search_starts(problem)
     if len(starts) > _KEEP:
         early = solve(problem, starts, rounds=_DEEPEN)
         order = np.argsort(early.objective, kind="stable")[:_KEEP]

@@ -97,11 +97,11 @@ def _train(recipe: Recipe, folder: Path, options: CompareOptions) -> RunRecord:
     record = train(dataclasses.replace(recipe, run_dir=run_dir), restart=options.restart)
     evaluate_best(record, options.draws)
     if not record.samples():
-        keep_samples(record)
+        _keep_samples(record)
     return record
 
 
-def keep_samples(record: RunRecord, seed: int = 0) -> None:
+def _keep_samples(record: RunRecord, seed: int = 0) -> None:
     """Let a run's model continue beginnings of validation documents; write the texts to it."""
     loaded = load_run(record.path)
     sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}

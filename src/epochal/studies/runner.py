@@ -74,7 +74,7 @@ class StudyRunner:
     @property
     def base(self) -> Tree:
         """The recipe that all runs share, as sections."""
-        return base_recipe(self.folder / "corpus", *rows_of_machine())
+        return base_recipe(self.folder / "corpus", *_rows_of_machine())
 
     @property
     def params(self) -> dict[str, int]:
@@ -124,7 +124,7 @@ class StudyRunner:
         return read_layout(kept)
 
     def _new_layout(self, costs: Costs) -> list[dict[str, Any]]:
-        length, batch = rows_of_machine()
+        length, batch = _rows_of_machine()
         spare = self._end_of_probes - self.state.used
         least = 4 * length * batch
         try:
@@ -314,7 +314,7 @@ class StudyRunner:
         return replace(self.recipe(probe, length), run_dir=run_dir)
 
 
-def rows_of_machine() -> tuple[int, int]:
+def _rows_of_machine() -> tuple[int, int]:
     """(tokens per row, rows per step)."""
     return ROWS_CPU if find_device("auto").type == "cpu" else ROWS_GPU
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from epochal.errors import RecipeError
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
-from epochal.recipe.numbers import RunNumbers, run_numbers
+from epochal.recipe.numbers import RunNumbers, decay_begin, run_numbers
+from epochal.recipe.schema import Train
 from epochal.sizes import GPT2_VOCABULARY, LADDER
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.schema import Axes
-from epochal.sweeps.trunk import Branch, build_trunk
 from epochal.units import format_count
 
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
@@ -108,7 +109,7 @@ def _trunk_runs(
     sweep: Sweep, part: Axes, point: Point, vocabulary: int, unique: int | None
 ) -> Iterator[SweepRun]:
     """A trunk and its branches, one per length."""
-    branches: list[Branch] = []
+    branches: list[_Branch] = []
     schedule = {"train.schedule": sweep.base.get("train", {}).get("schedule", "wsd")}
     for label, length in _lengths(part):
         recipe = _recipe(sweep.base, schedule | point[1] | length)
@@ -118,7 +119,7 @@ def _trunk_runs(
     if not branches:
         return
     trunk = "-".join([*point[0], "trunk"])
-    recipe, grown = build_trunk(branches)
+    recipe, grown = _build_trunk(branches)
     yield SweepRun(trunk, recipe)
     for (name, _, _), (branch, start) in zip(branches, grown, strict=True):
         yield SweepRun(name, branch, trunk, start)
@@ -243,3 +244,79 @@ def _short(number: float) -> str:
 def _text(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text)
+
+
+_Branch = tuple[str, Recipe, RunNumbers]
+"""(name, recipe as a run of its own, its numbers)."""
+
+
+def _build_trunk(branches: Sequence[_Branch]) -> tuple[Recipe, list[tuple[Recipe, int]]]:
+    """(the trunk's recipe, each branch's recipe and the step of the trunk at which it starts).
+
+    With warm-up, stable, decay, the branch of T steps is the trunk's first T·(1 − decay) steps and
+    then its own decay, so several token budgets cost one run and their decays (Hägele et al.,
+    arXiv 2405.18392).
+
+    The recipes differ in their length only. The trunk ends where the longest branch begins to
+    decay, and keeps checkpoints where the others do. It is warmed up over the recipe's share of
+    itself; a branch's recipe gets the share that is as many steps, so that a run
+    trained alone with it would get the same weights. Raises RecipeError where a
+    branch cannot start from a trunk.
+    """
+    starts = [_start(name, recipe, numbers) for name, recipe, numbers in branches]
+    longest = max(starts)
+    plain = Train()
+    first = branches[0][1]
+    trunk = replace(
+        first,
+        train=replace(
+            first.train,
+            epochs=None,
+            tokens=None,
+            flops=None,
+            steps=longest,
+            schedule="constant",
+            decay=plain.decay,
+            decay_shape=plain.decay_shape,
+        ),
+        checkpoint=replace(
+            first.checkpoint,
+            keep_at=tuple(sorted({*first.checkpoint.keep_at, *starts} - {longest})),
+        ),
+    )
+    warm = first.train.warmup * longest
+    grown = []
+    for (name, recipe, numbers), start in zip(branches, starts, strict=True):
+        if start < math.ceil(warm):
+            raise RecipeError(
+                f"the branch {name} begins to decay at step {start:,}, before the trunk's warm-up "
+                f"of {math.ceil(warm):,} steps is over; lower `base.train.warmup`, a share of the "
+                f"trunk's {longest:,} steps, or leave out that length"
+            )
+        share = warm / numbers.steps
+        if recipe.train.lr_progress == "samples":
+            share = warm * numbers.global_batch_size / numbers.rows
+        grown.append((replace(recipe, train=replace(recipe.train, warmup=share)), start))
+    return trunk, grown
+
+
+def _start(name: str, recipe: Recipe, numbers: RunNumbers) -> int:
+    train = recipe.train
+    if train.schedule != "wsd":
+        raise RecipeError(
+            f'`train.schedule` = "{train.schedule}" has no place in the design trunk, which has '
+            'the schedule "wsd"; leave it out'
+        )
+    if train.start_from is not None:
+        raise RecipeError(
+            "`train.start_from` has no place in the design trunk: each branch starts from the "
+            "trunk that the design makes; leave it out"
+        )
+    start = int(decay_begin(train, numbers.steps))
+    if not 0 < start < numbers.steps:
+        raise RecipeError(
+            f"the branch {name} of {numbers.steps:,} steps leaves no step for "
+            f"{'the trunk' if start == 0 else 'its decay'} with `train.decay` = {train.decay:g}; "
+            "change the decay or train longer"
+        )
+    return start

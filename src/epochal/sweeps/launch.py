@@ -22,9 +22,8 @@ from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
 from epochal.results import Note, note
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.finished import needs_evaluation
 from epochal.sweeps.monitor import RunMonitor, early_stop_reason
-from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder
+from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder, needs_evaluation
 from epochal.sweeps.slots import Slot
 
 POLL_SECONDS = 0.2

@@ -14,7 +14,7 @@ from epochal.results import Note, NoteCode, note
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
 from epochal.sweeps.designs import SweepRun, design_runs, numbers_on
 from epochal.sweeps.file import Sweep
-from epochal.sweeps.finished import recipe_hash
+from epochal.sweeps.record import recipe_hash
 
 _CORPUS_KEYS = ("corpus", "train", "validation", "tokenizer")
 

@@ -18,19 +18,23 @@ from epochal.results import note
 from epochal.runs import RunFolder, RunRecord
 from epochal.sweeps.designs import SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep
-from epochal.sweeps.finished import (
+from epochal.sweeps.launch import Launch, MayStart
+from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
+from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.options import SweepOptions
+from epochal.sweeps.record import (
+    DONE,
     FinishedRuns,
+    RunReason,
+    RunState,
+    State,
+    SweepFolder,
     check_own_folder,
     kept_steps,
     needs_evaluation,
     recipe_hash,
     recipe_hash_0_1,
 )
-from epochal.sweeps.launch import Launch, MayStart
-from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
-from epochal.sweeps.monitor import RunMonitor
-from epochal.sweeps.options import SweepOptions
-from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder
 from epochal.sweeps.screen import SweepScreen
 from epochal.sweeps.slots import make_slots, warn_idle_gpus
 from epochal.training.parallel.mesh import plan_mesh

@@ -21,8 +21,8 @@ from epochal.data.subset import warn_unshuffled_subset
 from epochal.device import Machine, deterministic_kernels, find_machine
 from epochal.errors import RecipeError
 from epochal.families import get_family
+from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator
-from epochal.likelihood.shard import EvalShard
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say

@@ -219,7 +219,7 @@ def _excluded_canaries(canaries: Sequence[CanaryExposure]) -> list[str]:
     return [f"{text}. Copies outside of the training tokens say nothing about the training."]
 
 
-def canary_cells(groups: Sequence[CopiesExposure]) -> list[str]:
+def _canary_cells(groups: Sequence[CopiesExposure]) -> list[str]:
     """Canaries generated, and mean exposure in bits by copies in the training text."""
     seen = [group for group in groups if group.min_copies]
     out, count = sum(group.extracted for group in seen), sum(group.canaries for group in seen)
@@ -251,7 +251,7 @@ def table(result: Memorisation) -> tuple[list[str], list[list[str]]]:
                 f"{each.gap:+.3f}",
                 f"{100 * longest.train_rate:.1f} %",
                 "–" if control is None else f"{100 * control:.1f} %",
-                *canary_cells(each.exposure_by_copies) * with_canaries,
+                *_canary_cells(each.exposure_by_copies) * with_canaries,
             ]
         )
     return header, rows

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from epochal.families import get_family
-from epochal.report.groups import NoVerdict
+from epochal.report.collect import NoVerdict
 from epochal.report.text.format import count, flops, listed, sentence
 from epochal.report.text.plan import extrapolation_text
 from epochal.results import Note
@@ -16,7 +16,7 @@ from epochal.units import format_count, format_epochs
 
 if TYPE_CHECKING:
     from epochal.comparison import Comparison
-    from epochal.report.groups import FrontierLead, Group
+    from epochal.report.collect import FrontierLead, Group
     from epochal.report.laws import Laws
     from epochal.scaling.planner import FamilyPlan, PlanReport
 

@@ -8,6 +8,7 @@ from typing import Any
 from epochal.families import get_family
 from epochal.report.text.format import flops, listed, sentence
 from epochal.results import NoteCode
+from epochal.scaling.advisor import AHEAD, Advice
 from epochal.scaling.crossing import TRUSTED_FACTOR, Crossings
 from epochal.scaling.law import Extrapolation
 from epochal.scaling.notes import PlanNote
@@ -19,6 +20,39 @@ from epochal.scaling.planner import (
     PlanReport,
 )
 from epochal.units import format_count
+
+
+def advice_text(advice: Advice) -> str:
+    """The advice as one sentence."""
+    parts = []
+    if advice.turned:
+        parts.append(
+            f"validation has turned: it was lowest at epoch {advice.seen_epoch:.3g} and has risen "
+            f"by {advice.rise:.3f} nats since; the best checkpoint is kept"
+        )
+    elif advice.best_epoch is not None and advice.interval is not None:
+        low, high = advice.interval
+        end = "?" if high is None else f"{high:.3g}"
+        parts.append(
+            f"validation is predicted to be lowest near epoch {advice.best_epoch:.3g} "
+            f"({low:.3g} – {end})"
+        )
+    elif advice.seen_epoch is None:
+        parts.append("no evaluation yet")
+    else:
+        parts.append("validation loss has not turned, and its minimum cannot be predicted yet")
+    if advice.law_epoch is not None:
+        parts.append(f"the law puts the best at epoch {advice.law_epoch:.3g}")
+    if advice.next_hour is not None and advice.next_hour_interval is not None:
+        low, high = advice.next_hour_interval
+        what = "another hour would"
+        if advice.beyond_reach:
+            what = f"training to {AHEAD:g} times these epochs, less than an hour, would"
+        parts.append(
+            f"{what} {'lower' if advice.next_hour >= 0 else 'raise'} it by about "
+            f"{abs(advice.next_hour):.3f} nats ({low:+.3f} to {high:+.3f} gained)"
+        )
+    return f"{sentence('; '.join(parts))}."
 
 
 def _name(family: str) -> str:
@@ -136,7 +170,7 @@ def extrapolation_text(warning: Extrapolation) -> str:
     )
 
 
-def floor_text(plan: FamilyPlan) -> str:
+def _floor_text(plan: FamilyPlan) -> str:
     """What no budget can beat, and whether this one is beyond that."""
     text = (
         f"{plan.family}: floor {plan.floor:.3f} on these tokens, reached to 0.001 nats at "
@@ -151,7 +185,7 @@ def verdict_text(report: PlanReport, *, short: bool = False) -> str:
     if not report.pairs:
         name = _name(report.families[0].family)
         return f"Only laws of {name} are available; families cannot be compared"
-    texts = [pair_text(report, pair, short=short) for pair in report.pairs]
+    texts = [_pair_text(report, pair, short=short) for pair in report.pairs]
     if not short:
         criticals = [critical_text(pair, report.flops) for pair in report.pairs]
         texts = [f"{text}; {critical}" for text, critical in zip(texts, criticals, strict=True)]
@@ -163,7 +197,7 @@ def verdict_text(report: PlanReport, *, short: bool = False) -> str:
     return f"{lead}. {'. '.join(texts)}"
 
 
-def pair_text(report: PlanReport, pair: Pair, *, short: bool = False) -> str:
+def _pair_text(report: PlanReport, pair: Pair, *, short: bool = False) -> str:
     """Which of two families is better for the budget; `short`: without intervals."""
     losses = {plan.family: plan.loss for plan in report.families}
     first, second = _name(pair.first), _name(pair.second)
@@ -291,7 +325,7 @@ def plan_lines(report: PlanReport) -> list[str]:
     """What a plan has besides its table, its verdict and its notes."""
     lines = []
     for plan in report.families:
-        lines.append(floor_text(plan))
+        lines.append(_floor_text(plan))
         if plan.extrapolation_warnings:
             warnings = "; ".join(map(extrapolation_text, plan.extrapolation_warnings))
             lines.append(f"{plan.family} extrapolates: {warnings}")

@@ -86,7 +86,7 @@ def recommendation(result: StudyResult) -> str:
     if chosen.choice is None or chosen.family is None or result.plan is None:
         return "No size that was measured is near the optimum."
     unique = int(result.plan.unique_tokens)
-    text = f"{_lead(chosen)} {choice_text(chosen.family, chosen.choice, unique)}"
+    text = f"{_lead(chosen)} {_choice_text(chosen.family, chosen.choice, unique)}"
     if chosen.setting:
         text += f", with {chosen.setting}"
     text += f": predicted {chosen.predicted:.3f}"
@@ -104,7 +104,7 @@ def _lead(chosen: Recommendation) -> str:
     return "Train" if chosen.winner else "No family is clearly better; the lowest loss has"
 
 
-def choice_text(family: str, choice: LadderChoice, unique: int) -> str:
+def _choice_text(family: str, choice: LadderChoice, unique: int) -> str:
     """Family, size, epochs and length, in one phrase."""
     if choice.tokens < unique:
         length = f"once over {format_count(choice.tokens)} of the {format_count(unique)}"

@@ -41,8 +41,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     assert checkpoint.find(tmp_path, "last") == path
     assert checkpoint.load_state(path) == state
     again, moments = trained(seed=9)
-    checkpoint.load_model(path, again)
-    checkpoint.load_optimizer(path, again, moments)
+    checkpoint.load_training(path, again, moments, None)
     for (name, a), b in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():

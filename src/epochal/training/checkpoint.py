@@ -267,12 +267,12 @@ def load_training(
 ) -> None:
     """Fill all that a run needs to resume from the checkpoint."""
     load_model(path, model)
-    load_optimizer(path, model, optimizer)
+    _load_optimizer(path, model, optimizer)
     if average is not None:
         _read_average(path, average.weights)
 
 
-def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Fill the optimizer's moments from the checkpoint; before the first update there are none."""
     if not any(name.startswith("exp_avg:") for name in _saved_shapes(path, "exp_avg")):
         return

@@ -260,16 +260,3 @@ def _hidden_loss(
             compiled=machine.compiled,
             each=each,
         )
-
-
-def problem_loss(
-    parallel_model: ParallelModel,
-    model: Transformer,
-    problem: Problem,
-    index: Tensor | None,
-    machine: Machine,
-) -> Tensor:
-    """`_hidden_loss` with the forward pass."""
-    with machine.autocast():
-        hidden = parallel_model.forward(*_model_inputs(problem, machine))
-    return _hidden_loss(parallel_model, model, hidden, problem, index, machine)

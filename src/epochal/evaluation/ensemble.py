@@ -14,9 +14,9 @@ import torch
 from epochal.errors import RunError, UserError
 from epochal.estimates import Estimate
 from epochal.estimates import gap as paired_gap
-from epochal.evaluation.distributed import distributed_eval
 from epochal.evaluation.evaluate import (
     corpus_of,
+    distributed_eval,
     make_draws,
     make_evaluator,
     make_result,

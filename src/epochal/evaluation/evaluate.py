@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
 
 from epochal.data.corpus import Corpus, open_corpus
 from epochal.data.rows import ScoredWindows
@@ -15,16 +20,16 @@ from epochal.data.tokenizer import NOT_KNOWN, UnknownTokenizer
 from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, OptionError, RunError, UserError
 from epochal.estimates import Estimate
-from epochal.evaluation.distributed import distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import Estimator, EvalOptions
 from epochal.likelihood.breakdown import Breakdown, break_down
-from epochal.likelihood.draws import EvalShard
+from epochal.likelihood.draws import EvalShard, Floats
 from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.training.checkpoint import list_checkpoints
+from epochal.training.parallel.world import gloo_group
 from epochal.training.train import evaluation_batch
 
 EVAL_DRAWS = 8
@@ -306,3 +311,22 @@ def make_result(
         validation_sha256=data.validation.content_sha256,
         seconds=seconds,
     )
+
+
+@contextmanager
+def distributed_eval() -> Iterator[EvalShard]:
+    """This process's shard of an evaluation: all of it, unless torchrun started several.
+
+    Sums travel through the CPU (gloo), so that they are the same on any device.
+    """
+    with gloo_group() as group:
+        if group is None:
+            yield EvalShard()
+            return
+
+        def total(values: Floats) -> Floats:
+            tensor = torch.from_numpy(np.ascontiguousarray(values).copy())
+            dist.all_reduce(tensor, group=group)
+            return tensor.numpy()
+
+        yield EvalShard(dist.get_rank(), dist.get_world_size(), total)

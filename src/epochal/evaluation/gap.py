@@ -7,8 +7,7 @@ from pathlib import Path
 
 from epochal.errors import OptionError
 from epochal.estimates import gap as paired_gap
-from epochal.evaluation.distributed import distributed_eval
-from epochal.evaluation.evaluate import score
+from epochal.evaluation.evaluate import distributed_eval, score
 from epochal.evaluation.options import EvalOptions
 from epochal.runs import NLLResult, RunRecord
 from epochal.runs.comparable import SAME_SCALE, Condition, check_comparable

@@ -21,7 +21,7 @@ from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
 from epochal.sizes import Architecture
 
 
-class FeedForward(nn.Module):
+class _FeedForward(nn.Module):
     """SwiGLU: down(SiLU(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(d, eps=norm_eps)
         self.attention = Attention(d, shape.heads, shape.head_dim, attention_dropout)
         self.feed_forward_norm = nn.RMSNorm(d, eps=norm_eps)
-        self.feed_forward = FeedForward(d, shape.d_ff)
+        self.feed_forward = _FeedForward(d, shape.d_ff)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], rule: Rule, cache: LayerCache | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from epochal.cli.main import main
 from epochal.errors import DataError, OptionError, RunError, UserError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
-from epochal.scaling.law_files import read_fixed, read_laws
+from epochal.scaling.law_files import read_fixed, read_laws, write_laws
 from epochal.scaling.notes import DropReason, PointsNote
 from epochal.scaling.options import FitOptions
 from epochal.scaling.read import read_csv, read_points
@@ -181,3 +182,39 @@ def test_the_command(tmp_path, capsys):
         main(["fit", str(tmp_path / "q.csv")])
     assert end.value.code == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "value"),
+    [
+        ("points", "at", "best"),
+        ("points", "force", True),
+        ("points", "columns", {"params": "n"}),
+        ("points", "where", {"family": "ar"}),
+        ("points", "all_settings", True),
+        ("runs", "columns", {"params": "n"}),
+        ("runs", "where", {"family": "ar"}),
+        ("table", "at", "best"),
+        ("table", "force", True),
+    ],
+)
+def test_fit_refuses_options_that_its_source_does_not_take(tmp_path, source, option, value):
+    csv = table(tmp_path, HEADER + "1e6,1e8,1e8,4\n")
+    sources = {"points": read_csv(csv), "runs": tmp_path, "table": csv}
+    with pytest.raises(OptionError) as error:
+        epochal.fit(sources[source], FitOptions(**{option: value}))
+    assert (error.value.name, error.value.value) == (option, value)
+
+
+def test_laws_of_version_0_1_0_have_the_values_of_their_old_keys(tmp_path):
+    """`doubt` and `fitted` are `extrapolation_error` and `fitted_range` today."""
+    fitted = {"params": (1e6, 1e9), "tokens": (1e8, 1e10)}
+    planted = replace(law(), extrapolation_error=0.7, fitted_range=fitted)
+    write_laws(tmp_path / "law.json", [planted])
+    text = (tmp_path / "law.json").read_text()
+    old = text.replace("extrapolation_error", "doubt").replace("fitted_range", "fitted")
+    assert "fitted_range" in text
+    (tmp_path / "old.json").write_text(old)
+    today, then = read_laws(tmp_path / "law.json")["ar"], read_laws(tmp_path / "old.json")["ar"]
+    assert then.fitted_range == today.fitted_range == fitted
+    assert then.extrapolation_error == today.extrapolation_error == 0.7

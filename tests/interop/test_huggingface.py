@@ -17,8 +17,7 @@ from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
-from epochal.interop.exports import export_hf
-from epochal.interop.hf_export import mask_name
+from epochal.interop.exports import export_hf, mask_name
 from epochal.interop.hf_import import hf_tokenizer, read_hf
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from epochal import files
 from epochal._version import __version__
-from epochal.data.tokenizer import UnknownTokenizer
+from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
 from epochal.errors import OptionError, RunError
-from epochal.evaluation.load import CheckpointName, load_run
-from epochal.interop.hf_export import DTYPES, Dtype, Exported, mask_name, portable, write_hf
+from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
+from epochal.interop import hf_format
 from epochal.interop.model_card import model_card
 from epochal.recipe import recipe_toml
 from epochal.runs import RunRecord
 from epochal.training.checkpoint import save_tensors
+
+Dtype = Literal["float32", "bfloat16"]
+_DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MASK_NAMES = ("[MASK]", "<|mask|>", "<|mask_of_epochal|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ def export_safetensors(
     record = RunRecord(run)
     loaded = load_run(run, checkpoint, "cpu")
     tensors = {
-        name: weight.detach().to(DTYPES[dtype]).contiguous()
+        name: weight.detach().to(_DTYPES[dtype]).contiguous()
         for name, weight in loaded.model.state_dict().items()
     }
     facts = {
@@ -80,7 +88,7 @@ def export_safetensors(
         "family": loaded.family,
         "step": str(loaded.step),
         "vocabulary": str(loaded.tokenizer.vocabulary),
-        "recipe": recipe_toml(portable(loaded.recipe)),
+        "recipe": recipe_toml(hf_format.portable(loaded.recipe)),
     }
     with files.atomic_path(target) as temporary:
         save_tensors(temporary, tensors, facts)
@@ -96,8 +104,8 @@ def export_safetensors(
 
 
 def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise OptionError("dtype", dtype, f"give one of {', '.join(DTYPES)}")
+    if dtype not in _DTYPES:
+        raise OptionError("dtype", dtype, f"give one of {', '.join(_DTYPES)}")
 
 
 def export_hf(
@@ -130,21 +138,78 @@ def export_hf(
         tokenizer.end_token,
         mask_name(tokenizer) if text else "",
     )
-    facts = {
-        "version": __version__,
-        "run": record.name,
-        "step": loaded.step,
-    }
+    facts: dict[str, Any] = {"version": __version__, "run": record.name, "step": loaded.step}
     if (record.info.get("imported") or {}).get("unique_tokens_known", True):
         facts["unique_tokens"] = record.numbers["unique_tokens"]
-    exported = Exported(
-        recipe=loaded.recipe,
-        model=loaded.model,
-        tokenizer=tokenizer,
-        text=text,
-        card=card,
-        facts=facts,
-    )
     with files.atomic_folder(target) as temporary:
-        names = write_hf(exported, temporary, dtype)
+        names = _write_hf(loaded, text, card, facts, temporary, dtype)
     return ExportedFolder(target, loaded.family, names, text)
+
+
+def _write_hf(
+    loaded: LoadedModel, text: bool, card: str, facts: dict[str, Any], folder: Path, dtype: Dtype
+) -> list[str]:
+    """Names of the files written into the empty `folder`: safetensors, JSON, TOML and README.md.
+
+    Exporting does not wait for `transformers` and works where it is not installed. `text`:
+    whether the tokenizer knows text; without it no tokenizer files are written. `facts` are for
+    config.json, to be found again by `import hf`.
+    """
+    recipe, model, tokenizer = loaded.recipe, loaded.model, loaded.tokenizer
+    tensors = {
+        hf_format.their_name(name): weight.detach().cpu().to(_DTYPES[dtype]).contiguous()
+        for name, weight in model.named_parameters()
+    }
+    save_tensors(folder / hf_format.WEIGHTS, tensors, {"format": "pt"})
+    rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary
+    end, mdm = tokenizer.end_of_document, recipe.family == "mdm"
+    config = hf_format.config_of(recipe, vocabulary, rows, end, dtype, facts)
+    files.write_json(folder / hf_format.CONFIG, config)
+    files.write_json(folder / "generation_config.json", _generation(rows, vocabulary, end, mdm))
+    if text:
+        mask = mask_name(tokenizer) if mdm else None
+        _write_tokenizer(tokenizer, folder, mask, recipe.data.sequence_length)
+    if mdm:
+        code = Path(__file__).with_name(f"{hf_format.REMOTE_CODE}.py").read_text(encoding="utf-8")
+        (folder / f"{hf_format.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
+    (folder / hf_format.RECIPE).write_text(
+        recipe_toml(hf_format.portable(recipe)), encoding="utf-8"
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _generation(rows: int, vocabulary: int, end: int, mdm: bool) -> dict[str, Any]:
+    """Ids of the padding are never drawn; a stock Llama's `generate` would know no better."""
+    known: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    if not mdm and rows > vocabulary:
+        known["suppress_tokens"] = list(range(vocabulary, rows))
+    return known
+
+
+def mask_name(tokenizer: Tokenizer) -> str:
+    """A name for the mask that no token has."""
+    taken = {tokenizer.token_text(number) for number in range(tokenizer.vocabulary)}
+    return next(name for name in _MASK_NAMES if name not in taken)
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, mask: str | None, length: int) -> None:
+    """tokenizer.json and what `AutoTokenizer` needs beside it; the mask as one more token."""
+    path = folder / hf_format.TOKENIZER
+    tokenizer.save(path)
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tokenizer.end_token,
+        "eos_token": tokenizer.end_token,
+        "pad_token": tokenizer.end_token,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": length,
+    }
+    if mask is not None:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        token = {"id": tokenizer.mask, "content": mask, **flags, "special": True}
+        content["added_tokens"].append(token)
+        files.write_json(path, content)
+        settings["mask_token"] = mask
+    files.write_json(folder / "tokenizer_config.json", settings)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from epochal.errors import CheckpointError
@@ -19,6 +21,7 @@ from epochal.recipe.schema import Model
 from epochal.sizes import padded_vocabulary, swiglu_width
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+RECIPE, TOKENIZER = "recipe.toml", "tokenizer.json"
 REMOTE_CODE = "modeling_epochal_mdm"
 MDM_TYPE = "epochal_mdm"
 KEPT = "epochal"
@@ -228,3 +231,13 @@ def _positive(config: Mapping[str, Any], key: str, default: float) -> float:
             f"config.json has {key} = {found!r:.60}, not a positive number; get the file again"
         )
     return float(found)
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe without the places that files have on this machine."""
+    names: dict[str, Any] = {
+        key: Path(value).name
+        for key in ("corpus", "train", "validation", "tokenizer")
+        if (value := getattr(recipe.data, key)) is not None
+    }
+    return replace(recipe, run_dir=None, data=replace(recipe.data, **names))

@@ -16,7 +16,6 @@ from epochal.data.tokenizer_sources import load_without_mask
 from epochal.errors import CheckpointError
 from epochal.interop import hf_format
 from epochal.interop.foreign import ForeignModel
-from epochal.interop.hf_export import RECIPE, TOKENIZER
 from epochal.recipe import Recipe, load_recipe
 from epochal.recipe.load import recipe_from_tree
 
@@ -28,7 +27,7 @@ def is_hf(path: Path) -> bool:
 
 def hf_tokenizer(folder: str | Path) -> Tokenizer | None:
     """The tokenizer in the folder without its mask token, or None if there is none."""
-    path = Path(folder) / TOKENIZER
+    path = Path(folder) / hf_format.TOKENIZER
     if not path.is_file():
         return None
     config = _config(Path(folder)) if is_hf(Path(folder)) else {}
@@ -135,8 +134,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
     """The recipe kept beside the model, or one that says what config.json does."""
-    if (path / RECIPE).is_file():
-        return load_recipe(path / RECIPE, {"family": family})
+    if (path / hf_format.RECIPE).is_file():
+        return load_recipe(path / hf_format.RECIPE, {"family": family})
     length = hf_format.whole(config, "max_position_embeddings", 2048)
     return recipe_from_tree(
         {

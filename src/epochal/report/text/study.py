@@ -223,8 +223,10 @@ TEXTS: Mapping[NoteCode, Text] = {
     StageNote.PROBED: "{finished} of {runs} runs finished",
     StageNote.REGULARISED: "{finished} of {runs} runs finished, {improved} better",
     StageNote.FITTED: lambda values: f"law {values['law']}" if values["law"] else "no law",
-    StageNote.CHECKED: "{runs} held-out runs at {flops:.3g} FLOPs",
-    StageNote.PLANNED: "for {flops:.3g} FLOPs",
+    StageNote.CHECKED: lambda values: (
+        f"{values['runs']} held-out runs at {flops(values['flops'])} FLOPs"
+    ),
+    StageNote.PLANNED: lambda values: f"for {flops(values['flops'])} FLOPs",
     StudyNote.PROBES_LEFT_OUT: "{runs} probe runs were left out for lack of time",
     StudyNote.PROBES_FAILED: lambda values: f"failed and left out: {', '.join(values['runs'])}",
     StudyNote.LAW_REFUSED: "no {law} law: {problem}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epochal.report.text import Text, describe
+from epochal.report.text.format import flops
 from epochal.results import NoteCode
 from epochal.sweeps.listing import ListingNote
 from epochal.sweeps.record import RunReason, RunState
@@ -67,9 +68,10 @@ TEXTS: Mapping[NoteCode, Text] = {
         "some runs want {wanted:,} unique tokens, the corpus has {unique_tokens:,}"
     ),
     ListingNote.SAME_RUN: "{run} is the same run as {other}, settings and seed",
-    ListingNote.BRANCHES: (
-        "{runs} runs start from a trunk; incremental FLOPs are what a run itself spends. All "
-        "together spend {flops:.3g}; the branches trained alone would take {flops_alone:.3g}"
+    ListingNote.BRANCHES: lambda values: (
+        f"{values['runs']} runs start from a trunk; incremental FLOPs are what a run itself "
+        f"spends. All together spend {flops(values['flops'])}; the branches trained alone would "
+        f"take {flops(values['flops_alone'])}"
     ),
     ListingNote.GPU_HOURS: lambda values: (
         f"GPU hours: {values['gpu']}, at {100 * values['mfu']:g} % of its dense bf16 peak"

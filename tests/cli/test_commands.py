@@ -223,7 +223,7 @@ def test_downstream(call, tiny_pair, tmp_path):
     code, out, err = call("downstream", runs / "mdm", *words, "--mode", "ar", "--no-pad")
     assert "mode chain_rule" in out
     assert "short rows not padded" in out
-    assert "the mode ar is now chain_rule" in err
+    assert "ar → chain_rule" in err
     refused(call("downstream", runs / "ar", *words, "--mode", "mc"), "exact")
     refused(call("downstream", runs / "ar", *words, "--draws", "8"), "--draws 8")
     refused(call("downstream", tmp_path / "no", *words), "is not a run")

@@ -42,7 +42,7 @@ class Cook(Base):
     """U."""
     prefixes: tuple[int, ...] = (8, 16)
     """Lengths."""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    fillings: Mapping[str, str] = field(default_factory=dict)
     """Names."""
     out: Path | None = option(None, metavar="FILE")
     """Where to."""
@@ -70,7 +70,7 @@ def test_defaults_are_the_dataclass_defaults():
 
 def test_values_arrive_with_their_types():
     words = "--law auto --tie-exponents --no-shuffle --threshold 0.5 -U 2k --prefixes 4"
-    found = ask(*words.split(), "--columns", "a=b", "--out", "x", "--device", "cpu")
+    found = ask(*words.split(), "--fillings", "a=b", "--out", "x", "--device", "cpu")
     wanted = Cook(
         law="auto",
         tie_exponents=True,
@@ -78,7 +78,7 @@ def test_values_arrive_with_their_types():
         threshold=0.5,
         unique_tokens=2000,
         prefixes=(4,),
-        columns={"a": "b"},
+        fillings={"a": "b"},
         out=Path("x"),
         device="cpu",
     )
@@ -105,7 +105,7 @@ def test_old_names_are_read_but_not_shown(words, name, value):
 
 
 @pytest.mark.parametrize(
-    "words", [["--law", "two"], ["--columns", "a"], ["-U", "many"], ["--threshold", "x"]]
+    "words", [["--law", "two"], ["--fillings", "a"], ["-U", "many"], ["--threshold", "x"]]
 )
 def test_what_makes_no_sense_is_refused(words):
     assert CliRunner().invoke(cook, words).exit_code == 2
@@ -126,7 +126,7 @@ def test_errors_of_the_library_show_flags_of_the_options_that_they_name():
     unheard = UserError("`data.unique_tokens` = 5; ", NamedOption("unheard_of", "3"))
     assert message_of(unheard) == "`data.unique_tokens` = 5; `unheard_of` = 3"
     assert message_of(OptionError("tie_exponents", 3, "no")) == "--tie-exponents 3: no"
-    assert message_of(OptionError("columns", {"a": "b"}, "no")) == "--columns a=b: no"
+    assert message_of(OptionError("fillings", {"a": "b"}, "no")) == "--fillings a=b: no"
     assert message_of(OptionError("prefixes", (0, 8), "no")) == "--prefixes 0,8: no"
 
 

@@ -357,7 +357,7 @@ def test_slips_are_told_before_torch_is_imported(tiny_pair):
     block = "import sys; sys.modules['torch'] = sys.modules['datasets'] = None; "
     start = block + "from epochal.cli.main import main; main(sys.argv[1:])"
     for words, message in (
-        (["eval", run, "--tolerance=-1"], "--tolerance -1"),
+        (["eval", run, "--tolerance=-1"], "--tolerance -1.0: give a positive number"),
         (["downstream", run, "--tasks", "sciqq"], "no task 'sciqq'. Did you mean `sciq`"),
     ):
         done = subprocess.run(

@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_names_the_other(tiny_pair, tmp_path, capsys):
 def test_checkpoints_where_they_do_not_belong(tiny_pair, tmp_path, capsys):
     ar = tiny_pair / "ar"
     message = said(capsys, "generate", f"{ar}@last", "--prompt", "a")
-    assert f"{ar} --checkpoint last" in message
+    assert f"give {ar} --checkpoint last instead" in message
     message = said(capsys, "average", f"{ar}@last", "--out", tmp_path / "mean")
     assert "is a single checkpoint, so there is nothing to average" in message
 

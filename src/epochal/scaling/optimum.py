@@ -232,7 +232,7 @@ class Alternative:
     loss: float
 
 
-def ladder_sizes(
+def size_choices(
     sizes: Sequence[str] | Mapping[str, float] | None, vocabulary: int
 ) -> dict[str, float]:
     """Names → N of the sizes to choose from: the whole ladder, or those given.
@@ -315,7 +315,7 @@ def model_for(params: float, vocabulary: int) -> Model:
     Beyond the ladder's ends and between far rows: width in steps of 32, depth about width/64,
     as the ladder's small rows have it.
     """
-    ladder = ladder_sizes(None, vocabulary)
+    ladder = size_choices(None, vocabulary)
     name = min(ladder, key=lambda n: abs(np.log(ladder[n] / params)))
     if abs(np.log(ladder[name] / params)) < np.log(1.15):
         return Model(size=name)

@@ -32,8 +32,8 @@ from epochal.scaling.optimum import (
     best_of_sizes,
     floor_loss,
     iso_loss,
-    ladder_sizes,
     optima,
+    size_choices,
 )
 from epochal.units import format_count
 
@@ -164,7 +164,7 @@ def make_plan(
     _check_amount("FLOPs", flops, _MOST_FLOPS)
     if unique_tokens < 1:
         raise UserError(f"{unique_tokens:g} unique tokens are less than one; give one or more")
-    choices = ladder_sizes(sizes, vocabulary)
+    choices = size_choices(sizes, vocabulary)
     own = {family: laws[family] for family in family_names() if family in laws}
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in own.values()]
     pairs = [

@@ -1,4 +1,7 @@
-"""English about plans: which family to take, where the lead changes, what the laws do not cover."""
+"""English about plans: which family to take, where the lead changes, what the laws do not cover.
+
+And about a run in progress: whether validation has turned, and what an hour more buys.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from epochal.report import write_report
-from epochal.report.collect import read_runs
-from epochal.report.curves import steps_figure, task_rows
+from epochal.report.collect import group_runs, read_runs
+from epochal.report.curves import curve_plots
+from epochal.report.facts import task_rows
 from epochal.report.options import ReportOptions
 from made_runs import make_run
 
@@ -61,7 +62,7 @@ def test_the_page_has_what_the_records_say(tmp_path):
     runs = read_runs([run])
     row_of_task = ("sciq", "mdm", "MDM", "mc, best", "acc", "41.2 ± 1.5", "25", "68.7 (100M)")
     assert task_rows(runs) == [row_of_task]
-    plot = steps_figure(runs)
+    [plot] = curve_plots(group_runs(runs))["steps"]
     assert [line[4:] for line in plot.rows] == [[1, 7.5, 0.75, 0.25], [4, 6.2, 0.75, 0.25]]
     made = write_report([run], tmp_path / "r.html", ReportOptions(figures=("svg",)))
     assert "steps" in made.sections

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import re
 import shlex
 from dataclasses import replace
 from html import unescape
 from itertools import combinations
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from made_sweep import UNIQUE, make_sweep
 
-from epochal.families import Family, families, family_names, register, unregister
+from epochal.families import families, family_names, get_family
 from epochal.memorisation.figure import run_styles
 from epochal.recipe import load_recipe
 from epochal.report import facts, write_report
 from epochal.report.collect import frontier_leads, group_runs, read_runs
-from epochal.report.curves import thinned
-from epochal.report.drawing import (
-    WIDTH,
-    Plot,
-    add_family_legend,
-    add_legend,
-    inline,
-    make_figure,
-    print_palette,
-)
-from epochal.report.law_figures import contour_plots
+from epochal.report.drawing import FONT, WIDTH, Plot, add_legend, inline
+from epochal.report.law_figures import law_plots
 from epochal.report.laws import find_laws, find_mismatch, find_plan, plan_recipes
 from epochal.report.options import ReportOptions
-from epochal.report.text.figures import half_life
+from epochal.report.text.fit import half_life
 from epochal.report.text.format import flops, for_page, number, prose
 from epochal.report.text.page import describe_crossing, law_notes
 from epochal.report.text.plan import critical_text, interval_text
@@ -41,25 +35,6 @@ from epochal.scaling.planner import Pair
 from made_runs import make_run
 
 SETTINGS = {"lr": 3e-3, "min_lr": 1e-4, "global_batch_size": 32, "hidden_dropout": 0.1}
-
-
-@pytest.fixture
-def third_family():
-    third = Family(
-        name="third",
-        title="third kind",
-        short="3rd",
-        color="#123456",
-        dark_color="#abcdef",
-        marker="s",
-        exact=True,
-        objective="epochal.objectives.autoregressive:Autoregressive",
-        attention="causal",
-        writer="epochal.generation.autoregressive",
-    )
-    register(third)
-    yield third
-    unregister("third")
 
 
 def test_numbers_are_powers_of_ten_on_the_page_and_can_be_copied_elsewhere():
@@ -108,41 +83,47 @@ def test_settings_have_no_digits_that_say_nothing():
 
 
 def test_legends_fit_however_many_families_there_are(third_family):
+    """Entries that do not fit beside each other stand below each other, within the drawing."""
+
     def paint(axes, palette):
-        add_family_legend(axes, palette, family_names())
         add_legend(axes, "if all were fresh", linestyle="--")
 
-    plot = Plot(name="p", label="", title="t", paint=paint, header=(), rows=())
-    figure = make_figure(plot, print_palette())
-    figure.draw_without_rendering()
-    [legend] = figure.legends
-    assert len(legend.get_texts()) == 4
-    box = legend.get_window_extent()
-    assert box.x0 >= 0
-    assert box.x1 <= WIDTH
-    assert box.y0 >= figure.axes[0].get_window_extent().y1
+    plot = Plot(
+        name="p", label="", title="t", x_title="", paint=paint, families=family_names(),
+        header=(), rows=(),
+    )  # fmt: skip
+    written = re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', inline(plot))
+    places = {text: (float(x), float(y)) for x, y, text in written}
+    entries = [*(get_family(name).title for name in family_names()), "if all were fresh"]
+    for entry in entries:
+        # A letter is about half as wide as it is high.
+        assert 0 <= places[entry][0] < WIDTH - 0.45 * FONT * len(entry), entry
+    heights = {places[entry][1] for entry in entries}
+    assert len(heights) > 1
+    assert max(heights) < places["0.04"][1] - FONT / 2, "the legend covers the axes"
 
 
 def test_a_family_nobody_knows_today_has_its_colours_on_the_page(third_family, tmp_path):
     """Colours were typed for two families, in the drawing and in the page's style."""
-    for name in ("mdm", third_family.name):
+    for name in ("mdm", third_family):
         make_run(tmp_path / name, name, [5.0, 4.5, 4.4])
     written = write_report([tmp_path], tmp_path / "p.html", ReportOptions(figures=("svg",)))
     source = written.path.read_text(encoding="utf-8")
-    variable = f"--family-{third_family.name}"
-    assert f"{variable}: {third_family.color}" in source
-    assert f"{variable}: {third_family.dark_color}" in source
+    variable, third = f"--family-{third_family}", get_family(third_family)
+    assert f"{variable}: {third.color}" in source
+    assert f"{variable}: {third.dark_color}" in source
     assert f"var({variable})" in source.split('data-name="epochs"')[1].split("</figure>")[0]
     assert "Third kind" in source
     [drawing] = [path for path in written.figures if path.name == "epochs.svg"]
-    assert third_family.color in drawing.read_text(encoding="utf-8")
+    assert third.color in drawing.read_text(encoding="utf-8")
 
 
 def test_the_plot_of_memorise_has_the_colours_of_the_report():
     """AR was blue in the report and orange in the plot of `memorise`."""
     styles = run_styles(["ar", "mdm", "ar"])
-    palette = print_palette().families
-    assert [style["color"] for style in styles] == [palette[f] for f in ("ar", "mdm", "ar")]
+    assert [style["color"] for style in styles] == [
+        get_family(name).color for name in ("ar", "mdm", "ar")
+    ]
     assert [style["marker"] for style in styles[:2]] == [f.marker for f in families()[:2]]
     assert len({style["marker"] for style in styles}) == 3
 
@@ -267,7 +248,7 @@ def test_contours_of_both_families_have_lines(sweep):
     ar, mdm = sweep[1].families.values()
     shift = mdm.theta.copy()
     shift[ar.form.index("E")] += 1.5  # 4.5 times the floor
-    for plot in contour_plots({"ar": ar, "mdm": replace(mdm, theta=shift)}):
+    for plot in law_plots({"ar": ar, "mdm": replace(mdm, theta=shift)})["contours"]:
         labels = re.findall(r">(\d+\.\d\d)<", inline(plot))
         assert len(labels) >= 3, plot.name
 
@@ -351,26 +332,29 @@ def test_what_only_one_run_could_have_is_not_in_a_plan_like_it():
     assert made.train.schedule == "wsd"
 
 
-def test_a_thinned_curve_keeps_its_ends_its_lowest_and_every_spike():
-    values = 3 + np.random.default_rng(0).normal(0, 0.1, 5000)
-    values[[17, 2500, 4321]] = 1.0, 9.0, 0.5
-    kept = thinned(values, 100)
-    assert len(kept) <= 102
-    assert (np.diff(kept) > 0).all()
-    assert {0, 17, 2500, 4321, 4999} <= set(kept.tolist())
-    assert thinned(values, None).tolist() == list(range(5000))
-    assert thinned(values[:100], 100).tolist() == list(range(100))
-
-
 def test_a_page_of_many_evaluations_has_fewer_and_its_files_have_all(tmp_path, monkeypatch):
+    """The page's curves keep their ends, their lowest and every spike."""
     monkeypatch.setattr("epochal.report.curves.MOST_POINTS", 400)
     for seed in range(4):
         curve = 3.3 + np.exp(-np.linspace(0, 9, 300)) + seed / 100
+        curve[[17, 150, 280]] = 1.0, 9.0, 0.5
         make_run(tmp_path / f"r{seed}", "mdm" if seed % 2 else "ar", curve, seed=seed)
     made = write_report([tmp_path], tmp_path / "p.html", ReportOptions(figures=("svg",)))
     source = made.path.read_text(encoding="utf-8")
     assert "about 100 points" in source
     [table] = [path for path in made.figures if path.name == "epochs.csv"]
-    assert table.read_text(encoding="utf-8").count(",validation,") == 4 * 300
-    offered = re.search(r'download="epochs\.csv" href="([^"]*)"', source)[1]
-    assert 4 * 50 <= offered.count("validation") <= 4 * 102
+    everything = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+    offered = re.search(
+        r'download="epochs\.csv" href="data:text/csv;charset=utf-8,([^"]*)"', source
+    )
+    fewer = list(csv.DictReader(io.StringIO(unquote(offered[1]))))
+    for seed in range(4):
+        all_points, points = (
+            [row for row in rows if (row["run"], row["what"]) == (f"r{seed}", "validation")]
+            for rows in (everything, fewer)
+        )
+        assert len(all_points) == 300
+        assert 50 <= len(points) <= 102
+        places = [all_points.index(point) for point in points]
+        assert places == sorted(set(places))
+        assert {0, 17, 150, 280, 299} <= set(places)

@@ -210,7 +210,7 @@ def test_frontiers_and_where_they_cross(tmp_path):
         make_run(tmp_path / f"ar{seed}", "ar", [4.0, 3.5, 3.3 + seed], flops=1e15, seed=seed)
         make_run(tmp_path / f"mdm{seed}", "mdm", [5.0, 3.6, 3.2 + seed], flops=3e15, seed=seed)
     groups = group_runs(read_runs([tmp_path]))
-    found = frontiers(groups[0].runs)
+    found = frontiers(groups)
     assert found["ar"][1].tolist() == [4.0, 3.5, 3.3]
     assert frontier_leads(groups) == [FrontierLead("mdm", "ar", pytest.approx(3e15))]
     source = write_report([tmp_path], tmp_path / "p.html").path.read_text()

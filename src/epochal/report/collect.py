@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from epochal.comparison import Comparison, compare_runs
+from epochal.comparison import Comparison, CurveCrossing, compare_runs
 from epochal.errors import RunError
 from epochal.estimates import Floats
 from epochal.families import family_names
@@ -103,19 +103,25 @@ def on_one_scale(groups: Sequence[Group]) -> bool:
     return not mismatches([run.record for group in groups for run in group.runs], SAME_SCALE)
 
 
-def several(runs: Sequence[Run]) -> list[str]:
-    """Families with more than one curve: of a single one the frontier is the curve."""
-    curves = [run.family for run in runs if run.curve is not None]
-    return [family for family in family_names() if curves.count(family) > 1]
+def curve_crossings(groups: Sequence[Group]) -> list[CurveCrossing]:
+    """Where curves of two families cross, if all runs are one group and it is known."""
+    comparison = groups[0].comparison if len(groups) == 1 else None
+    return [pair.crossing for pair in comparison.pairs if pair.crossing] if comparison else []
 
 
-def frontiers(runs: Sequence[Run]) -> dict[str, tuple[Floats, Floats]]:
-    """Per family (flops, nll): the lowest NLL that any of its runs had by each compute."""
+def frontiers(groups: Sequence[Group]) -> dict[str, tuple[Floats, Floats]]:
+    """Per family (flops, nll): the lowest NLL that any of its runs had by each compute.
+
+    None of a family with a single curve, which is its frontier, nor where losses do not compare.
+    """
+    runs = [run for group in groups for run in group.runs]
     curves = {
         family: [run.curve for run in runs if run.family == family and run.curve is not None]
         for family in family_names()
     }
-    return {family: pareto_frontier(own) for family, own in curves.items() if own}
+    if not on_one_scale(groups):
+        return {}
+    return {family: pareto_frontier(own) for family, own in curves.items() if len(own) > 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +141,8 @@ def frontier_leads(groups: Sequence[Group]) -> list[FrontierLead]:
     """
     if len(groups) != 1:
         return []
-    found, leads = frontiers(groups[0].runs), []
-    for pair in combinations(several(groups[0].runs), 2):
+    found, leads = frontiers(groups), []
+    for pair in combinations(found, 2):
         grid = np.union1d(*(found[family][0] for family in pair))
         grid = grid[grid >= max(found[family][0][0] for family in pair)]
         # A frontier is a staircase: what was reached by a compute stays reached.

@@ -8,27 +8,25 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
-from epochal.comparison import CurveCrossing
 from epochal.estimates import Floats, Integers
-from epochal.families import get_family
-from epochal.report.collect import Group, Run, frontier_leads, frontiers, on_one_scale, several
+from epochal.families import families, get_family
+from epochal.report.collect import Group, Run, curve_crossings, frontier_leads, frontiers
 from epochal.report.drawing import (
     DOTTED,
     Cell,
     Palette,
     Plot,
-    add_family_legend,
     add_legend,
     draw_point,
     log_axis,
     mark_flops,
-    set_height,
     tip,
 )
-from epochal.report.text import figures as text
 from epochal.report.text.format import power_of_ten
+from epochal.units import format_count
 
 _NLL = "validation NLL, nats per token"
+_NLL_LABEL = "Validation NLL in nats per token"
 _HEADER = ("run", "family", "params", "unique_tokens", "what", "epochs", "flops", "nats_per_token")
 _DASHES: list[Any] = ["solid", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2))]
 """One per group; further ones are drawn as the last."""
@@ -41,63 +39,75 @@ MOST_POINTS = 20_000
 """Points of curves on a page; more would make it too large to be mailed."""
 _FEWEST_POINTS = 40
 """Of one run."""
+_FEW = 6
+"""Up to this many runs each curve is described in a figure's label, else each family's best."""
 
 
-def epochs_figure(groups: Sequence[Group]) -> Plot:
+def curve_plots(groups: Sequence[Group]) -> dict[str, list[Plot]]:
+    """The figures of each section; sections without data have none."""
+    runs = [run for group in groups for run in group.runs]
+    steps = _steps_plot(runs)
+    validated = any(run.curve is not None for run in runs)
+    return {
+        "epochs": [_epochs_plot(groups)] if validated else [],
+        "flops": [_flops_plot(groups)] if validated else [],
+        "steps": [steps] if steps else [],
+    }
+
+
+def _epochs_plot(groups: Sequence[Group]) -> Plot:
     """Validation NLL (and, with few runs, training loss) against epochs."""
     runs = [run for group in groups for run in group.runs]
+    curves = [run.curve for run in runs if run.curve is not None]
+    low, high = _nll_range(runs)
+    if show_losses(runs):
+        least = min((run.loss[1].min() for run in runs if len(run.loss[1])), default=low)
+        # A memorised text has a loss near 0, which must not flatten the curves.
+        low = max(min(low, float(least)), low - 0.6 * (high - low))
 
     def paint(axes: Axes, palette: Palette) -> None:
-        add_family_legend(axes, palette, [run.family for run in runs])
-        low, high = _nll_range(runs)
         if show_losses(runs):
-            least = min((run.loss[1].min() for run in runs if len(run.loss[1])), default=low)
-            # A memorised text has a loss near 0, which must not flatten the curves.
-            low = max(min(low, float(least)), low - 0.6 * (high - low))
             for run in runs:
-                kept = thinned(run.loss[1], points_per_curve(runs))
+                kept = _thinned(run.loss[1], points_per_curve(runs))
                 x, y = (values[kept] for values in run.loss)
                 [line] = axes.plot(x, y, color=palette.families[run.family], alpha=0.35)
                 line.set_linewidth(1)
                 tip(line, run.label, f"{run.label}: training loss")
             add_legend(axes, "thin: training loss", color=palette.ink, linestyle="-", linewidth=1)
         _draw_curves(axes, palette, groups, "epochs")
-        curves = [run.curve for run in runs if run.curve is not None]
         ends = [float(curve.epochs[-1]) for curve in curves]
         if max(ends) > 4 * min(ends):
-            start = min(float(curve.epochs[0]) for curve in curves)
-            log_axis(axes, "x", start, max(ends))
+            log_axis(axes, "x", min(float(curve.epochs[0]) for curve in curves), max(ends))
         else:
             axes.set_xlim(0, 1.02 * max(ends))
-        axes.set_xlabel("epochs (passes over the unique tokens)")
-        set_height(axes, low, high)
 
     return Plot(
         name="epochs",
-        label=text.epochs_label(runs),
+        label=f"{_NLL_LABEL} against epochs. {_describe_curves(runs)}",
         title=_NLL,
+        x_title="epochs (passes over the unique tokens)",
         paint=paint,
+        families=[run.family for run in runs],
+        height=(low, high),
         header=_HEADER,
         **_tables(runs, losses=True),
     )
 
 
-def flops_figure(groups: Sequence[Group]) -> Plot:
+def _flops_plot(groups: Sequence[Group]) -> Plot:
     """Validation NLL against compute, with frontiers and where the curves or they cross."""
     runs = [run for group in groups for run in group.runs]
-    crossings = curve_crossings(groups)
-    with_frontiers = several(runs) if on_one_scale(groups) else []
+    crossings, shown = curve_crossings(groups), frontiers(groups)
 
     def paint(axes: Axes, palette: Palette) -> None:
-        add_family_legend(axes, palette, [run.family for run in runs])
         curves = [run.curve for run in runs if run.curve is not None]
         left = min(float(curve.flops[0]) for curve in curves)
         ends = [float(curve.flops[-1]) for curve in curves]
         right = max([*ends, *(crossing.interval[1] for crossing in crossings)])
         _draw_curves(axes, palette, groups, "flops")
-        for family in with_frontiers:
-            _draw_frontier(axes, palette, family, frontiers(runs)[family], right)
-        if with_frontiers:
+        for family, frontier in shown.items():
+            _draw_frontier(axes, palette, family, frontier, right)
+        if shown:
             add_legend(axes, "frontier", color=palette.ink, linestyle=DOTTED, linewidth=1.4)
         for crossing in crossings:
             axes.axvspan(*crossing.interval, color=palette.muted, alpha=0.15, linewidth=0)
@@ -106,23 +116,21 @@ def flops_figure(groups: Sequence[Group]) -> Plot:
             if lead.since is not None and not crossings:
                 mark_flops(axes, palette, lead.since, "frontiers cross at", linestyle=(0, (4, 3)))
         log_axis(axes, "x", left, right, power_of_ten)
-        axes.set_xlabel("training compute (FLOPs, 6·N·D)")
-        set_height(axes, *_nll_range(runs))
 
+    most = power_of_ten(max(run.summary.flops_spent for run in runs))
+    cross = [f"The curves cross at {power_of_ten(found.flops)} FLOPs." for found in crossings]
+    about = f"{_NLL_LABEL} against training compute, up to {most} FLOPs."
     return Plot(
         name="flops",
-        label=text.flops_label(runs, crossings),
+        label=" ".join([about, _describe_curves(runs), *cross]),
         title=_NLL,
+        x_title="training compute (FLOPs, 6·N·D)",
         paint=paint,
+        families=[run.family for run in runs],
+        height=_nll_range(runs),
         header=_HEADER,
         **_tables(runs, losses=False),
     )
-
-
-def curve_crossings(groups: Sequence[Group]) -> list[CurveCrossing]:
-    """Where curves of two families cross, if all runs are one group and it is known."""
-    comparison = groups[0].comparison if len(groups) == 1 else None
-    return [pair.crossing for pair in comparison.pairs if pair.crossing] if comparison else []
 
 
 def show_losses(runs: Sequence[Run]) -> bool:
@@ -155,17 +163,18 @@ def _draw_curves(
         for run in group.runs:
             if run.curve is None or run.best is None or run.nll is None:
                 continue
-            color, kept = palette.families[run.family], thinned(run.curve.nll, most)
+            color, kept = palette.families[run.family], _thinned(run.curve.nll, most)
             x = (run.curve.epochs if along == "epochs" else run.curve.flops)[kept]
             [line] = axes.plot(x, run.curve.nll[kept], color=color, linestyle=dashes, **style)
             at, filled = run.best[0 if along == "epochs" else 1], run.result is not None
             if run.result is not None:
                 axes.errorbar(at, run.nll, run.result.standard_error, color=color, zorder=5)
-            point = draw_point(axes, run.family, at, run.nll, markersize=size, zorder=6)
-            point.set(markerfacecolor=color if filled else palette.paper)
-            point.set(markeredgecolor=palette.paper if filled else color, markeredgewidth=1.1)
-            for artist in (line, point):
-                tip(artist, run.label, text.describe_run(run))
+            about = _describe_run(run)
+            tip(line, run.label, about)
+            face, edge = (color, palette.paper) if filled else (palette.paper, color)
+            colors = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 1.1}
+            marker = colors | {"markersize": size, "zorder": 6}
+            draw_point(axes, run.family, (at, run.nll), run.label, about, **marker)
 
 
 def _draw_frontier(
@@ -175,7 +184,40 @@ def _draw_frontier(
     flops, nll = np.append(frontier[0], right), np.append(frontier[1], frontier[1][-1])
     [line] = axes.step(flops, nll, where="post", color=palette.ink, linewidth=1.4, zorder=4)
     line.set_linestyle(DOTTED)
-    tip(line, "", text.frontier_tip(family, float(nll[-1])))
+    title = get_family(family).title
+    tip(line, "", f"{title}: lowest loss by each compute, {nll[-1]:.3f} at last")
+
+
+def _describe_run(run: Run) -> str:
+    """A run in one line."""
+    facts = [
+        get_family(run.family).title,
+        f"{format_count(run.params)} parameters",
+        f"{format_count(run.unique_tokens)} unique tokens",
+        f"{run.summary.epochs_seen:.3g} epochs",
+        f"{power_of_ten(run.summary.flops_spent)} FLOPs",
+    ]
+    if run.nll is not None and run.best is not None:
+        error = "" if run.result is None else f" ± {run.result.standard_error:.3f}"
+        facts.append(f"best {run.nll:.3f}{error} at epoch {run.best[0]:.3g}")
+    return f"{run.label}: {', '.join(facts)}"
+
+
+def _describe_curves(runs: Sequence[Run]) -> str:
+    sentences = []
+    drawn = [run for run in runs if run.nll is not None and run.best is not None]
+    for family in families():
+        members = [run for run in drawn if run.family == family.name]
+        if len(drawn) > _FEW and members:
+            sentences.append(f"{len(members)} {family.title} runs, the best of which:")
+            members = [min(members, key=lambda run: run.nll or 0.0)]
+        for run in members:
+            at = f" at epoch {run.best[0]:.1f}" if run.best is not None else ""
+            text = f"{run.label} ({family.title}): best {run.nll:.3f}{at}"
+            if run.curve is not None:
+                text += f", {run.curve.nll[-1]:.3f} at the end, epoch {run.curve.epochs[-1]:.1f}"
+            sentences.append(f"{text}.")
+    return " ".join(sentences)
 
 
 def _tables(runs: Sequence[Run], losses: bool) -> dict[str, Any]:
@@ -192,12 +234,12 @@ def _curve_rows(runs: Sequence[Run], losses: bool, most: int | None) -> list[lis
         head: list[Cell] = [run.label, run.family, run.params, run.unique_tokens]
         curve = run.curve
         if curve is not None:
-            for at in thinned(curve.nll, most).tolist():
+            for at in _thinned(curve.nll, most).tolist():
                 point = (float(curve.epochs[at]), float(curve.flops[at]), float(curve.nll[at]))
                 rows.append([*head, "validation", *point])
         if losses and len(run.loss[0]):
             per_epoch = float(run.record.numbers["flops"]) / float(run.record.numbers["epochs"])
-            for at in thinned(run.loss[1], most).tolist():
+            for at in _thinned(run.loss[1], most).tolist():
                 epoch, loss = float(run.loss[0][at]), float(run.loss[1][at])
                 rows.append([*head, "training", epoch, epoch * per_epoch, loss])
         if run.result is not None and run.best is not None and run.nll is not None:
@@ -214,7 +256,7 @@ def points_per_curve(runs: Sequence[Run]) -> int | None:
     return max(_FEWEST_POINTS, MOST_POINTS // len(lengths))
 
 
-def thinned(values: Floats, most: int | None) -> Integers:
+def _thinned(values: Floats, most: int | None) -> Integers:
     """Indices of about `most` of the values, rising: the first, the last, and of each of as many
     equal parts the lowest and the highest, so that no turn and no spike is lost."""
     if most is None or len(values) <= most:
@@ -227,7 +269,7 @@ def thinned(values: Floats, most: int | None) -> Integers:
     return np.array(sorted(kept))
 
 
-def steps_figure(runs: Sequence[Run]) -> Plot | None:
+def _steps_plot(runs: Sequence[Run]) -> Plot | None:
     """NLL of generated texts by their judge against forward passes; None without any."""
     results = [(run, result) for run in runs for result in run.record.quality()]
     for _, result in results:
@@ -240,23 +282,23 @@ def steps_figure(runs: Sequence[Run]) -> Plot | None:
     losses = [row["nll_nats_per_token"] for _, result in results for row in result["rows"]]
 
     def paint(axes: Axes, palette: Palette) -> None:
-        add_family_legend(axes, palette, [run.family for run, _ in results])
         for run, result in results:
             _draw_quality(axes, palette, run, result)
         for nll in real:
             line = axes.axhline(nll, color=palette.muted, linewidth=1)
-            tip(line, "", text.real_text_tip(nll))
+            tip(line, "", f"real text: {nll:.3f} nats per token by the same judge")
         if max(steps) > min(steps):
             log_axis(axes, "x", min(steps), max(steps))
-        axes.set_xlabel("forward passes (steps)")
-        set_height(axes, min([*losses, *real]), max([*losses, *real]))
 
     columns = ("steps", "nll_nats_per_token", "distinct_2", "repetition")
     return Plot(
         name="steps",
         label="NLL of generated texts against the number of steps",
         title="NLL of its texts by the judge, nats per token",
+        x_title="forward passes (steps)",
         paint=paint,
+        families=[run.family for run, _ in results],
+        height=(min([*losses, *real]), max([*losses, *real])),
         header=("run", "family", "order", "judge", *columns),
         rows=[
             [run.label, run.family, result["order"], result["judge"], *(row[c] for c in columns)]
@@ -274,30 +316,8 @@ def _draw_quality(axes: Axes, palette: Palette, run: Run, result: dict[str, Any]
     error = [row.get("standard_error") or 0.0 for row in rows]
     style: dict[str, Any] = {"linestyle": _ORDER_STYLES.get(result["order"], "-"), "linewidth": 1.4}
     axes.errorbar(x, y, yerr=error, color=color, **style)
+    about = f"{result['order']}, checkpoint {result['checkpoint']}, judged by {result['judge']}"
     for row, steps, nll in zip(rows, x, y, strict=True):
-        point = draw_point(axes, run.family, steps, nll, color=color, markersize=5)
-        tip(point, run.label, text.quality_tip(result, row))
-
-
-def task_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """(task, run, family, mode, metric, value ± error, chance, the paper's) of each result."""
-    rows = []
-    for run in runs:
-        for result in run.record.downstream():
-            chance, paper = result.get("chance"), result.get("paper") or {}
-            mode = f"{result['mode']}, {result['checkpoint']}"
-            for metric, measured in result["metrics"].items():
-                value, error = f"{100 * measured['value']:.1f}", measured.get("standard_error")
-                rows.append(
-                    (
-                        result["task"],
-                        run.label,
-                        get_family(run.family).short,
-                        mode,
-                        metric,
-                        value if error is None else f"{value} ± {100 * error:.1f}",
-                        "–" if chance is None else f"{100 * chance:.0f}",
-                        ", ".join(f"{100 * share:.1f} ({n})" for n, share in paper.items()) or "–",
-                    )
-                )
-    return sorted(rows)
+        variety = f"distinct-2 {row['distinct_2']:.2f}, repetition {row['repetition']:.2f}"
+        text = f"{steps} steps ({about}): {nll:.3f} nats, {variety}"
+        draw_point(axes, run.family, (steps, nll), run.label, text, color=color, markersize=5)

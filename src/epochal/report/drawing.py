@@ -24,6 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from epochal import files
 from epochal.errors import OptionError
+from epochal.estimates import Floats
 from epochal.families import families, get_family
 from epochal.report.text.format import power_of_ten, printable
 
@@ -58,7 +59,7 @@ def _page_palette() -> Palette:
     return Palette("#000001", "#000002", "#000003", "#000004", family)
 
 
-def print_palette() -> Palette:
+def _print_palette() -> Palette:
     """Colours of the files for papers."""
     family = {one.name: one.color for one in families()}
     return Palette("#1c2126", "#5d6873", "#dde2e7", "#ffffff", family)
@@ -80,8 +81,14 @@ class Plot:
     """The figure in words, read aloud."""
     title: str
     """What the vertical axis measures, written above it."""
+    x_title: str
+    """What the horizontal axis measures."""
     paint: Callable[[Axes, Palette], None]
-    """Draws into empty axes; artists with a label make the legend."""
+    """Draws into empty axes; artists with a label are in the legend, after the families."""
+    families: Sequence[str] = ()
+    """Those in the legend."""
+    height: tuple[float, float] | None = None
+    """Ends of the vertical axis, to which a little room is added; else `paint` sets them."""
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     """The numbers that are drawn."""
@@ -112,23 +119,25 @@ def tip(artist: Artist, run: str, text: str) -> None:
     artist.set_gid(f"{_TIP}{printable(run)}{_BETWEEN}{printable(text)}".replace("\n", " "))
 
 
-def draw_point(axes: Axes, family: str, x: float, y: float, **style: Any) -> Artist:
-    """One point with the family's marker."""
-    [point] = axes.plot([x], [y], get_family(family).marker, **style)
-    return point
+def draw_point(
+    axes: Axes, family: str, at: tuple[float, float], run: str, about: str, **style: Any
+) -> None:
+    """One point with the family's marker and a tip."""
+    [point] = axes.plot(*([value] for value in at), get_family(family).marker, **style)
+    tip(point, run, about)
+
+
+def draw_band(axes: Axes, color: str, x: Floats, line: Sequence[Floats], label: str) -> None:
+    """A line (value, low, high) within its interval."""
+    value, low, high = line
+    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    [drawn] = axes.plot(x, value, color=color, linewidth=1.7, zorder=3)
+    tip(drawn, "", label)
 
 
 def add_legend(axes: Axes, label: str, **style: Any) -> None:
     """An entry of the legend by itself: a marker, or a line if `style` has a linestyle."""
     axes.plot([], [], label=label, **({"linestyle": "none"} | style))
-
-
-def add_family_legend(axes: Axes, palette: Palette, names: Sequence[str]) -> None:
-    """An entry per family among `names`, in the order of the families."""
-    for family in families():
-        if family.name in names:
-            color = palette.families[family.name]
-            add_legend(axes, family.title, marker=family.marker, color=color)
 
 
 def log_axis(
@@ -159,12 +168,6 @@ def update_layout(axes: Axes) -> None:
     figure.draw_without_rendering()
 
 
-def set_height(axes: Axes, low: float, high: float) -> None:
-    """The ends of the vertical axis, with a little room."""
-    room = 0.06 * (high - low)
-    axes.set_ylim(low - room, high + room)
-
-
 def mark_flops(axes: Axes, palette: Palette, flops: float, text: str, **style: Any) -> None:
     """A grey vertical line at `flops` with a note at its top."""
     axes.axvline(flops, color=palette.muted, linewidth=1, **style)
@@ -177,7 +180,7 @@ def inline(plot: Plot) -> Markup:
     """The figure as HTML."""
     palette, content = _page_palette(), io.StringIO()
     with matplotlib.rc_context(_settings(palette)):
-        figure = make_figure(plot, palette)
+        figure = _make_figure(plot, palette)
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     body = _strip_svg(content.getvalue(), plot.name)
     for color, variable in _variables(palette).items():
@@ -199,7 +202,7 @@ def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Pa
 
     Raises StorageError for a place that is not writable.
     """
-    written, palette = [], print_palette()
+    written, palette = [], _print_palette()
     for plot in plots:
         for name in formats:
             path = folder / f"{plot.name}.{name}"
@@ -207,7 +210,7 @@ def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Pa
             # No date, so that the same runs give the same file.
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[name]
             with matplotlib.rc_context(_settings(palette)):
-                figure = make_figure(plot, palette)
+                figure = _make_figure(plot, palette)
                 figure.savefig(content, format=name, dpi=200, metadata=metadata)
             files.write_bytes(path, content.getvalue())
             written.append(path)
@@ -253,12 +256,21 @@ def _settings(palette: Palette) -> dict[Any, Any]:
     }
 
 
-def make_figure(plot: Plot, palette: Palette) -> Figure:
+def _make_figure(plot: Plot, palette: Palette) -> Figure:
     """The painted figure: above the axes a legend under its title, in as many columns as fit."""
     # 72 to the inch as in the SVG, so that room left for a label is of the label's size.
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, layout="constrained")
     axes = figure.add_subplot()
     axes.locator_params(nbins=6)
+    axes.set_xlabel(plot.x_title)
+    for family in families():
+        if family.name in plot.families:
+            color = palette.families[family.name]
+            add_legend(axes, family.title, marker=family.marker, color=color)
+    if plot.height is not None:
+        low, high = plot.height
+        room = 0.06 * (high - low)
+        axes.set_ylim(low - room, high + room)
     plot.paint(axes, palette)
     entries = len(axes.get_legend_handles_labels()[0])
     for columns in range(entries, 0, -1):

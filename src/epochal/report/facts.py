@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from epochal.families import get_family
 from epochal.report.collect import Group, Run
 from epochal.report.text.format import duration, listed, power_of_ten
 from epochal.units import format_count
@@ -119,3 +120,27 @@ def _time(runs: Sequence[Run]) -> str:
     seconds = [float(run.record.info["seconds"]) for run in runs if "seconds" in run.record.info]
     together = " together" if len(seconds) > 1 else ""
     return f", trained in {duration(sum(seconds))}{together}" if seconds else ""
+
+
+def task_rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """(task, run, family, mode, metric, value ± error, chance, the paper's) of each result."""
+    rows = []
+    for run in runs:
+        for result in run.record.downstream():
+            chance, paper = result.get("chance"), result.get("paper") or {}
+            mode = f"{result['mode']}, {result['checkpoint']}"
+            for metric, measured in result["metrics"].items():
+                value, error = f"{100 * measured['value']:.1f}", measured.get("standard_error")
+                rows.append(
+                    (
+                        result["task"],
+                        run.label,
+                        get_family(run.family).short,
+                        mode,
+                        metric,
+                        value if error is None else f"{value} ± {100 * error:.1f}",
+                        "–" if chance is None else f"{100 * chance:.0f}",
+                        ", ".join(f"{100 * share:.1f} ({n})" for n, share in paper.items()) or "–",
+                    )
+                )
+    return sorted(rows)

@@ -19,34 +19,25 @@ from epochal.comparison import Comparison
 from epochal.errors import RunError
 from epochal.families import families, get_family
 from epochal.report import facts
-from epochal.report.budget_figures import budget_plot
 from epochal.report.collect import (
     Group,
     Run,
+    curve_crossings,
     frontier_leads,
+    frontiers,
     group_runs,
     on_one_scale,
     read_runs,
-    several,
 )
-from epochal.report.curves import (
-    curve_crossings,
-    epochs_figure,
-    flops_figure,
-    points_per_curve,
-    show_losses,
-    steps_figure,
-    task_rows,
-)
+from epochal.report.curves import curve_plots, points_per_curve, show_losses
 from epochal.report.drawing import Plot, check_formats, inline, save
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import Laws, find_laws, find_plan, plan_recipes, read_study, study_list
 from epochal.report.options import ReportOptions
 from epochal.report.text import describe
-from epochal.report.text import figures as figure_text
 from epochal.report.text import page as text
 from epochal.report.text.comparison import notes as comparison_notes
-from epochal.report.text.fit import dropped_line
+from epochal.report.text.fit import dropped_line, half_life, isoflop_notes
 from epochal.report.text.format import (
     flops,
     for_page,
@@ -133,29 +124,15 @@ def write_report(
     if plan is None:
         plan = find_plan(runs, laws, options.flops or study.get("flops"))
     with for_page():
-        plots = _plots(runs, groups, laws, plan)
+        drawn = curve_plots(groups) | law_plots(laws.families, plan)
+        plots = {name: drawn[name] for name in _FIGURES if drawn[name]}
         content = _context(runs, groups, laws, plan, plots)
         files.write_text(target, _environment().get_template("page.html.j2").render(content))
-    drawn = [plot for section in plots.values() for plot in section]
+    all_plots = [plot for section in plots.values() for plot in section]
     folder = target.with_name(f"{target.stem}-figures")
-    written = save(drawn, folder, options.figures) if options.figures else []
+    written = save(all_plots, folder, options.figures) if options.figures else []
     verdicts = [group.verdict for group in groups]
     return Report(target, [run.label for run in runs], verdicts, list(plots), written)
-
-
-def _plots(
-    runs: list[Run], groups: list[Group], laws: Laws, plan: PlanReport | None
-) -> dict[str, list[Plot]]:
-    """The figures of each section that has any."""
-    sections: dict[str, list[Plot]] = {}
-    if any(run.curve is not None for run in runs):
-        sections = {"epochs": [epochs_figure(groups)], "flops": [flops_figure(groups)]}
-    sections |= law_plots(laws.families)
-    if plan is not None and laws.families:
-        sections["plan"] = [budget_plot(plan, laws.families, verdict_sentence(plan))]
-    if (steps := steps_figure(runs)) is not None:
-        sections["steps"] = [steps]
-    return {name: plots for name, plots in sections.items() if plots}
 
 
 def _environment() -> jinja2.Environment:
@@ -203,12 +180,11 @@ def _context(
         "most_points": points_per_curve(runs),
         "losses": show_losses(runs),
         "comparable": on_one_scale(groups),
-        "frontier": on_one_scale(groups) and bool(several(runs)),
+        "frontier": bool(frontiers(groups)),
         "critical": text.describe_crossing(groups, meets, leads),
-        "isoflop_notes": figure_text.isoflop_notes(fits),
+        "isoflop_notes": isoflop_notes(fits),
         "half_lives": [
-            f"{sentence(get_family(f).title)}: {figure_text.half_life(fit)}."
-            for f, fit in fits.items()
+            f"{sentence(get_family(f).title)}: {half_life(fit)}." for f, fit in fits.items()
         ],
         "constants": _constants(fits),
         "formulas": sorted({(fit.form.name, fit.form.formula) for fit in fits.values()}),
@@ -222,7 +198,7 @@ def _context(
         "tried": [_tried(one) for one in study_list(study, "regularisation")],
         "tried_runs": [str(one.get("run")) for one in study_list(study, "regularisation")],
         "stages": [_stage(one) for one in study_list(study, "stages")],
-        "tasks": task_rows(runs),
+        "tasks": facts.task_rows(runs),
         "texts": [(run.label, run.family, _texts(run)) for run in runs if run.samples],
         "differences": facts.differences(runs),
         "recipes": [(run.label, facts.recipe_text(run)) for run in runs],

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from epochal.families import get_family
-from epochal.report.text.format import count, listed
+from epochal.report.text.format import count, listed, power_of_ten, sentence
 from epochal.results import NoteCode
 from epochal.scaling.choose import AICC_LEAD, Choice
-from epochal.scaling.isoflop import IsoFlop
+from epochal.scaling.isoflop import IsoFlop, Parabola
 from epochal.scaling.notes import (
     ChoiceReason,
     ConstantStatus,
@@ -22,6 +22,7 @@ from epochal.scaling.notes import (
 )
 from epochal.scaling.points import Dropped, ParamsConvention
 from epochal.scaling.result import FamilyFit
+from epochal.units import format_count
 
 CHOICE_RULE = (
     "the law with the fewest constants, unless one with more has a lower held-out error by more "
@@ -218,3 +219,55 @@ def choice_lines(choice: Choice) -> list[str]:
         lines.append(f"rule: {CHOICE_RULE}; {choice.runs} runs in {choice.groups} groups held out")
     refused = (c for c in choice.candidates if c.refused is not None)
     return lines + [f"{candidate.law} refused: {candidate.refused}" for candidate in refused]
+
+
+def parabola_flops(parabola: Parabola) -> str:
+    """FLOPs of a parabola, two digits: it is the mean of runs that differ by some percent."""
+    return power_of_ten(float(f"{parabola.flops:.2g}"))
+
+
+def describe_parabola(parabola: Parabola) -> str:
+    """ "10¹⁵ FLOPs: best size 2.1M"."""
+    best = parabola.optimal_params
+    size = "none" if best is None else format_count(best)
+    if best is not None and not parabola.params[0] <= best <= parabola.params[-1]:
+        size = "outside the sizes that were run"
+    return f"{parabola_flops(parabola)} FLOPs: best size {size}"
+
+
+def isoflop_notes(laws: Mapping[str, FamilyFit]) -> list[str]:
+    """What the parabolas show about the best size, and why they may be unreliable."""
+    notes = []
+    for family, fit in laws.items():
+        if fit.isoflop is None:
+            continue
+        title = sentence(get_family(family).title)
+        if fit.isoflop.params_exponent is not None:
+            notes.append(
+                f"{title}: best size ∝ C^{fit.isoflop.params_exponent:.2f}, tokens ∝ "
+                f"C^{fit.isoflop.tokens_exponent:.2f}."
+            )
+        notes += [
+            f"{title} at {parabola_flops(one)} FLOPs: {'; '.join(map(_describe, one.flags))}."
+            for one in fit.isoflop.parabolas
+            if one.flags
+        ]
+    return notes
+
+
+def half_life(fit: FamilyFit) -> str:
+    """ "half-life 11 repetitions (95 %: 8 to 17)", or what is known of it."""
+    if fit.half_life is None:
+        return "the half-life of data is not determined by these runs"
+    low, high = (
+        None if end is None else np.log(2) * end for end in fit.intervals.get("R_D", (None, None))
+    )
+    longest = float(fit.points.epochs.max())
+    if high is None and fit.half_life > longest:
+        least = "" if low is None else f"at least {low:.3g} repetitions (95 %); "
+        return f"half-life {least}too long to be seen in runs of up to {longest:.3g} epochs"
+    interval = ""
+    if low is not None:
+        ends = f"at least {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
+        interval = f" (95 %: {ends})"
+    return f"half-life {fit.half_life:.3g} repetitions{interval}"

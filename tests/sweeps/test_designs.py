@@ -13,7 +13,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import run_numbers
 from epochal.results import note
 from epochal.sizes import GPT2_VOCABULARY, LADDER, gpu_peak
-from epochal.sweeps.designs import design_runs, shape_changes
+from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import ListingNote, list_sweep
 
@@ -22,7 +22,7 @@ SMALL = list(LADDER)[:12]
 
 
 def made(tree, *overrides, **facts):
-    return design_runs(sweep_from_tree(tree, "test", overrides), **facts)
+    return design_runs(sweep_from_tree(tree, "test", overrides), CorpusFacts(**facts))
 
 
 def numbers(run, unique=UNIQUE):
@@ -289,11 +289,11 @@ def test_a_variant_that_is_no_name_of_a_folder_is_refused(name):
         sweep_from_tree(tree, "t")
 
 
-def test_a_size_that_is_none_says_what_can_be_written():
-    with pytest.raises(RecipeError, match=r"'96x3' is no size; .*epochal sizes.*\"96x3x3\""):
-        shape_changes("96x3")
-    with pytest.raises(RecipeError, match="is no size"):
-        shape_changes("107M")
+@pytest.mark.parametrize("size", ["96x3", "107M"])
+def test_a_size_that_is_none_says_what_can_be_written(size):
+    tree = {"sweep": {"design": "epochs", "epochs": [1], "sizes": [size]}, "base": base()}
+    with pytest.raises(RecipeError, match=rf"'{size}' is no size; .*epochal sizes.*\"96x3x3\""):
+        made(tree)
 
 
 def test_the_listing_says_which_runs_are_the_same():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -13,14 +12,14 @@ import time
 
 import pytest
 
+from epochal.data.corpus import open_corpus
 from epochal.errors import OptionError, RecipeError, RunError, TrainingStopped
 from epochal.recipe import identity, load_recipe
 from epochal.results import note
 from epochal.runs import RunFolder
-from epochal.sweeps.designs import design_runs
+from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.launch import Launch
-from epochal.sweeps.listing import corpus_facts
 from epochal.sweeps.monitor import RunMonitor, early_stop_reason
 from epochal.sweeps.options import SweepOptions
 from epochal.sweeps.record import (
@@ -29,10 +28,7 @@ from epochal.sweeps.record import (
     RunState,
     State,
     SweepFolder,
-    check_own_folder,
-    corpus_hashes,
     recipe_hash,
-    recipe_hash_0_1,
 )
 from epochal.sweeps.slots import Slot, make_slots, warn_idle_gpus
 from epochal.sweeps.sweep import plan_states, sweep, write_recipes
@@ -82,7 +78,7 @@ class Quiet:
     def event(self, text):
         self.events.append(text)
 
-    def show(self, launch):
+    def show(self, states, monitors):
         pass
 
 
@@ -92,13 +88,13 @@ def world(tiny_corpus, tmp_path):
 
     def make(tree, retry=False, slots=2, **options):
         settings = sweep_from_tree(tree | {"base": base(tiny_corpus)}, "test")
-        facts = corpus_facts(settings)
-        runs = design_runs(settings, facts.vocabulary, facts.unique_tokens)
+        facts = CorpusFacts.of(settings)
+        runs = design_runs(settings, facts)
         folder = SweepFolder(tmp_path / "sweep")
-        known = {run.name: identity(run.recipe) | corpus_hashes(run.recipe) for run in runs}
+        known = {run.name: whole_identity(run.recipe) for run in runs}
         folder.path.mkdir(exist_ok=True)
         (folder.path / "identities.json").write_text(json.dumps(known))
-        states = plan_states(runs, facts, folder, retry=retry, places=[tmp_path])
+        states = plan_states(runs, facts, folder, 1, retry=retry, places=[tmp_path])
         write_recipes(runs, states, folder)
         monitors = {
             run.name: RunMonitor(folder.run_dir(run.name) / "metrics.jsonl", "ar", 100)
@@ -116,6 +112,11 @@ def world(tiny_corpus, tmp_path):
         )
 
     return make
+
+
+def whole_identity(recipe):
+    """As training writes it: settings and corpus."""
+    return identity(recipe) | open_corpus(recipe.data).identity()
 
 
 def base(corpus):
@@ -251,7 +252,7 @@ def test_finished_runs_are_known_by_recipe_and_corpus(world, tiny_corpus, tmp_pa
     [run] = design_runs(settings)
     elsewhere = RunFolder(tmp_path / "old" / "run")
     info = {"status": "finished", "family": "ar", "best": {"step": 3, "nll_nats_per_token": 3.5}}
-    what = identity(run.recipe) | corpus_hashes(run.recipe)
+    what = whole_identity(run.recipe)
     elsewhere.write_info(info | {"identity": what | {"corpus.train": "another"}})
     assert FinishedRuns([tmp_path]).find(run.recipe) is None
     elsewhere.write_info(info | {"identity": what})
@@ -279,25 +280,30 @@ def test_a_changed_sweep_in_the_same_folder_is_refused(world, tmp_path):
         world(listed(a=0.01))
 
 
-def test_what_is_done_about_faults_may_change_in_a_run_that_stopped_at_them(
-    world, tiny_corpus, tmp_path
-):
-    [run] = design_runs(sweep_from_tree(listed(a=0.01) | {"base": base(tiny_corpus)}, "test"))
-    folder = RunFolder(tmp_path / "run")
-    folder.write_info({"identity": identity(run.recipe)})
+def test_what_is_done_about_faults_may_change_in_a_run_that_stopped_at_them(world, tmp_path):
+    folder = RunFolder(tmp_path / "sweep" / "a")
 
-    def answer(**changes):
-        train = dataclasses.replace(run.recipe.train, **changes)
-        return dataclasses.replace(run.recipe, train=train)
+    def planned(**answer):
+        tree = listed(a=0.01)
+        tree["runs"][0] |= {f"train.{key}": value for key, value in answer.items()}
+        return world(tree)
 
-    check_own_folder(answer(on_nan="skip"), folder)
+    def ran(**answer):
+        """A run of these settings is in the folder."""
+        settings = load_recipe(planned(**answer).folder.recipe_file("a"))
+        folder.write_info({"identity": identity(settings)})
+
+    ran()
+    planned(on_nan="skip")
     with pytest.raises(RunError, match=r"train\.on_spike"):
-        check_own_folder(answer(on_spike="skip"), folder)  # it has ignored spikes
-    folder.write_info({"identity": identity(answer(on_spike="stop"))})
-    check_own_folder(answer(on_spike="rewind", spike_factor=5.0), folder)
-    folder.write_info({"identity": identity(answer(on_nan="skip"))})
+        planned(on_spike="skip")  # it has ignored spikes
+    folder.info_file.unlink()
+    ran(on_spike="stop")
+    planned(on_spike="rewind", spike_factor=5.0)
+    folder.info_file.unlink()
+    ran(on_nan="skip")
     with pytest.raises(RunError, match=r"train\.on_nan"):
-        check_own_folder(run.recipe, folder)
+        planned()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +332,10 @@ def test_a_record_of_version_0_1_is_read(world, tiny_corpus, tmp_path):
     [first, second] = design_runs(
         sweep_from_tree(listed(a=0.01, b=0.02) | {"base": base(tiny_corpus)}, "test")
     )
-    known = {"a": recipe_hash_0_1(first.recipe), "b": recipe_hash_0_1(second.recipe)}
+    known = {
+        "a": recipe_hash(first.recipe, version_0_1=True),
+        "b": recipe_hash(second.recipe, version_0_1=True),
+    }
     entries = [
         {"name": name, "family": "ar", "run_dir": name, "identity": known[name], "steps": 3}
         | {"state": state, "why": why, "attempts": 2, "exit_code": 3, "nll": 4.5, "seconds": 1.5}
@@ -350,7 +359,7 @@ def test_the_hash_of_version_0_1():
         | {"train.grad_clip": 0.5, "model.tie_embeddings": True},
     )
     known = "49d1d84e4de73efe17cd5148a99d87539bfad7e5231d5deab6756bdd0d54fc52"
-    assert recipe_hash_0_1(recipe) == known
+    assert recipe_hash(recipe, version_0_1=True) == known
 
 
 def test_finished_runs_that_were_archived_are_not_taken(world, tiny_corpus, tmp_path):
@@ -358,7 +367,7 @@ def test_finished_runs_that_were_archived_are_not_taken(world, tiny_corpus, tmp_
     tree = listed(a=0.01)
     [run] = design_runs(sweep_from_tree(tree | {"base": base(tiny_corpus)}, "test"))
     info = {"status": "finished", "family": "ar", "best": {"step": 3, "nll_nats_per_token": 3.5}}
-    what = identity(run.recipe) | corpus_hashes(run.recipe)
+    what = whole_identity(run.recipe)
     for place in ("pair.old-1/ar", "sweep.old-2/deep/er", ".hidden/run"):
         RunFolder(tmp_path / place).write_info(info | {"identity": what})
     assert FinishedRuns([tmp_path]).find(run.recipe) is None

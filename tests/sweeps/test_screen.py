@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.monitor import RunMonitor, SweepScreen
 from epochal.sweeps.record import RunState, State
-from epochal.sweeps.screen import _table
 
 NAMES = [f"mdm-{size}-U4k-{epochs}ep" for size in ("32x2x2", "48x2x2") for epochs in (1, 2)]
 
 
-def table_lines(tmp_path, width, names=NAMES, room=20):
+def table_lines(tmp_path, width, names=NAMES, height=26):
     states = [
         RunState(name=name, family="mdm", run_dir=name, identity="", state=State.TRAINING)
         for name in names
@@ -24,9 +22,8 @@ def table_lines(tmp_path, width, names=NAMES, room=20):
         name: RunMonitor(tmp_path, "mdm", 10, step=5, epochs=1.5, loss=6.5, speed=123456.0)
         for name in names
     }
-    launch = SimpleNamespace(name="grid", states=states, monitors=monitors, started=0.0)
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(_table(launch, width, room))
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
+    console.print(SweepScreen("grid", console).table(states, monitors))
     return console.file.getvalue().splitlines()
 
 
@@ -47,5 +44,5 @@ def test_a_name_too_long_keeps_its_end(tmp_path):
     assert lines[1].startswith("…")
 
 
-def test_the_table_is_no_longer_than_its_room(tmp_path):
-    assert len(table_lines(tmp_path, 80, [f"r{number}" for number in range(50)], room=8)) == 10
+def test_the_table_is_no_longer_than_the_terminal(tmp_path):
+    assert len(table_lines(tmp_path, 80, [f"r{number}" for number in range(50)], height=14)) == 10

@@ -9,20 +9,28 @@ import time
 import tomllib
 from pathlib import Path
 
+import click
 import psutil
 import pytest
 from packaging.requirements import Requirement
 
+from epochal.cli.options import options
 from epochal.errors import OptionError, RecipeError, UserError
 from epochal.recipe import load_recipe, recipe_toml
 from epochal.runs import RunFolder
-from epochal.sweeps.options import Resources, SubmitOptions, parse_minutes
+from epochal.sweeps.options import Resources, SubmitOptions
 from epochal.sweeps.slurm import TrainTask, script, submit_tasks
 from epochal.sweeps.submit import submit
 from tiny_runs import overrides
 
 submitit = pytest.importorskip("submitit")
 DRY = SubmitOptions(dry_run=True)
+
+
+def asked(*words):
+    """The resources that a command line asks for."""
+    command = click.command()(options(Resources)(lambda options: options))
+    return command.main(words, standalone_mode=False)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +48,14 @@ DRY = SubmitOptions(dry_run=True)
     ],
 )
 def test_times_as_people_and_slurm_write_them(text, minutes):
-    assert parse_minutes(text) == minutes
+    assert asked("--time", text).minutes == minutes
 
 
 @pytest.mark.parametrize("text", ["soon", "-5", "", "00:30"])
 def test_other_times_are_refused(text):
-    with pytest.raises(UserError, match=r"is not a time|less than a minute"):
-        parse_minutes(text)
+    with pytest.raises(click.BadParameter) as refused:
+        asked("--time", text)
+    assert refused.value.param.name == "minutes"
 
 
 def task(nodes=1, gpus=0, run_dir="r"):

@@ -22,9 +22,9 @@ from epochal.runs import RunRecord
 from epochal.scaling.notes import DropReason
 from epochal.scaling.read import read_points
 from epochal.sizes import GPT2_VOCABULARY
-from epochal.sweeps.designs import design_runs
+from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.listing import corpus_facts, list_sweep
+from epochal.sweeps.listing import list_sweep
 from epochal.sweeps.record import SweepFolder
 from epochal.sweeps.sweep import plan_states
 from epochal.training.optim import learning_rate
@@ -163,11 +163,10 @@ def test_a_real_trunk_with_its_branches(tiny_corpus, tmp_path, capsys):
 
     def planned(tokens, place):
         changed = sweep_from_tree(copy.deepcopy(values), "two", {"sweep.tokens": tokens})
-        facts = corpus_facts(changed)
-        runs = design_runs(changed, facts.vocabulary, facts.unique_tokens)
-        found = plan_states(
-            runs, facts, SweepFolder(place), retry=False, places=[tmp_path / "runs"]
-        )
+        facts = CorpusFacts.of(changed)
+        places = [tmp_path / "runs"]
+        runs = design_runs(changed, facts)
+        found = plan_states(runs, facts, SweepFolder(place), 1, retry=False, places=places)
         return {state.name: state for state in found}
 
     # In another folder all is known, and the trunk too where it kept what a branch starts from.

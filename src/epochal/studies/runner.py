@@ -38,9 +38,8 @@ from epochal.studies.probes import (
 )
 from epochal.studies.regularise import Variant
 from epochal.studies.state import StudyState, read_costs, read_layout
-from epochal.sweeps.designs import design_runs
+from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
-from epochal.sweeps.listing import CorpusFacts
 from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
 from epochal.sweeps.slots import make_slots
 from epochal.sweeps.sweep import run_all
@@ -289,7 +288,7 @@ class StudyRunner:
         result = run_all(
             sweep,
             design_runs(sweep),
-            CorpusFacts(self.corpus.tokenizer.vocabulary, self.unique_tokens, found=True),
+            CorpusFacts(self.corpus.tokenizer.vocabulary, self.unique_tokens),
             SweepFolder(self.folder / name),
             jobs=self.jobs,
             places=[self.folder],

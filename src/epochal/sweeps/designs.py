@@ -10,17 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from epochal.errors import RecipeError
+from epochal.data.corpus import open_corpus
+from epochal.errors import DataError, RecipeError
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
 from epochal.recipe.numbers import RunNumbers, decay_begin, run_numbers
-from epochal.recipe.schema import Train
+from epochal.recipe.schema import Data, Train
 from epochal.sizes import GPT2_VOCABULARY, LADDER
-from epochal.sweeps.file import Sweep
-from epochal.sweeps.schema import Axes
+from epochal.sweeps.file import Axes, Sweep
 from epochal.units import format_count
 
 _SHAPE = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)")
+_CORPUS_KEYS = ("corpus", "train", "validation", "tokenizer")
 _SHAPE_KEYS = ("size", "d_model", "layers", "heads", "head_dim", "d_ff")
 
 Changes = dict[str, Any]
@@ -40,18 +41,51 @@ class SweepRun:
     """At which of its steps."""
 
 
-def design_runs(
-    sweep: Sweep, vocabulary: int = GPT2_VOCABULARY, unique_tokens: int | None = None
-) -> list[SweepRun]:
+@dataclass(frozen=True, slots=True)
+class CorpusFacts:
+    """What designs need of the corpus; without arguments: one that is not on this disk."""
+
+    vocabulary: int = GPT2_VOCABULARY
+    unique_tokens: int | None = None
+    """In the whole corpus; None if it is not there, and the vocabulary GPT-2's."""
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> CorpusFacts:
+        """Facts of the corpus in `[base]`, if it is there."""
+        given = sweep.base.get("data", {})
+        try:
+            corpus = open_corpus(Data(**{key: given[key] for key in _CORPUS_KEYS if key in given}))
+        except DataError:
+            return cls()
+        return cls(corpus.tokenizer.vocabulary, corpus.train.unique_tokens)
+
+    def unique(self, recipe: Recipe) -> int | None:
+        """Unique tokens that a run of this recipe has, or None where they are not known."""
+        return recipe.data.unique_tokens or self.unique_tokens
+
+    def numbers(self, recipe: Recipe) -> RunNumbers:
+        """The run's numbers. Raises RecipeError for a length in epochs of something unknown."""
+        unique = self.unique(recipe)
+        if unique is None and recipe.train.epochs is not None:
+            raise RecipeError(
+                f"`train.epochs` = {recipe.train.epochs:g} of a corpus that is not there: give "
+                "`base.data.unique_tokens`, or prepare the corpus first"
+            )
+        # Any number will do where it only says how many epochs the tokens are.
+        return run_numbers(recipe, 2**62 if unique is None else unique, self.vocabulary)
+
+
+def design_runs(sweep: Sweep, facts: CorpusFacts | None = None) -> list[SweepRun]:
     """All runs of a sweep, in the order of the file.
 
-    `vocabulary` and `unique_tokens` are those of the corpus; None: not known, so `max_epochs`
-    leaves out no run whose recipe does not say its unique tokens. Raises RecipeError for
-    settings that make no recipe, and where two different runs would have one name.
+    Without the unique tokens of the corpus, `max_epochs` leaves out no run whose recipe does not
+    say them. Raises RecipeError for settings that make no recipe, and where two different runs
+    would have one name.
     """
+    facts = facts or CorpusFacts()
     runs: dict[str, SweepRun] = {}
     for part in sweep.parts:
-        for run in _part_runs(sweep, part, vocabulary, unique_tokens):
+        for run in _part_runs(sweep, part, facts):
             if runs.setdefault(run.name, run) != run:
                 raise RecipeError(
                     f"two different runs of the sweep are both named {run.name}; give them apart "
@@ -64,23 +98,8 @@ def design_runs(
     return list(runs.values())
 
 
-def numbers_on(recipe: Recipe, vocabulary: int, unique_tokens: int | None) -> RunNumbers:
-    """The run's numbers; `unique_tokens` of the corpus, None where it is not known.
-
-    Raises RecipeError for a length in epochs of something unknown.
-    """
-    unique = recipe.data.unique_tokens or unique_tokens
-    if unique is None and recipe.train.epochs is not None:
-        raise RecipeError(
-            f"`train.epochs` = {recipe.train.epochs:g} of a corpus that is not there: give "
-            "`base.data.unique_tokens`, or prepare the corpus first"
-        )
-    # Any number will do where it only says how many epochs the tokens are.
-    return run_numbers(recipe, 2**62 if unique is None else unique, vocabulary)
-
-
-def shape_changes(size: str) -> Changes:
-    """Model keys of a ladder name or of "96x3x3". Raises RecipeError for anything else."""
+def _shape_changes(size: str) -> Changes:
+    """Model keys of a ladder name or of "96x3x3"."""
     none: Changes = {f"model.{key}": None for key in _SHAPE_KEYS}
     if match := _SHAPE.fullmatch(size):
         numbers = map(int, match.groups())
@@ -95,27 +114,25 @@ def shape_changes(size: str) -> Changes:
     return none | {"model.size": size}
 
 
-def _part_runs(sweep: Sweep, part: Axes, vocabulary: int, unique: int | None) -> Iterator[SweepRun]:
-    for labels, changes in _points(sweep, part, vocabulary):
+def _part_runs(sweep: Sweep, part: Axes, facts: CorpusFacts) -> Iterator[SweepRun]:
+    for labels, changes in _points(sweep, part, facts.vocabulary):
         if part.design == "trunk":
-            yield from _trunk_runs(sweep, part, (labels, changes), vocabulary, unique)
+            yield from _trunk_runs(sweep, part, (labels, changes), facts)
             continue
         run = SweepRun("-".join(labels), _recipe(sweep.base, changes))
-        if not _too_many_epochs(part, run.recipe, vocabulary, unique):
+        if not _too_many_epochs(part, run.recipe, facts):
             yield run
 
 
-def _trunk_runs(
-    sweep: Sweep, part: Axes, point: Point, vocabulary: int, unique: int | None
-) -> Iterator[SweepRun]:
+def _trunk_runs(sweep: Sweep, part: Axes, point: Point, facts: CorpusFacts) -> Iterator[SweepRun]:
     """A trunk and its branches, one per length."""
     branches: list[_Branch] = []
     schedule = {"train.schedule": sweep.base.get("train", {}).get("schedule", "wsd")}
     for label, length in _lengths(part):
         recipe = _recipe(sweep.base, schedule | point[1] | length)
-        if not _too_many_epochs(part, recipe, vocabulary, unique):
+        if not _too_many_epochs(part, recipe, facts):
             name = "-".join(point[0] + label)
-            branches.append((name, recipe, numbers_on(recipe, vocabulary, unique)))
+            branches.append((name, recipe, facts.numbers(recipe)))
     if not branches:
         return
     trunk = "-".join([*point[0], "trunk"])
@@ -133,12 +150,10 @@ def _recipe(base: Tree, changes: Changes) -> Recipe:
     return recipe
 
 
-def _too_many_epochs(part: Axes, recipe: Recipe, vocabulary: int, unique: int | None) -> bool:
-    unique = recipe.data.unique_tokens or unique
-    if part.max_epochs is None or unique is None:
+def _too_many_epochs(part: Axes, recipe: Recipe, facts: CorpusFacts) -> bool:
+    if part.max_epochs is None or facts.unique(recipe) is None:
         return False
-    epochs = run_numbers(recipe, unique, vocabulary).epochs
-    return epochs > part.max_epochs * (1 + 1e-9)
+    return facts.numbers(recipe).epochs > part.max_epochs * (1 + 1e-9)
 
 
 def _points(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
@@ -168,7 +183,7 @@ def _design(sweep: Sweep, part: Axes, vocabulary: int) -> Iterator[Point]:
         labels, changes = [str(family)], {"family": family}
         if size is not None:
             labels.append(size)
-            changes |= shape_changes(size)
+            changes |= _shape_changes(size)
         if part.design == "data-value":
             shares = _data_value(sweep.base, part, changes, vocabulary)
         elif part.design == "trunk":  # the lengths are the branches of one point

@@ -1,6 +1,6 @@
 """Sweep files: TOML with a `[sweep]` section and the `[base]` recipe of all its runs.
 
-[sweep]                     what is varied; see schema.py
+[sweep]                     what is varied: the fields of Axes
 [[part]]                    the same with some keys replaced; the runs of all parts together
 [grid]                      lists of values of recipe keys: every combination
 [variants.NAME]             named changes of recipe keys, one at a time
@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
 from epochal.progress import say_renamed
@@ -28,13 +29,102 @@ from epochal.recipe.load import (
     read_toml,
     split_override,
 )
-from epochal.sweeps.schema import DESIGNS, Axes
+from epochal.units import Count, Quantity
 
-SECTIONS = ("sweep", "part", "grid", "variants", "runs", "base")
-OPTIONS = ("evaluate", "early_stopping")
+_SECTIONS = ("sweep", "part", "grid", "variants", "runs", "base")
+_OPTIONS = ("evaluate", "early_stopping")
 """Keys of `[sweep]` about how the runs are run, not about which runs there are."""
-RENAMED = {"stop_hopeless": "early_stopping"}
+_RENAMED = {"stop_hopeless": "early_stopping"}
 """Old key of `[sweep]` → today's."""
+
+
+Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk", "list"]
+_LENGTHS = ("flops", "epochs", "tokens")
+"""Axes that say how long a run is; a part has at most one, but for data-value."""
+
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Axes:
+    """What is varied. An axis left empty keeps what `[base]` says."""
+
+    design: Design
+    """isoflop: every size at every FLOP budget. epochs: every size for every number of epochs.
+    data-value: one FLOP budget spent on 1/k of the data for k epochs. grid: every combination.
+    ablation: the base and each of `[variants]`. trunk: one long run at a constant rate, and for
+    each length a run that starts from it and decays. list: the `[[runs]]` as they stand."""
+    families: tuple[str, ...] = ()
+    """Names of families."""
+    sizes: tuple[str, ...] = ()
+    """Names of the ladder, or "96x3x3" for d_model x layers x heads."""
+    flops: tuple[Quantity, ...] = ()
+    """Budgets in FLOPs, 6·N·D."""
+    epochs: tuple[Quantity, ...] = ()
+    """Lengths in passes over the unique tokens."""
+    tokens: tuple[Count, ...] = ()
+    """Lengths in tokens seen."""
+    unique_tokens: tuple[Count, ...] = ()
+    """Unique tokens U; with data-value the U of each number of epochs, one by one."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Each run once per seed."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Leave out runs that would repeat their tokens more often."""
+
+    def __post_init__(self) -> None:
+        given = [key for key in _LENGTHS if getattr(self, key)]
+        allowed, needed = _NEEDS[self.design]
+        if wrong := [key for key in given if key not in allowed]:
+            raise RecipeError(
+                f"`sweep.{wrong[0]}` has no place in the design {self.design}; "
+                + (f"give `sweep.{allowed[0]}`" if allowed else "each run has its own length")
+            )
+        if missing := [key for key in needed if not getattr(self, key)]:
+            raise RecipeError(
+                f"`sweep.{missing[0]}` is missing: the design {self.design} needs "
+                + " and ".join(f"`sweep.{key}`" for key in needed)
+            )
+        if self.design == "list" and (self.families or self.sizes or self.unique_tokens):
+            raise RecipeError(
+                "only `sweep.seeds` goes with the design list: each run has its own other settings"
+            )
+        if self.design == "data-value":
+            _check_data_value(self)
+        elif len(given) > 1:
+            raise RecipeError(
+                f"`sweep.{given[0]}` and `sweep.{given[1]}` both set the lengths of the runs; "
+                "keep one of them"
+            )
+        elif self.design == "trunk" and not given:
+            raise RecipeError(
+                "the design trunk needs the lengths of its branches: give `sweep.epochs`, "
+                "`sweep.tokens` or `sweep.flops`"
+            )
+
+
+# design → (lengths that it takes, axes that it cannot do without)
+_NEEDS: dict[Design, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "isoflop": (("flops",), ("flops", "sizes")),
+    "epochs": (("epochs",), ("epochs",)),
+    "data-value": (("flops", "epochs"), ("epochs",)),
+    "grid": (_LENGTHS, ()),
+    "ablation": (_LENGTHS, ()),
+    "trunk": (_LENGTHS, ()),
+    "list": ((), ()),
+}
+
+
+def _check_data_value(axes: Axes) -> None:
+    if axes.unique_tokens and len(axes.unique_tokens) != len(axes.epochs):
+        raise RecipeError(
+            f"`sweep.unique_tokens` has {len(axes.unique_tokens)} values and `sweep.epochs` "
+            f"{len(axes.epochs)}; the design data-value takes them in pairs"
+        )
+    if not axes.unique_tokens and not axes.flops:
+        raise RecipeError(
+            "`sweep.flops` is missing: the design data-value spends one budget on 1/k of the "
+            "data; or give the `sweep.unique_tokens` of each number of epochs"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +149,6 @@ class Sweep:
     """Whether runs that cannot become the best are ended early."""
 
 
-def is_sweep(path: str | Path) -> bool:
-    """Whether a TOML file is a sweep, and not a recipe. Raises RecipeError if unreadable."""
-    return "sweep" in read_toml(Path(path))
-
-
 def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
     """The sweep in a file, or a shipped one by name, with overrides.
 
@@ -85,10 +170,10 @@ def sweep_from_tree(
 ) -> Sweep:
     """Validate the nested values of a sweep file. Raises RecipeError for the first mistake."""
     for section in tree:
-        if section not in SECTIONS:
+        if section not in _SECTIONS:
             if section in {key.partition(".")[0] for key in known_keys()}:
                 raise RecipeError(f"`{section}` is outside of [base]; write `base.{section}`")
-            hint = nearest(section, SECTIONS) or f" Sections are {', '.join(SECTIONS)}."
+            hint = nearest(section, _SECTIONS) or f" Sections are {', '.join(_SECTIONS)}."
             raise RecipeError(f"unknown section `{section}` in a sweep.{hint}")
     changes = dict(
         overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
@@ -98,7 +183,7 @@ def sweep_from_tree(
     _apply(tree, changes)
     settings = _section(tree, "sweep")
     parts = _tables(tree, "part")
-    options = {key: settings.pop(key) for key in OPTIONS if key in settings}
+    options = {key: settings.pop(key) for key in _OPTIONS if key in settings}
     for key, value in options.items():
         if not isinstance(value, bool):
             raise RecipeError(f"`sweep.{key}` = {value!r} should be true or false")
@@ -128,7 +213,7 @@ def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
             dotted = f"sweep.{rest}"
             for part in _tables(tree, "part"):
                 part.pop(rest, None)
-        if section in SECTIONS and rest:
+        if section in _SECTIONS and rest:
             if section == "base":
                 base[rest] = value
             else:
@@ -140,9 +225,9 @@ def _apply(tree: Tree, changes: Mapping[str, Any]) -> None:
 
 def _new_name(key: str) -> str:
     """Today's name of a key of `[sweep]`; a notice for an old one."""
-    if key in RENAMED:
-        say_renamed("keys of the sweep", {f"sweep.{key}": f"sweep.{RENAMED[key]}"})
-    return RENAMED.get(key, key)
+    if key in _RENAMED:
+        say_renamed("keys of the sweep", {f"sweep.{key}": f"sweep.{_RENAMED[key]}"})
+    return _RENAMED.get(key, key)
 
 
 def _section(tree: Tree, name: str) -> Tree:
@@ -163,8 +248,8 @@ def _axes(values: Tree) -> Axes:
     known = [field.name for field in fields(Axes)]
     for key in values:
         if key not in known:
-            by_value = f" Keys are {', '.join(known + list(OPTIONS))}."
-            hint = nearest(key, known + list(OPTIONS)) or by_value
+            by_value = f" Keys are {', '.join(known + list(_OPTIONS))}."
+            hint = nearest(key, known + list(_OPTIONS)) or by_value
             raise RecipeError(f"unknown key `sweep.{key}`.{hint}")
     # A single value is a list of one.
     single = ("design", "max_epochs")
@@ -179,7 +264,9 @@ def _axes(values: Tree) -> Axes:
         key = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
         if first["type"] == "missing":
-            raise RecipeError(f"`sweep.{key}` is missing: one of {', '.join(DESIGNS)}") from None
+            raise RecipeError(
+                f"`sweep.{key}` is missing: one of {', '.join(get_args(Design))}"
+            ) from None
         raise RecipeError(f"`sweep.{key}` = {first['input']!r}: {message}") from None
 
 

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
 from epochal.results import Note, note
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.monitor import RunMonitor, early_stop_reason
+from epochal.sweeps.monitor import RunMonitor, SweepScreen, early_stop_reason
 from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder, needs_evaluation
 from epochal.sweeps.slots import Slot
 
@@ -33,16 +33,6 @@ STOPPED_BY_FILE = 75
 """Exit code of a training that ended because of its STOP file."""
 MayStart = Callable[[RunState], Note | None]
 """A run that could be started now → the reason to leave it out, or None."""
-
-
-class Screen(Protocol):
-    """Where a launch shows its progress."""
-
-    def event(self, text: str) -> None:
-        """Show a line that stays."""
-
-    def show(self, launch: Launch) -> None:
-        """Show the present state; called several times a second."""
 
 
 @dataclass(slots=True)
@@ -66,11 +56,10 @@ class Launch:
     states: list[RunState]
     monitors: dict[str, RunMonitor]
     slots: list[Slot]
-    screen: Screen
+    screen: SweepScreen
     evaluate: bool = True
     early_stopping: bool = False
     may_start: MayStart | None = None
-    started: float = field(default_factory=time.monotonic)
     _active: list[_Active] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
 
@@ -90,7 +79,7 @@ class Launch:
                     self._reap()
                     self._start()
                     self._look()
-                    self.screen.show(self)
+                    self.screen.show(self.states, self.monitors)
                     time.sleep(POLL_SECONDS)
             finally:
                 for active in self._active:  # only after an error of our own

@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epochal.data.corpus import open_corpus
-from epochal.errors import DataError, RecipeError
-from epochal.recipe import Recipe, RunNumbers
+from epochal.errors import RecipeError
 from epochal.recipe.estimate import estimate_time
-from epochal.recipe.schema import Data
 from epochal.results import Note, NoteCode, note
-from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY
-from epochal.sweeps.designs import SweepRun, design_runs, numbers_on
+from epochal.sizes import DEFAULT_MFU
+from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.record import recipe_hash
-
-_CORPUS_KEYS = ("corpus", "train", "validation", "tokenizer")
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusFacts:
-    """Facts about the corpus that a design needs."""
-
-    vocabulary: int
-    unique_tokens: int | None
-    """In the whole corpus; None if it is not on this disk."""
-    found: bool
-    """Whether the corpus exists; else the vocabulary is GPT-2's."""
 
 
 class ListingNote(NoteCode):
@@ -92,16 +76,6 @@ class Listing:
     notes: list[Note]
 
 
-def corpus_facts(sweep: Sweep) -> CorpusFacts:
-    """Vocabulary and unique tokens of the corpus in `[base]`, or GPT-2's vocabulary without it."""
-    data = {key: value for key, value in sweep.base.get("data", {}).items() if key in _CORPUS_KEYS}
-    try:
-        corpus = open_corpus(Data(**data))
-    except DataError:
-        return CorpusFacts(GPT2_VOCABULARY, None, found=False)
-    return CorpusFacts(corpus.tokenizer.vocabulary, corpus.train.unique_tokens, found=True)
-
-
 def list_sweep(sweep: Sweep, gpu: str | None = None, mfu: float = DEFAULT_MFU) -> Listing:
     """Every run with its parameters, tokens, epochs, FLOPs and steps, and GPU hours on `gpu`.
 
@@ -109,8 +83,8 @@ def list_sweep(sweep: Sweep, gpu: str | None = None, mfu: float = DEFAULT_MFU) -
     recipe's and the vocabulary is GPT-2's. Raises RecipeError for a sweep without runs, for an
     unknown GPU and for a run in epochs whose unique tokens are not known.
     """
-    facts = corpus_facts(sweep)
-    runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
+    facts = CorpusFacts.of(sweep)
+    runs = design_runs(sweep, facts)
     costs = [_cost(run, facts, gpu, mfu) for run in runs]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     total = SweepTotal(
@@ -131,20 +105,12 @@ def list_sweep(sweep: Sweep, gpu: str | None = None, mfu: float = DEFAULT_MFU) -
     return Listing(sweep=sweep.name, runs=costs, total=total, notes=notes)
 
 
-def numbers_of(recipe: Recipe, facts: CorpusFacts) -> tuple[RunNumbers, int | None]:
-    """(numbers, unique tokens or None where they are not known).
-
-    Raises RecipeError for a length in epochs of an unknown number of tokens.
-    """
-    numbers = numbers_on(recipe, facts.vocabulary, facts.unique_tokens)
-    return numbers, recipe.data.unique_tokens or facts.unique_tokens
-
-
 def _cost(run: SweepRun, facts: CorpusFacts, gpu: str | None, mfu: float) -> RunCost:
     try:
-        numbers, unique = numbers_of(run.recipe, facts)
+        numbers = facts.numbers(run.recipe)
     except RecipeError as error:
         raise RecipeError(f"the run {run.name}: {error}") from None
+    unique = facts.unique(run.recipe)
     model = run.recipe.model
     shape = model.architecture()
     hours = None
@@ -180,9 +146,9 @@ def _same(runs: Sequence[SweepRun]) -> list[Note]:
 
 
 def _corpus_notes(facts: CorpusFacts, costs: Sequence[RunCost]) -> list[Note]:
-    if not facts.found:
-        return [note(ListingNote.CORPUS_MISSING, vocabulary=GPT2_VOCABULARY)]
+    if facts.unique_tokens is None:
+        return [note(ListingNote.CORPUS_MISSING, vocabulary=facts.vocabulary)]
     largest = max(cost.unique_tokens or 0 for cost in costs)
-    if facts.unique_tokens is None or largest <= facts.unique_tokens:
+    if largest <= facts.unique_tokens:
         return []
     return [note(ListingNote.CORPUS_TOO_SMALL, wanted=largest, unique_tokens=facts.unique_tokens)]

@@ -16,7 +16,7 @@ _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(m|min|h|d)?")
 
 
-def parse_minutes(text: str) -> int:
+def _minutes(text: str) -> int:
     """Minutes, rounded up, of 90, 90m, 4h, 2d, or of Slurm's 04:00:00, 1-12:00 and 1-12:00:00.
 
     As in Slurm, "04:00" alone is minutes and seconds. Raises UserError.
@@ -43,7 +43,7 @@ class Resources:
 
     partition: str | None = None
     """Partition of the cluster."""
-    minutes: int = option(240, flag="--time", metavar="TIME", parse=parse_minutes)
+    minutes: int = option(240, flag="--time", metavar="TIME", parse=_minutes)
     """Time limit of one job in minutes, or as 4h, 2d, 1-12:00:00; a run that is not done by then
     is queued again."""
     nodes: int = 1

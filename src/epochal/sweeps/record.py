@@ -21,7 +21,6 @@ from epochal import files
 from epochal.data.corpus import open_corpus
 from epochal.errors import RunError
 from epochal.recipe import Recipe, identity
-from epochal.recipe.load import differing_keys
 from epochal.recipe.renames import old_names
 from epochal.results import Note, NoteCode, note, to_json
 from epochal.runs import RunFolder, RunRecord
@@ -42,12 +41,13 @@ class FinishedRuns:
     def find(self, recipe: Recipe) -> Path | None:
         """Folder of a finished run with this recipe's identity and the same corpus, or None.
 
-        The corpus is only hashed where a run has the recipe's identity.
+        The corpus is only hashed where a run has the recipe's identity. Raises DataError if it is
+        missing.
         """
         candidates = self._found.get(recipe_hash(recipe), [])
         if not candidates:
             return None
-        wanted = corpus_hashes(recipe)
+        wanted = open_corpus(recipe.data).identity()
         for path in candidates:
             info = _info(path)
             if "start" in info and recipe.train.start_from is None:
@@ -58,42 +58,13 @@ class FinishedRuns:
         return None
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Hash of the settings that decide a run's numbers, without the corpus."""
-    return _recipe_hash(identity(recipe))
+def recipe_hash(recipe: Recipe, version_0_1: bool = False) -> str:
+    """Hash of the settings that decide a run's numbers, without the corpus.
 
-
-def recipe_hash_0_1(recipe: Recipe) -> str:
-    """The same from the keys' names in version 0.1, as its sweep.json has it."""
-    return _recipe_hash(old_names(identity(recipe)))
-
-
-def corpus_hashes(recipe: Recipe) -> dict[str, str]:
-    """The corpus' part of a run's identity. Raises DataError if the corpus is missing."""
-    return open_corpus(recipe.data).identity()
-
-
-def check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
-    """Raise RunError if the run's folder holds a run that the recipe could not resume."""
-    info = folder.read_info()
-    if info is None:
-        return
-    stored, wanted = dict(info.get("identity", {})), identity(recipe)
-    differing = [key for key in differing_keys(stored, wanted) if not key.startswith("corpus.")]
-    if differing:
-        key = differing[0]
-        raise RunError(
-            f"{folder.path} holds a run with other settings (`{key}` {stored.get(key)!r} → "
-            f"{wanted.get(key)!r}); give the changed sweep another folder, `out`"
-        )
-
-
-def kept_steps(folder: RunFolder) -> set[int]:
-    """Steps of the checkpoints that have optimizer state, from which other runs can start."""
-    kinds = ("last", "permanent", "kept")  # version 0.1 wrote kept-<step>
-    paths = [path for kind in kinds for path in folder.checkpoints.glob(f"{kind}-*")]
-    steps = (path.name.rpartition("-")[2] for path in paths)
-    return {int(step) for step in steps if step.isdigit()}
+    `version_0_1`: from the keys' names in that version, as its sweep.json has it.
+    """
+    values = identity(recipe)
+    return _recipe_hash(old_names(values) if version_0_1 else values)
 
 
 def needs_evaluation(record: RunRecord) -> bool:

@@ -116,16 +116,6 @@ def _job_environment() -> Any:
     return JobEnvironment()
 
 
-def need_submitit() -> None:
-    """Raise UserError, with the command that installs it, if submitit is missing."""
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "submitting needs the package submitit: pip install 'epochal[slurm]'"
-        ) from None
-
-
 def submit_tasks(
     tasks: list[TrainTask],
     resources: Resources,
@@ -138,7 +128,6 @@ def submit_tasks(
     `cluster` "local" runs them as processes of this machine, to try the same path without
     Slurm. Raises UserError where Slurm is missing or refuses.
     """
-    need_submitit()
     import submitit
 
     try:
@@ -166,7 +155,6 @@ def submit_tasks(
 
 def script(resources: Resources, name: str, folder: Path, tasks: list[TrainTask]) -> str:
     """The sbatch script that `submit_tasks` would submit, and the commands of its jobs."""
-    need_submitit()
     # No public function makes a script without submitting it, so the version is bounded
     # (pyproject.toml) and a test compares this script with one that was submitted.
     from submitit.slurm.slurm import _make_sbatch_string

@@ -9,17 +9,17 @@ from typing import Any
 
 from epochal import files
 from epochal.data.corpus import open_corpus
-from epochal.errors import OptionError, RunError
+from epochal.errors import OptionError, RunError, UserError
 from epochal.recipe import find_recipe, load_recipe, recipe_toml
+from epochal.recipe.load import read_toml
 from epochal.results import Note, NoteCode, note
 from epochal.runs import RunFolder
-from epochal.sweeps.designs import design_runs
-from epochal.sweeps.file import is_sweep, load_sweep
-from epochal.sweeps.listing import corpus_facts
+from epochal.sweeps.designs import CorpusFacts, design_runs
+from epochal.sweeps.file import load_sweep
 from epochal.sweeps.options import Resources, SubmitOptions
 from epochal.sweeps.record import DONE, RunState, State, SweepFolder
-from epochal.sweeps.slurm import TrainTask, need_submitit, script, submit_tasks
-from epochal.sweeps.sweep import check_runs, placed, plan_states, write_recipes
+from epochal.sweeps.slurm import TrainTask, script, submit_tasks
+from epochal.sweeps.sweep import plan_states, write_recipes
 from epochal.training.parallel.mesh import plan_mesh
 
 
@@ -62,11 +62,16 @@ def submit(
     corpus, OptionError for options that would do nothing, and UserError where Slurm is missing
     or refuses.
     """
-    need_submitit()
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "submitting needs the package submitit: pip install 'epochal[slurm]'"
+        ) from None
     resources, options = resources or Resources(), options or SubmitOptions()
     _check_cluster(resources, options)
     path = find_recipe(str(source))
-    if is_sweep(path):
+    if "sweep" in read_toml(path):
         return _submit_sweep(path, overrides, resources, options)
     if options.retry:
         raise OptionError("retry", True, f"is for a sweep, and {source} is a recipe")
@@ -82,7 +87,7 @@ def submit(
     corpus = open_corpus(recipe.data)  # raises DataError, naming what is missing
     plan_mesh(recipe, resources.processes, corpus.tokenizer.vocabulary)
     with RunFolder(run_dir).lock():
-        files.write_text(file, recipe_toml(placed(recipe, run_dir)))
+        files.write_text(file, recipe_toml(replace(recipe, run_dir=run_dir.as_posix())))
     [job] = submit_tasks([task], resources, run_dir.name, logs, options.cluster)
     return Submission(text, logs, {str(run_dir): job})
 
@@ -109,11 +114,12 @@ def _submit_sweep(
     sweep = load_sweep(path, overrides)
     folder = SweepFolder(options.out or Path("runs") / sweep.name)
     logs = folder.path / "slurm"
-    facts = corpus_facts(sweep)
-    runs = design_runs(sweep, facts.vocabulary, facts.unique_tokens)
+    facts = CorpusFacts.of(sweep)
+    runs = design_runs(sweep, facts)
     places = [folder.path, folder.path.parent]
-    states = plan_states(runs, facts, folder, retry=options.retry, places=places)
-    check_runs(runs, states, resources.processes, facts)
+    states = plan_states(
+        runs, facts, folder, resources.processes, retry=options.retry, places=places
+    )
     skipped = _skipped(folder, states, held=not options.dry_run)
     open_states = [state for state in states if state.run_dir not in skipped]
     tasks = {

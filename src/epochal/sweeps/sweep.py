@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from epochal import files
 from epochal.data.corpus import open_corpus
-from epochal.errors import RecipeError, UserError
+from epochal.errors import RecipeError, RunError, UserError
 from epochal.progress import say
-from epochal.recipe import Recipe, recipe_toml
+from epochal.recipe import Recipe, identity, recipe_toml
+from epochal.recipe.load import differing_keys
 from epochal.recipe.schema import Data
 from epochal.results import note
 from epochal.runs import RunFolder, RunRecord
-from epochal.sweeps.designs import SweepRun, design_runs
+from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep
 from epochal.sweeps.launch import Launch, MayStart
-from epochal.sweeps.listing import CorpusFacts, corpus_facts, numbers_of
-from epochal.sweeps.monitor import RunMonitor
+from epochal.sweeps.monitor import RunMonitor, SweepScreen
 from epochal.sweeps.options import SweepOptions
 from epochal.sweeps.record import (
     DONE,
@@ -29,13 +28,9 @@ from epochal.sweeps.record import (
     RunState,
     State,
     SweepFolder,
-    check_own_folder,
-    kept_steps,
     needs_evaluation,
     recipe_hash,
-    recipe_hash_0_1,
 )
-from epochal.sweeps.screen import SweepScreen
 from epochal.sweeps.slots import make_slots, warn_idle_gpus
 from epochal.training.parallel.mesh import plan_mesh
 
@@ -78,8 +73,8 @@ def sweep(
     options = options or SweepOptions()
     loaded = _loaded(source, overrides)
     folder = SweepFolder(options.out or Path("runs") / loaded.name)
-    facts = corpus_facts(loaded)
-    runs = design_runs(loaded, facts.vocabulary, facts.unique_tokens)
+    facts = CorpusFacts.of(loaded)
+    runs = design_runs(loaded, facts)
     warn_idle_gpus(make_slots(options.jobs))
     return run_all(
         loaded,
@@ -113,15 +108,14 @@ def run_all(
     may_start: MayStart | None = None,
 ) -> SweepResult:
     """Run a list of runs as `sweep` does; `may_start` may leave some out."""
-    if not facts.found:
+    if facts.unique_tokens is None:
         open_corpus(runs[0].recipe.data)  # raises DataError, naming what is missing
     slots = make_slots(jobs)
     with RunFolder(folder.path).lock():
-        states = plan_states(runs, facts, folder, retry=retry, places=places)
-        check_runs(runs, states, slots[0].gpus, facts)
+        states = plan_states(runs, facts, folder, slots[0].gpus, retry=retry, places=places)
         write_recipes(runs, states, folder)
         _say_what_is_done(states)
-        with SweepScreen() as screen:
+        with SweepScreen(source.name) as screen:
             Launch(
                 name=source.name,
                 folder=folder,
@@ -142,32 +136,35 @@ def plan_states(
     runs: list[SweepRun],
     facts: CorpusFacts,
     folder: SweepFolder,
+    processes: int,
     *,
     retry: bool,
     places: Sequence[Path],
 ) -> list[RunState]:
     """The state of each run before anything is started.
 
-    Raises RunError if a run's folder holds a run with other settings.
+    Raises RunError if a run's folder holds a run with other settings, and RecipeError for a run
+    that `processes` processes or the corpus cannot run.
     """
     before, finished = folder.read(), FinishedRuns(places)
     states: list[RunState] = []
     starts = _starts(runs)
     for run in runs:
-        recipe = placed(run.recipe, folder.run_dir(run.name))
-        if run.after is not None:
-            recipe = _branched(recipe, folder.run_dir(run.after).as_posix())
+        recipe = _placed(run, folder, None if run.after is None else folder.run_dir(run.after))
         state = RunState(
             name=run.name,
             family=recipe.family,
             run_dir=str(folder.run_dir(run.name)),
             identity=recipe_hash(recipe),
-            steps=numbers_of(recipe, facts)[0].steps,
+            steps=facts.numbers(recipe).steps,
             after=[] if run.after is None else [run.after],
         )
-        check_own_folder(recipe, RunFolder(folder.run_dir(run.name)))
+        _check_own_folder(recipe, RunFolder(folder.run_dir(run.name)))
         old = before.get(run.name)
-        if old is not None and old.identity in (state.identity, recipe_hash_0_1(recipe)):
+        if old is not None and old.identity in (
+            state.identity,
+            recipe_hash(recipe, version_0_1=True),
+        ):
             state.attempts, state.exit_code = old.attempts, old.exit_code
             state.seconds = old.seconds
             if old.state in (State.FAILED, State.ENDED_EARLY) and not retry:
@@ -176,7 +173,23 @@ def plan_states(
             _take_finished(state, recipe, finished, starts.get(run.name, set()))
         states.append(state)
     _leave_out_trunks(states, starts)
+    _check_runs(runs, states, processes, facts)
     return states
+
+
+def _check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
+    """Raise RunError if the run's folder holds a run that the recipe could not resume."""
+    info = folder.read_info()
+    if info is None:
+        return
+    stored, wanted = dict(info.get("identity", {})), identity(recipe)
+    differing = [key for key in differing_keys(stored, wanted) if not key.startswith("corpus.")]
+    if differing:
+        key = differing[0]
+        raise RunError(
+            f"{folder.path} holds a run with other settings (`{key}` {stored.get(key)!r} → "
+            f"{wanted.get(key)!r}); give the changed sweep another folder, `out`"
+        )
 
 
 def _starts(runs: list[SweepRun]) -> dict[str, set[int]]:
@@ -202,7 +215,7 @@ def _leave_out_trunks(states: list[RunState], starts: Mapping[str, set[int]]) ->
             state.state, state.reason = State.LEFT_OUT, note(RunReason.BRANCHES_FINISHED)
 
 
-def check_runs(
+def _check_runs(
     runs: list[SweepRun], states: list[RunState], processes: int, facts: CorpusFacts
 ) -> None:
     """Raise RecipeError for a run that is not done and cannot be run.
@@ -219,8 +232,8 @@ def check_runs(
             plan_mesh(run.recipe, max(1, processes), facts.vocabulary)
         except RecipeError as error:
             raise RecipeError(f"the run {run.name}: {error}") from None
-        data = dataclasses.replace(run.recipe.data, unique_tokens=None)
-        if facts.found and data not in tokens:
+        data = replace(run.recipe.data, unique_tokens=None)
+        if facts.unique_tokens is not None and data not in tokens:
             tokens[data] = open_corpus(data).train.unique_tokens
         wanted = run.recipe.data.unique_tokens or 0
         if wanted > tokens.get(data, wanted):
@@ -232,22 +245,18 @@ def check_runs(
 
 def write_recipes(runs: list[SweepRun], states: list[RunState], folder: SweepFolder) -> None:
     """Write the recipe of each run, which its process will read."""
-    places = {state.name: state.run_dir for state in states}
+    places = {state.name: Path(state.run_dir) for state in states}
     for run in runs:
-        recipe = placed(run.recipe, folder.run_dir(run.name))
-        if run.after is not None:
-            recipe = _branched(recipe, Path(places[run.after]).as_posix())
+        recipe = _placed(run, folder, None if run.after is None else places[run.after])
         files.write_text(folder.recipe_file(run.name), recipe_toml(recipe))
 
 
-def placed(recipe: Recipe, run_dir: Path) -> Recipe:
-    """The recipe with the folder of its run."""
-    return dataclasses.replace(recipe, run_dir=run_dir.as_posix())
-
-
-def _branched(recipe: Recipe, trunk: str) -> Recipe:
-    """The branch's recipe with its trunk, from whose last usable checkpoint it starts."""
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, start_from=trunk))
+def _placed(run: SweepRun, folder: SweepFolder, trunk: Path | None) -> Recipe:
+    """The run's recipe with its folder, and that of its trunk, from which it starts."""
+    recipe = replace(run.recipe, run_dir=folder.run_dir(run.name).as_posix())
+    if trunk is None:
+        return recipe
+    return replace(recipe, train=replace(recipe.train, start_from=trunk.as_posix()))
 
 
 def _take_finished(
@@ -258,7 +267,7 @@ def _take_finished(
         return
     record = RunRecord(path)
     own = path.resolve() == Path(state.run_dir).resolve()
-    if not own and not starts <= kept_steps(record.folder):
+    if not own and not starts <= _kept_steps(record.folder):
         return  # the same trunk, but without the checkpoints that the branches need
     if own and needs_evaluation(record):
         return  # the launch sees to it
@@ -266,18 +275,26 @@ def _take_finished(
     state.reason = None if own else note(RunReason.SAME_RUN, run_dir=str(path))
 
 
+def _kept_steps(folder: RunFolder) -> set[int]:
+    """Steps of the checkpoints that have optimizer state, from which other runs can start."""
+    kinds = ("last", "permanent", "kept")  # version 0.1 wrote kept-<step>
+    paths = [path for kind in kinds for path in folder.checkpoints.glob(f"{kind}-*")]
+    steps = (path.name.rpartition("-")[2] for path in paths)
+    return {int(step) for step in steps if step.isdigit()}
+
+
 def _monitors(
     runs: list[SweepRun], facts: CorpusFacts, folder: SweepFolder
 ) -> dict[str, RunMonitor]:
     monitors = {}
     for run in runs:
-        numbers, unique = numbers_of(run.recipe, facts)
+        numbers = facts.numbers(run.recipe)
         monitors[run.name] = RunMonitor(
             RunFolder(folder.run_dir(run.name)).metrics_file,
             run.recipe.family,
             numbers.steps,
             numbers.flops,
-            unique,
+            facts.unique(run.recipe),
         )
     return monitors
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
-from epochal.errors import OptionError, RunError, TrainingStopped, UserError
+from epochal.cli.options import options
+from epochal.errors import OptionError, RunError, TrainingStopped
 from epochal.recipe import identity, load_recipe, run_numbers
 from epochal.report import write_report
 from epochal.report.collect import read_runs
@@ -26,9 +28,9 @@ from epochal.scaling.options import FitOptions
 from epochal.studies import laws as study_laws
 from epochal.studies import regularise as study_regularise
 from epochal.studies import runner as study_runner
-from epochal.studies.options import StudyOptions, parse_seconds
+from epochal.studies.options import StudyOptions
 from epochal.studies.probes import Design
-from epochal.studies.regularise import best_setting, unused_settings
+from epochal.studies.regularise import best_setting
 from epochal.studies.state import StudyState
 from epochal.studies.study import study
 from epochal.sweeps.record import RunReason, RunState
@@ -270,12 +272,11 @@ def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
         error=0.01,
         improved=True,
     )
-    assert best_setting([helped], "ar", 8.0) is helped
-    assert best_setting([helped], "ar", 7.9) is None
-    assert best_setting([helped], "mdm", 16.0) is None
-    [unused] = unused_settings([helped], "ar", 1.0)
+    assert best_setting([helped], "ar", 8.0) == (helped, [])
+    assert best_setting([helped], "mdm", 16.0) == (None, [])
+    setting, [unused] = best_setting([helped], "ar", 7.9)
+    assert setting is None
     assert (unused.code, unused.values["trial_epochs"]) == (StudyNote.SETTING_UNUSED, 16.0)
-    assert unused_settings([helped], "ar", 8.0) == []
 
 
 def test_settings_without_time_are_not_tried(planted, text, tmp_path, monkeypatch):
@@ -383,9 +384,14 @@ def test_a_damaged_state_or_one_of_another_version_is_named(text, tmp_path, cont
 def test_budgets_that_are_too_small():
     with pytest.raises(OptionError, match=r"budget.*120"):
         StudyOptions(budget=60)
-    with pytest.raises(UserError, match="20min"):
-        parse_seconds("soon")
-    assert (parse_seconds("20min"), parse_seconds("1.5h"), parse_seconds("90s")) == (1200, 5400, 90)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20min", 1200), ("1.5h", 5400), ("600s", 600)])
+def test_budgets_as_they_are_typed(text, seconds):
+    command = click.command()(options(StudyOptions)(lambda options: options.budget))
+    assert command.main(["--budget", text], standalone_mode=False) == seconds
+    with pytest.raises(click.BadParameter, match="20min"):
+        command.main(["--budget", "soon"], standalone_mode=False)
 
 
 def test_the_budget_that_is_named_is_enough(text, tmp_path, planted, monkeypatch):

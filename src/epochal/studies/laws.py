@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epochal.comparison import nll_difference
-from epochal.errors import DataError, EpochalError
+from epochal.errors import EpochalError
 from epochal.families import family_names
 from epochal.progress import hidden
 from epochal.report.study import HeldOutResult, HeldOutResults, RegularisationTrial, StudyNote
@@ -60,30 +60,86 @@ class StudyLaws:
     """NLL of token frequencies alone, nats per token."""
     below_unigram_baseline: Mapping[str, float]
     """Families whose runs are not clearly below it → lowest NLL seen."""
-    notes: Sequence[Note]
+
+    def near_probes(self, params: Mapping[str, float]) -> dict[str, float]:
+        """The sizes to use it for: from the smallest probe to LARGER times the largest."""
+        ranges = [fit.fitted_range["params"] for fit in self.report.families.values()]
+        low, high = min(r[0] for r in ranges), LARGER * max(r[1] for r in ranges)
+        return {size: n for size, n in params.items() if low <= n * 1.001 and n <= high}
+
+    def choices(
+        self, unique: int, flops: float, params: Mapping[str, float]
+    ) -> dict[str, LadderChoice]:
+        """The size and length recommended for each family with this compute.
+
+        A family below the unigram baseline trains the same as the first that is not.
+        """
+        families = self.report.families
+        chosen = {family: _best(law, unique, flops, params) for family, law in families.items()}
+        trusted = [family for family in chosen if family not in self.below_unigram_baseline]
+        for family in self.below_unigram_baseline:
+            if family in chosen and trusted:
+                other = chosen[trusted[0]]
+                loss = float(families[family].predict(other.params, other.tokens, unique))
+                chosen[family] = replace(other, loss=loss)
+        return chosen
+
+    def affordable(
+        self, unique: int, params: Mapping[str, float], costs: Costs, seconds: float
+    ) -> float:
+        """The largest compute, in FLOPs, at which each family's best size trains in `seconds`."""
+        low, high = 1e6, 1e24
+        for _ in range(40):
+            middle = (low * high) ** 0.5
+            longest = 0.0
+            for family, law in self.report.families.items():
+                one = _best(law, unique, middle, params)
+                longest = max(longest, costs.seconds(family, one.name, one.tokens))
+            low, high = (middle, high) if longest <= seconds else (low, middle)
+        return low
+
+    def judge(
+        self,
+        expected: Mapping[str, tuple[float, RegularisationTrial | None]],
+        states: Sequence[RunState],
+        flops: float,
+    ) -> HeldOutResults:
+        """The held-out runs beside `expected`: run → (predicted loss, trial of its setting)."""
+        results = HeldOutResults(flops)
+        done = [state for state in states if state.state == State.FINISHED]
+        results.results = [_compare(self, *expected[state.name], state) for state in done]
+        results.not_checked = {state.name: state.reason for state in states if state not in done}
+        if len(done) < len(family_names()):
+            return results
+        with hidden():
+            results.comparison = compare_existing([state.run_dir for state in done])
+        records = {state.family: RunRecord(state.run_dir) for state in done}
+        lowest, *others = results.seen
+        try:
+            results.differences = {
+                family: nll_difference(records[family], records[lowest]) for family in others
+            }
+        except EpochalError:  # evaluations that cannot be compared: the comparison has the reason
+            results.differences = {}
+        return results
 
 
-class LawsRefused(DataError):
-    """The runs determine no law of all families. `notes` has the reason for each law."""
-
-    def __init__(self, notes: Sequence[Note]) -> None:
-        super().__init__("the runs determine no law")
-        self.notes = notes
-
-
-def study_laws(places: Sequence[str | Path], unigram_nll: float) -> StudyLaws:
-    """The laws of the runs in `places`, each with its extrapolation error.
+def study_laws(
+    places: Sequence[str | Path], unigram_nll: float
+) -> tuple[StudyLaws | None, list[Note]]:
+    """The laws of the runs in `places`, each with its extrapolation error, and notes.
 
     With an overfitting term where some runs overfitted and there are enough; of one epoch only
-    where nothing else can be identified. Raises LawsRefused where the runs determine no law of
-    all families, DataError or RunError where they cannot be read.
+    where nothing else can be identified. None where the runs determine no law of all families;
+    the notes have the reason for each law. Raises DataError or RunError for runs that cannot be
+    read.
     """
     points = read_points(places)
     kept, below = drop_unigram_level_runs(points, unigram_nll)
     notes: list[Note] = []
     report = _fitted(kept, "data-constrained", notes) or _fitted(kept, "chinchilla", notes)
     if report is None:
-        raise LawsRefused(notes)
+        return None, notes
     least = min(len(kept.of_family(family)) for family in family_names())
     if report.law == "data-constrained" and least >= RUNS_FOR_OVERFITTING and _overfits(report):
         report = _fitted(kept, "overfitting", notes) or report
@@ -91,7 +147,7 @@ def study_laws(places: Sequence[str | Path], unigram_nll: float) -> StudyLaws:
         note(StudyNote.BELOW_UNIGRAM_BASELINE, family=family, nll=lowest, unigram_nll=unigram_nll)
         for family, lowest in below.items()
     ]
-    return StudyLaws(points, report, unigram_nll, below, notes)
+    return StudyLaws(points, report, unigram_nll, below), notes
 
 
 def _fitted(points: Points, law: LawName, notes: list[Note]) -> FitReport | None:
@@ -151,80 +207,10 @@ def overfitting(points: Points) -> tuple[list[str], list[Note]]:
     return [family for family in family_names() if (family, whole) in best], notes
 
 
-def near_probes(laws: StudyLaws, params: Mapping[str, float]) -> dict[str, float]:
-    """The sizes that the laws are used for: from the smallest probe to LARGER times the largest."""
-    ranges = [fit.fitted_range["params"] for fit in laws.report.families.values()]
-    low, high = min(r[0] for r in ranges), LARGER * max(r[1] for r in ranges)
-    return {size: n for size, n in params.items() if low <= n * 1.001 and n <= high}
-
-
-def choices(
-    laws: StudyLaws, unique: int, flops: float, params: Mapping[str, float]
-) -> dict[str, LadderChoice]:
-    """The size and length recommended for each family with this compute.
-
-    A family below the unigram baseline trains the same as the first that is not.
-    """
-    families = laws.report.families
-    chosen = {family: _best(law, unique, flops, params) for family, law in families.items()}
-    trusted = [family for family in chosen if family not in laws.below_unigram_baseline]
-    for family in laws.below_unigram_baseline:
-        if family in chosen and trusted:
-            other = chosen[trusted[0]]
-            loss = float(families[family].predict(other.params, other.tokens, unique))
-            chosen[family] = LadderChoice(
-                other.name, other.params, other.tokens, other.epochs, loss
-            )
-    return chosen
-
-
-def affordable(
-    laws: Mapping[str, ScalingLaw],
-    unique: int,
-    params: Mapping[str, float],
-    costs: Costs,
-    seconds: float,
-) -> float:
-    """The largest compute, in FLOPs, at which each family's best size trains within `seconds`."""
-    low, high = 1e6, 1e24
-    for _ in range(40):
-        middle = (low * high) ** 0.5
-        best = {family: _best(law, unique, middle, params) for family, law in laws.items()}
-        longest = max(costs.seconds(family, one.name, one.tokens) for family, one in best.items())
-        low, high = (middle, high) if longest <= seconds else (low, middle)
-    return low
-
-
 def _best(law: ScalingLaw, unique: int, flops: float, params: Mapping[str, float]) -> LadderChoice:
     choice = best_of_sizes(law, float(unique), flops, params, 1.0, only=True)
     assert choice is not None  # None only where sizes far from the optimum are refused
     return choice
-
-
-def judge(
-    laws: StudyLaws,
-    expected: Mapping[str, tuple[float, RegularisationTrial | None]],
-    states: Sequence[RunState],
-    flops: float,
-) -> HeldOutResults:
-    """Compare the held-out runs with `expected`: run → (predicted loss, trial of its setting)."""
-    results = HeldOutResults(flops)
-    done = [state for state in states if state.state == State.FINISHED]
-    results.results = [_compare(laws, *expected[state.name], state) for state in done]
-    results.not_checked = {state.name: state.reason for state in states if state not in done}
-    if len(done) < len(family_names()):
-        return results
-    with hidden():
-        results.comparison = compare_existing([state.run_dir for state in done])
-    records = {state.family: RunRecord(state.run_dir) for state in done}
-    lowest, *others = results.seen
-    try:
-        results.differences = {
-            family: nll_difference(records[family], records[lowest]) for family in others
-        }
-    except EpochalError:  # evaluations that cannot be compared: the comparison has the reason
-        results.differences = {}
-    return results
 
 
 def _compare(

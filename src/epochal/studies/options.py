@@ -12,22 +12,22 @@ from epochal.units import parse_number
 
 LEAST_BUDGET = 120.0
 """Seconds."""
-_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
 
-def parse_seconds(text: str) -> float:
+def _seconds(text: str) -> float:
     """`20min`, `2h`, `600s` → seconds. Raises UserError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)\s*", text)
     if not match or float(match[1]) <= 0:
         raise UserError(f"{text!r} is not a time; write 20min, 2h or 600s")
-    return float(match[1]) * _SECONDS[match[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOptions:
     """How long a study may take, and what it plans for."""
 
-    budget: float = option(1200.0, metavar="TIME", parse=parse_seconds)
+    budget: float = option(1200.0, metavar="TIME", parse=_seconds)
     """Wall time over all sessions: 20min, 2h, 600s; in Python seconds."""
     out: Path = Path("study")
     """Folder for everything that is made."""

@@ -14,11 +14,10 @@ import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from epochal.errors import UserError
-from epochal.families import families, family_names
+from epochal.families import family_names
 from epochal.recipe.load import Tree
 from epochal.sizes import LADDER, Architecture, swiglu_width
 
@@ -107,9 +106,9 @@ class Probe:
         """The probe with the seconds of these costs."""
         return replace(self, seconds=costs.of(self))
 
-    def keys(self, length: Mapping[str, Any]) -> Tree:
-        """Recipe keys of the run; `length` has its train.epochs or train.tokens, and more."""
-        shape = shape_of(self.size)
+    def keys(self, changes: Mapping[str, Any]) -> Tree:
+        """Recipe keys of the run, with `changes`."""
+        shape = _shape_of(self.size)
         rate = max(LEAST_RATE, FULL_RATE * min(1.0, WIDTH_OF_FULL_RATE / shape.d_model))
         return {
             "family": self.family,
@@ -120,7 +119,8 @@ class Probe:
             "model.head_dim": shape.head_dim,
             "train.lr": rate,
             "train.min_lr": rate / 10,
-            **length,
+            "train.tokens": self.tokens,
+            **changes,
         }
 
 
@@ -147,7 +147,7 @@ class Layout:
         return list(dict.fromkeys(probe.size for probe in self.probes))
 
 
-def shape_of(size: str) -> Architecture:
+def _shape_of(size: str) -> Architecture:
     """The architecture of a size: a name of the ladder, or width x layers x heads."""
     if size in LADDER:
         return LADDER[size]
@@ -155,36 +155,16 @@ def shape_of(size: str) -> Architecture:
     return Architecture(width, layers, heads, width // heads, swiglu_width(width))
 
 
-def base_recipe(corpus: Path, length: int, batch: int) -> Tree:
-    """Sections of the recipe that all runs of a study share; tokens per row, rows per step."""
-    return {
-        "data": {"corpus": corpus.as_posix(), "sequence_length": length},
-        **{f.name: dict(f.small_model_options) for f in families() if f.small_model_options},
-        "train": {"global_batch_size": batch, "warmup": 0.05},
-        "eval": {"every": "50%", "max_tokens": 5_000},
-        "log": {"every": "2%", "tensorboard": False},
-    }
-
-
 def candidate_sizes(vocabulary: int) -> dict[str, int]:
     """Size → parameters, smallest first: the small shapes and the ladder above them."""
-    small = {size: shape_of(size).params(vocabulary) for size in SMALL_SHAPES}
-    top = max(shape_of(size).params_non_embedding for size in SMALL_SHAPES)
+    small = {size: _shape_of(size).params(vocabulary) for size in SMALL_SHAPES}
+    top = max(_shape_of(size).params_non_embedding for size in SMALL_SHAPES)
     ladder = {
         name: shape.params(vocabulary)
         for name, shape in LADDER.items()
         if shape.params_non_embedding > 1.5 * top
     }
     return small | dict(sorted(ladder.items(), key=lambda item: item[1]))
-
-
-class BudgetTooSmall(UserError):
-    """There is not enough time for the smallest sweep."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the probe sweep alone needs {seconds:.0f} seconds in one slot")
-        self.seconds = seconds
-        """In one slot, that it needs at least."""
 
 
 def lay_out(
@@ -194,8 +174,8 @@ def lay_out(
 
     Three neighbouring sizes around the optimum of the longest run, whose longest runs all take the
     same time; `least` is the smallest useful number of tokens. The fullest design is taken
-    whose smallest subset is twice that, the last one with just that. Raises BudgetTooSmall, with
-    the least time that is enough, where nothing fits.
+    whose smallest subset is twice that, the last one with just that. Where nothing fits, it is the
+    cheapest there is, of more than `seconds`. Raises UserError for a text that is too short.
     """
     if unique_tokens < least * LEAST_PARTS:
         raise UserError(
@@ -214,8 +194,8 @@ def lay_out(
         if fitting:
             return min(fitting, key=lambda pair: pair[0])[1]
     last = DESIGNS[-1]
-    cheapest = min(sweep.layout(last, least * max(last.repeats)).seconds for sweep in sweeps)
-    raise BudgetTooSmall(cheapest)
+    shortest = next(iter(sweeps[0].possible(last, least)), least * max(last.repeats))
+    return min((sweep.layout(last, shortest) for sweep in sweeps), key=lambda one: one.seconds)
 
 
 def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[list[str]]:
@@ -239,18 +219,22 @@ class _Sweep:
 
         None if the smallest subset would have less than `smallest` tokens.
         """
-        low = min(design.repeats) * smallest
-        lengths = _round_numbers(
-            min(low, max(design.repeats) * smallest),
-            max(low, int(MOST_EPOCHS * self.unique_tokens)),
-        )
-        lengths = [n for n in lengths if self.subset(n, max(design.repeats)) >= smallest]
+        lengths = self.possible(design, smallest)
         within = bisect.bisect_right(
             lengths, seconds, key=lambda length: self.layout(design, length).seconds
         )
         while within and self.layout(design, lengths[within - 1]).seconds > seconds:
             within -= 1  # more rungs for a shorter run: the cost is not quite monotone
         return lengths[within - 1] if within else None
+
+    def possible(self, design: Design, smallest: int) -> list[int]:
+        """Longest runs of the middle size, to two digits, with no subset below `smallest`."""
+        low = min(design.repeats) * smallest
+        lengths = _round_numbers(
+            min(low, max(design.repeats) * smallest),
+            max(low, int(MOST_EPOCHS * self.unique_tokens)),
+        )
+        return [n for n in lengths if self.subset(n, max(design.repeats)) >= smallest]
 
     def subset(self, longest: float, parts: int) -> int:
         """Unique tokens of a subset."""

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epochal.comparison import Comparison
+from epochal.data.corpus import Corpus, shuffle_seed_for
+from epochal.data.options import DocumentRule, PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.progress import say
 from epochal.recipe import load_recipe
 from epochal.report import write_report
+from epochal.report.text import describe
 from epochal.studies.compare import compare
-from epochal.studies.corpus import prepare_text
 from epochal.studies.options import CompareOptions
 
-RECIPE = "quickstart"
-TOKENIZER = "bpe:512"
+_RECIPE = "quickstart"
+_TOKENIZER = "bpe:512"
 """Small, so that most of a small model's weights are not its embedding."""
 
 
@@ -45,12 +48,34 @@ def quickstart(
     corpus = folder / "corpus"
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
     # Read before any work, so that a mistake in an override is reported at once.
-    wanted = load_recipe(RECIPE, changes).data.unique_tokens
-    made = prepare_text(text, corpus, TOKENIZER)
+    wanted = load_recipe(_RECIPE, changes).data.unique_tokens
+    made = prepare_text(text, corpus, _TOKENIZER)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")
         changes.append("data.unique_tokens=none")
-    comparison = compare(RECIPE, changes, CompareOptions(out=folder))
+    comparison = compare(_RECIPE, changes, CompareOptions(out=folder))
     report = write_report([run.run for run in comparison.runs], folder / "report.html").path
     return Quickstart(comparison, report)
+
+
+def prepare_text(
+    text: str | Path | None, folder: Path, tokenizer: str, validation: float | None = None
+) -> Corpus:
+    """Prepare a file, a folder or, without `text`, the built-in text; its notes are said."""
+    # A single file is cut at blank lines, or there would be nothing to hold out.
+    rule: DocumentRule = "blank-line" if text and Path(text).is_file() else "file"
+    corpus = prepare(
+        text or "builtin",
+        folder,
+        PrepareOptions(
+            tokenizer=tokenizer,
+            validation=validation,
+            documents=rule,
+            # Only a part of the text may be trained on, so that part should be a fair sample.
+            shuffle=shuffle_seed_for(folder, text),
+        ),
+    )
+    for note in corpus.notes:
+        say(describe(note))
+    return corpus

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
 from epochal.families import family_names
-from epochal.recipe.load import Tree
 from epochal.report.study import SETTINGS, RegularisationTrial, StudyNote
 from epochal.results import Note, note
 from epochal.runs import RunRecord
@@ -44,11 +43,6 @@ class Variant:
     def name(self) -> str:
         """Name of the run."""
         return f"{self.state.name}-{self.setting.replace(' ', '')}"
-
-    @property
-    def keys(self) -> Tree:
-        """Recipe keys of its length and its setting."""
-        return {"train.tokens": self.probe.tokens, **SETTINGS[self.setting]}
 
 
 def variants(
@@ -87,17 +81,14 @@ def trials(wanted: Sequence[Variant], states: Sequence[RunState]) -> list[Regula
 def _trial(variant: Variant, state: RunState) -> RegularisationTrial:
     baseline, probe = variant.state, variant.probe
     assert baseline.nll is not None
-    difference: float | None = None
-    error: float | None = None
+    found: tuple[float, float] | None = None
     reason = state.reason
     if state.state == State.FINISHED and state.nll is not None:
         try:
-            difference, error = nll_difference(
-                RunRecord(state.run_dir), RunRecord(baseline.run_dir)
-            )
+            found = nll_difference(RunRecord(state.run_dir), RunRecord(baseline.run_dir))
         except EpochalError as problem:
             reason = note(StudyNote.NOT_COMPARABLE, problem=str(problem))
-    compared = difference is not None and error is not None
+    difference, error = found or (None, None)
     return RegularisationTrial(
         family=probe.family,
         setting=variant.setting,
@@ -107,14 +98,11 @@ def _trial(variant: Variant, state: RunState) -> RegularisationTrial:
         unique_tokens=probe.unique_tokens,
         epochs=probe.epochs,
         baseline_nll=baseline.nll,
-        nll=state.nll if compared else None,
+        nll=None if found is None else state.nll,
         difference=difference,
         error=error,
-        improved=difference is not None
-        and error is not None
-        and difference < 0
-        and is_clear(difference, error),
-        reason=None if compared else reason,
+        improved=found is not None and found[0] < 0 and is_clear(*found),
+        reason=reason if found is None else None,
     )
 
 
@@ -125,22 +113,15 @@ def is_clear(difference: float, error: float) -> bool:
 
 def best_setting(
     tried: Sequence[RegularisationTrial], family: str, epochs: float
-) -> RegularisationTrial | None:
-    """The trial whose setting to train `family` with for `epochs`; None: without.
+) -> tuple[RegularisationTrial | None, list[Note]]:
+    """The trial whose setting to train `family` with for `epochs`, None for without; and notes.
 
-    One that improved a run of many epochs is not used for a run that hardly repeats its tokens.
+    One that improved a run of many epochs is not used for a run that hardly repeats its tokens;
+    each such setting gets a note.
     """
-    improved = [
-        trial
-        for trial in tried
-        if trial.family == family and trial.improved and _repeats_enough(trial, epochs)
-    ]
-    return min(improved, key=lambda trial: trial.difference or 0.0, default=None)
-
-
-def unused_settings(tried: Sequence[RegularisationTrial], family: str, epochs: float) -> list[Note]:
-    """A note for each setting that improved the probe, but is not used for so few epochs."""
-    return [
+    improved = [trial for trial in tried if trial.family == family and trial.improved]
+    used = [trial for trial in improved if epochs >= LEAST_REPETITION * trial.epochs]
+    notes = [
         note(
             StudyNote.SETTING_UNUSED,
             family=family,
@@ -148,10 +129,7 @@ def unused_settings(tried: Sequence[RegularisationTrial], family: str, epochs: f
             trial_epochs=trial.epochs,
             epochs=epochs,
         )
-        for trial in tried
-        if trial.family == family and trial.improved and not _repeats_enough(trial, epochs)
+        for trial in improved
+        if trial not in used
     ]
-
-
-def _repeats_enough(trial: RegularisationTrial, epochs: float) -> bool:
-    return epochs >= LEAST_REPETITION * trial.epochs
+    return min(used, key=lambda trial: trial.difference or 0.0, default=None), notes

@@ -14,30 +14,30 @@ from typing import Any
 from epochal.data.corpus import Corpus
 from epochal.device import find_device
 from epochal.errors import OptionError
-from epochal.families import family_names
+from epochal.families import families, family_names
 from epochal.progress import say
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
 from epochal.report.study import (
+    SETTINGS,
     HeldOutResults,
     RegularisationTrial,
     StageNote,
     StudyNote,
 )
 from epochal.results import Note, note
+from epochal.scaling.optimum import LadderChoice
 from epochal.studies import regularise
-from epochal.studies.laws import StudyLaws, affordable, choices, judge
+from epochal.studies.laws import StudyLaws
 from epochal.studies.probes import (
-    BudgetTooSmall,
     Costs,
     Layout,
     Probe,
-    base_recipe,
     candidate_sizes,
     lay_out,
 )
 from epochal.studies.regularise import Variant
-from epochal.studies.state import StudyState, read_costs, read_layout
+from epochal.studies.state import StudyState
 from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
@@ -59,6 +59,9 @@ ROWS_CPU, ROWS_GPU = (128, 8), (512, 32)
 """(tokens per row, rows per step) on a CPU and on a GPU. Chosen by us: steps short enough that
 the smallest subset gives some of them."""
 
+_Runs = Mapping[str, tuple[Probe, Mapping[str, Any]]]
+"""Name of a run → what it trains, and the recipe keys that differ."""
+
 
 @dataclass(slots=True)
 class StudyRunner:
@@ -73,7 +76,14 @@ class StudyRunner:
     @property
     def base(self) -> Tree:
         """The recipe that all runs share, as sections."""
-        return base_recipe(self.folder / "corpus", *_rows_of_machine())
+        length, batch = _rows_of_machine()
+        return {
+            "data": {"corpus": (self.folder / "corpus").as_posix(), "sequence_length": length},
+            **{f.name: dict(f.small_model_options) for f in families() if f.small_model_options},
+            "train": {"global_batch_size": batch, "warmup": 0.05},
+            "eval": {"every": "50%", "max_tokens": 5_000},
+            "log": {"every": "2%", "tensorboard": False},
+        }
 
     @property
     def params(self) -> dict[str, int]:
@@ -88,12 +98,13 @@ class StudyRunner:
     def measure(self) -> Costs:
         """Speeds of the sizes that could be worth training, and the cost of starting a run."""
         began = time.monotonic()
-        if "costs" not in self.state.values:
+        costs = self.state.costs
+        if costs is None:
             sizes = list(self.params)[:SIZES_TIMED]
             timed = len(family_names()) * -(-len(sizes) // 3)
             limit = MEASURE_SHARE * self.state.budget / timed
             speeds = measure_sizes(
-                lambda family, size: self.recipe(Probe(family, size, 10**4, 1.0)),
+                lambda family, size: self.recipe(Probe(family, size, 10**4, 1.0), {}),
                 sizes,
                 {size: 6.0 * n for size, n in self.params.items()},
                 make_slots(self.jobs)[0].threads,
@@ -109,7 +120,8 @@ class StudyRunner:
                     "evaluation_tokens": (2 * min(validation, 5_000) + 4.5 * validation) / 3,
                 }
             )
-        costs = read_costs(self.state.values["costs"])
+            costs = self.state.costs
+            assert costs is not None
         fastest = 1 / min(costs.seconds_per_token.values())
         self.state.add_stage("measure", began, note(StageNote.MEASURED, tokens_per_second=fastest))
         return costs
@@ -120,29 +132,29 @@ class StudyRunner:
         Raises OptionError, with a budget that is enough, where it is too small.
         """
         kept = self.state.decide("layout", lambda: {"probes": self._new_layout(costs)})
-        return read_layout(kept)
+        return Layout([Probe(**probe) for probe in kept["probes"]])
 
     def _new_layout(self, costs: Costs) -> list[dict[str, Any]]:
         length, batch = _rows_of_machine()
         spare = self._end_of_probes - self.state.used
         least = 4 * length * batch
-        try:
-            layout = lay_out(costs, self.params, self.unique_tokens, spare * self.jobs, least)
-        except BudgetTooSmall as error:
+        layout = lay_out(costs, self.params, self.unique_tokens, spare * self.jobs, least)
+        wanted = layout.seconds / self.jobs
+        if wanted > spare:
             budget = self.state.budget
             share = self._end_of_probes + TAIL_SECONDS
-            needed = error.seconds / self.jobs + self.state.used + TAIL_SECONDS
+            needed = wanted + self.state.used + TAIL_SECONDS
             raise OptionError(
                 "budget",
                 f"{budget:.0f}s",
-                f"too small for this machine: the probes alone need {error.seconds / self.jobs:.0f}"
-                f" seconds, and it leaves them {max(0.0, spare):.0f}; give "
+                f"too small for this machine: the probes alone need {wanted:.0f} seconds, and it "
+                f"leaves them {max(0.0, spare):.0f}; give "
                 f"{math.ceil(1.05 * needed * budget / share / 60)}min or more",
-            ) from None
+            )
         say(
             f"probe sweep: {len(layout.probes)} runs, sizes {', '.join(layout.sizes)}, "
             f"{', '.join(f'{u:,}' for u in layout.unique_tokens)} unique tokens, about "
-            f"{layout.seconds / self.jobs / 60:.1f} minutes"
+            f"{wanted / 60:.1f} minutes"
         )
         return [asdict(probe) for probe in layout.probes]
 
@@ -154,9 +166,8 @@ class StudyRunner:
     def probe(self, layout: Layout, costs: Costs) -> tuple[list[RunState], Costs]:
         """Run the probe sweep; its states, and the costs corrected by the measured times."""
         began = time.monotonic()
-        probes = {probe.name: probe for probe in layout.probes}
-        lengths = {name: {"train.tokens": probe.tokens} for name, probe in probes.items()}
-        states, factor = self._train("probes", probes, lengths, self._end_of_probes)
+        runs: _Runs = {probe.name: (probe, {}) for probe in layout.probes}
+        states, factor = self._train("probes", runs, self._end_of_probes)
         left_out = sum(state.state == State.LEFT_OUT for state in states)
         failed = [state.name for state in states if state.state == State.FAILED]
         if left_out:
@@ -180,8 +191,7 @@ class StudyRunner:
             return []
         trained, _ = self._train(
             "regularisation",
-            {variant.name: variant.probe for variant in wanted},
-            {variant.name: variant.keys for variant in wanted},
+            {variant.name: (variant.probe, SETTINGS[variant.setting]) for variant in wanted},
             until,
         )
         tried = regularise.trials(wanted, trained)
@@ -227,39 +237,34 @@ class StudyRunner:
         kept = self.state.decide("check", lambda: {"flops": self._check_flops(laws, params, costs)})
         flops = float(kept["flops"])
         plain = replace(costs, factor=1.0)
-        probes: dict[str, Probe] = {}
-        lengths: dict[str, dict[str, Any]] = {}
+        runs: dict[str, tuple[Probe, Mapping[str, Any]]] = {}
         expected: dict[str, tuple[float, RegularisationTrial | None]] = {}
-        for family, best in choices(laws, self.unique_tokens, flops, params).items():
+        for family, best in laws.choices(self.unique_tokens, flops, params).items():
             name = f"held-out-{family}-{best.name}"
-            trial = regularise.best_setting(tried, family, best.epochs)
+            trial, _ = regularise.best_setting(tried, family, best.epochs)
             if trial is not None:
                 name += f"-{trial.setting.replace(' ', '')}"
-            epochs = best.tokens / self.unique_tokens
-            seconds = plain.seconds(family, best.name, best.tokens)
-            probes[name] = Probe(family, best.name, self.unique_tokens, epochs, seconds)
-            lengths[name] = {"train.tokens": int(best.tokens), **(trial.keys if trial else {})}
+            probe, changes = self._recommended(family, best, trial)
+            runs[name] = probe.with_costs(plain), changes
             expected[name] = best.loss, trial
         until = self.state.budget - TAIL_SECONDS / 2
-        states, _ = self._train("held-out", probes, lengths, until)
-        results = judge(laws, expected, states, flops)
+        states, _ = self._train("held-out", runs, until)
+        results = laws.judge(expected, states, flops)
         outcome = note(StageNote.CHECKED, runs=len(results.results), flops=flops)
         self.state.add_stage("check", began, outcome)
         return results
 
     def _check_flops(self, laws: StudyLaws, params: dict[str, float], costs: Costs) -> float:
-        families = laws.report.families
         turns = -(-len(family_names()) // self.jobs)
         seconds = max(20.0, (self.state.left - TAIL_SECONDS) * 0.9 / turns)
-        flops = affordable(families, self.unique_tokens, params, costs, seconds)
-        largest = max(fit.fitted_range["flops"][1] for fit in families.values())
+        flops = laws.affordable(self.unique_tokens, params, costs, seconds)
+        largest = max(fit.fitted_range["flops"][1] for fit in laws.report.families.values())
         return min(flops, FARTHEST * largest)
 
     def _train(
         self,
         name: str,
-        probes: dict[str, Probe],
-        lengths: Mapping[str, Mapping[str, Any]],
+        runs: _Runs,
         until: float,
     ) -> tuple[list[RunState], float]:
         """Train runs while there is time; their states, and seconds measured over expected."""
@@ -270,18 +275,18 @@ class StudyRunner:
             done = [s for s in started if s.state == State.FINISHED and s.seconds > 0]
             if len(done) < 4:
                 return earlier
-            return sum(s.seconds for s in done) / sum(probes[s.name].seconds for s in done)
+            return sum(s.seconds for s in done) / sum(runs[s.name][0].seconds for s in done)
 
         def may_start(state: RunState) -> Note | None:
             self.state.save(factor=factor())
-            if self.state.used + 0.9 * factor() * probes[state.name].seconds > until:
+            if self.state.used + 0.9 * factor() * runs[state.name][0].seconds > until:
                 return note(RunReason.NO_TIME)
             started.append(state)
             return None
 
         tree = {
             "sweep": {"design": "list"},
-            "runs": [{"name": key, **probe.keys(lengths[key])} for key, probe in probes.items()],
+            "runs": [{"name": key, **probe.keys(more)} for key, (probe, more) in runs.items()],
             "base": self.base,
         }
         sweep = sweep_from_tree(tree, name)
@@ -297,20 +302,26 @@ class StudyRunner:
         self.state.save(factor=factor())
         return result.runs, factor()
 
-    def recipe(self, probe: Probe, length: Mapping[str, Any] | None = None) -> Recipe:
-        """The recipe of one run; its epochs are the probe's if no `length` is given."""
+    def recipe(self, probe: Probe, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe of one run."""
         tree: Tree = {key: dict(value) for key, value in self.base.items()}
-        apply_overrides(tree, probe.keys(length or {"train.epochs": probe.epochs}))
+        apply_overrides(tree, probe.keys(changes))
         return recipe_from_tree(tree)
 
     def recommended_recipe(
-        self, family: str, size: str, tokens: float, trial: RegularisationTrial | None
+        self, family: str, choice: LadderChoice, trial: RegularisationTrial | None
     ) -> Recipe:
         """The recipe of one family's recommendation, on the whole text."""
-        length = {"train.tokens": int(tokens), **(trial.keys if trial else {})}
-        probe = Probe(family, size, self.unique_tokens, tokens / self.unique_tokens)
         run_dir = (self.folder / f"recommended-{family}").as_posix()
-        return replace(self.recipe(probe, length), run_dir=run_dir)
+        return replace(self.recipe(*self._recommended(family, choice, trial)), run_dir=run_dir)
+
+    def _recommended(
+        self, family: str, choice: LadderChoice, trial: RegularisationTrial | None
+    ) -> tuple[Probe, Tree]:
+        epochs = choice.tokens / self.unique_tokens
+        length = {"train.tokens": int(choice.tokens)}
+        probe = Probe(family, choice.name, self.unique_tokens, epochs)
+        return probe, {**length, **(trial.keys if trial else {})}
 
 
 def _rows_of_machine() -> tuple[int, int]:

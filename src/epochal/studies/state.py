@@ -12,7 +12,7 @@ from epochal import files
 from epochal.errors import RunError
 from epochal.report.study import Stage
 from epochal.results import Note
-from epochal.studies.probes import Costs, Layout, Probe
+from epochal.studies.probes import Costs, Probe
 
 FORMAT = 1
 """Of state.json; the first version did not write it."""
@@ -38,6 +38,12 @@ class StudyState:
     def left(self) -> float:
         """Seconds of the budget that are left; negative if it is overdrawn."""
         return self.budget - self.used
+
+    @property
+    def costs(self) -> Costs | None:
+        """The measured costs, once they are."""
+        kept = self.values.get("costs")
+        return None if kept is None else _read_costs(kept)
 
     def save(self, **more: Any) -> None:
         """Write the time used, and more values."""
@@ -69,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
             float(values.get("used", 0.0))
             float(values.get("factor", 1.0))
             if "costs" in values:
-                read_costs(values["costs"])
+                _read_costs(values["costs"])
             for key, part, kind in (
                 ("layout", "probes", list),
                 ("regularise", "probes", list),
@@ -78,7 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
                 if key in values:
                     float(values[key]["budget"])
                     kind(values[key][part])
-            read_layout(values.get("layout", {"probes": []}))
+            for probe in values.get("layout", {"probes": []})["probes"]:
+                Probe(**probe)
             return dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"is damaged ({type(error).__name__}: {error})"
@@ -90,12 +97,6 @@ def _read(path: Path) -> dict[str, Any]:
     )
 
 
-def read_costs(kept: Mapping[str, Any]) -> Costs:
-    """The measured costs, as `state.json` has them."""
+def _read_costs(kept: Mapping[str, Any]) -> Costs:
     speeds = {(str(f), str(size)): float(s) for f, size, s in kept["seconds_per_token"]}
     return Costs(speeds, float(kept["overhead"]), float(kept["evaluation_tokens"]))
-
-
-def read_layout(kept: Mapping[str, Any]) -> Layout:
-    """The probe sweep, as `state.json` has it."""
-    return Layout([Probe(**probe) for probe in kept["probes"]])

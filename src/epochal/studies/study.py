@@ -27,10 +27,10 @@ from epochal.report.text.study import page_content
 from epochal.results import note
 from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.planner import PlanReport, make_plan
-from epochal.studies.corpus import prepare_text
-from epochal.studies.laws import LawsRefused, StudyLaws, near_probes, overfitting, study_laws
+from epochal.studies.laws import StudyLaws, overfitting, study_laws
 from epochal.studies.options import StudyOptions
-from epochal.studies.regularise import best_setting, is_clear, unused_settings
+from epochal.studies.quickstart import prepare_text
+from epochal.studies.regularise import best_setting, is_clear
 from epochal.studies.runner import StudyRunner
 from epochal.studies.state import StudyState
 from epochal.sweeps.record import RunState
@@ -83,7 +83,7 @@ class _Study:
             return self._finish(runner, _best_run(states, self.tried))
         measured = {size for _, size in costs.seconds_per_token}
         params = {size: float(n) for size, n in runner.params.items() if size in measured}
-        sizes = near_probes(laws, params)
+        sizes = laws.near_probes(params)
         held_out = runner.check(laws, sizes, costs, self.tried)
         began = time.monotonic()
         planned = make_plan(
@@ -118,10 +118,8 @@ class _Study:
         unigram_nll = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
         laws = None
         try:
-            laws = study_laws([self.options.out / "probes"], unigram_nll)
-            runner.notes += laws.notes
-        except LawsRefused as error:
-            runner.notes += error.notes
+            laws, notes = study_laws([self.options.out / "probes"], unigram_nll)
+            runner.notes += notes
         except EpochalError as error:
             runner.notes.append(note(StudyNote.LAW_REFUSED, law="any", problem=str(error)))
         law = None if laws is None else laws.report.law
@@ -149,9 +147,9 @@ class _Study:
         for one in [] if planned is None else planned.families:
             if one.size is None:
                 continue
-            notes += unused_settings(self.tried, one.family, one.size.epochs)
-            trial = best_setting(self.tried, one.family, one.size.epochs)
-            recipe = runner.recommended_recipe(one.family, one.size.name, one.size.tokens, trial)
+            trial, unused = best_setting(self.tried, one.family, one.size.epochs)
+            notes += unused
+            recipe = runner.recommended_recipe(one.family, one.size, trial)
             path = folder / f"recommended-{one.family}.toml"
             files.write_text(path, recipe_toml(recipe))
             recipes[one.family] = str(path)
@@ -188,7 +186,7 @@ def recommend(
     Where the held-out runs were trained with it, they decide, not the laws.
     """
     trials = {
-        one.family: best_setting(tried, one.family, one.size.epochs)
+        one.family: best_setting(tried, one.family, one.size.epochs)[0]
         for one in planned.families
         if one.size is not None
     }

@@ -68,7 +68,7 @@ RESULTS: dict[str, str] = {
 }
 SENTENCES: dict[str, str] = {
     "recipe": "The recipe as a tree of its keys, all of which [recipe.toml](recipe.toml) lists. "
-    "With `--keys`, key → what it means.",
+    "Without RECIPE and KEY=VALUE, key → what it means.",
 }
 """Commands that print what a table of fields cannot show."""
 

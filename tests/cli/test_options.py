@@ -117,19 +117,45 @@ def test_the_help_is_the_docstring_of_the_field():
     assert "Not shown" not in ask("--help")
 
 
+def told(error, kind=Cook):
+    """What the command line prints of an error in a command with these options."""
+
+    @click.command()
+    @options(kind)
+    def fail(options) -> None:
+        raise error
+
+    assert CliRunner().invoke(fail).exception is error
+    return message_of(error)
+
+
 def test_errors_of_the_library_show_flags_of_the_options_that_they_name():
     error = DataError(
         "set ", NamedOption("tie_exponents"), ", or ", NamedOption("law", "auto"), ", not"
     )
-    assert message_of(error) == "set `--tie-exponents`, or `--law auto`, not"
+    assert told(error) == "set `--tie-exponents`, or `--law auto`, not"
     assert str(error) == "set `tie_exponents`, or `law` = auto, not"
     unheard = UserError("`data.unique_tokens` = 5; ", NamedOption("unheard_of", "3"))
-    assert message_of(unheard) == "`data.unique_tokens` = 5; `unheard_of` = 3"
-    assert message_of(OptionError("tie_exponents", 3, "no")) == "--tie-exponents 3: no"
-    assert message_of(OptionError("fillings", {"a": "b"}, "no")) == "--fillings a=b: no"
-    assert message_of(OptionError("prefixes", (0, 8), "no")) == "--prefixes 0,8: no"
+    assert told(unheard) == "`data.unique_tokens` = 5; `unheard_of` = 3"
+    assert told(OptionError("tie_exponents", 3, "no")) == "--tie-exponents 3: no"
+    assert told(OptionError("fillings", {"a": "b"}, "no")) == "--fillings a=b: no"
+    assert told(OptionError("prefixes", (0, 8), "no")) == "--prefixes 0,8: no"
+
+
+def test_a_field_has_the_flag_that_the_command_gives_it():
+    """Whatever a command before calls a field of this name."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Other:
+        law: str = option("one", flag="--rule")
+
+    error = DataError("give ", NamedOption("law"), " or ", NamedOption("shuffle"))
+    assert told(error) == "give `--law` or `--shuffle`"
+    assert told(error, Other) == "give `--rule` or `shuffle`"
+    assert told(OptionError("law", "x", "no"), Other) == "--rule x: no"
+    assert told(error) == "give `--law` or `--shuffle`"
 
 
 def test_words_in_backticks_that_are_no_options_stay():
     for words in ("no column `law`", "no column `lw`. Did you mean `law`?", "`law` = 5,000"):
-        assert message_of(DataError(words)) == words
+        assert told(DataError(words)) == words

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 import torch  # noqa: E402
 
-from epochal.cli.lm_eval import default_device  # noqa: E402
+from epochal.cli.lm_eval import main as lm_eval_main  # noqa: E402
 from epochal.downstream_tasks.downstream import _error_from_draws, downstream  # noqa: E402
 from epochal.downstream_tasks.harness_model import HarnessModel  # noqa: E402
 
@@ -413,8 +413,12 @@ def test_a_device_that_was_asked_for_is_used_or_refused(runs, monkeypatch):
         ("ls tasks", False),
     ],
 )
-def test_without_a_device_epochal_is_asked_for_any(words, added):
-    assert default_device(words.split()) == (["--device", "auto"] if added else [])
+def test_without_a_device_epochal_is_asked_for_any(words, added, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.append(sys.argv[1:]))
+    monkeypatch.setattr(sys, "argv", ["epochal-lm-eval", *words.split()])
+    lm_eval_main()
+    assert seen == [words.split() + (["--device", "auto"] if added else [])]
 
 
 @pytest.mark.slow

@@ -23,14 +23,14 @@ def main() -> None:
         import epochal.downstream_tasks.harness_model as harness_model  # registers the model type
 
         assert harness_model.HarnessModel is not None
-        sys.argv += default_device(sys.argv[1:])
+        sys.argv += _default_device(sys.argv[1:])
         cli_evaluate()
     except EpochalError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
 
 
-def default_device(words: list[str]) -> list[str]:
+def _default_device(words: list[str]) -> list[str]:
     """`--device auto` for a run of Epochal without a device, whose default would be cuda:0.
 
     So a cuda:0 that reaches the model was asked for. A --config may name the device.

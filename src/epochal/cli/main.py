@@ -13,7 +13,7 @@ from epochal.errors import EpochalError, TrainingStopped, nearest
 # command → (module, attribute, one line of help). Modules are imported when a command runs, so
 # that `epochal --help` does not wait for torch.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
-    "quickstart": ("quickstart", "quickstart", "Train and compare all families on built-in text."),
+    "quickstart": ("compare", "quickstart", "Train and compare all families on built-in text."),
     "data": ("data", "data", "Make and check corpora: prepare, subset, inspect, verify."),
     "train": ("train", "train", "Train a model from a recipe, or resume its run."),
     "runs": ("runs", "runs", "List runs: status, progress, NLL, speed, differing settings."),
@@ -24,7 +24,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("compare", "compare", "Train families on the same tokens, and compare them."),
     "sweep": ("sweep", "sweep", "Train many runs from one file: isoFLOP, epochs, seeds, …"),
     "study": ("study", "study", "Recommend a model for a text, within a time budget."),
-    "submit": ("submit", "submit", "Submit a run or sweep to Slurm."),
+    "submit": ("sweep", "submit", "Submit a run or sweep to Slurm."),
     "report": ("report", "report", "Write one self-contained HTML page about runs."),
     "fit": ("fit", "fit", "Fit scaling laws to runs or a table, with intervals."),
     "plan": ("plan", "plan", "Choose family, size and epochs for a corpus and a budget."),

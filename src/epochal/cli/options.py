@@ -18,20 +18,16 @@ from epochal.options import field_docs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FLAGS: dict[str, str] = {}
-"""Field → its flag, of the commands imported so far; for errors that name the field."""
-
-
-def _flag_of(name: str) -> str:
-    """The command line's name of an option: `overfit_threshold` → `--overfit-threshold`."""
-    return FLAGS.get(name, "--" + name.replace("_", "-"))
+_flags: dict[str, str] = {}
+"""Option → its flag, of the command that runs or ran last; for errors that name the option."""
 
 
 def message_of(error: EpochalError) -> str:
     """An error's message with flags for the options that it names: "`invalid_utf8` = replace"
     becomes "`--invalid-utf8 replace`"."""
     if isinstance(error, OptionError):
-        return f"{_flag_of(error.name)} {_typed(error.value)}: {error.problem}"
+        flag = _flags.get(error.name, "--" + error.name.replace("_", "-"))
+        return f"{flag} {_typed(error.value)}: {error.problem}"
     return "".join(map(_with_flag, error.args))
 
 
@@ -43,10 +39,10 @@ def _typed(value: Any) -> str:
 
 
 def _with_flag(part: str | NamedOption) -> str:
-    """A part of a message; an option that no command has been seen with stays as it is."""
-    if not isinstance(part, NamedOption) or part.name not in FLAGS:
+    """A part of a message; an option that the command does not have stays as it is."""
+    if not isinstance(part, NamedOption) or part.name not in _flags:
         return str(part)
-    flag = FLAGS[part.name]
+    flag = _flags[part.name]
     return f"`{flag}`" if part.value is None else f"`{flag} {part.value}`"
 
 
@@ -69,6 +65,8 @@ def options(
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def call(*args: Any, **values: Any) -> Any:
+            _flags.clear()
+            _flags.update(_flags_of(click.get_current_context().command))
             picked = {one.name: values.pop(one.name) for one in shown}
             return command(*args, **values, **{into: kind(**picked)})
 
@@ -82,10 +80,14 @@ def options(
     return decorate
 
 
+def _flags_of(command: click.Command) -> dict[str, str]:
+    return {one.name or "": one.opts[-1] for one in command.params if isinstance(one, click.Option)}
+
+
 def given(*names: str) -> list[str]:
     """Those of the current command's options that were typed, as flags."""
     context = click.get_current_context()
-    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+    flags = _flags_of(context.command)
     return [
         flags[name]
         for name in names
@@ -99,10 +101,13 @@ def refuse(names: Sequence[str], why: str) -> None:
         raise click.UsageError(f"{' and '.join(typed)} {why}")
 
 
+def _flag(one: dataclasses.Field[Any]) -> str:
+    return one.metadata.get("flag") or "--" + one.name.replace("_", "-")
+
+
 def _option(one: dataclasses.Field[Any], hint: Any, text: str) -> Callable[[Any], Any]:
     more = one.metadata
-    flag = more.get("flag") or "--" + one.name.replace("_", "-")
-    FLAGS[one.name] = flag
+    flag = _flag(one)
     names = [name for name in (more.get("short"), flag) if name]
     default = one.default
     if one.default_factory is not dataclasses.MISSING:
@@ -130,7 +135,7 @@ def _old_name(old: str, one: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     def take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value in (None, False, ()):
             return
-        click.echo(f"{old} is now {_flag_of(one.name)}; the old name is still read", err=True)
+        click.echo(f"{old} is now {_flag(one)}; the old name is still read", err=True)
         context.default_map = {**(context.default_map or {}), one.name: value}
 
     # `is_flag=False` would tell click that the value may be missing, and --rise -1 would be two

@@ -1,4 +1,4 @@
-"""`epochal sweep`."""
+"""`epochal sweep` and `epochal submit`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 
 from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_note, print_table
-from epochal.cli.submit import print_submission
 from epochal.sweeps.options import Resources, SubmitOptions, SweepOptions
 
 if TYPE_CHECKING:
@@ -57,17 +56,18 @@ def sweep(
     if slurm:
         refuse(["jobs", "reuse"], "is for this machine; with --slurm use --parallel")
         refuse(["gpu"], "is for a --dry-run without --slurm")
-        return _submit(
-            source,
-            overrides,
-            resources,
-            SubmitOptions(out=options.out, retry=options.retry, dry_run=dry_run),
-            as_json,
-        )
+        wanted = SubmitOptions(out=options.out, retry=options.retry, dry_run=dry_run)
+        _submit(source, overrides, resources, wanted, as_json)
+        return 0
     refuse([field.name for field in fields(Resources)], "is for a cluster: add --slurm")
     if dry_run:
         refuse([field.name for field in fields(SweepOptions)], "has no effect with --dry-run")
-        return _list(source, overrides, gpu, as_json)
+        from epochal.sweeps.file import load_sweep
+        from epochal.sweeps.listing import list_sweep
+
+        listing = list_sweep(load_sweep(source, overrides), gpu)
+        print_json(listing) if as_json else _print_listing(listing)
+        return 0
     refuse(["gpu"], "needs --dry-run; runs take the GPUs of this machine")
     from epochal.sweeps.sweep import sweep as run
 
@@ -79,33 +79,58 @@ def sweep(
     return 1 if result.failed else 0
 
 
+@click.command()
+@click.argument("source", metavar="RECIPE|SWEEP")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@options(Resources, into="resources")
+@options(SubmitOptions)
+@json_option
+def submit(
+    source: str,
+    overrides: tuple[str, ...],
+    resources: Resources,
+    options: SubmitOptions,
+    as_json: bool,
+) -> None:
+    """Submit a recipe's run, or all runs of a sweep, to Slurm.
+
+    The runs of a sweep become a job array. A job that is preempted, or that reaches its time
+    limit, saves a checkpoint, is queued again and resumes. With several GPUs or nodes it is
+    started by torchrun, one process per GPU.
+
+    \b
+    Examples:
+      epochal submit quickstart family=mdm --partition gpu --time 4h --dry-run
+      epochal submit isoflop.toml --gpus 8 --nodes 2 --time 1-00:00:00 --sbatch account=mine
+    """
+    _submit(source, overrides, resources, options, as_json)
+
+
 def _submit(
     source: str,
     overrides: tuple[str, ...],
     resources: Resources,
     options: SubmitOptions,
     as_json: bool,
-) -> int:
-    from epochal.sweeps.submit import submit
+) -> None:
+    from epochal.report.text import describe
+    from epochal.sweeps.submit import submit as run
 
-    submission = submit(source, overrides, resources, options)
+    submission = run(source, overrides, resources, options)
     if as_json:
         print_json(submission)
+        return
+    for place, reason in submission.skipped.items():
+        click.echo(f"not submitted: {place} ({describe(reason)})", err=True)
+    for place, job in submission.jobs.items():
+        click.echo(f"job {job}: {place}")
+    if submission.jobs:
+        logs = submission.logs
+        click.echo(f"\nLogs: {logs}. List jobs with `squeue --me`; end one with `scancel ID`.")
+    elif submission.script:
+        click.echo(submission.script, nl=False)
     else:
-        print_submission(submission)
-    return 0
-
-
-def _list(source: str, overrides: tuple[str, ...], gpu: str | None, as_json: bool) -> int:
-    from epochal.sweeps.file import load_sweep
-    from epochal.sweeps.listing import list_sweep
-
-    listing = list_sweep(load_sweep(source, overrides), gpu)
-    if as_json:
-        print_json(listing)
-    else:
-        _print_listing(listing)
-    return 0
+        click.echo("nothing to submit: all runs are done")
 
 
 def _print_listing(listing: Listing) -> None:

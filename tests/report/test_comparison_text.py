@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from epochal.comparison import compare_runs
-from epochal.report.text.comparison import notes, verdict
+from epochal.report.text import describe
+from epochal.report.text.comparison import verdict
 from made_runs import make_run
 
 FALLING = np.linspace(5.0, 4.0, 50)
@@ -87,9 +88,9 @@ def test_three_families(tmp_path, third_family):
 
 def test_notes(tmp_path):
     comparison = compared(tmp_path, FLAT, FLAT, 4.0, 4.0, flops=3e15, status="stopped")
-    bound, error, compute, unfinished = notes(comparison)
+    bound, error, compute, unfinished = map(describe, comparison.notes)
     assert bound.startswith("the NLL of MDM is an upper bound")
-    assert bound.endswith("that of AR is exact.")
+    assert bound.endswith("that of AR is exact")
     assert "does not cover other seeds" in error
-    assert compute.endswith("AR 1e+15, MDM 3e+15.")
-    assert unfinished == f"not finished: {tmp_path / 'b'}."
+    assert compute.endswith("AR 1e+15, MDM 3e+15")
+    assert unfinished == f"not finished: {tmp_path / 'b'}"

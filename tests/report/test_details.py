@@ -21,13 +21,13 @@ from epochal.memorisation.figure import run_styles
 from epochal.recipe import load_recipe
 from epochal.report import facts, write_report
 from epochal.report.collect import frontier_leads, group_runs, read_runs
+from epochal.report.content import page_content
 from epochal.report.drawing import FONT, WIDTH, Plot, add_legend, inline
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import find_laws, find_mismatch, find_plan, plan_recipes
 from epochal.report.options import ReportOptions
 from epochal.report.text.fit import half_life
 from epochal.report.text.format import flops, for_page, number, prose
-from epochal.report.text.page import describe_crossing, law_notes
 from epochal.report.text.plan import critical_text, interval_text
 from epochal.scaling.crossing import Crossings
 from epochal.scaling.plan import like_run
@@ -168,10 +168,10 @@ def test_the_critical_compute_is_described_for_each_pair_of_families(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"ar{seed}", "ar", [4.0, 3.5, 3.3], seed=seed)
         make_run(tmp_path / f"mdm{seed}", "mdm", [5.0, 4.0, 3.4], seed=seed)
-    groups = group_runs(read_runs([tmp_path]))
-    [lead] = frontier_leads(groups)
+    [lead] = frontier_leads(group_runs(read_runs([tmp_path])))
     assert (lead.leader, lead.behind, lead.since) == ("ar", "mdm", None)
-    assert "no critical compute" in describe_crossing(groups, False, [lead])
+    source = write_report([tmp_path], tmp_path / "p.html").path.read_text(encoding="utf-8")
+    assert "no critical compute" in source
     for seed in (0, 1):
         make_run(tmp_path / f"mdm{seed}", "mdm", [3.9, 3.6, 3.2], seed=seed)
     [lead] = frontier_leads(group_runs(read_runs([tmp_path])))
@@ -289,7 +289,8 @@ def test_there_is_no_plan_across_runs_that_do_not_compare(sweep, key, value):
     assert mismatch is not None
     refused = replace(laws, mismatch=mismatch)
     assert find_plan(changed, refused, 1e15) is None
-    assert str(mismatch) in " ".join(law_notes(refused))
+    content = page_content(changed, group_runs(changed), refused, None, {})
+    assert str(mismatch) in " ".join(content["law_notes"])
 
 
 def test_a_plan_and_its_recipes_count_parameters_with_one_vocabulary(sweep):

@@ -16,7 +16,7 @@ from epochal.cli.main import main
 from epochal.errors import EpochalError, RunError
 from epochal.report import write_report
 from epochal.report.collect import NoVerdict
-from epochal.report.text.page import describe_verdict
+from epochal.report.text.comparison import verdict
 from epochal.results import Note
 from made_runs import UNIQUE_TOKENS, make_run
 
@@ -106,8 +106,8 @@ def test_every_reference_inside_has_its_target_and_ids_are_unique(both):
 def test_the_verdict_and_the_numbers_are_those_of_the_records(both):
     made, _, page = report(both)
     assert made.runs == ["ar", "mdm"]
-    [verdict] = made.verdicts
-    assert describe_verdict(verdict) in page.text
+    [found] = made.verdicts
+    assert verdict(found) in page.text
     assert "3.300 ± 0.010" in page.text
     assert "3.600 ± 0.010" in page.text
     assert page.tags["figure"] == 2

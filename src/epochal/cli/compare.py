@@ -84,7 +84,8 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
 
 def _print_comparison(comparison: Comparison) -> None:
     """The table, the verdict and its notes, on standard output."""
-    from epochal.report.text.comparison import notes, verdict
+    from epochal.report.text import describe
+    from epochal.report.text.comparison import verdict
     from epochal.units import format_count
 
     header = ["run", "family", "params", "FLOPs", "epochs", "best NLL", "±", "bits/byte"]
@@ -108,5 +109,5 @@ def _print_comparison(comparison: Comparison) -> None:
     click.echo()
     print_paragraph(verdict(comparison))
     click.echo()
-    for note in notes(comparison):
-        print_note(note)
+    for note in comparison.notes:
+        print_note(f"{describe(note)}.")

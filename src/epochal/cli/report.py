@@ -30,15 +30,15 @@ def report(runs: tuple[str, ...], out: str, options: ReportOptions, as_json: boo
       epochal report runs/my-sweep --figures pdf --flops 1e18
     """
     from epochal.report import write_report
+    from epochal.report.text.comparison import verdict
     from epochal.report.text.format import count
-    from epochal.report.text.page import describe_verdict
 
     written = write_report(runs, out, options)
     if as_json:
         print_json(written)
         return
-    for verdict in written.verdicts:
-        print_paragraph(describe_verdict(verdict))
+    for found in written.verdicts:
+        print_paragraph(verdict(found))
     if written.figures:
         click.echo(f"\nFigures: {len(written.figures)} files in {written.figures[0].parent}")
     click.echo(f"\nReport on {count(len(written.runs), 'run')}: {written.path}")

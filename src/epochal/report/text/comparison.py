@@ -1,31 +1,34 @@
-"""The verdict of a comparison, and its notes."""
+"""The verdict of a comparison, its notes, and why there is none."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epochal.comparison import Comparison, CurveCrossing, Pair
+from epochal.comparison import Comparison, Pair
 from epochal.comparison.compare import ComparisonNote
 from epochal.families import get_family
+from epochal.report.collect import NoVerdict
 from epochal.report.text import Text, describe
-from epochal.report.text.format import flops, listed
+from epochal.report.text.format import flops, listed, sentence
+from epochal.results import Note, NoteCode
 from epochal.runs.curves import CurveShape
 from epochal.runs.summary import RunSummary
 
 
-def verdict(comparison: Comparison) -> str:
-    """Which family learned more, in one sentence that says no more than the numbers do."""
-    runs = {family: comparison.best_run(family) for family in comparison.best}
+def verdict(found: Comparison | Note) -> str:
+    """Which family learned more, in one sentence that says no more than the numbers do.
+
+    Of a note why there is no comparison. With a full stop.
+    """
+    if isinstance(found, Note):
+        return f"{sentence(describe(found))}."
+    runs = {family: found.best_run(family) for family in found.best}
     shapes = [text for family, run in runs.items() if (text := _shape(_short(family), run))]
-    crossings = [_crossing(pair, runs) for pair in comparison.pairs]
-    parts = [_lead(comparison, runs), ", ".join(shapes), *dict.fromkeys(crossings)]
+    crossings = [_crossing(pair, runs) for pair in found.pairs]
+    parts = [_lead(found, runs), ", ".join(shapes), *dict.fromkeys(crossings)]
     return "; ".join(part for part in parts if part) + "."
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """What the numbers do not cover, a sentence each."""
-    return [f"{describe(note)}." for note in comparison.notes]
 
 
 def _short(family: str) -> str:
@@ -84,8 +87,15 @@ def _shape(name: str, run: RunSummary) -> str:
 
 
 def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
-    if pair.crossing is not None:
-        return crossing(pair.crossing)
+    if (found := pair.crossing) is not None:
+        earlier, later = _short(found.earlier), _short(found.later)
+        if found.kind == "seen":
+            return f"{later}'s curve passed {earlier}'s at {flops(found.flops)} FLOPs"
+        low, high = map(flops, found.interval)
+        return (
+            f"extrapolated, {later}'s curve would come to {earlier}'s best near "
+            f"{flops(found.flops)} FLOPs (95 % interval {low} to {high})"
+        )
     names = [_short(family) for family in pair.families]
     both = "both" if len(runs) == 2 else listed(names)
     if all(runs[family].shape is CurveShape.OVERFITTED for family in pair.families):
@@ -96,18 +106,6 @@ def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
         return f"{text}, so training longer would not bring {behind} to {ahead}'s best"
     curves = "the two curves" if len(runs) == 2 else f"the curves of {both}"
     return f"these runs do not show where {curves} would cross, if they do"
-
-
-def crossing(found: CurveCrossing) -> str:
-    """Where one family's curve comes below another's."""
-    earlier, later = _short(found.earlier), _short(found.later)
-    if found.kind == "seen":
-        return f"{later}'s curve passed {earlier}'s at {flops(found.flops)} FLOPs"
-    low, high = map(flops, found.interval)
-    return (
-        f"extrapolated, {later}'s curve would come to {earlier}'s best near "
-        f"{flops(found.flops)} FLOPs (95 % interval {low} to {high})"
-    )
 
 
 def _bounds(values: Mapping[str, Any]) -> str:
@@ -127,7 +125,30 @@ def _runs(values: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(values["runs"])
 
 
-TEXTS: dict[ComparisonNote, Text] = {
+def _one_family(values: Mapping[str, Any]) -> str:
+    title, runs = get_family(values["family"]).title, values["runs"]
+    return (
+        f"no verdict on these {values['unique_tokens']:,} unique tokens: "
+        f"{'this run is' if runs == 1 else f'all {runs} runs are'} {title}, and a verdict needs a "
+        "run of another family on the same tokens"
+    )
+
+
+def _not_evaluated(values: Mapping[str, Any]) -> str:
+    commands = [f"`epochal eval {shlex.quote(path)}`" for path in values["runs"]]
+    return (
+        "no verdict yet: the best checkpoints of two families have not been evaluated; run "
+        f"{' and '.join(commands)}"
+    )
+
+
+TEXTS: dict[NoteCode, Text] = {
+    NoVerdict.ONE_FAMILY: _one_family,
+    NoVerdict.NOT_VALIDATED: lambda values: (
+        f"no verdict yet: no {get_family(values['family']).title} run has a validation result yet"
+    ),
+    NoVerdict.NOT_EVALUATED: _not_evaluated,
+    NoVerdict.NOT_COMPARABLE: "no verdict: {error}",
     ComparisonNote.BOUNDS: _bounds,
     ComparisonNote.ERROR_SCOPE: (
         "± is one standard error, over validation documents and mask draws; it does not cover "

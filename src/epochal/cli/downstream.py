@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_table
 from epochal.downstream_tasks.options import DownstreamOptions
+from epochal.families import get_family
+
+if TYPE_CHECKING:
+    from epochal.downstream_tasks.downstream import TaskResult
 
 
 @click.command()
@@ -40,10 +47,57 @@ def downstream(run: str, options: DownstreamOptions, as_json: bool) -> None:
     if as_json:
         print_json(results)
         return
-    from epochal.report.text.tasks import describe_scoring, describe_truncation, task_cells
-
     header = ["task", "metric", "score", "± docs", "± draws", "chance", "paper 100M", "500M"]
-    print_table(header, [row for result in results for row in task_cells(result)], left=2)
-    click.echo(describe_scoring(results[0]))
-    if truncation := describe_truncation(results):
+    print_table(header, [row for result in results for row in _cells(result)], left=2)
+    click.echo(_scoring(results[0]))
+    if truncation := _truncation(results):
         click.echo(truncation)
+
+
+def _cells(result: TaskResult) -> list[list[str]]:
+    """Per metric: task, metric, score, ± docs, ± draws, chance, the paper's at 100M and at 500M."""
+    rows = []
+    for name, score in result.metrics.items():
+        is_share = name.startswith(("acc", "exact_match"))
+        paper = result.paper if name == "acc" and result.paper else {}
+        values = [
+            score.value,
+            score.standard_error,
+            score.standard_error_draws,
+            result.chance if is_share else None,
+            paper.get("100M"),
+            paper.get("500M"),
+        ]
+        rows.append([result.task, name, *(_score(value, is_share) for value in values)])
+    return rows
+
+
+def _score(value: float | None, is_share: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f} %" if is_share else f"{value:.4g}"
+
+
+def _scoring(result: TaskResult) -> str:
+    """How a run was scored, on one line."""
+    masks = f", up to {result.draws} masks" if result.draws else ""
+    rows = ""
+    if get_family(result.family).attention == "bidirectional":
+        rows = ", rows padded with masks" if result.padded else ", short rows not padded"
+    return (
+        f"{result.family}, mode {result.mode}{masks}{rows}, checkpoint {result.checkpoint} "
+        f"(step {result.step:,}), lm-eval {result.harness}"
+    )
+
+
+def _truncation(results: Sequence[TaskResult]) -> str:
+    """How many requests did not fit; '' if all did."""
+    contexts = sum(result.truncated_contexts for result in results)
+    continuations = sum(result.truncated_continuations for result in results)
+    if not contexts:
+        return ""
+    scored = f", {continuations:,} of them part of what is scored" if continuations else ""
+    return (
+        f"{contexts:,} requests were longer than the model's context and lost their beginning"
+        f"{scored}"
+    )

@@ -10,6 +10,7 @@ from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
 from epochal.evaluation.options import EvalOptions, check_runs
+from epochal.families import get_family
 
 if TYPE_CHECKING:
     from epochal.evaluation.ensemble import EnsembleResult
@@ -105,9 +106,7 @@ def _units(result: NLLResult) -> str:
 
 
 def _print_result(result: NLLResult) -> None:
-    from epochal.report.text.evaluation import bound_of
-
-    bound = bound_of(result.family)
+    bound = "" if get_family(result.family).exact else " (upper bound)"
     rows = [
         ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
@@ -129,11 +128,11 @@ def _error(value: float | None) -> str:
 
 
 def _print_gap(found: GapResult) -> None:
-    from epochal.report.text.evaluation import gap_bound
-
     a, b = found.results
-    note = gap_bound(a.family, b.family)
-    note = note and f", {note}"
+    note = {
+        (True, False): ", at least: the second is an upper bound",
+        (False, True): ", at most: the first is an upper bound",
+    }.get((get_family(a.family).exact, get_family(b.family).exact), "")
     names = (found.a, found.b) if found.a != found.b else (f"{found.a} (first)", found.b)
     chance = "not known" if found.p_value is None else f"{found.p_value:.2g}"
     rows = [

@@ -18,7 +18,7 @@ from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
 from epochal.interop.exports import export_hf, mask_name
-from epochal.interop.hf_import import hf_tokenizer, read_hf
+from epochal.interop.huggingface import hf_tokenizer, read_hf
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load
 from epochal.interop.options import ImportOptions, MegatronOptions

@@ -14,7 +14,7 @@ from epochal._version import __version__
 from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
 from epochal.errors import OptionError, RunError
 from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
-from epochal.interop import hf_format
+from epochal.interop import huggingface
 from epochal.interop.model_card import model_card
 from epochal.recipe import recipe_toml
 from epochal.runs import RunRecord
@@ -88,7 +88,7 @@ def export_safetensors(
         "family": loaded.family,
         "step": str(loaded.step),
         "vocabulary": str(loaded.tokenizer.vocabulary),
-        "recipe": recipe_toml(hf_format.portable(loaded.recipe)),
+        "recipe": recipe_toml(huggingface.portable(loaded.recipe)),
     }
     with files.atomic_path(target) as temporary:
         save_tensors(temporary, tensors, facts)
@@ -157,23 +157,23 @@ def _write_hf(
     """
     recipe, model, tokenizer = loaded.recipe, loaded.model, loaded.tokenizer
     tensors = {
-        hf_format.their_name(name): weight.detach().cpu().to(_DTYPES[dtype]).contiguous()
+        huggingface.their_name(name): weight.detach().cpu().to(_DTYPES[dtype]).contiguous()
         for name, weight in model.named_parameters()
     }
-    save_tensors(folder / hf_format.WEIGHTS, tensors, {"format": "pt"})
+    save_tensors(folder / huggingface.WEIGHTS, tensors, {"format": "pt"})
     rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary
     end, mdm = tokenizer.end_of_document, recipe.family == "mdm"
-    config = hf_format.config_of(recipe, vocabulary, rows, end, dtype, facts)
-    files.write_json(folder / hf_format.CONFIG, config)
+    config = huggingface.config_of(recipe, vocabulary, rows, end, dtype, facts)
+    files.write_json(folder / huggingface.CONFIG, config)
     files.write_json(folder / "generation_config.json", _generation(rows, vocabulary, end, mdm))
     if text:
         mask = mask_name(tokenizer) if mdm else None
         _write_tokenizer(tokenizer, folder, mask, recipe.data.sequence_length)
     if mdm:
-        code = Path(__file__).with_name(f"{hf_format.REMOTE_CODE}.py").read_text(encoding="utf-8")
-        (folder / f"{hf_format.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
-    (folder / hf_format.RECIPE).write_text(
-        recipe_toml(hf_format.portable(recipe)), encoding="utf-8"
+        code = Path(__file__).with_name(f"{huggingface.REMOTE_CODE}.py").read_text(encoding="utf-8")
+        (folder / f"{huggingface.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
+    (folder / huggingface.RECIPE).write_text(
+        recipe_toml(huggingface.portable(recipe)), encoding="utf-8"
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())
@@ -195,7 +195,7 @@ def mask_name(tokenizer: Tokenizer) -> str:
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, mask: str | None, length: int) -> None:
     """tokenizer.json and what `AutoTokenizer` needs beside it; the mask as one more token."""
-    path = folder / hf_format.TOKENIZER
+    path = folder / huggingface.TOKENIZER
     tokenizer.save(path)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -17,7 +17,7 @@ from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import find_machine
 from epochal.errors import CheckpointError, OptionError
 from epochal.interop.foreign import ForeignModel
-from epochal.interop.hf_import import hf_tokenizer, is_hf, read_hf
+from epochal.interop.huggingface import hf_tokenizer, is_hf, read_hf
 from epochal.interop.megatron import read_megatron
 from epochal.interop.megatron_files import is_megatron
 from epochal.interop.megatron_optimizer import MOMENTS

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from epochal.families import get_family
-from epochal.interop.hf_format import RECIPE, portable
+from epochal.interop.huggingface import RECIPE, portable
 from epochal.recipe import recipe_toml
 from epochal.runs import NLLResult, RunRecord
 from epochal.units import format_count

@@ -1,4 +1,4 @@
-"""The Hugging Face format: names of tensors and keys of config.json, in both directions.
+"""The Hugging Face format: names of tensors and keys of config.json in both directions, reading.
 
 An AR model is a stock Llama: `transformers`, vLLM and llama.cpp need no code of ours. An MDM
 model has the same tensors, but another attention and another way to write, so it is a model
@@ -8,15 +8,22 @@ type of its own with its class beside the weights (`modeling_epochal_mdm.py`).
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from epochal.data.tokenizer import Tokenizer
+from epochal.data.tokenizer_sources import load_without_mask
 from epochal.errors import CheckpointError
-from epochal.interop.foreign import Tensors
-from epochal.recipe import Recipe
+from epochal.interop.foreign import ForeignModel, Tensors
+from epochal.recipe import Recipe, load_recipe
+from epochal.recipe.load import recipe_from_tree
 from epochal.recipe.schema import Model
 from epochal.sizes import padded_vocabulary, swiglu_width
 
@@ -64,7 +71,7 @@ def their_name(ours: str) -> str:
     return f"model.layers.{block}.{_BLOCK[part]}.weight"
 
 
-def our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensors:
+def _our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensors:
     """Their tensors under our names.
 
     Raises CheckpointError naming the first tensor that is missing or unknown.
@@ -136,7 +143,7 @@ def config_of(
     return config
 
 
-def family_of(config: Mapping[str, Any], given: str | None) -> str:
+def _family_of(config: Mapping[str, Any], given: str | None) -> str:
     """ar for a causal Llama, mdm for our own type or a Llama with `is_causal: false`.
 
     Raises CheckpointError for another model and for a family that contradicts the config.
@@ -155,7 +162,7 @@ def family_of(config: Mapping[str, Any], given: str | None) -> str:
     return found
 
 
-def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
+def _model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
     """The recipe's [model] for config.json.
 
     Raises CheckpointError for the first key that makes another model than ours.
@@ -180,7 +187,7 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
             f"config.json has num_key_value_heads = {config['num_key_value_heads']} for {heads} "
             "heads: grouped-query attention, which this transformer does not have"
         )
-    rope = table(config, "rope_parameters")
+    rope = _table(config, "rope_parameters")
     if rope.get("rope_type", "default") != "default":
         raise CheckpointError(
             f"config.json has rope_type = {rope['rope_type']!r}: scaled rotary positions, which "
@@ -189,8 +196,8 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
     rows = numbers["vocab_size"]
     return dataclasses.replace(
         Model(d_model=width, layers=numbers["num_hidden_layers"], heads=heads),
-        head_dim=whole(config, "head_dim", width // heads),
-        d_ff=whole(config, "intermediate_size", swiglu_width(width)),
+        head_dim=_whole(config, "head_dim", width // heads),
+        d_ff=_whole(config, "intermediate_size", swiglu_width(width)),
         tie_embeddings=bool(config.get("tie_word_embeddings", False)),
         rope_theta=_positive(rope, "rope_theta", _positive(config, "rope_theta", 10000.0)),
         norm_eps=_positive(config, "rms_norm_eps", 1e-6),
@@ -198,7 +205,7 @@ def model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
     )
 
 
-def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The table under `key`, {} where there is none. Raises CheckpointError for another value."""
     found = config.get(key)
     if found is None:
@@ -208,7 +215,7 @@ def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def whole(config: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:
+def _whole(config: Mapping[str, Any], key: str, default: int, least: int = 1) -> int:
     """The whole number under `key`, `default` where there is none, else CheckpointError."""
     found = config.get(key)
     if found is None:
@@ -240,4 +247,132 @@ def portable(recipe: Recipe) -> Recipe:
         for key in ("corpus", "train", "validation", "tokenizer")
         if (value := getattr(recipe.data, key)) is not None
     }
-    return replace(recipe, run_dir=None, data=replace(recipe.data, **names))
+    data = dataclasses.replace(recipe.data, **names)
+    return dataclasses.replace(recipe, run_dir=None, data=data)
+
+
+def is_hf(path: Path) -> bool:
+    """Whether `path` looks like a model in the Hugging Face format."""
+    return (path / CONFIG).is_file()
+
+
+def hf_tokenizer(folder: str | Path) -> Tokenizer | None:
+    """The tokenizer in the folder without its mask token, or None if there is none."""
+    path = Path(folder) / TOKENIZER
+    if not path.is_file():
+        return None
+    config = _config(Path(folder)) if is_hf(Path(folder)) else {}
+    mask = None
+    if config.get("mask_token_id") is not None:
+        mask = _whole(config, "mask_token_id", 0, least=0)
+    return load_without_mask(path, mask)
+
+
+def read_hf(
+    folder: str | Path, *, family: str | None = None, vocabulary: int | None = None
+) -> ForeignModel:
+    """The model in `folder`: what `epochal export hf` wrote, or any Llama of our shape.
+
+    `vocabulary` is the tokenizer's number of tokens; by default that of config.json.
+    Raises CheckpointError naming a file that is missing or damaged, and the setting of a
+    model that is not ours (biases, grouped-query attention, scaled rotary positions).
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {path}; give the folder of a model")
+    config = _config(path)
+    kept = _table(config, KEPT)
+    rows = _whole(config, "vocab_size", 0)
+    trained = _whole(kept, "vocabulary", vocabulary or rows)
+    for key in ("step", "unique_tokens"):
+        _whole(kept, key, 0, least=0)
+    given = _family_of(config, family)
+    tokens = _fitting(config, trained, vocabulary, given)
+    model = _model_of(config, tokens)
+    theirs = _tensors(path)
+    weights = _our_tensors(theirs, model.layers or 0, not model.tie_embeddings)
+    recipe = dataclasses.replace(_recipe(path, config, given), model=model)
+    return ForeignModel(
+        recipe=recipe,
+        weights=weights,
+        vocabulary=tokens,
+        step=_whole(kept, "step", 0, least=0),
+        facts={"format": "hf", "folder": path.resolve().name, **kept},
+    )
+
+
+def _fitting(config: dict[str, Any], trained: int, given: int | None, family: str) -> int:
+    """The tokenizer's number of tokens, if it is the one that the model was trained with."""
+    mask = _whole(config, "mask_token_id", trained, least=0)
+    if family == "mdm" and mask != trained:
+        raise CheckpointError(
+            f"config.json has mask_token_id = {mask:,}, but here the mask is the id after the "
+            f"tokenizer's tokens, {trained:,}"
+        )
+    if given is not None and given != trained:
+        raise CheckpointError(
+            f"the model was trained with a tokenizer of {trained:,} tokens, but this one has "
+            f"{given:,}; name the one that fits with --tokenizer"
+        )
+    return trained
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} holds no model: the file {file.name} is missing; give a folder that "
+            "`epochal export hf` or `save_pretrained` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} cannot be read (it holds no dictionary)")
+    return config
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the files that its index names."""
+    index = path / INDEX
+    names = [WEIGHTS]
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be read ({error})") from error
+        if odd := [n for n in names if not isinstance(n, str) or Path(n).name != n]:
+            raise CheckpointError(f"{index} names {odd[0]!r}, which is not a file of this folder")
+    if missing := [name for name in names if not (path / name).is_file()]:
+        other = [file.name for file in path.glob("*.bin")]
+        hint = (
+            f"; {other[0]} is a pickle, which is not read: save it as safetensors" if other else ""
+        )
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}{hint}")
+    found: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            found |= load_file(path / name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path / name} is truncated or damaged ({error}); copy it again"
+            ) from None
+    return found
+
+
+def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
+    """The recipe kept beside the model, or one that says what config.json does."""
+    if (path / RECIPE).is_file():
+        return load_recipe(path / RECIPE, {"family": family})
+    length = _whole(config, "max_position_embeddings", 2048)
+    return recipe_from_tree(
+        {
+            "family": family,
+            "data": {"sequence_length": length},
+            "model": {"size": "7M"},  # replaced by the caller
+            "train": {"steps": 1},
+        }
+    )

@@ -16,8 +16,7 @@ from epochal.sizes import (
     Architecture,
     architecture,
     find_gpu,
-    gpu_memory,
-    gpu_peak,
+    get_gpu,
     padded_vocabulary,
     swiglu_width,
 )
@@ -164,8 +163,8 @@ def test_a_device_is_found_by_its_whole_name(device, title):
 
 
 def test_a_gpu_by_name_in_any_spelling():
-    assert gpu_peak("h100-pcie") == gpu_peak("H100 PCIe") == 756e12
-    assert gpu_memory("rtx_4090") == 24e9
+    assert get_gpu("h100-pcie") is get_gpu("H100 PCIe") is GPUS["H100 PCIe"]
+    assert get_gpu("rtx_4090").memory == 24e9
     with pytest.raises(OptionError, match=r"abacus.*H100") as refused:
-        gpu_peak("abacus")
+        get_gpu("abacus")
     assert refused.value.name == "gpu"

@@ -45,6 +45,39 @@ class Machine:
             return f"CPU, {torch.get_num_threads()} threads"
         return str(self.device)
 
+    def peak_memory(self) -> int | None:
+        """Bytes: peak memory of this process, on the GPU or else in host memory.
+
+        None where the system does not report it.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+        except OSError:
+            return None
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        return 1024 * int(lines["VmHWM"].split()[0]) if "VmHWM" in lines else None
+
+    def peak_flops(self) -> tuple[float, str]:
+        """Peak FLOP/s for MFU, and its source ("data sheet" or "measured").
+
+        For a device that is not in the table, and for a CPU, one matrix product in the run's
+        precision is timed (the best of five).
+        """
+        if self.device.type == "cuda" and self.bf16 and (gpu := find_gpu(self.title)):
+            return gpu.peak, "data sheet"
+        size = 1024 if self.device.type == "cpu" else 8192
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        a = torch.ones(size, size, dtype=dtype, device=self.device)
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            product = a @ a
+            product[0, 0].item()  # waits for the device
+            best = min(best, time.perf_counter() - start)
+        return 2 * size**3 / best, "measured"
+
 
 def find_machine(settings: Train) -> Machine:
     """The machine for `train.device`, `train.precision` and `train.compile`.
@@ -103,38 +136,3 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def peak_memory(machine: Machine) -> int | None:
-    """Bytes: peak memory of this process, on the GPU or else in host memory.
-
-    None where the system does not report it.
-    """
-    if machine.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(machine.device)
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    lines = dict(line.split(":", 1) for line in status.splitlines())
-    return 1024 * int(lines["VmHWM"].split()[0]) if "VmHWM" in lines else None
-
-
-def peak_flops(machine: Machine) -> tuple[float, str]:
-    """Peak FLOP/s for MFU, and its source ("data sheet" or "measured").
-
-    For a device that is not in the table, and for a CPU, one matrix product in the run's
-    precision is timed (the best of five).
-    """
-    if machine.device.type == "cuda" and machine.bf16 and (gpu := find_gpu(machine.title)):
-        return gpu.peak, "data sheet"
-    size = 1024 if machine.device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if machine.bf16 else torch.float32
-    a = torch.ones(size, size, dtype=dtype, device=machine.device)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        product = a @ a
-        product[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best, "measured"

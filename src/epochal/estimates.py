@@ -174,12 +174,6 @@ def gap(a: Estimate, b: Estimate) -> Gap:
     )
 
 
-def paired_difference(a: Estimate, b: Estimate) -> tuple[float, float]:
-    """`gap` as (difference, standard error)."""
-    found = gap(a, b)
-    return found.difference, found.error
-
-
 def _paired(a: Floats | None, b: Floats | None) -> Floats | None:
     """[R, …] differences in each draw; None unless both met the same two or more draws.
 

@@ -118,19 +118,9 @@ class Architecture:
         return 6 * (weights + head) + 12 * self.layers * attention * length
 
 
-_NARROWEST = 24
-
-
 def swiglu_width(d_model: int) -> int:
     """SwiGLU inner width ⌊(4·d·2/3)/64⌋·64 (Megatron's rule; paper §9)."""
     return int(4 * d_model * 2 / 3) // 64 * 64
-
-
-def narrowest(heads: int | None = None) -> int:
-    """Smallest d_model for which `d_ff` is not 0; with `heads`, a multiple of 2·heads, since
-    rotation takes pairs."""
-    step = 2 * heads if heads else 1
-    return -(-_NARROWEST // step) * step
 
 
 def padded_vocabulary(vocabulary: int) -> int:
@@ -263,20 +253,11 @@ def ladder_sizes(vocabulary: int = GPT2_VOCABULARY) -> list[LadderSize]:
     ]
 
 
-def gpu_peak(name: str) -> float:
-    """Dense bf16 peak of an accelerator in FLOP/s, for example of "H100" or "rtx-4090".
+def get_gpu(name: str) -> Gpu:
+    """The accelerator of that name, for example "H100" or "rtx-4090".
 
     Raises OptionError, listing the known names, for another.
     """
-    return _gpu(name).peak
-
-
-def gpu_memory(name: str) -> float:
-    """Memory of an accelerator in bytes. Raises OptionError, listing the known names."""
-    return _gpu(name).memory
-
-
-def _gpu(name: str) -> Gpu:
     for title, gpu in GPUS.items():
         if re.sub(r"[ _-]", "", name.lower()) == title.lower().replace(" ", ""):
             return gpu

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
 from epochal.results import to_json
-from epochal.sizes import narrowest, swiglu_width
 
 # One layer of width 4: N = 4·16 + 3·4·8 + 6·4 + 10·4 = 224 at V = 10.
 TINY = {
@@ -133,6 +132,7 @@ def test_shapes():
         ),
         ({"d_model": 16, "heads": 2, "layers": 1}, "`model.d_ff`, or a width of at least 24"),
         ({"d_model": 16, "heads": 8, "layers": 1}, "or a width of at least 32"),
+        ({"d_model": 9, "heads": 2, "layers": 1, "head_dim": 8}, "or a width of at least 24"),
         ({"size": "8M"}, "there is no size '8M' on the ladder"),
     ],
 )
@@ -141,10 +141,6 @@ def test_shapes_that_are_none(model, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(None, changes).model.architecture()
     assert message in str(caught.value)
-
-
-def test_the_narrowest_width_of_the_rule():
-    assert (swiglu_width(narrowest() - 1), swiglu_width(narrowest())) == (0, 64)
 
 
 @pytest.mark.parametrize(("size", "epochs", "steps"), [("140M", 50, 9532), ("425M", 500, 95_322)])

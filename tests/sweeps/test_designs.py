@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from epochal.errors import RecipeError
 from epochal.recipe import run_numbers
 from epochal.results import note
-from epochal.sizes import GPT2_VOCABULARY, LADDER, gpu_peak
+from epochal.sizes import GPT2_VOCABULARY, LADDER, get_gpu
 from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.listing import ListingNote, list_sweep
@@ -269,7 +269,7 @@ def test_a_listing_without_the_corpus(tmp_path):
         LADDER[row.size].matmul_flops_per_token(GPT2_VOCABULARY, 2048) * row.tokens
         for row in listing.runs
     )
-    assert listing.total.gpu_hours == pytest.approx(spent / (0.5 * gpu_peak("H100")) / 3600)
+    assert listing.total.gpu_hours == pytest.approx(spent / (0.5 * get_gpu("H100").peak) / 3600)
     assert [note.code for note in listing.notes] == [
         ListingNote.CORPUS_MISSING,
         ListingNote.GPU_HOURS,

@@ -14,7 +14,6 @@ from epochal.training.step import StepResult
 def meter_of(monkeypatch, processes, clock):
     """A meter of made-up runs: 64 tokens a step, 10 FLOPs a token, 1000 FLOP/s a device."""
     clock = iter(clock)
-    monkeypatch.setattr(loop, "peak_flops", lambda machine: (1e3, "made up"))
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     numbers = SimpleNamespace(
         vocabulary=300,
@@ -24,7 +23,7 @@ def meter_of(monkeypatch, processes, clock):
     )
     shape = SimpleNamespace(matmul_flops_per_token=lambda vocabulary, length, share: 10 * share)
     made_up = SimpleNamespace(
-        machine=None,
+        machine=SimpleNamespace(peak_flops=lambda: (1e3, "made up"), peak_memory=lambda: None),
         logger=SimpleNamespace(info={}),
         numbers=numbers,
         recipe=SimpleNamespace(model=SimpleNamespace(architecture=lambda: shape)),

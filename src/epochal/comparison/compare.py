@@ -15,7 +15,7 @@ import numpy as np
 
 from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 from epochal.errors import RunError
-from epochal.estimates import Estimate, paired_difference
+from epochal.estimates import Estimate, gap
 from epochal.families import family_names, get_family
 from epochal.results import Note, NoteCode, note
 from epochal.runs import NLLResult, RunRecord
@@ -124,7 +124,8 @@ def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
     same = ("validation_sha256", "sequence_length")
     if all(getattr(first, name) == getattr(second, name) for name in same):
         try:
-            return paired_difference(_estimate(run), _estimate(other))
+            found = gap(_estimate(run), _estimate(other))
+            return found.difference, found.error
         except ValueError:  # not the same documents
             pass
     raise RunError(

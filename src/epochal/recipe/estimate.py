@@ -16,7 +16,7 @@ from epochal.errors import OptionError, RecipeError
 from epochal.families import get_family
 from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
-from epochal.sizes import DEFAULT_MFU, Architecture, gpu_peak, stage_layers
+from epochal.sizes import DEFAULT_MFU, Architecture, get_gpu, stage_layers
 
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -223,7 +223,7 @@ def estimate_time(
         numbers.vocabulary, numbers.sequence_length, scored
     )
     flops = cost * numbers.tokens
-    seconds = flops / (gpu_peak(gpu) * mfu * gpus)
+    seconds = flops / (get_gpu(gpu).peak * mfu * gpus)
     return Time(gpu=gpu, gpus=gpus, mfu=mfu, matmul_flops=flops, seconds=seconds)
 
 

@@ -8,6 +8,7 @@ family may have other defaults (`Family.recipe_defaults`), which `load_recipe` a
 from __future__ import annotations
 
 from dataclasses import field, replace
+from itertools import count
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from epochal.errors import RecipeError
 from epochal.families import families, family_names
 from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
-from epochal.sizes import Architecture, architecture, narrowest, swiglu_width
+from epochal.sizes import Architecture, architecture, swiglu_width
 from epochal.units import Count, Every, Interval, Quantity
 
 
@@ -101,7 +102,8 @@ class Model:
             )
         shape = {"head_dim": width // heads, "d_ff": swiglu_width(width), **given}
         if shape["d_ff"] < 1:
-            least = narrowest(None if "head_dim" in given else heads)
+            step = 1 if "head_dim" in given else 2 * heads  # rotation takes pairs
+            least = next(d for d in count(step, step) if swiglu_width(d))
             raise RecipeError(
                 f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
                 f"give `model.d_ff`, or a width of at least {least}"

@@ -30,7 +30,7 @@ from epochal.scaling.planner import (
     recipe_length,
 )
 from epochal.scaling.result import FitReport
-from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, LADDER, gpu_memory, gpu_peak
+from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, LADDER, get_gpu
 from epochal.units import Interval, format_count
 
 _STEPS = 2000
@@ -73,7 +73,7 @@ def _memory_notes(report: PlanReport, gpus: int, gpu: str, vocabulary: int) -> l
     Estimated as `epochal train --dry-run` does, with one row per micro-batch: first with the whole
     state on each GPU, then with ZeRO 3 over all `gpus` and full activation checkpointing.
     """
-    memory = gpu_memory(gpu)
+    memory = get_gpu(gpu).memory
     notes = []
     for plan in report.families:
         recipe = plan_recipe(plan, report.unique_tokens, vocabulary)
@@ -290,7 +290,7 @@ def _budget(flops: float | None, options: PlanOptions) -> tuple[float, list[Note
     if gpus is None or hours is None:
         raise UserError("give the budget: flops such as 1e20, or gpus such as 8xH100 with hours")
     count, name = _gpus(gpus)
-    mfu, peak = DEFAULT_MFU if options.mfu is None else options.mfu, gpu_peak(name)
+    mfu, peak = DEFAULT_MFU if options.mfu is None else options.mfu, get_gpu(name).peak
     total = count * peak * mfu * 3600 * hours
     if total <= 0:
         raise OptionError("gpus", gpus, "not a GPU; write for example 8xH100")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from epochal.device import Machine, peak_flops, peak_memory
+from epochal.device import Machine
 from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
@@ -236,7 +236,7 @@ class _Meter:
 
     def __init__(self, loop: Loop, progress: Bar, earlier_seconds: float) -> None:
         self._loop, self._bar = loop, progress
-        self._peak, peak_source = peak_flops(loop.machine)
+        self._peak, peak_source = loop.machine.peak_flops()
         loop.logger.info["peak_flops"] = {"per_second": self._peak, "source": peak_source}
         self._begin = time.monotonic() - earlier_seconds
         self._mark = self._last = time.monotonic()
@@ -288,7 +288,7 @@ class _Meter:
         loop = self._loop
         if not state.loss_steps:
             return  # all of these steps had faults
-        memory = peak_memory(loop.machine)
+        memory = loop.machine.peak_memory()
         values = {
             **loop._progress(state),
             "loss": state.loss_sum / state.loss_steps,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from epochal.errors import RecipeError
-from epochal.recipe.schema import Recipe, Train, check_budget
+from epochal.recipe.schema import Recipe, Train
 from epochal.sizes import Architecture
 from epochal.units import Progress
 
@@ -111,7 +111,7 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
             f"training data holds {unique_tokens:,}; lower it or prepare more text"
         )
     flops_per_token = shape.flops_per_token(vocabulary)
-    key = check_budget(recipe.train)
+    key = recipe.train.budget_key()
     amount = getattr(recipe.train, key)
     if key == "epochs" and recipe.data.order == "megatron":
         rows = int(unique_tokens * Decimal(str(amount)) / length)

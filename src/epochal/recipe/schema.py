@@ -113,6 +113,9 @@ class Model:
         )
 
 
+BUDGET_KEYS = ("epochs", "tokens", "steps", "flops")
+
+
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
 class Train:
     """Length, batch, optimizer and faults. Give the length once: epochs, tokens, steps or flops."""
@@ -190,6 +193,19 @@ class Train:
     deterministic: bool = False
     """Use only deterministic kernels, so that a GPU run can be repeated bit for bit (slower).
     CPU runs always can."""
+
+    def budget_key(self) -> str:
+        """Name of the one key that sets the length. Raises RecipeError unless it is exactly one."""
+        given = [key for key in BUDGET_KEYS if getattr(self, key) is not None]
+        if len(given) == 1:
+            return given[0]
+        if not given:
+            raise RecipeError(
+                "the length of the run is missing: give one of `train.epochs`, `train.tokens`, "
+                "`train.steps` or `train.flops`, for example train.epochs=20"
+            )
+        keys = " and ".join(f"`train.{key}`" for key in given)
+        raise RecipeError(f"{keys} both set the length of the run; keep one of them")
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
@@ -300,7 +316,7 @@ class Recipe:
             )
         defaults = {kind.name: kind.options() for kind in families() if kind.options is not None}
         object.__setattr__(self, "objectives", defaults | self.objectives)
-        check_budget(self.train)
+        self.train.budget_key()
         if self.data.train_samples is not None and self.data.order != "megatron":
             raise RecipeError(
                 f"`data.train_samples` = {self.data.train_samples:,} only counts with "
@@ -350,20 +366,3 @@ def _check_schedule(train: Train) -> None:
         )
     if train.start_step is not None and train.start_from is None:
         raise RecipeError("`train.start_step` needs `train.start_from`, the trunk's folder")
-
-
-BUDGET_KEYS = ("epochs", "tokens", "steps", "flops")
-
-
-def check_budget(train: Train) -> str:
-    """Name of the one budget key that is set. Raises RecipeError unless it is exactly one."""
-    given = [key for key in BUDGET_KEYS if getattr(train, key) is not None]
-    if len(given) == 1:
-        return given[0]
-    if not given:
-        raise RecipeError(
-            "the length of the run is missing: give one of `train.epochs`, `train.tokens`, "
-            "`train.steps` or `train.flops`, for example train.epochs=20"
-        )
-    keys = " and ".join(f"`train.{key}`" for key in given)
-    raise RecipeError(f"{keys} both set the length of the run; keep one of them")

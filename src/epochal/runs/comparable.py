@@ -53,7 +53,7 @@ class Mismatch:
         return f"the runs {self.runs[0]} and {self.runs[1]} differ in {self.condition.label}{both}"
 
 
-def conditions(record: RunRecord) -> dict[Condition, Any]:
+def _conditions(record: RunRecord) -> dict[Condition, Any]:
     """Under which a run was trained and scored; None where its record does not have it."""
     corpus, numbers = record.info.get("corpus") or {}, record.info.get("numbers") or {}
     return {
@@ -74,7 +74,7 @@ def mismatches(
     first: dict[Condition, tuple[str, Any]] = {}
     found: dict[Condition, Mismatch] = {}
     for record in records:
-        own = conditions(record)
+        own = _conditions(record)
         for condition in needed:
             if (value := own[condition]) is None:
                 continue

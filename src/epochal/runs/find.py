@@ -71,29 +71,29 @@ def _differing(identities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return differing
 
 
-DEPTH = 4
-"""Levels of folders that are searched."""
+_DEPTH = 4  # levels of folders that are searched
 _ARCHIVED = re.compile(r"\.old-[0-9]+$")
 
 
-def find_runs(places: Sequence[str | Path]) -> list[Path]:
-    """Run folders among and below `places`, each once. Raises RunError for a place without any.
+def find_runs(places: Sequence[str | Path], *, needed: bool = True) -> list[Path]:
+    """Run folders among and below `places`, each once.
 
-    Runs that a restart archived (`NAME.old-N`) are left out unless they are named themselves.
+    Raises RunError for a place without any, unless they are not `needed`. Runs that a restart
+    archived (`NAME.old-N`) are left out unless they are named themselves.
     """
-    if not places:
+    if needed and not places:
         raise RunError("give at least one run folder, or a folder that holds runs")
     runs: dict[Path, Path] = {}
     for place in map(Path, places):
         if (place / "run.json").is_file():
             below = [place]
-        elif not place.is_dir():
+        elif needed and not place.is_dir():
             raise RunError(
                 f"there is no folder {place}; give a run's folder or one that holds runs"
             )
         else:
             below = sorted(_search(place))
-        if not below:
+        if needed and not below:
             raise RunError(
                 f"the folder {place} holds no runs (a run has a run.json); train one there with "
                 "`epochal train` or give another folder"
@@ -103,19 +103,8 @@ def find_runs(places: Sequence[str | Path]) -> list[Path]:
     return list(runs.values())
 
 
-def runs_below(places: Sequence[Path]) -> Iterator[Path]:
-    """Run folders among and below `places`, each once; a place without any is skipped."""
-    seen: set[Path] = set()
-    for place in places:
-        own = [place] if (place / "run.json").is_file() else []
-        for path in (*own, *sorted(_search(place))):
-            if path.resolve() not in seen:
-                seen.add(path.resolve())
-                yield path
-
-
 def _search(place: Path) -> Iterator[Path]:
-    for depth in range(1, DEPTH + 1):
+    for depth in range(1, _DEPTH + 1):
         for file in place.glob("*/" * depth + "run.json"):
             names = file.parent.relative_to(place).parts
             if not any(name.startswith(".") or _ARCHIVED.search(name) for name in names):

@@ -24,7 +24,7 @@ from epochal.recipe import Recipe, identity
 from epochal.recipe.renames import old_names
 from epochal.results import Note, NoteCode, note, to_json
 from epochal.runs import RunFolder, RunRecord
-from epochal.runs.find import runs_below
+from epochal.runs.find import find_runs
 
 
 class FinishedRuns:
@@ -33,7 +33,7 @@ class FinishedRuns:
     def __init__(self, places: Sequence[Path]) -> None:
         """Read every run record below `places`; damaged and archived ones are left out."""
         self._found: dict[str, list[Path]] = {}
-        for path in runs_below(places):
+        for path in find_runs(places, needed=False):
             info = _info(path)
             if info.get("status") == "finished" and isinstance(info.get("identity"), dict):
                 self._found.setdefault(_recipe_hash(info["identity"]), []).append(path)

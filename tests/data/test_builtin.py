@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from epochal.data.builtin import builtin_documents, docstrings, interpreter
+from epochal.data.builtin import builtin_documents, interpreter
 from epochal.errors import DataError
 
 LONG = "A docstring that is long enough to be kept, at last."
@@ -43,10 +43,9 @@ def test_only_docstrings_long_enough_in_the_order_of_the_source(tmp_path):
         "def short():\n    'too short to keep, 40 characters in all!'\n"
         "def none():\n    return 3\n"
     )
-    (tmp_path / "m.py").write_text(source)
-    found = docstrings(tmp_path / "m.py")
-    assert [text.partition(".")[0] for text in found] == ["Module", "F", "C", "G"]
-    assert found[1] == f"F. {LONG}\n\n    more\nless"
+    [found] = {*builtin_documents(library(tmp_path, m=source))} - {"about a", "about b"}
+    kept = (f"Module. {LONG}", f"F. {LONG}\n\n    more\nless", f"C. {LONG}", f"G. {LONG}")
+    assert found == "\n\n".join(kept)
 
 
 def test_modules_become_documents_and_repeated_docstrings_stay_once(tmp_path):
@@ -105,10 +104,10 @@ def test_topics_of_newer_versions(tmp_path):
     assert set(builtin_documents(folder)) == {"about a", LONG}
 
 
-def test_a_docstring_that_is_no_unicode_is_left_out(tmp_path):
-    (tmp_path / "m.py").write_text(f'"""{LONG} \\ud800"""\n')
-    assert docstrings(tmp_path / "m.py") == []
-    assert docstrings(tmp_path / "absent.py") == []
+def test_a_docstring_that_is_no_unicode_and_a_file_that_is_gone_are_left_out(tmp_path):
+    folder = library(tmp_path, m=f'"""{LONG} \\ud800"""\n')
+    (folder / "gone.py").symlink_to("nowhere.py")
+    assert set(builtin_documents(folder)) == {"about a", "about b"}
 
 
 def test_the_interpreter_is_named():

@@ -15,7 +15,7 @@ from epochal.data.corpus import Corpus
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
-from epochal.data.tokenizer_sources import byte_tokenizer
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError, UserError
 from epochal.report.text import describe
 from epochal.results import note
@@ -35,7 +35,7 @@ def test_documents_keep_their_order_and_end_with_the_mark(tmp_path):
     for side in (train, validation):
         assert side == [text for text in TEXTS if text in side]
     assert not made.already_existed
-    assert made.tokenizer.sha256 == byte_tokenizer().sha256
+    assert made.tokenizer.sha256 == load_tokenizer("bytes").sha256
     names = {"tokenizer.json"} | {f"{s}.{e}" for s in ("train", "validation") for e in SUFFIXES}
     assert set(contents(tmp_path / "c")) - {".lock"} == names
 

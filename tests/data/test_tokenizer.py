@@ -14,12 +14,12 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
 from epochal.data.tokenizer import Tokenizer
-from epochal.data.tokenizer_sources import byte_tokenizer, load_tokenizer, parse_bpe, train_bpe
+from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
 from epochal.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 ODD = "a\0b <|endoftext|>[MASK]\r\n\u0378\U0001fae8 \ufffd\u2028  x"
-BYTES = byte_tokenizer()
+BYTES = load_tokenizer("bytes")
 
 
 @given(texts)
@@ -144,8 +144,6 @@ def test_bpe_specs():
             parse_bpe(spec)
     with pytest.raises(DataError, match="write for example bpe:8192"):
         parse_bpe("bpe:many")
-    with pytest.raises(DataError, match="choose bpe:257 or more"):
-        train_bpe([], 10)
 
 
 def test_names_that_are_no_tokenizer(tmp_path):

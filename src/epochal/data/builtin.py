@@ -31,7 +31,7 @@ from pathlib import Path
 from epochal.errors import DataError
 from epochal.progress import bar
 
-SHORTEST_DOCSTRING = 41  # characters; shorter ones hold little more than a name
+_SHORTEST_DOCSTRING = 41  # characters; shorter ones hold little more than a name
 _LEFT_OUT = {
     "__pycache__",
     "_bundled",
@@ -69,7 +69,7 @@ def builtin_documents(library: Path | None = None) -> tuple[str, ...]:
     documents = list(topics)
     with bar("Reading the built-in corpus", len(paths)) as progress:
         for number, path in enumerate(paths, 1):
-            fresh = [text for text in dict.fromkeys(docstrings(path)) if text not in seen]
+            fresh = [text for text in dict.fromkeys(_docstrings(path)) if text not in seen]
             seen.update(fresh)
             if fresh:
                 documents.append("\n\n".join(fresh))
@@ -77,14 +77,14 @@ def builtin_documents(library: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest()))
 
 
-def docstrings(path: Path) -> list[str]:
+def _docstrings(path: Path) -> list[str]:
     """Docstrings of more than 40 characters in a source file, in the order of the source."""
     tree = _parsed(path)
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     owners = [node for node in ast.walk(tree) if isinstance(node, kinds)] if tree else []
     owners.sort(key=lambda node: getattr(node, "lineno", 0))
     texts = (ast.get_docstring(node) or "" for node in owners)
-    return [text for text in texts if len(text) >= SHORTEST_DOCSTRING and _is_unicode(text)]
+    return [text for text in texts if len(text) >= _SHORTEST_DOCSTRING and _is_unicode(text)]
 
 
 def _topics(path: Path) -> list[str]:

@@ -16,27 +16,30 @@ from epochal.data.tokenizer import TOKENIZER_KEY, Tokenizer
 from epochal.errors import DataError, NamedOption, nearest
 from epochal.progress import say
 
-END_TOKEN = "<|endoftext|>"
-SMALLEST_BPE = 257
+_END_TOKEN = "<|endoftext|>"
+_SMALLEST_BPE = 257
 _NAMES = ("bytes", "gpt2")
 _HUB_REPOSITORY = "openai-community/gpt2"
 
 
-def load_tokenizer(spec: str | Path, end_of_document: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    spec: str | Path, end_of_document: str | None = None, *, without: int | None = None
+) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     `bytes`; `gpt2` (fetched from the Hugging Face hub); a tokenizer.json, also one that
     `Tokenizer.save` wrote; or a folder with a tokenizer.json or with GPT-2's vocab.json and
     merges.txt. `end_of_document` names the token that ends documents, if it has an unusual
-    name. Raises DataError that lists what is possible.
+    name. `without` is the id of an added token of a tokenizer.json that is left out (a model's
+    mask: ours is outside). Raises DataError that lists what is possible.
     """
     if spec == "bytes":
-        return _with_end(byte_tokenizer(), end_of_document)
+        return _byte_tokenizer(end_of_document)
     path = Path(spec)
     if path.is_dir():
-        return _from_folder(path, end_of_document)
+        return _from_folder(path, end_of_document, without)
     if path.is_file():
-        return _from_file(path, end_of_document)
+        return _from_file(path, end_of_document, without)
     if spec == "gpt2":
         return _from_hub(end_of_document)
     if str(spec).startswith("bpe:"):
@@ -50,20 +53,17 @@ def load_tokenizer(spec: str | Path, end_of_document: str | None = None) -> Toke
     )
 
 
-def load_without_mask(
-    path: str | Path, mask: int | None, end_of_document: str | None = None
-) -> Tokenizer:
-    """The tokenizer.json `path` without its mask token of id `mask`: ours is outside.
-
-    Raises DataError for a file that is not a tokenizer.
-    """
-    return _from_file(Path(path), end_of_document, without=mask)
-
-
-def byte_tokenizer() -> Tokenizer:
+def _byte_tokenizer(end_of_document: str | None) -> Tokenizer:
     """The 256 bytes as ids 0 … 255, and 256 as end of document."""
+    if end_of_document not in (None, _END_TOKEN):
+        raise DataError(
+            f"the tokenizer bytes ends documents with {_END_TOKEN!r} and has no token "
+            f"{end_of_document!r}; leave ",
+            NamedOption("end_of_document"),
+            " out",
+        )
     hf = HFTokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
-    return Tokenizer(_finished(hf, use_regex=False), "bytes", END_TOKEN)
+    return Tokenizer(_finished(hf, use_regex=False), "bytes", _END_TOKEN)
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -71,13 +71,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
     Deterministic. The ids are the 256 bytes, the merges in order, and last <|endoftext|>.
     Merging stops before a pair that occurs only once, so a small text gives a smaller
-    vocabulary. Raises DataError for a vocabulary below 257.
+    vocabulary. `vocabulary` is 257 at least, as `parse_bpe` makes sure.
     """
-    if vocabulary < SMALLEST_BPE:
-        raise DataError(
-            f"a byte-level BPE of {vocabulary} tokens is not possible: it needs 256 bytes and an "
-            f"end of document; choose bpe:{SMALLEST_BPE} or more (bpe:8192 is usual)"
-        )
     hf = HFTokenizer(models.BPE())
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -88,11 +83,14 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     hf.train_from_iterator(texts, trainer)
-    return Tokenizer(_finished(hf), f"bpe:{vocabulary}", END_TOKEN)
+    return Tokenizer(_finished(hf), f"bpe:{vocabulary}", _END_TOKEN)
 
 
 def parse_bpe(spec: str | Path) -> int | None:
-    """`bpe:8192` → 8192; None for any other tokenizer. Raises DataError for `bpe:many`."""
+    """`bpe:8192` → 8192; None for any other tokenizer.
+
+    Raises DataError for `bpe:many`, and for less than the bytes and an end of document.
+    """
     text = str(spec)
     if not text.startswith("bpe:"):
         return None
@@ -100,10 +98,10 @@ def parse_bpe(spec: str | Path) -> int | None:
         vocabulary = int(text.removeprefix("bpe:").replace("_", ""))
     except ValueError:
         raise DataError(f"{text!r} is not a tokenizer; write for example bpe:8192") from None
-    if vocabulary < SMALLEST_BPE:
+    if vocabulary < _SMALLEST_BPE:
         raise DataError(
             f"{text!r} is too small: a byte-level BPE needs 256 bytes and an end of document; "
-            f"choose bpe:{SMALLEST_BPE} or more (bpe:8192 is usual)"
+            f"choose bpe:{_SMALLEST_BPE} or more (bpe:8192 is usual)"
         )
     return vocabulary
 
@@ -112,24 +110,13 @@ def _finished(hf: HFTokenizer, use_regex: bool = True) -> HFTokenizer:
     """GPT-2's splitting and joining around a byte-level model, and the end-of-document token."""
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     hf.decoder = decoders.ByteLevel()
-    hf.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
+    hf.add_special_tokens([AddedToken(_END_TOKEN, special=True, normalized=False)])
     return hf
 
 
-def _with_end(tokenizer: Tokenizer, end_of_document: str | None) -> Tokenizer:
-    if end_of_document not in (None, tokenizer.end_token):
-        raise DataError(
-            f"the tokenizer {tokenizer.name} ends documents with {tokenizer.end_token!r} and has "
-            f"no token {end_of_document!r}; leave ",
-            NamedOption("end_of_document"),
-            " out",
-        )
-    return tokenizer
-
-
-def _from_folder(folder: Path, end_of_document: str | None) -> Tokenizer:
+def _from_folder(folder: Path, end_of_document: str | None, without: int | None) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
-        return _from_file(folder / "tokenizer.json", end_of_document)
+        return _from_file(folder / "tokenizer.json", end_of_document, without)
     # The original's own copy is called gpt2-vocab.json and gpt2-merges.txt.
     vocabularies = sorted(folder.glob("*vocab.json"))
     merges = sorted(folder.glob("*merges.txt"))
@@ -153,7 +140,7 @@ def _from_gpt2_files(
     return Tokenizer(hf, name, end_of_document)
 
 
-def _from_file(path: Path, end_of_document: str | None, without: int | None = None) -> Tokenizer:
+def _from_file(path: Path, end_of_document: str | None, without: int | None) -> Tokenizer:
     """The tokenizer in a tokenizer.json, without the added token of id `without`, if given."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

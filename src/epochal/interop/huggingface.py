@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epochal.data.tokenizer import Tokenizer
-from epochal.data.tokenizer_sources import load_without_mask
+from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.recipe import Recipe, load_recipe
@@ -265,7 +265,7 @@ def hf_tokenizer(folder: str | Path) -> Tokenizer | None:
     mask = None
     if config.get("mask_token_id") is not None:
         mask = _whole(config, "mask_token_id", 0, least=0)
-    return load_without_mask(path, mask)
+    return load_tokenizer(path, without=mask)
 
 
 def read_hf(

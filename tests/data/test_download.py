@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -210,18 +211,21 @@ def test_the_first_documents_as_text(texts, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("after", [10, 14, 20])
 def test_a_stream_that_breaks_off_goes_on(texts, tmp_path, monkeypatch, after):
-    pytest.importorskip("datasets")
-    plain = module.stream_documents
+    datasets = pytest.importorskip("datasets")
+    plain = datasets.load_dataset
 
-    def broken(*given):
-        for number, one in enumerate(plain(*given)):
-            if number == after:
-                raise DataError("gone") from ConnectionError("gone")
-            yield one
+    class Broken:
+        def __init__(self, *given, **more):
+            self.stream = plain(*given, **more)
+            self.state_dict = self.stream.state_dict
+
+        def __iter__(self):
+            yield from itertools.islice(self.stream, after)
+            raise ConnectionError("gone")
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "stream_documents", broken)
+        patch.setattr(datasets, "load_dataset", Broken)
         with pytest.raises(DataError, match="resumes where it ended"):
             download("c4", out, DownloadOptions(documents=23, repo=texts))
     assert sum(len(part) for part in parts(out)) == after - after % 10

@@ -16,9 +16,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from epochal import files
 from epochal.data.corpus import TOKENIZER, TRAIN, VALIDATION, Corpus
@@ -32,7 +31,7 @@ from epochal.progress import bar, say
 QUICKSTART = "ZahlenReal/diffusion_data_constraint_quickstart"
 """The paper's 100M tokens of C4 and C4's validation set, as token stores."""
 GPT2 = "openai-community/gpt2"
-OTHERS = ("gpt2", "c4-validation", "slimpajama-validation", "c4", "slimpajama")
+_OTHERS = ("gpt2", "c4-validation", "slimpajama-validation", "c4", "slimpajama")
 """Names besides those of `PAPER_SETS`."""
 PART = 10_000
 """Documents in a file of text."""
@@ -44,22 +43,13 @@ _STATE = "download.json"
 State = dict[str, Any]
 
 
-class DownloadKind(StrEnum):
-    """What a download is."""
-
-    TOKENIZER = "tokenizer"
-    CORPUS = "corpus"
-    STORE = "store"
-    TEXT = "text"
-
-
 @dataclass(frozen=True, slots=True)
 class Downloaded:
     """What was downloaded, and where it is."""
 
     name: str
     folder: Path
-    kind: DownloadKind
+    kind: Literal["tokenizer", "corpus", "store", "text"]
     source: str
     """Repository on the hub."""
     documents: int | None = None
@@ -114,8 +104,8 @@ def _wanted(name: str, options: DownloadOptions) -> tuple[str, str, int | None]:
             )
         return name, "train", documents
     if ":" not in name:
-        hint = nearest(name, [*OTHERS, *PAPER_SETS]) or (
-            f" Known are {', '.join(OTHERS)} and names like c4:100M (`epochal data names`)."
+        hint = nearest(name, [*_OTHERS, *PAPER_SETS]) or (
+            f" Known are {', '.join(_OTHERS)} and names like c4:100M (`epochal data names`)."
         )
         raise DataError(f"nothing to download has the name {name!r}.{hint}")
     wanted = paper_set(name)
@@ -126,7 +116,7 @@ def _tokenizer(folder: Path, repo: str | None) -> Downloaded:
     source = repo or GPT2
     _fetch(source, "model", {name: folder / name for name in _GPT2_FILES}, folder)
     load_tokenizer(folder)
-    return Downloaded("gpt2", folder, DownloadKind.TOKENIZER, source)
+    return Downloaded("gpt2", folder, "tokenizer", source)
 
 
 def _stores(name: str, folder: Path, stores: dict[str, str], repo: str | None) -> Downloaded:
@@ -144,10 +134,10 @@ def _stores(name: str, folder: Path, stores: dict[str, str], repo: str | None) -
         shutil.rmtree(scratch)
     existed = _fetch(source, "dataset", wanted, folder)
     if TRAIN not in stores:
-        return Downloaded(name, folder, DownloadKind.STORE, source, already_existed=existed)
+        return Downloaded(name, folder, "store", source, already_existed=existed)
     train = Corpus.open(folder).train
     counts = train.documents, train.unique_tokens
-    return Downloaded(name, folder, DownloadKind.CORPUS, source, *counts, existed)
+    return Downloaded(name, folder, "corpus", source, *counts, existed)
 
 
 def _fetch(source: str, kind: str, wanted: dict[str, Path], folder: Path) -> bool:
@@ -198,13 +188,12 @@ def _text(
             f"{folder} holds another download ({state.get('source')}, "
             f"{state.get('documents')} documents); choose another folder"
         )
-    kind = DownloadKind.TEXT
     if state.get("done") is not None and state.get("complete"):
-        return Downloaded(name, folder, kind, path, state["done"], already_existed=True)
+        return Downloaded(name, folder, "text", path, state["done"], already_existed=True)
     done, parts = int(state.get("done", 0)), int(state.get("parts", 0))
     if done:
         say(f"resuming after document {done:,}")
-    stream = stream_documents(path, config, split, state.get("stream"))
+    stream = _stream_documents(path, config, split, state.get("stream"))
     with bar(f"Fetching {name}", count or 0) as progress:
         for batch, position in _batches(stream, None if count is None else count - done):
             _write_part(folder / f"part-{parts:05d}.jsonl.gz", batch)
@@ -219,7 +208,7 @@ def _text(
             "repository?"
         )
     files.write_json(folder / _STATE, what | {"done": done, "parts": parts, "complete": True})
-    return Downloaded(name, folder, kind, path, done)
+    return Downloaded(name, folder, "text", path, done)
 
 
 def _batches(
@@ -259,7 +248,7 @@ def _without_network(name: str, folder: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
+class _RemoteFile:
     """A file of a repository, and its hash."""
 
     name: str
@@ -281,14 +270,14 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class _Repository:
     """Files of a repository at one commit."""
 
     name: str
     kind: str
     """dataset or model."""
     revision: str
-    files: dict[str, RemoteFile]
+    files: dict[str, _RemoteFile]
 
     def fetch(self, name: str, folder: Path) -> Path:
         """Download a file to `folder`, resuming an interrupted copy, and check it.
@@ -316,7 +305,7 @@ class Repository:
         )
 
 
-def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> Repository:
+def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> _Repository:
     """The repository's current commit and its files `wanted`. Raises DataError."""
     _require("huggingface_hub")
     import huggingface_hub
@@ -330,7 +319,7 @@ def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> Repository:
     for entry in paths:
         if isinstance(entry, huggingface_hub.hf_api.RepoFile):
             sha256 = entry.lfs.sha256 if entry.lfs else None
-            remote[entry.path] = RemoteFile(entry.path, entry.size, sha256, entry.blob_id)
+            remote[entry.path] = _RemoteFile(entry.path, entry.size, sha256, entry.blob_id)
     if missing := [path for path in wanted if path not in remote]:
         raise DataError(
             f"the repository {name} has no file {missing[0]}; it was changed or moved, name "
@@ -338,10 +327,10 @@ def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> Repository:
             NamedOption("repo"),
             ")",
         )
-    return Repository(name, kind, revision, remote)
+    return _Repository(name, kind, revision, remote)
 
 
-def stream_documents(
+def _stream_documents(
     name: str, config: str | None, split: str, state: State | None
 ) -> Iterator[tuple[str, Callable[[], State]]]:
     """(text, function that returns the state after it) of each document of a data set, in order.

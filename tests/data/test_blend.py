@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import ceil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from data_helpers import write_pair
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from epochal import rng
 from epochal.data.blend import (
     Blend,
-    BlendedOrder,
-    blend_choices,
-    blended_samples,
     open_train,
-    read_datapath,
     row_order,
 )
 from epochal.data.corpus import open_corpus
 from epochal.data.megatron_order import MegatronOrder
 from epochal.data.rows import RowOrder
+from epochal.data.store import TokenStore
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import load_recipe, run_numbers
 
@@ -43,15 +43,23 @@ def two(tmp_path):
     ],
 )
 def test_entries(tmp_path, text, entries):
+    (tmp_path / "d").mkdir()
+    for name in ("a", "d/b", "b b"):
+        write_pair(tmp_path / name, range(9), [9])
     (tmp_path / "paths.txt").write_text(text)
-    assert read_datapath(tmp_path / "paths.txt") == entries
+    opened = open_train(tmp_path / "paths.txt")
+    stores = opened.stores if isinstance(opened, Blend) else [opened]
+    assert [store.prefix for store in stores] == [tmp_path / name for _, name in entries]
+    if len(entries) > 1:
+        total = sum(weight for weight, _ in entries)
+        assert opened.weights == tuple(weight / total for weight, _ in entries)
 
 
 @pytest.mark.parametrize("text", ["", "a", '"x a"', '"-1 a"', '"nan a"', '"1.0 "', "0 a"])
 def test_bad_entries(tmp_path, text):
     (tmp_path / "paths.txt").write_text(text)
     with pytest.raises(DataError, match=r"1\.0 data/c4_text_document"):
-        read_datapath(tmp_path / "paths.txt")
+        open_train(tmp_path / "paths.txt")
 
 
 def test_one_entry_is_the_plain_store(two):
@@ -90,10 +98,17 @@ def by_hand(weights, rows):
     return choices
 
 
-@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), st.integers(0, 300))
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=5), st.integers(1, 300))
+@settings(deadline=None, max_examples=40)
 def test_choices_follow_the_weights(weights, rows):
     weights = [weight / sum(weights) for weight in weights]
-    choices = blend_choices(weights, rows)
+    stores = tuple(
+        TokenStore(Path("x"), np.full(9, number), np.array([9]), np.array([0, 1]))
+        for number in range(len(weights))
+    )
+    wanted = recipe(train__steps=rows, train__global_batch_size=1)
+    order = row_order(wanted, Blend(stores, tuple(weights)), run_numbers(wanted, 90, 9))
+    choices = order.batch(0, rows).tokens[:, 0]
     assert choices.tolist() == by_hand(weights, rows)
     for number, weight in enumerate(weights):
         assert abs((choices == number).sum() - weight * rows) <= len(weights)
@@ -102,8 +117,12 @@ def test_choices_follow_the_weights(weights, rows):
 def test_each_store_gives_its_own_rows_in_their_order(two):
     (two / "paths.txt").write_text('"3 a" "1 b"')
     blend = open_train(two / "paths.txt")
-    orders = [RowOrder(store.tokens, 8, seed) for seed, store in enumerate(blend.stores)]
-    mixed = BlendedOrder(orders, blend.weights, 9000)
+    seeds = [rng.stream_key(1234, "blend", number) for number in range(2)]
+    orders = [
+        RowOrder(store.tokens, 8, seed) for store, seed in zip(blend.stores, seeds, strict=True)
+    ]
+    wanted = recipe(train__steps=2250)
+    mixed = row_order(wanted, blend, run_numbers(wanted, 290, 2000))
     rows = mixed.batch(0, 9000).tokens
     is_b = rows[:, 0] >= 1000
     assert Counter(is_b.tolist()) == {False: 6750, True: 2250}
@@ -130,7 +149,7 @@ def test_the_originals_blend(two, tmp_path):
     numbers = run_numbers(wanted, blend.unique_tokens, 2000)
     found = row_order(wanted, blend, numbers, tmp_path / "cache").batch(0, 40).tokens
     parts = [
-        MegatronOrder(store, 8, 1234, blended_samples(40, weight))
+        MegatronOrder(store, 8, 1234, ceil(40 * weight * 1.005))
         for store, weight in zip(blend.stores, blend.weights, strict=True)
     ]
     taken = [0, 0]

@@ -26,8 +26,7 @@ from epochal.data.store import TokenStore, store_prefix, suffixed
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import Recipe, RunNumbers
 
-MOST_STORES = 254
-"""The number of a store is kept in a byte, as in the original."""
+_MOST_STORES = 254  # the number of a store is kept in a byte, as in the original
 _BLOCK = 4096
 
 
@@ -67,7 +66,7 @@ def open_train(path: str | Path) -> TokenStore | Blend:
     path = Path(path)
     if not path.is_file() or suffixed(store_prefix(path), ".idx").exists():
         return TokenStore.open(path)
-    entries = read_datapath(path)
+    entries = _entries(path)
     stores = tuple(TokenStore.open(_resolved(prefix, path.parent)) for _, prefix in entries)
     if len(stores) == 1:
         return stores[0]
@@ -75,7 +74,7 @@ def open_train(path: str | Path) -> TokenStore | Blend:
     return Blend(stores, tuple(weight / total for weight, _ in entries))
 
 
-def read_datapath(path: Path) -> list[tuple[float, str]]:
+def _entries(path: Path) -> list[tuple[float, str]]:
     """(weight, prefix) of each entry of a datapath file. Raises DataError naming a bad entry."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,8 +96,8 @@ def read_datapath(path: Path) -> list[tuple[float, str]]:
         entries.append((number, prefix.strip()))
     if not entries:
         raise DataError(f'the datapath file {path} is empty; write "1.0 data/c4_text_document"')
-    if len(entries) > MOST_STORES:
-        raise DataError(f"{path} names {len(entries)} stores; {MOST_STORES} can be mixed")
+    if len(entries) > _MOST_STORES:
+        raise DataError(f"{path} names {len(entries)} stores; {_MOST_STORES} can be mixed")
     return entries
 
 
@@ -138,13 +137,13 @@ def row_order(
         seed = recipe.seed
         if recipe.data.order == "windows":
             seed = rng.stream_key(recipe.seed, "blend", number)
-        own_samples = blended_samples(samples, weight)
+        own_samples = math.ceil(samples * weight * 1.005)  # as the original, more than its share
         folder = None if cache is None else cache / str(number)
         orders.append(_order_in_store(recipe, store, own_samples, seed, folder))
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     choices = None if cache is None else cache / "blend.npy"
-    return BlendedOrder(orders, train.weights, samples, choices)
+    return _BlendedOrder(orders, train.weights, samples, choices)
 
 
 def _order_in_store(
@@ -156,12 +155,7 @@ def _order_in_store(
     return RowOrder(store.tokens, length, seed)
 
 
-def blended_samples(samples: int, weight: float) -> int:
-    """Rows that a store of this weight must hold: half a percent more than its share."""
-    return math.ceil(samples * weight * 1.005)
-
-
-def blend_choices(weights: Sequence[float], rows: int) -> NDArray[np.uint8]:
+def _choices(weights: Sequence[float], rows: int) -> NDArray[np.uint8]:
     """[rows] number of the store that each row comes from; row 0 counts as row 1 does."""
     taken = [0] * len(weights)
     choices = np.empty(rows, dtype=np.uint8)
@@ -175,17 +169,12 @@ def blend_choices(weights: Sequence[float], rows: int) -> NDArray[np.uint8]:
     return choices
 
 
-class BlendedOrder:
+class _BlendedOrder:
     """Rows of several orders, mixed by weight."""
 
     def __init__(
-        self,
-        orders: Sequence[Order],
-        weights: Sequence[float],
-        rows: int,
-        cache: Path | None = None,
+        self, orders: Sequence[Order], weights: Sequence[float], rows: int, cache: Path | None
     ) -> None:
-        """`rows` is the length of the run. With `cache`, the choices are kept in that file."""
         self._orders = list(orders)
         self._choices = _cached_choices(weights, rows, cache)
         blocks = range(0, rows, _BLOCK)
@@ -196,7 +185,6 @@ class BlendedOrder:
         self._before = np.cumsum([np.zeros(len(weights), np.int64), *counts], axis=0)
 
     def batch(self, first: int, count: int) -> Batch:
-        """Rows number `first` … `first` + `count` - 1 of the run."""
         parts = [self._row(number) for number in range(first, first + count)]
         return Batch(
             tokens=np.concatenate([part.tokens for part in parts]),
@@ -213,9 +201,9 @@ class BlendedOrder:
 
 def _cached_choices(weights: Sequence[float], rows: int, cache: Path | None) -> NDArray[np.uint8]:
     if cache is None:
-        return blend_choices(weights, rows)
+        return _choices(weights, rows)
     if not cache.is_file():
         with files.atomic_path(cache) as temporary, temporary.open("wb") as file:
-            np.save(file, blend_choices(weights, rows), allow_pickle=False)
+            np.save(file, _choices(weights, rows), allow_pickle=False)
     choices: NDArray[np.uint8] = np.load(cache, mmap_mode="r", allow_pickle=False)
     return choices

@@ -38,7 +38,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class OrderArrays:
+class _Arrays:
     """The arrays of the original's index cache."""
 
     doc_idx: NDArray[np.int32]
@@ -46,7 +46,7 @@ class OrderArrays:
     shuffle_idx: Array
 
 
-def build_order(sizes: Array, length: int, samples: int, seed: int) -> OrderArrays:
+def _build(sizes: Array, length: int, samples: int, seed: int) -> _Arrays:
     """The three arrays for `samples` rows of `length` tokens over sequences of `sizes` tokens.
 
     There may be more rows than asked for: whole epochs are ordered. Raises RecipeError for a
@@ -58,19 +58,15 @@ def build_order(sizes: Array, length: int, samples: int, seed: int) -> OrderArra
             f"takes seeds up to {_LARGEST_SEED}"
         )
     per_epoch = int(sizes.sum(dtype=np.int64))
-    epochs = epochs_needed(per_epoch, length, samples)
+    # The fewest epochs that hold `samples` rows of `length` + 1 tokens, which overlap by one.
+    epochs = max(1, -(-(samples * length + 1) // per_epoch))
     apart = _last_epoch_apart(per_epoch, length, samples, epochs)
     random = np.random.RandomState(seed)
     doc_idx = _documents(len(sizes), epochs, random, apart)
     sample_idx = _row_starts(sizes, doc_idx, length, (epochs * per_epoch - 1) // length)
     rows = len(sample_idx) - 1
     first = ((epochs - 1) * per_epoch - 1) // length if apart else rows
-    return OrderArrays(doc_idx, sample_idx, _shuffled(first, rows, random))
-
-
-def epochs_needed(per_epoch: int, length: int, samples: int) -> int:
-    """Fewest epochs that hold `samples` rows of `length` + 1 tokens, which overlap by one."""
-    return max(1, -(-(samples * length + 1) // per_epoch))
+    return _Arrays(doc_idx, sample_idx, _shuffled(first, rows, random))
 
 
 def _last_epoch_apart(per_epoch: int, length: int, samples: int, epochs: int) -> bool:
@@ -81,10 +77,7 @@ def _last_epoch_apart(per_epoch: int, length: int, samples: int, epochs: int) ->
 
 
 def _documents(
-    count: int,
-    epochs: int,
-    random: np.random.RandomState,
-    apart: bool,
+    count: int, epochs: int, random: np.random.RandomState, apart: bool
 ) -> NDArray[np.int32]:
     order = np.tile(np.arange(count, dtype=np.int32), epochs)
     if not apart:
@@ -171,10 +164,10 @@ class MegatronOrder:
         return np.concatenate(pieces).astype(np.int64)
 
 
-def _cached(sizes: Array, length: int, samples: int, seed: int, cache: Path | None) -> OrderArrays:
+def _cached(sizes: Array, length: int, samples: int, seed: int, cache: Path | None) -> _Arrays:
     """The arrays from the cache, or computed and written there."""
     if cache is None:
-        return build_order(sizes, length, samples, seed)
+        return _build(sizes, length, samples, seed)
     facts = {
         "sizes_sha256": hashlib.sha256(sizes.astype("<i4").tobytes()).hexdigest(),
         "sequence_length": length,
@@ -185,12 +178,12 @@ def _cached(sizes: Array, length: int, samples: int, seed: int, cache: Path | No
     described = cache / "order.json"
     if not (_is_described(described, facts) and all(path.is_file() for path in paths)):
         say(f"computing Megatron's order of {samples:,} rows")
-        arrays = build_order(sizes, length, samples, seed)
+        arrays = _build(sizes, length, samples, seed)
         for name, path in zip(_NAMES, paths, strict=True):
             with files.atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, getattr(arrays, name), allow_pickle=False)
         files.write_json(described, facts)
-    return OrderArrays(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+    return _Arrays(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
 
 
 def _is_described(path: Path, facts: dict[str, Any]) -> bool:

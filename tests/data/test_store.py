@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.data.metadata import StoreMetadata
-from epochal.data.store import TokenStore, read_index
+from epochal.data.store import TokenStore
 from epochal.data.store_writer import StoreWriter
 from epochal.errors import DataError
 
@@ -204,8 +204,6 @@ def test_missing_files(tmp_path):
     (tmp_path / "train.bin").unlink()
     with pytest.raises(DataError, match=r"incomplete: train.bin is missing"):
         TokenStore.open(tmp_path / "train")
-    with pytest.raises(DataError, match="cannot read the index"):
-        read_index(tmp_path / "absent.idx")
 
 
 @pytest.mark.parametrize("told", [(4, 1), (3, 2)])

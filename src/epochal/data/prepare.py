@@ -301,13 +301,10 @@ def _metadata(
             leaked_documents=split.selections[0].leaked,
         )
         both.append(
-            StoreMetadata(
-                unique_tokens=written.unique_tokens,
-                documents=written.documents,
+            replace(
+                written,
                 text_bytes=side.text_bytes,
                 tokenizer=tokenizer.facts,
-                content_sha256=written.content_sha256,
-                index_sha256=written.index_sha256,
                 empty_documents=side.selection.scan.empty,
                 sources=side.selection.inputs.facts(),
                 duplicates=Duplicates(

@@ -72,11 +72,11 @@ class TokenStore:
         prefix = store_prefix(prefix)
         index_path, bin_path = suffixed(prefix, ".idx"), suffixed(prefix, ".bin")
         _check_present(prefix, index_path, bin_path)
-        index = read_index(index_path)
-        tokens = _map_tokens(bin_path, index.dtype)
-        sizes, notes = _fit(bin_path, tokens, index.sizes, index.document_list)
-        metadata = _fitting_metadata(prefix, len(tokens), len(index.document_list) - 1)
-        return TokenStore(prefix, tokens, sizes, index.document_list, metadata, notes)
+        dtype, sizes, document_list = _read_index(index_path)
+        tokens = _map_tokens(bin_path, dtype)
+        sizes, notes = _fit(bin_path, tokens, sizes, document_list)
+        metadata = _fitting_metadata(prefix, len(tokens), len(document_list) - 1)
+        return TokenStore(prefix, tokens, sizes, document_list, metadata, notes)
 
     @property
     def unique_tokens(self) -> int:
@@ -244,22 +244,8 @@ def _fit(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
-    """The content of an index file, which describes its .bin."""
-
-    dtype: np.dtype[np.integer]
-    sizes: Sizes
-    """[n] tokens per sequence."""
-    document_list: DocumentList
-    """[documents + 1] sequences before each document, and in the end all of them."""
-
-
-def read_index(path: Path) -> Index:
-    """The index at `path`, checked for consistency.
-
-    Raises DataError for a file that is missing, foreign, truncated or contradicts itself.
-    """
+def _read_index(path: Path) -> tuple[np.dtype[np.integer], Sizes, DocumentList]:
+    """Type of the ids, sizes and document list (see `TokenStore`), checked for consistency."""
     try:
         length = path.stat().st_size
         with path.open("rb") as file:
@@ -281,7 +267,7 @@ def read_index(path: Path) -> Index:
     document_list = content[pointers_end:].view("<i8").astype(np.int64)
     _check_sizes(path, sizes, content[sizes_end:pointers_end].view("<i8"), dtype.itemsize)
     _check_document_list(path, document_list, sequences)
-    return Index(dtype, sizes, document_list)
+    return dtype, sizes, document_list
 
 
 def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from array import array
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,16 +39,6 @@ def remove_store(prefix: Path) -> None:
             suffixed(prefix, suffix).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was written: counts and hashes for the metadata."""
-
-    unique_tokens: int
-    documents: int
-    content_sha256: str
-    index_sha256: str
-
-
 class StoreWriter:
     """Writes a store under temporary names; `commit` makes it appear, whole.
 
@@ -74,7 +63,7 @@ class StoreWriter:
         self._sizes = array("i")
         self._tokens = 0
         self._hash = hashlib.sha256()
-        self._written: Written | None = None
+        self._written: StoreMetadata | None = None
         self._done = False
         with files.storage_errors(suffixed(self.prefix, ".bin")):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -149,15 +138,15 @@ class StoreWriter:
             gathered[place : place + size] = source[start : start + size]
         return gathered.tobytes()
 
-    def finish(self) -> Written:
-        """Finish writing and return what was written; nothing is visible yet."""
+    def finish(self) -> StoreMetadata:
+        """Finish writing and return counts and hashes; nothing is visible yet."""
         if self._written is None:
             with files.storage_errors(suffixed(self.prefix, ".bin")):
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
             write_index(self._idx, self._dtype, np.array(self._sizes, dtype=np.int32))
-            self._written = Written(
+            self._written = StoreMetadata(
                 unique_tokens=self._tokens,
                 documents=self.documents,
                 content_sha256=self._hash.hexdigest(),

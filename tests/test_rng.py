@@ -160,3 +160,20 @@ def test_a_cached_order_cannot_be_changed():
     order = rng.permutation(3, 10)
     with pytest.raises(ValueError, match="read-only"):
         order[0] = 5
+
+
+@given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), unique=True, max_size=60))
+def test_a_random_order_is_a_permutation(seed, numbers):
+    numbers = np.array(sorted(numbers), dtype=np.int64)
+    order = rng.random_order(seed, numbers)
+    assert sorted(order.tolist()) == list(range(len(numbers)))
+    # Numbers that stay keep their order among themselves when others go.
+    kept = numbers[::2]
+    within = [number for number in numbers[order] if number in set(kept.tolist())]
+    assert kept[rng.random_order(seed, kept)].tolist() == within
+
+
+def test_the_first_of_a_random_order_is_uniform():
+    firsts = [int(rng.random_order(seed, np.arange(10))[0]) for seed in range(2000)]
+    counts = np.bincount(firsts, minlength=10)
+    assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees, p = 0.001

@@ -57,10 +57,16 @@ def uniforms(keys: Keys, count: int) -> NDArray[np.float64]:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def random_order(key: int, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Positions of `numbers` in a random order. Each number has its own rank, a hash of (key,
+    number), so two of them stay in the same order whatever else is there."""
+    return np.argsort(row_keys(key, numbers), kind="stable")
+
+
 @lru_cache(maxsize=8)
 def permutation(key: int, count: int) -> NDArray[np.int64]:
     """A uniformly random order of 0 … count−1, held in memory (for small counts)."""
-    order = np.argsort(outputs(np.asarray(key, dtype=np.uint64), np.arange(count)), kind="stable")
+    order = random_order(key, np.arange(count))
     order.flags.writeable = False
     return order
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from epochal.cli.main import cli
 from epochal.data.corpus import SAMPLING_SEED, Corpus, shuffle_seed_for
 from epochal.data.options import PrepareOptions
-from epochal.data.prepare import prepare, random_order
+from epochal.data.prepare import prepare
 from epochal.data.store import TokenStore
 from epochal.data.store_writer import StoreWriter
 from epochal.data.subset import subset
@@ -24,23 +24,6 @@ from epochal.errors import DataError
 def texts_of(store):
     """The documents' ids as tuples."""
     return [tuple(store.document(number).tolist()) for number in range(store.documents)]
-
-
-@given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), unique=True, max_size=60))
-def test_an_order_of_documents_is_a_permutation(seed, numbers):
-    numbers = np.array(sorted(numbers), dtype=np.int64)
-    order = random_order(seed, numbers)
-    assert sorted(order.tolist()) == list(range(len(numbers)))
-    # Documents that stay keep their order among themselves when others go.
-    kept = numbers[::2]
-    within = [number for number in numbers[order] if number in set(kept.tolist())]
-    assert kept[random_order(seed, kept)].tolist() == within
-
-
-def test_the_first_places_are_uniform():
-    firsts = [int(random_order(seed, np.arange(10))[0]) for seed in range(2000)]
-    counts = np.bincount(firsts, minlength=10)
-    assert ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, 9 degrees, p = 0.001
 
 
 @given(

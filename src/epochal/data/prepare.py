@@ -225,7 +225,9 @@ def _write_corpus(
             for selection in split.selections:
                 _write(selection, train, validation, tokenizer, workers, progress.update)
         if (seed := settings.get("shuffle")) is not None:
-            train_writer.reorder(random_order(seed, np.flatnonzero(split.selections[0].train)))
+            key = rng.stream_key(seed, "document order")
+            numbers = np.flatnonzero(split.selections[0].train)
+            train_writer.reorder(rng.random_order(key, numbers))
         metadata = _metadata(train, validation, split, tokenizer, settings)
         with files.atomic_path(folder / TOKENIZER) as pending:
             tokenizer.save(pending)
@@ -238,16 +240,6 @@ def _write_corpus(
                 validation_writer.abort()
         train_writer.commit(metadata[0])
     return Corpus.open(folder)
-
-
-def random_order(seed: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of the documents `numbers` (of the inputs, counted from 0) in a random order.
-
-    Each document's rank is a hash of (seed, its number), so two documents stay in the same order
-    whatever else is there.
-    """
-    key = rng.stream_key(seed, "document order")
-    return np.argsort(rng.row_keys(key, numbers), kind="stable")
 
 
 def _write(

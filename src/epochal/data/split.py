@@ -257,7 +257,7 @@ def choose_validation(lengths: NDArray[np.int64], share: float, seed: int, usabl
         )
     wanted = share * float(lengths[numbers].sum())
     key = rng.stream_key(seed, "validation split")
-    ranked = numbers[np.argsort(rng.row_keys(key, numbers), kind="stable")]
+    ranked = numbers[rng.random_order(key, numbers)]
     chosen = np.zeros(len(lengths), dtype=bool)
     taken = 0.0
     for number in ranked:

@@ -37,16 +37,14 @@ from epochal.sweeps.record import RunReason, RunState
 from epochal.sweeps.sweep import SweepResult
 from made_runs import result
 
-LAWS = {
-    "ar": law_from_constants(
-        "data-constrained",
-        {"A": 60.0, "B": 400.0, "E": 1.8, "alpha": 0.35, "beta": 0.37, "R_D": 30.0, "R_N": 5.0},
-    ),
-    "mdm": law_from_constants(
-        "data-constrained",
-        {"A": 60.0, "B": 900.0, "E": 1.9, "alpha": 0.35, "beta": 0.37, "R_D": 300.0, "R_N": 5.0},
-    ),
-}
+
+def planted_law(**changes):
+    constants = {"A": 60.0, "B": 400.0, "E": 1.8, "alpha": 0.35, "beta": 0.37}
+    constants |= {"R_D": 300.0, "R_N": 5.0}
+    return law_from_constants("data-constrained", constants | changes)
+
+
+LAWS = {"ar": planted_law(R_D=30.0), "mdm": planted_law(B=900.0, E=1.9)}
 
 
 class PlantedRuns:
@@ -444,45 +442,14 @@ def test_a_check_that_misses_is_marked(planted, text, tmp_path, monkeypatch):
 
 def test_a_family_below_the_unigram_baseline_is_not_predicted(planted, text, tmp_path, monkeypatch):
     """Diffusion's probes are above the unigram baseline, its check far below it."""
-    monkeypatch.setitem(
-        LAWS,
-        "mdm",
-        law_from_constants(
-            "data-constrained",
-            {
-                "A": 0.01,
-                "B": 0.01,
-                "E": 8.95,
-                "alpha": 0.35,
-                "beta": 0.37,
-                "R_D": 300.0,
-                "R_N": 5.0,
-            },
-        ),
-    )
+    monkeypatch.setitem(LAWS, "mdm", planted_law(A=0.01, B=0.01, E=8.95))
     monkeypatch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 9.0)
     train = planted.train
 
     def sudden(run, facts, folder):
-        begun = run.name.startswith("held-out-mdm")
         with monkeypatch.context() as patch:
-            if begun:
-                patch.setitem(
-                    LAWS,
-                    "mdm",
-                    law_from_constants(
-                        "data-constrained",
-                        {
-                            "A": 0.01,
-                            "B": 0.01,
-                            "E": 8.0,
-                            "alpha": 0.35,
-                            "beta": 0.37,
-                            "R_D": 300.0,
-                            "R_N": 5.0,
-                        },
-                    ),
-                )
+            if run.name.startswith("held-out-mdm"):
+                patch.setitem(LAWS, "mdm", planted_law(A=0.01, B=0.01, E=8.0))
             train(run, facts, folder)
 
     monkeypatch.setattr(planted, "train", sudden)

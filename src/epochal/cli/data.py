@@ -258,14 +258,14 @@ def canaries(out: str, count: int, copies: tuple[int, ...], seed: int, as_json: 
       epochal data prepare my_text/ canaries/canaries.jsonl --out corpus
     """
     from epochal.data.canaries import KEY_FILE, TEXT_FILE, CanaryFiles, write_canaries
+    from epochal.report.text.format import count as counted
 
     documents = sum(canary.copies for canary in write_canaries(out, count, copies, seed))
-    plural = "document" if documents == 1 else "documents"
     text, key = Path(out) / TEXT_FILE, Path(out) / KEY_FILE
     if as_json:
         print_json(CanaryFiles(text=text, key=key, count=count, documents=documents))
         return
-    click.echo(f"{text}: {documents:,} {plural} to prepare together with your text")
+    click.echo(f"{text}: {counted(documents, 'document')} to prepare together with your text")
     click.echo(f"{key}: the key, for `epochal memorise --canaries {out}`; keep it out of the text")
 
 

@@ -108,7 +108,7 @@ def _units(result: NLLResult) -> str:
 def _print_result(result: NLLResult) -> None:
     bound = "" if get_family(result.family).exact else " (upper bound)"
     rows = [
-        ("NLL", f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token{bound}"),
+        ("NLL", f"{_nll(result)}{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
         ("  from the documents", _error(result.standard_error_documents)),
         (
@@ -121,6 +121,10 @@ def _print_result(result: NLLResult) -> None:
         ("checkpoint", f"{result.checkpoint}, step {result.step:,}"),
     ]
     print_pairs(rows)
+
+
+def _nll(result: NLLResult) -> str:
+    return f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token"
 
 
 def _error(value: float | None) -> str:
@@ -136,10 +140,8 @@ def _print_gap(found: GapResult) -> None:
     names = (found.a, found.b) if found.a != found.b else (f"{found.a} (first)", found.b)
     chance = "not known" if found.p_value is None else f"{found.p_value:.2g}"
     rows = [
-        *(
-            (name, f"{r.nll_nats_per_token:.4f} ± {r.standard_error:.4f} nats/token")
-            for name, r in zip(names, (a, b), strict=True)
-        ),
+        (names[0], _nll(a)),
+        (names[1], _nll(b)),
         ("difference", f"{found.difference:+.4f} ± {found.standard_error:.4f} nats/token{note}"),
         ("  from the draws", f"± {found.standard_error_draws:.4f}"),
         ("  from the documents", _error(found.standard_error_documents)),
@@ -175,13 +177,10 @@ def _print_parts(parts: Breakdown) -> None:
 
 
 def _print_ensemble(found: EnsembleResult) -> None:
-    def line(result: NLLResult) -> str:
-        return f"{result.nll_nats_per_token:.4f} ± {result.standard_error:.4f} nats/token"
-
-    rows = [(name, line(one)) for name, one in zip(found.names, found.members, strict=True)]
-    rows.append(("ensemble", line(found.ensemble)))
     per_byte = found.ensemble.bits_per_byte
-    rows += [
+    rows = [
+        *((name, _nll(one)) for name, one in zip(found.names, found.members, strict=True)),
+        ("ensemble", _nll(found.ensemble)),
         ("gain over the best", f"{found.gain:+.4f} ± {found.gain_error:.4f} nats/token"),
         ("bits per byte", f"{per_byte:.4f}" if per_byte else "not known"),
         ("perplexity", f"{found.ensemble.perplexity:,.1f}"),

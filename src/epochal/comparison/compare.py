@@ -86,29 +86,25 @@ def compare_runs(records: Sequence[RunRecord], left_out: Sequence[str] = ()) -> 
     that did not learn from the same tokens or were not scored on the same ones.
     """
     check_comparable(records, "give runs of one corpus and one number of unique tokens", SAME_TASK)
-    finite = [r for r in records if math.isfinite(_result(r).nll_nats_per_token)]
+    nll = {record.path: _result(record).nll_nats_per_token for record in records}
+    finite = [record for record in records if math.isfinite(nll[record.path])]
     left_out = [*left_out, *(str(r.path) for r in records if r not in finite)]
     best: dict[str, RunRecord] = {}
     for family in family_names():
         own = [record for record in finite if record.family == family]
         if own:
-            best[family] = min(own, key=lambda record: _result(record).nll_nats_per_token)
+            best[family] = min(own, key=lambda record: nll[record.path])
     if len(best) < 2:
         raise RunError(_too_few(list(best), left_out))
-    pairs = [_pair((a, best[a]), (b, best[b])) for a, b in combinations(best, 2)]
+    pairs = [_pair(first, second) for first, second in combinations(best.values(), 2)]
+    lowest, *others = sorted(best, key=lambda family: nll[best[family].path])
+    clear = {family for p in pairs if p.leader and lowest in p.families for family in p.families}
     summaries = [summarise(record) for record in finite]
-    by_nll = sorted(best, key=lambda family: _result(best[family]).nll_nats_per_token)
-    clear = {pair.families for pair in pairs if pair.leader is not None}
-    leaders = by_nll[:1] + [
-        family
-        for family in by_nll[1:]
-        if (by_nll[0], family) not in clear and (family, by_nll[0]) not in clear
-    ]
-    chosen = {family: summarise(record) for family, record in best.items()}
+    chosen = {family: summaries[finite.index(record)] for family, record in best.items()}
     return Comparison(
         runs=summaries,
         best={family: run.run for family, run in chosen.items()},
-        leaders=leaders,
+        leaders=[lowest, *(family for family in others if family not in clear)],
         pairs=pairs,
         notes=_notes(summaries, chosen, left_out),
         left_out=left_out,
@@ -156,13 +152,13 @@ def _result(record: RunRecord) -> NLLResult:
     return result
 
 
-def _pair(first: tuple[str, RunRecord], second: tuple[str, RunRecord]) -> Pair:
-    families = first[0], second[0]
-    difference, error = nll_difference(second[1], first[1])
+def _pair(first: RunRecord, second: RunRecord) -> Pair:
+    families = first.family, second.family
+    difference, error = nll_difference(second, first)
     close = abs(difference) <= CLOSE * error
     leader = None if close else families[0] if difference > 0 else families[1]
-    a, b = (validation_curve(record) for _, record in (first, second))
-    crossing = None if a is None or b is None else curve_crossing({first[0]: a, second[0]: b})
+    a, b = validation_curve(first), validation_curve(second)
+    crossing = None if a is None or b is None else curve_crossing({families[0]: a, families[1]: b})
     # Curves in training are estimated from few mask draws. Where the evaluations do not confirm
     # that the later family has passed the other (or that it has not yet), they show nothing.
     if crossing is not None and (crossing.kind == "seen") != (leader == crossing.later):

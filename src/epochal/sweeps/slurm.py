@@ -49,7 +49,8 @@ class TrainTask:
         code = self._run(self.command(environment))
         if code:
             raise RunError(f"{self.run_dir}: training ended with exit code {code}")
-        if self.evaluate and self._by_torchrun and environment.global_rank == 0:
+        by_torchrun = self.nodes > 1 or self.gpus > 1  # else the training evaluates
+        if self.evaluate and by_torchrun and environment.global_rank == 0:
             code = self._run(Slot(0).evaluate_command(self.run_dir))
             if code:
                 raise RunError(f"{self.run_dir}: the evaluation ended with exit code {code}")
@@ -71,30 +72,24 @@ class TrainTask:
             folder.stop_file.unlink(missing_ok=True)
         return DelayedSubmission(self)
 
-    @property
-    def _by_torchrun(self) -> bool:
-        return self.nodes > 1 or self.gpus > 1
-
     def command(self, environment: Any) -> list[str]:
         """The command on one node of the job."""
-        if not self._by_torchrun:
-            return Slot(0).train_command(Path(self.recipe_file), self.evaluate)
-        launcher = [f"--nproc-per-node={max(1, self.gpus)}"]
         if self.nodes == 1:
-            launcher.append("--standalone")
-        else:
-            port = random.Random(str(environment.job_id)).randrange(*PORTS)
-            launcher += [
-                f"--nnodes={self.nodes}",
-                # Static, so that the first node is the host because of its rank, not because its
-                # own hostname equals Slurm's name for it, and has rank 0 and the messages.
-                "--rdzv-backend=static",
-                f"--node-rank={environment.node}",
-                f"--master-addr={environment.hostnames[0]}",
-                f"--master-port={port}",
-            ]
-        train = ["-m", "epochal", "train", self.recipe_file]
-        return [sys.executable, "-m", "torch.distributed.run", *launcher, *train]
+            slot = Slot(0, gpus=self.gpus)
+            return slot.train_command(Path(self.recipe_file), self.evaluate)
+        port = random.Random(str(environment.job_id)).randrange(*PORTS)
+        return [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            f"--nproc-per-node={max(1, self.gpus)}",
+            f"--nnodes={self.nodes}",
+            # Static, so that the first node is the host because of its rank, not because its
+            # own hostname equals Slurm's name for it, and has rank 0 and the messages.
+            "--rdzv-backend=static",
+            f"--node-rank={environment.node}",
+            f"--master-addr={environment.hostnames[0]}",
+            f"--master-port={port}",
+            *("-m", "epochal", "train", self.recipe_file),
+        ]
 
     def _run(self, command: list[str]) -> int:
         # Otherwise a warning kills torchrun, and a run that is still importing; training has

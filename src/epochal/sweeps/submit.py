@@ -164,30 +164,21 @@ def _task(file: Path, run_dir: Path, resources: Resources, evaluate: bool) -> Tr
 
 def _skipped(folder: SweepFolder, states: list[RunState], held: bool) -> dict[str, Note]:
     """Run folder → why it is not submitted: done, in use (if `held`), or without its trunk."""
-    skipped = {
-        state.run_dir: note(SkipReason.DONE, state=state.state, reason=state.reason)
-        for state in states
-        if state.state in DONE
-    }
-    if held:
-        skipped |= {
-            state.run_dir: note(SkipReason.IN_USE)
-            for state in states
-            if state.state not in DONE and _in_use(folder.run_dir(state.name))
-        }
-    lost = {
-        state.name: skipped[state.run_dir]
-        for state in states
-        if state.run_dir in skipped and state.state != State.FINISHED
-    }
-    for state in states:
+    skipped: dict[str, Note] = {}
+    lost: dict[str, Note] = {}
+    for state in states:  # a trunk comes before its branches
+        trunks = [trunk for trunk in state.after if trunk in lost]
         if state.state in DONE:
+            why = note(SkipReason.DONE, state=state.state, reason=state.reason)
+        elif trunks:
+            why = note(SkipReason.TRUNK_SKIPPED, trunk=trunks[0], reason=lost[trunks[0]])
+        elif held and _in_use(folder.run_dir(state.name)):
+            why = note(SkipReason.IN_USE)
+        else:
             continue
-        for trunk in state.after:
-            if trunk in lost:
-                skipped[state.run_dir] = note(
-                    SkipReason.TRUNK_SKIPPED, trunk=trunk, reason=lost[trunk]
-                )
+        skipped[state.run_dir] = why
+        if state.state != State.FINISHED:
+            lost[state.name] = why
     return skipped
 
 

@@ -291,14 +291,23 @@ def download(name: str, out: str | None, options: DownloadOptions, as_json: bool
       epochal data download c4 --unique-tokens 30M --out c4-text
     """
     from epochal.data.download import download as run
-    from epochal.report.text import data as text
 
     result = run(name, out or name.replace(":", "-"), options)
     if as_json:
         print_json(result)
         return
-    click.echo(text.downloaded(result))
-    click.echo(f"\nNext: {text.next_step(result)}")
+    folder = result.folder
+    counts = "" if result.documents is None else f", {result.documents:,} documents"
+    counts += "" if result.unique_tokens is None else f", {result.unique_tokens:,} tokens"
+    existed = " (already downloaded)" if result.already_existed else ""
+    click.echo(f"{result.name}: {result.kind} in {folder}{counts}{existed}")
+    next_steps = {
+        "corpus": f"epochal data inspect {folder}",
+        "store": f"a recipe's data.validation={folder}/validation",
+        "tokenizer": f"epochal data prepare TEXT --out corpus --tokenizer {folder}",
+        "text": f"epochal data prepare {folder} --out {folder}-corpus --tokenizer gpt2",
+    }
+    click.echo(f"\nNext: {next_steps[result.kind]}")
 
 
 @data.command()
@@ -311,16 +320,19 @@ def names(as_json: bool) -> None:
       epochal data names
     """
     from epochal.data.paper_sets import PAPER_SETS
-    from epochal.report.text import data as text
 
     sets = list(PAPER_SETS.values())
     if as_json:
         print_json(sets)
         return
-    print_table(
-        ["name", "documents", "tokens", "used for"],
-        [[each.name, f"{each.documents:,}", f"{each.tokens:,}", text.use(each)] for each in sets],
-    )
+    rows = []
+    for each in sets:
+        use = "many epochs"
+        if each.flops is not None:
+            flops = f"{each.flops:.0e}".replace("e+", "e")
+            use = f"data value: {each.size}, {flops} FLOPs, {each.epochs} ep"
+        rows.append([each.name, f"{each.documents:,}", f"{each.tokens:,}", use])
+    print_table(["name", "documents", "tokens", "used for"], rows)
     click.echo("\nA corpus of the first documents of C4 holds all smaller sets: see")
     click.echo("epochal data subset --help")
 

@@ -9,10 +9,8 @@ from epochal.data.notes import Check, CorpusNote, SlowReason, StoreNote
 from epochal.report.text.format import count
 
 if TYPE_CHECKING:
-    from epochal.data.download import Downloaded
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
-    from epochal.data.paper_sets import PaperSet
     from epochal.report.text import Text
     from epochal.results import NoteCode
 
@@ -196,31 +194,3 @@ def _origin(metadata: StoreMetadata) -> list[tuple[str, str]]:
             how += "tokens per document"
         rows.append(("cut from", f"{parent.name} ({parent.unique_tokens:,} tokens): {how}"))
     return rows
-
-
-def use(paper_set: PaperSet) -> str:
-    """What the paper used a set for."""
-    if paper_set.flops is None:
-        return "many epochs"
-    flops = f"{paper_set.flops:.0e}".replace("e+", "e")
-    return f"data value: {paper_set.size}, {flops} FLOPs, {paper_set.epochs} ep"
-
-
-def downloaded(result: Downloaded) -> str:
-    """What a download brought."""
-    counts = "" if result.documents is None else f", {result.documents:,} documents"
-    counts += "" if result.unique_tokens is None else f", {result.unique_tokens:,} tokens"
-    existed = " (already downloaded)" if result.already_existed else ""
-    return f"{result.name}: {result.kind} in {result.folder}{counts}{existed}"
-
-
-def next_step(result: Downloaded) -> str:
-    """What to do with a download: a command, or a recipe key."""
-    folder = result.folder
-    steps = {
-        "corpus": f"epochal data inspect {folder}",
-        "store": f"a recipe's data.validation={folder}/validation",
-        "tokenizer": f"epochal data prepare TEXT --out corpus --tokenizer {folder}",
-        "text": f"epochal data prepare {folder} --out {folder}-corpus --tokenizer gpt2",
-    }
-    return steps[result.kind]

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from epochal.families import get_family
-from epochal.report.text.format import count, listed, power_of_ten, sentence
+from epochal.report.text.format import listed, power_of_ten, sentence
 from epochal.results import NoteCode
-from epochal.scaling.choose import AICC_LEAD, Choice
-from epochal.scaling.isoflop import IsoFlop, Parabola
+from epochal.scaling.isoflop import Parabola
 from epochal.scaling.notes import (
     ChoiceReason,
     ConstantStatus,
@@ -20,18 +19,9 @@ from epochal.scaling.notes import (
     PointsNote,
     VertexFlag,
 )
-from epochal.scaling.points import Dropped, ParamsConvention
+from epochal.scaling.points import Dropped
 from epochal.scaling.result import FamilyFit
 from epochal.units import format_count
-
-CHOICE_RULE = (
-    "the law with the fewest constants, unless one with more has a lower held-out error by more "
-    f"than one standard error and an AICc lower by more than {AICC_LEAD:g}"
-)
-CONVENTIONS = {
-    ParamsConvention.AS_GIVEN: "as given; whether embeddings count is not known",
-    ParamsConvention.PAPER: "the paper's N = 4ld² + 3ldh + 6ld + Vd, embeddings included",
-}
 
 
 def _dominated(values: Mapping[str, Any]) -> str:
@@ -131,94 +121,6 @@ def _describe(value: Any) -> str:
 def dropped_line(dropped: Dropped) -> str:
     """A run that was left out, and why."""
     return f"{dropped.run}: {_describe(dropped.reason)}"
-
-
-def constant_row(fit: FamilyFit, name: str) -> list[str]:
-    """[name, value, 95 % interval, status] of a constant."""
-    value = fit.constants[name]
-    low, high = fit.intervals[name]
-    if value is None or (low is None and high is None) or low == high:
-        interval = ""
-    else:
-        left = "open" if low is None else f"{low:.4g}"
-        interval = f"{left} – {'open' if high is None else f'{high:.4g}'}"
-    status = fit.constant_status.get(name)
-    shown = "–" if value is None else f"{value:.5g}"
-    return [name, shown, interval, "" if status is None else _describe(status)]
-
-
-def fit_lines(fit: FamilyFit, most: int) -> list[str]:
-    """All about one family's fit beside its constants; lists are cut after `most`. A line that
-    begins with spaces belongs to the one before."""
-    points = fit.points
-    lines = [
-        f"{len(points)} points, objective {fit.objective:.5g} (sum of Huber terms), R² "
-        f"{fit.r2:.4f}, condition {fit.condition:.3g}; N: {CONVENTIONS[points.n_convention]}"
-        + ("; exponents tied" if fit.tied_exponents else "")
-    ]
-    if fit.half_life is not None:
-        lines.append(f"a repeated token is worth half a fresh one after {fit.half_life:.3g} epochs")
-    if len(fit.minima) > 1:
-        lines.append(f"{len(fit.minima)} minima within 1 % of the lowest objective:")
-        for minimum in fit.minima[:most]:
-            values = ", ".join(f"{k} {v:.4g}" for k, v in minimum.items() if k != "objective")
-            lines.append(f"  objective {minimum['objective']:.6g}: {values}")
-    if fit.held_out is not None:
-        held = fit.held_out
-        lines.append(
-            f"with its {count(len(held.runs), 'largest run')} held out, the law is off there by "
-            f"{100 * held.mean_relative_error:.2f} % (at most "
-            f"{100 * held.largest_relative_error:.2f} %)"
-        )
-    if fit.extrapolation_error:
-        lines.append(
-            "with its largest runs held out, the predicted drop in loss was wrong by up to "
-            f"{100 * fit.extrapolation_error:.3g} %; `epochal plan` widens extrapolated intervals "
-            "by that"
-        )
-    if fit.isoflop is not None and fit.isoflop.params_exponent is not None:
-        lines.append(_isoflop_line(fit.isoflop))
-    lines += [f"left out: {dropped_line(dropped)}" for dropped in fit.dropped[:most]]
-    if len(fit.dropped) > most:
-        lines.append(f"left out: {len(fit.dropped) - most} more, all in --json")
-    return [*lines, *map(_describe, fit.notes)]
-
-
-def _isoflop_line(isoflop: IsoFlop) -> str:
-    """The line through the parabolas' vertices, and how far sampling moves it."""
-    line = (
-        f"isoFLOP parabolas: N_opt = {isoflop.params_scale:.3g}·C^{isoflop.params_exponent:.3f}, "
-        f"D_opt grows as C^{isoflop.tokens_exponent:.3f}"
-    )
-    if isoflop.central_params_exponent is not None:
-        near = isoflop.central_params_exponent
-        line += f"; N_opt's exponent near the minima alone: {near:.3f}"
-    return line
-
-
-def choice_rows(choice: Choice) -> list[list[str]]:
-    """[law, constants, held-out error, AICc above the lowest, chosen or refused] per candidate."""
-    scores = [c.aicc for c in choice.candidates if c.aicc is not None]
-    lowest = min(scores, default=np.nan)
-    return [
-        [
-            candidate.law,
-            str(candidate.constants),
-            "–" if (e := candidate.held_out_error) is None else f"{100 * e:.2f} %",
-            "–" if candidate.aicc is None else f"{candidate.aicc - lowest:.2f}",
-            "chosen" if candidate.law == choice.law else "refused" * bool(candidate.refused),
-        ]
-        for candidate in choice.candidates
-    ]
-
-
-def choice_lines(choice: Choice) -> list[str]:
-    """Why a law was chosen, the rule, and the candidates that could not be fitted."""
-    lines = [f"{choice.law} was chosen: {_describe(choice.reason)}"]
-    if choice.candidates:
-        lines.append(f"rule: {CHOICE_RULE}; {choice.runs} runs in {choice.groups} groups held out")
-    refused = (c for c in choice.candidates if c.refused is not None)
-    return lines + [f"{candidate.law} refused: {candidate.refused}" for candidate in refused]
 
 
 def parabola_flops(parabola: Parabola) -> str:

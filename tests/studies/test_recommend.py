@@ -18,11 +18,9 @@ from epochal.report.study import (
 )
 from epochal.report.text.study import (
     check_texts,
-    held_out_text,
     note_texts,
     page_content,
     recommendation,
-    trial_text,
     verdict,
 )
 from epochal.results import note
@@ -180,7 +178,9 @@ def test_a_missed_check_makes_the_recommendation_a_guess():
     missed = HeldOutResults(1e16, [held("ar", 5.0, inside=False), held("mdm", 6.0)])
     missed.differences = {"mdm": (1.0, 0.02)}
     assert recommend(made.plan, [], missed, {}).check_missed
-    assert "outside" in held_out_text(missed.results[0])
+    told = check_texts(replace(made, held_out=missed))
+    assert [inside for inside, _ in told] == [False, True]
+    assert "outside" in told[0][1]
 
 
 def test_what_was_not_done_has_its_reason():
@@ -190,7 +190,8 @@ def test_what_was_not_done_has_its_reason():
     assert "no time" in check_texts(made)[0][1]
     lost = {"nll": None, "difference": None, "error": None, "improved": False}
     lost |= {"reason": note(RunReason.TRAINING_FAILED, exit_code=3)}
-    assert "exit code 3" in trial_text(replace(trial("ar", 0.0), **lost))
+    tried = replace(made, regularisation=[replace(trial("ar", 0.0), **lost)])
+    assert "exit code 3" in " ".join(note_texts(tried))
 
 
 def test_a_page_gets_values_and_texts():

@@ -119,7 +119,7 @@ def page_content(
         "tasks": facts.task_rows(runs),
         "texts": [(run.label, run.family, _texts(run)) for run in runs if run.samples],
         "differences": facts.differences(runs),
-        "recipes": [(run.label, facts.recipe_text(run)) for run in runs],
+        "recipes": [(run.label, _recipe_text(run)) for run in runs],
         "stores": facts.store_rows(groups),
         "corpora": [facts.corpus(group) for group in groups],
         "machines": facts.machines(runs),
@@ -251,6 +251,10 @@ def _tried(one: Mapping[str, Any]) -> list[str]:
 def _stage(one: Mapping[str, Any]) -> list[str]:
     name, status, note = (str(one.get(key) or "–") for key in ("name", "status", "note"))
     return [name, status, _nats(one.get("seconds"), ".0f"), note]
+
+
+def _recipe_text(run: Run) -> str:
+    return run.record.folder.recipe_file.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _texts(run: Run) -> list[tuple[str, str]]:

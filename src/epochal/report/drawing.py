@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from epochal import files
-from epochal.errors import OptionError
 from epochal.estimates import Floats
 from epochal.families import families, get_family
 from epochal.report.text.format import power_of_ten, printable
@@ -189,12 +188,6 @@ def inline(plot: Plot) -> Markup:
         WIDTH, HEIGHT, plot.label
     )
     return head + Markup(body)  # matplotlib has escaped the text in it
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise OptionError for an unknown format of figures."""
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise OptionError("figures", unknown[0], "give pdf, svg or png")
 
 
 def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:

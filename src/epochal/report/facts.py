@@ -42,11 +42,6 @@ def _value(value: object, digits: int) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def recipe_text(run: Run) -> str:
-    """The run's recipe.toml as it is."""
-    return run.record.folder.recipe_file.read_text(encoding="utf-8", errors="replace").strip()
-
-
 def store_rows(groups: Sequence[Group]) -> list[list[str]]:
     """Per token store its role and main figures."""
     rows: dict[tuple[str, ...], None] = {}

@@ -10,14 +10,14 @@ import jinja2
 
 from epochal import files
 from epochal.comparison import Comparison
-from epochal.errors import RunError
+from epochal.errors import OptionError, RunError
 from epochal.report.collect import (
     group_runs,
     read_runs,
 )
 from epochal.report.content import FIGURES, page_content
 from epochal.report.curves import curve_plots
-from epochal.report.drawing import check_formats, save
+from epochal.report.drawing import FORMATS, save
 from epochal.report.law_figures import law_plots
 from epochal.report.laws import find_laws, find_plan, read_study
 from epochal.report.options import ReportOptions
@@ -70,7 +70,8 @@ def write_report(
         raise RunError(
             f"{target} is a folder; name the page to write, such as {target}/report.html"
         )
-    check_formats(options.figures)
+    if unknown := [name for name in options.figures if name not in FORMATS]:
+        raise OptionError("figures", unknown[0], "give pdf, svg or png")
     study = read_study(places)
     law = check_law(options.law or str(study.get("law") or "data-constrained"))
     runs = read_runs(places)

@@ -108,8 +108,8 @@ def advise(advice: Advice, checkpoints: Sequence[CheckpointResult]) -> list[str]
         few, *_, many = (group for group in last.exposure_by_copies if group.min_copies)
         sentences.append(
             f"Exposure rises with copies, from {few.mean:.1f} bits "
-            f"({times(few.min_copies, few.max_copies)}) to {many.mean:.1f} "
-            f"({times(many.min_copies, many.max_copies)}): remove repeated text before training "
+            f"({_times(few.min_copies, few.max_copies)}) to {many.mean:.1f} "
+            f"({_times(many.min_copies, many.max_copies)}): remove repeated text before training "
             "(`epochal data prepare --drop-duplicates`)."
         )
     return sentences
@@ -126,7 +126,7 @@ def _given_back(result: CheckpointResult) -> str:
     return ", ".join(parts) or "nothing was measured"
 
 
-def times(least: int, most: int) -> str:
+def _times(least: int, most: int) -> str:
     """'never', 'once', '4 times' or '4 to 7 times'."""
     if least < most:
         return f"{least} to {most} times"
@@ -171,7 +171,7 @@ def _extraction(result: Extraction, length: int) -> str:
 
 
 def _canaries(groups: Sequence[CopiesExposure]) -> str:
-    each = [f"{group.mean:.1f} ({times(group.min_copies, group.max_copies)})" for group in groups]
+    each = [f"{group.mean:.1f} ({_times(group.min_copies, group.max_copies)})" for group in groups]
     count, out = (sum(getattr(g, name) for g in groups) for name in ("canaries", "extracted"))
     highest = max(group.highest for group in groups)
     return (
@@ -187,7 +187,7 @@ def _at_equal_loss(result: AtEqualLoss, bounds: Sequence[str]) -> str:
     if result.extraction_rate is not None:
         parts.append(f"extraction {100 * result.extraction_rate:.1f} %")
     parts += [
-        f"exposure {bits:.1f} bits ({times(least, most)})"
+        f"exposure {bits:.1f} bits ({_times(least, most)})"
         for least, most, bits in result.exposures
         if least
     ]

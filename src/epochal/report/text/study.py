@@ -114,7 +114,7 @@ def _choice_text(family: str, choice: LadderChoice, unique: int) -> str:
     return f"{_short(family)}, {size}, {length} unique tokens"
 
 
-def held_out_text(result: HeldOutResult) -> str:
+def _held_out_text(result: HeldOutResult) -> str:
     """How a held-out run compares with its prediction."""
     low, high = result.interval
     inside = "inside" if result.inside else "outside"
@@ -138,7 +138,7 @@ def check_texts(result: StudyResult) -> list[tuple[bool | None, str]]:
     if held_out is None:
         return []
     checks: list[tuple[bool | None, str]] = [
-        (one.inside, held_out_text(one)) for one in held_out.results
+        (one.inside, _held_out_text(one)) for one in held_out.results
     ]
     for run, reason in held_out.not_checked.items():
         why = "not finished" if reason is None else describe(reason)
@@ -148,7 +148,7 @@ def check_texts(result: StudyResult) -> list[tuple[bool | None, str]]:
     return checks
 
 
-def trial_text(trial: RegularisationTrial) -> str:
+def _trial_text(trial: RegularisationTrial) -> str:
     """What a setting brought at a family's best probe."""
     title = f"{_short(trial.family)}, {trial.setting}"
     if trial.nll is None or trial.difference is None or trial.error is None:
@@ -165,7 +165,7 @@ def trial_text(trial: RegularisationTrial) -> str:
 
 def note_texts(result: StudyResult) -> list[str]:
     """The notes of the study, its trials and its plan."""
-    texts = [*map(describe, result.notes), *map(trial_text, result.regularisation)]
+    texts = [*map(describe, result.notes), *map(_trial_text, result.regularisation)]
     if result.plan is not None:
         texts += map(describe, result.plan.notes)
         for one in result.plan.families:
@@ -186,11 +186,11 @@ def page_content(result: StudyResult) -> dict[str, Any]:
             for one in result.stages
         ],
         "held_out": [
-            to_json(one) | {"note": held_out_text(one)}
+            to_json(one) | {"note": _held_out_text(one)}
             for one in (held_out.results if held_out is not None else [])
         ],
         "regularisation": [
-            to_json(one) | {"keys": to_json(one.keys), "note": trial_text(one)}
+            to_json(one) | {"keys": to_json(one.keys), "note": _trial_text(one)}
             for one in result.regularisation
         ],
         "not_tried": sentence(describe(Note(StudyNote.NOT_TRIED))) + "."

@@ -73,7 +73,9 @@ _MODULES = {
     "study": "epochal.studies.study",
     "submit": "epochal.sweeps.submit",
     "sweep": "epochal.sweeps.sweep",
+    "TuneOptions": "epochal.sweeps.options",
     "train": "epochal.training.train",
+    "tune": "epochal.sweeps.tune",
     "verify": "epochal.data.inspection",
     "write_report": "epochal.report",
 }
@@ -132,8 +134,10 @@ if TYPE_CHECKING:
     from epochal.sweeps.options import Resources as Resources
     from epochal.sweeps.options import SubmitOptions as SubmitOptions
     from epochal.sweeps.options import SweepOptions as SweepOptions
+    from epochal.sweeps.options import TuneOptions as TuneOptions
     from epochal.sweeps.submit import submit as submit
     from epochal.sweeps.sweep import sweep as sweep
+    from epochal.sweeps.tune import tune as tune
     from epochal.training.dry_run import dry_run as dry_run
     from epochal.training.options import DryRunOptions as DryRunOptions
     from epochal.training.train import train as train

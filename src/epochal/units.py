@@ -154,3 +154,14 @@ def _pydantic(parse: Any) -> BeforeValidator:
 Count = Annotated[int, _pydantic(parse_count)]
 Quantity = Annotated[float, _pydantic(parse_number)]
 Every = Annotated[Interval, _pydantic(parse_interval), PlainSerializer(str, return_type=str)]
+
+
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+
+
+def parse_seconds(text: str) -> float:
+    """`20min`, `2h`, `600s` → seconds. Raises UserError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"{text!r} is not a time; write 20min, 2h or 600s")
+    return float(match[1]) * _SECONDS[match[2]]

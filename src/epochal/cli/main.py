@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "memorise": ("memorise", "memorise", "Measure what runs reproduce of their training text."),
     "compare": ("compare", "compare", "Train families on the same tokens, and compare them."),
     "sweep": ("sweep", "sweep", "Train many runs from one file: isoFLOP, epochs, seeds, …"),
+    "tune": ("tune", "tune", "Search learning rate, weight decay and epochs; certify them."),
     "study": ("study", "study", "Recommend a model for a text, within a time budget."),
     "submit": ("sweep", "submit", "Submit a run or sweep to Slurm."),
     "report": ("report", "report", "Write one self-contained HTML page about runs."),

@@ -1,6 +1,6 @@
 """Run records in, which family learned more out. No torch here."""
 
-from epochal.comparison.compare import Comparison, Pair, compare_runs, nll_difference
+from epochal.comparison.compare import Comparison, Pair, compare_runs, is_clear, nll_difference
 from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "Pair",
     "compare_runs",
     "curve_crossing",
+    "is_clear",
     "nll_difference",
 ]

@@ -27,6 +27,9 @@ CLOSE = 2.0
 """A difference of up to this many standard errors is too close to call."""
 EQUAL_COMPUTE = 0.02
 """Two runs whose compute differs by more than this share did not have the same."""
+CLEAR = 0.01
+"""Nats, beyond two standard errors, from which a difference is clear: another seed alone would
+change a loss by about as much."""
 
 
 class ComparisonNote(NoteCode):
@@ -129,6 +132,11 @@ def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
         "in the same way (another validation set, estimator or sequence length), so their NLL "
         "cannot be compared; run `epochal eval` on both again"
     )
+
+
+def is_clear(difference: float, error: float) -> bool:
+    """Whether a difference of two NLLs, in nats per token, is more than chance."""
+    return abs(difference) > max(CLEAR, 2 * error)
 
 
 def _too_few(families: Sequence[str], left_out: Sequence[str]) -> str:

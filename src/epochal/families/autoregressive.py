@@ -37,6 +37,7 @@ FAMILY = Family(
     writer="epochal.generation.autoregressive",
     aliases=("autoregressive",),
     options=AutoregressiveOptions,
+    decay_per_capacity=1.1,  # arXiv 2509.14786, within a factor of two of all its optima
     added_options=frozenset({"orders", "order_kind", "token_masking"}),
     loss_is_nll=lambda options: options.orders == 1 and not options.token_masking,
     explicit_mask=lambda options: options.token_masking > 0,

@@ -66,6 +66,9 @@ class Family:
     reads_short_rows: Callable[[Any], bool] = _always
     """options → whether rows shorter than those trained on may be read as they are; else they
     are padded with masks to that length, since a row that ends early is new to the model."""
+    decay_per_capacity: float | None = None
+    """Weight decay over N / U that was best where tokens are repeated, for `epochal tune` to
+    begin with; None where none is published."""
     small_model_options: Mapping[str, Any] = field(default_factory=dict)
     """Options with which small models learn sooner, for the probes of a study."""
     recipe_defaults: Mapping[str, Any] = field(default_factory=dict)

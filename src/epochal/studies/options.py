@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from epochal.errors import OptionError, UserError
+from epochal.errors import OptionError
 from epochal.options import option
-from epochal.units import parse_number
+from epochal.units import parse_number, parse_seconds
 
 LEAST_BUDGET = 120.0
 """Seconds."""
-_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
-
-
-def _seconds(text: str) -> float:
-    """`20min`, `2h`, `600s` → seconds. Raises UserError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise UserError(f"{text!r} is not a time; write 20min, 2h or 600s")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOptions:
     """How long a study may take, and what it plans for."""
 
-    budget: float = option(1200.0, metavar="TIME", parse=_seconds)
+    budget: float = option(1200.0, metavar="TIME", parse=parse_seconds)
     """Wall time over all sessions: 20min, 2h, 600s; in Python seconds."""
     out: Path = Path("study")
     """Folder for everything that is made."""

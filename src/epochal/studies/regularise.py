@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from epochal.comparison import nll_difference
+from epochal.comparison import is_clear, nll_difference
 from epochal.errors import EpochalError
 from epochal.families import family_names
 from epochal.report.study import SETTINGS, RegularisationTrial, StudyNote
@@ -21,9 +21,6 @@ from epochal.sweeps.record import RunState, State
 
 SHARE = 0.10
 """Share of the budget for these runs. Chosen by us: about two of the longest probes at a time."""
-CLEAR = 0.01
-"""Nats, beyond two standard errors, from which a difference is clear: another seed alone would
-change a loss by about as much."""
 REPEATS = 2.0
 """Epochs from which a run repeats its tokens enough to try regularisation on it."""
 LEAST_REPETITION = 0.5
@@ -104,11 +101,6 @@ def _trial(variant: Variant, state: RunState) -> RegularisationTrial:
         improved=found is not None and found[0] < 0 and is_clear(*found),
         reason=reason if found is None else None,
     )
-
-
-def is_clear(difference: float, error: float) -> bool:
-    """Whether a difference of two NLLs, in nats per token, is more than chance."""
-    return abs(difference) > max(CLEAR, 2 * error)
 
 
 def best_setting(

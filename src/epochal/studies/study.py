@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epochal import files
+from epochal.comparison import is_clear
 from epochal.data.builtin import builtin_documents
 from epochal.data.corpus import Corpus
 from epochal.data.store import TokenStore
@@ -30,7 +31,7 @@ from epochal.scaling.planner import PlanReport, make_plan
 from epochal.studies.laws import StudyLaws, overfitting, study_laws
 from epochal.studies.options import StudyOptions
 from epochal.studies.quickstart import prepare_text
-from epochal.studies.regularise import best_setting, is_clear
+from epochal.studies.regularise import best_setting
 from epochal.studies.runner import StudyRunner
 from epochal.studies.state import StudyState
 from epochal.sweeps.record import RunState

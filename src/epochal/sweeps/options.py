@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from epochal.errors import OptionError, UserError
 from epochal.options import option
+from epochal.units import parse_seconds
 
 Cluster = Literal["slurm", "local"]
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
@@ -132,3 +133,26 @@ class SweepOptions:
     """Try runs again that failed or were ended early."""
     reuse: tuple[Path, ...] = option((), metavar="FOLDER")
     """Where to look for finished runs; may be repeated.  [default: the folder that holds out]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneOptions:
+    """How settings are searched."""
+
+    out: Path | None = None
+    """Folder for the runs.  [default: runs/<recipe's name>-tune]"""
+    families: tuple[str, ...] = option((), flag="--family", metavar="NAME")
+    """A family to tune, repeatable; all of them if not given."""
+    axes: tuple[Literal["lr", "weight_decay", "epochs", "dropout"], ...] = option((), flag="--axis")
+    """A setting to search, repeatable; lr, weight_decay and epochs if not given."""
+    budget: float | None = option(None, metavar="TIME", parse=parse_seconds)
+    """Time for training over all sessions: 20min, 2h, 600s; in Python seconds. Every search may
+    use the same share of it.  [default: until the searches end]"""
+    jobs: int = 1
+    """Runs at a time on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise OptionError("jobs", self.jobs, "should be at least 1")
+        if self.budget is not None and not self.budget > 0:
+            raise OptionError("budget", self.budget, "should be more than 0 seconds")

@@ -41,7 +41,7 @@ RESULTS: dict[str, str] = {
     "downstream": "list[epochal.downstream_tasks.downstream.TaskResult]",
     "sweep": "epochal.sweeps.sweep.SweepResult",
     "sweep --dry-run": "epochal.sweeps.listing.Listing",
-    "tune": "epochal.sweeps.tune.TuneResult",
+    "tune": "epochal.sweeps.tuned.TuneResult",
     "submit": "epochal.sweeps.submit.Submission",
     "report": "epochal.report.page.Report",
     "import megatron": "epochal.interop.imports.ImportedRun",

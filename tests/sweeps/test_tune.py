@@ -18,7 +18,8 @@ from epochal.sweeps.options import TuneOptions
 from epochal.sweeps.record import RunReason, RunState, State
 from epochal.sweeps.search import Axis, Closed, Outcome, Point, Search, Start, decay_prior
 from epochal.sweeps.sweep import SweepResult
-from epochal.sweeps.tune import Verdict, tune
+from epochal.sweeps.tune import tune
+from epochal.sweeps.tuned import Verdict
 from made_runs import make_run
 from tiny_runs import overrides
 

@@ -35,8 +35,8 @@ def tune(source: str, overrides: tuple[str, ...], options: TuneOptions, as_json:
       epochal tune mine.toml --budget 2h --jobs 2 --out tuned
     """
     from epochal.report.text.tune import certificate, neighbour_text
-    from epochal.sweeps.tune import Verdict
     from epochal.sweeps.tune import tune as run
+    from epochal.sweeps.tuned import Verdict
 
     result = run(source, overrides, options)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from epochal.families import get_family
 from epochal.report.text import describe
 from epochal.sweeps.search import Axis
-from epochal.sweeps.tune import Neighbour, Tuned, Verdict
+from epochal.sweeps.tuned import Neighbour, Tuned, Verdict
 
 _AXES = {
     Axis.LR: "learning rate",

@@ -32,6 +32,7 @@ NAMES = [
     "StudyOptions",
     "SubmitOptions",
     "SweepOptions",
+    "TuneOptions",
     "RunSummary",
     "average",
     "compare",
@@ -62,6 +63,7 @@ NAMES = [
     "subset",
     "sweep",
     "train",
+    "tune",
     "verify",
     "write_report",
 ]

@@ -48,7 +48,7 @@ RESULTS: dict[str, str] = {
     "import hf": "epochal.interop.imports.ImportedRun",
     "export hf": "epochal.interop.exports.ExportedFolder",
     "export safetensors": "epochal.interop.exports.ExportedFile",
-    "fit": "epochal.scaling.result.FitReport",
+    "fit": "epochal.scaling.fit.FitReport",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
     "study": "epochal.report.study.StudyResult",
@@ -125,7 +125,10 @@ def keys(kind: type[Any]) -> dict[str, tuple[Any, str]]:
         shown = field.metadata.get("json", True)
         if shown is not False:
             key = field.name if shown is True else shown
-            table[key] = hints[field.name], docs.get(field.name, "")
+            hint, choices = hints[field.name], field.metadata.get("choices")
+            if choices and hint is str:
+                hint = Literal[tuple(choices())]
+            table[key] = hint, docs.get(field.name, "")
     return table
 
 

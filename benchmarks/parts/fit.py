@@ -15,11 +15,12 @@ import numpy as np
 from scipy.optimize import minimize
 
 from epochal.estimates import Floats
-from epochal.scaling.forms import FORMS, Inputs
-from epochal.scaling.intervals import bootstrap, groups_of
+from epochal.scaling.checks import bootstrap
+from epochal.scaling.estimate import groups_of
+from epochal.scaling.forms import FORMS
+from epochal.scaling.forms.form import FitProblem, Inputs
 from epochal.scaling.law import law_from_constants
-from epochal.scaling.solver import FitProblem, polish
-from epochal.scaling.starts import global_search
+from epochal.scaling.search import search
 from parts.options import Options
 from parts.timing import Row, ratio_row, take_turns, time_rows
 
@@ -45,8 +46,7 @@ def make_problem(rows: int, seed: int) -> FitProblem:
 
 def ours(problem: FitProblem) -> float:
     """Objective of the whole search."""
-    constants, _ = global_search(problem)
-    return polish(problem, constants[0])[1]
+    return float(search(problem, most=1)[1][0])
 
 
 def usual(problem: FitProblem, starts: Floats) -> float:
@@ -68,7 +68,7 @@ def measure(options: Options) -> list[Row]:
     grid = np.array(list(itertools.product(*_GRID)), dtype=float)
     problem = make_problem(points, seed=1)
     groups = groups_of(range(points))
-    best = global_search(problem)[0][:1]
+    best = search(problem, most=1)[0][:1]
     peer_name = f"L-BFGS-B, {len(grid)} starts"
     reached: dict[str, list[float]] = {"ours": [], peer_name: []}
     draws = iter(range(10**6))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from epochal.scaling.forms import FORMS
 from epochal.scaling.law import law_from_constants
-from epochal.scaling.points import make_points
+from epochal.scaling.points import Points
 
 CONSTANTS = {
     "A": 336.0,
@@ -26,10 +27,18 @@ EPOCHS = (1, 4, 10, 30, 90)
 
 def law(name="data-constrained", family="ar", **changes):
     """The planted law of that name."""
-    from epochal.scaling.forms import FORMS
-
     values = CONSTANTS | changes
     return law_from_constants(name, {c: values[c] for c in FORMS[name].constants}, family)
+
+
+def make_points(params, tokens, unique_tokens=None, loss=None, family="ar"):
+    """Points from arrays; without `unique_tokens` every run is one epoch."""
+    params, tokens = np.atleast_1d(np.asarray(params, float)), np.asarray(tokens, float)
+    unique = tokens if unique_tokens is None else np.asarray(unique_tokens, float)
+    n, d, u, seen = (np.array(v) for v in np.broadcast_arrays(params, tokens, unique, loss))
+    families = [family] * len(n) if isinstance(family, str) else list(family)
+    names = [f"row {i + 1}" for i in range(len(n))]
+    return Points(n, d, u, seen.astype(float), families, names, [""] * len(n))
 
 
 def runs(planted, noise=0.0, seed=0, epochs=EPOCHS, budgets=BUDGETS, sizes=SIZES):

@@ -7,26 +7,15 @@ import tomllib
 
 import numpy as np
 import pytest
-from planted import law, runs, write_csv
+from planted import law, make_points, runs, write_csv
 
 import epochal
 from epochal.cli.main import main
 from epochal.errors import DataError, UserError
-from epochal.scaling.choose import (
-    CANDIDATES,
-    aicc,
-    choose_law,
-    held_out_errors,
-    held_out_groups,
-    paired,
-)
+from epochal.scaling.estimate import CANDIDATES, ChoiceReason, ConstantStatus, choose_law, paired
 from epochal.scaling.fit import fit_points
-from epochal.scaling.forms import FORMS, predict
-from epochal.scaling.law_files import read_laws
-from epochal.scaling.notes import ChoiceReason, ConstantStatus
+from epochal.scaling.law import read_laws
 from epochal.scaling.options import FitOptions
-from epochal.scaling.point_fit import point_fit
-from epochal.scaling.points import make_points
 
 SMALL = {"budgets": (4e7, 3e8), "sizes": (7e6, 5e7, 3e8, 2e9), "epochs": (1, 4, 16, 64)}
 
@@ -76,35 +65,36 @@ def test_overfitted_runs_count_in_the_choice_and_are_left_out_of_a_monotone_fit(
     assert found.dropped == []
 
 
-def test_held_out_errors_are_those_of_a_fit_without_the_group():
+def test_held_out_errors_are_those_of_fits_without_the_group():
     points = runs(law(), noise=0.01, **SMALL)
-    groups = held_out_groups(points)
-    assert int(groups.max()) + 1 == 8
-    fit = point_fit(points, "ar", FORMS["data-constrained"], FitOptions(keep_overfitted=True))
-    errors = held_out_errors(fit, groups)
-    for group in (0, 5):
-        rest = points.take(groups != group)
-        alone = point_fit(rest, "ar", FORMS["data-constrained"], FitOptions(keep_overfitted=True))
-        out = points.take(groups == group)
-        where = type(fit.problem.where).at(out.params, out.tokens, out.unique_tokens)
-        said = predict(fit.problem.form, alone.constants[:1], where)[0]
-        assert errors[groups == group] == pytest.approx(abs(said - np.log(out.loss)), abs=2e-4)
+    choice = choose_law(points, "ar", FitOptions())
+    assert choice.groups == 8
+    groups = list(zip(points.params, points.unique_tokens, strict=True))
+    errors = []
+    for group in set(groups):
+        out = np.array([one == group for one in groups])
+        settings = FitOptions(keep_overfitted=True, bootstraps=0)
+        alone = fit_points(points.take(~out), settings).families["ar"]
+        left = points.take(out)
+        said = alone.predict(left.params, left.tokens, left.unique_tokens)
+        errors.append(np.abs(np.log(said / left.loss)).mean())
+    assert choice.candidates[0].held_out_error == pytest.approx(np.mean(errors), abs=1e-4)
 
 
 def test_rows_of_few_curves_are_held_out_one_by_one():
-    points = runs(law(), budgets=(1e8,), sizes=(1e7, 1e8, 1e9))
-    assert held_out_groups(points).tolist() == list(range(len(points)))
+    points = runs(law(), noise=0.01, budgets=(1e8,), sizes=(1e7, 1e8, 1e9))
+    assert choose_law(points, "ar", FitOptions()).groups == len(points)
 
 
 def test_aicc_of_squares_is_that_of_a_normal_distribution():
     """Burnham & Anderson 2002: n·log(RSS/n) + 2k + 2k(k+1)/(n − k − 1), k with the variance."""
     points = runs(law(), noise=0.01, **SMALL)
-    settings = FitOptions(huber=np.inf, keep_overfitted=True)
-    fit = point_fit(points, "ar", FORMS["data-constrained"], settings)
-    n, k, objective = 32, 8, float(fit.objectives[0])
-    rss = 2 * objective
+    settings = FitOptions(huber=np.inf, keep_overfitted=True, bootstraps=0)
+    rss = 2 * fit_points(points, settings).families["ar"].objective
+    n, k = 32, 8
     plain = n * np.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
-    assert aicc(fit.problem, objective, 1.0) == pytest.approx(plain - n * np.log(2))
+    score = choose_law(points, "ar", settings).candidates[0]
+    assert score.aicc == pytest.approx(plain - n * np.log(2))
 
 
 def test_errors_of_paired_differences_are_over_groups():

@@ -6,24 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import law, runs, write_csv
+from planted import law, make_points, runs, write_csv
 
 import epochal
 from epochal.cli.main import main
 from epochal.errors import UserError
 from epochal.results import note, to_json
-from epochal.scaling.extrapolation import (
-    ENOUGH,
-    LEARNING,
-    drop_unigram_level_runs,
-    optimistic_loss,
-)
+from epochal.scaling.checks import optimistic_loss
 from epochal.scaling.fit import fit_points
-from epochal.scaling.law_files import read_laws, write_laws
-from epochal.scaling.notes import DropReason
+from epochal.scaling.law import read_laws, write_laws
 from epochal.scaling.options import FitOptions
 from epochal.scaling.planner import make_plan
-from epochal.scaling.points import make_points
+from epochal.scaling.points import ENOUGH, LEARNING, DropReason, drop_unigram_level_runs
 
 QUICK = FitOptions(bootstraps=0)
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import CONSTANTS, law, runs, write_csv
+from planted import CONSTANTS, law, make_points, runs, write_csv
 
 import epochal
 from epochal.errors import DataError, OptionError
 from epochal.results import note, to_json
+from epochal.scaling.checks import isoflop
+from epochal.scaling.estimate import ConstantStatus
 from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
-from epochal.scaling.isoflop import isoflop
-from epochal.scaling.notes import ConstantStatus, DropReason
 from epochal.scaling.optimum import optima
 from epochal.scaling.options import FitOptions
-from epochal.scaling.points import make_points
+from epochal.scaling.points import DropReason
 from epochal.scaling.read import read_csv
 
 QUICK = FitOptions(bootstraps=0)

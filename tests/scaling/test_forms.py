@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from planted import CONSTANTS, law
 
 from epochal.errors import UserError
-from epochal.scaling.forms import FORMS, Inputs, predict, predict_with_gradient, unconstrain
+from epochal.scaling.forms import FORMS
+from epochal.scaling.forms.form import Inputs
 from epochal.scaling.law import law_from_constants
-from epochal.scaling.law_files import read_preset
+from epochal.scaling.plan import read_preset
 
 every_form = pytest.mark.parametrize("name", list(FORMS))
 
@@ -61,12 +62,12 @@ def test_gradients_are_those_of_finite_differences(name, random):
     where = Inputs.at(
         *(10 ** random.uniform(low, high, 40) for low, high in ((6, 10), (8, 12), (7, 10)))
     )
-    point = unconstrain(form, np.array([CONSTANTS[c] for c in form.constants]))
-    _, gradient = predict_with_gradient(form, point[None], where)
+    point = form.unconstrain(np.array([CONSTANTS[c] for c in form.constants]))
+    _, gradient = form.predict_with_gradient(point[None], where)
     for index in range(len(point)):
         step = np.zeros_like(point)
         step[index] = 1e-6
-        ends = [predict(form, (point + sign * step)[None], where) for sign in (1, -1)]
+        ends = [form.predict((point + sign * step)[None], where) for sign in (1, -1)]
         assert gradient[0, index] == pytest.approx((ends[0] - ends[1])[0] / 2e-6, abs=1e-7)
 
 

@@ -18,7 +18,12 @@ from epochal.errors import OptionError, UserError
 from epochal.families import get_family, register, unregister
 from epochal.recipe import load_recipe, recipe_tree
 from epochal.report.text import describe
-from epochal.report.text.plan import critical_data_text, extrapolation_text, verdict_text
+from epochal.report.text.plan import (
+    critical_data_text,
+    extrapolation_text,
+    recipe_head,
+    verdict_text,
+)
 from epochal.results import to_json
 from epochal.scaling.crossing import (
     RESAMPLES,
@@ -26,11 +31,16 @@ from epochal.scaling.crossing import (
     critical_data,
     paper_critical_compute,
 )
-from epochal.scaling.law_files import read_preset
-from epochal.scaling.notes import PlanNote
 from epochal.scaling.optimum import floor_loss, optima
 from epochal.scaling.options import FitOptions, PlanOptions
-from epochal.scaling.plan import critical_unique_tokens, find_laws, plan_recipe, write_recipes
+from epochal.scaling.plan import (
+    critical_unique_tokens,
+    find_laws,
+    plan_recipe,
+    planned_recipes,
+    read_preset,
+)
+from epochal.scaling.planner import PlanNote
 from epochal.sizes import LADDER
 from epochal.units import Interval, format_count
 
@@ -432,7 +442,7 @@ def test_plans_take_any_number_of_families():
             ("ar", "new"),
             ("mdm", "new"),
         ]
-        assert report.pair("new", "ar").difference > 0.5
+        assert report.pairs[1].difference > 0.5
         assert "NEW" in verdict_text(report)
         assert len(critical_unique_tokens(1e18, PlanOptions(laws=laws)).pairs) == 3
         certain = {
@@ -534,8 +544,7 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
     plan = epochal.plan(1e8, 1e16, PlanOptions(laws=place, sizes=["5M", "20M"]))
     assert plan.vocabulary == 700
     assert PlanNote.OTHER_VOCABULARY not in codes(plan)
-    [written] = write_recipes(tmp_path / "out.toml", plan, find_laws(place)[0])
-    recipe = load_recipe(written)
+    [(_, recipe)] = planned_recipes(plan, find_laws(place)[0])
     params = recipe.model.architecture().params(700)
     assert params == pytest.approx(plan.families[0].size.params)
     planned = plan.families[0].flops
@@ -544,9 +553,8 @@ def test_recipes_are_as_the_best_run_of_the_law(tmp_path, name):
     assert (recipe.data.sequence_length, recipe.train.global_batch_size) == (96, 24)
     assert (recipe.train.lr, recipe.train.hidden_dropout) == (3e-3, 0.2)
     assert (recipe.train.weight_decay, recipe.eval.every) == (0.3, Interval(3, "percent"))
-    assert "in the law's best run" in written.read_text()
-    write_recipes(tmp_path / "other.toml", plan, find_laws(place)[0], "other")
-    assert load_recipe(tmp_path / "other.toml").data.corpus == "other"
+    assert "in the law's best run" in recipe_head(plan.families[0], plan, like_run=True)
+    assert planned_recipes(plan, find_laws(place)[0], "other")[0][1].data.corpus == "other"
 
 
 def test_laws_of_other_tokens_are_told():
@@ -567,17 +575,13 @@ def test_a_recipe_in_a_law_that_cannot_be_read(tmp_path):
     with pytest.raises(
         UserError, match=r"law\.toml: the recipe of ar cannot be read .*no_such_key"
     ):
-        write_recipes(tmp_path / "out.toml", plan, find_laws(law_file)[0])
-    assert not (tmp_path / "out.toml").exists()
+        planned_recipes(plan, find_laws(law_file)[0])
 
 
-def test_heads_of_recipes_tell_parts_of_an_epoch(tmp_path):
+def test_heads_of_recipes_tell_parts_of_an_epoch():
     def head(flops):
-        path = tmp_path / "out.toml"
-        write_recipes(
-            path, epochal.plan(1e9, flops, PlanOptions(laws={"ar": law()})), {"ar": law()}
-        )
-        return path.read_text().splitlines()[1]
+        report = epochal.plan(1e9, flops, PlanOptions(laws={"ar": law()}))
+        return recipe_head(report.families[0], report, like_run=False).splitlines()[1]
 
     assert re.search(r"and 0\.\d+ of an epoch\.$", head(1e16))
     assert re.search(r"and \d+\.\d+ epochs\.$", head(2e21))

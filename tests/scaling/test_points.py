@@ -14,9 +14,9 @@ from epochal.cli.main import main
 from epochal.errors import DataError, OptionError, RunError, UserError
 from epochal.recipe import recipe_tree
 from epochal.runs import RunRecord
-from epochal.scaling.law_files import read_fixed, read_laws, write_laws
-from epochal.scaling.notes import DropReason, PointsNote
+from epochal.scaling.law import read_laws, write_laws
 from epochal.scaling.options import FitOptions
+from epochal.scaling.points import DropReason, PointsNote
 from epochal.scaling.read import read_csv, read_points
 from made_runs import make_run
 
@@ -135,7 +135,10 @@ def test_a_law_survives_its_file(tmp_path, suffix):
     assert back.fitted_range == fit.fitted_range
     at = (1e8, 1e10, 1e8)
     assert back.predict_interval(*at) == pytest.approx(fit.predict_interval(*at), rel=1e-6)
-    assert set(read_fixed(path)["ar"]) == {"A", "B", "E", "alpha", "beta"}
+    fixed = FitOptions(fix=path, bootstraps=0)
+    again = epochal.fit(runs(law(), noise=0.005), fixed).families["ar"]
+    assert set(again.fixed) == {"A", "B", "E", "alpha", "beta"}
+    assert again.constants["A"] == pytest.approx(fit.constants["A"])
     with pytest.raises(UserError, match=r"\.toml or \.json"):
         report.save(tmp_path / "law.txt")
 
@@ -143,7 +146,11 @@ def test_a_law_survives_its_file(tmp_path, suffix):
 def test_constants_written_by_hand(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("E = 1.8\n[mdm]\nA = 300\n", encoding="utf-8")
-    assert read_fixed(path) == {"": {"E": 1.8}, "mdm": {"A": 300.0}}
+    points = {family: runs(law(family=family), noise=0.005) for family in ("ar", "mdm")}
+    for family, known in (("ar", {"E": 1.8}), ("mdm", {"E": 1.8, "A": 300.0})):
+        options = FitOptions(fix=path, law="chinchilla", max_epochs=1, bootstraps=0)
+        found = epochal.fit(points[family], options).families[family]
+        assert {name: found.constants[name] for name in found.fixed} == pytest.approx(known)
     for text, message in (
         ("", "holds no constants"),
         ("E = '1.8'\n", "E = '1.8' is not a number"),
@@ -155,7 +162,7 @@ def test_constants_written_by_hand(tmp_path):
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
-            read_fixed(path)
+            epochal.fit(points["ar"], FitOptions(fix=path))
     path.write_text("x = 'y'\n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no law"):
         read_laws(path)

@@ -10,9 +10,8 @@ import epochal
 from epochal.cli.main import main
 from epochal.report.text import describe
 from epochal.runs import RunRecord
-from epochal.scaling.notes import DropReason
 from epochal.scaling.options import FitOptions
-from epochal.scaling.points import Candidate, dominated_settings, setting_of
+from epochal.scaling.points import Candidate, DropReason, dominated_settings, setting_of
 from epochal.scaling.read import read_csv, read_points
 from made_runs import make_run
 

@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from planted import make_points
 
 from epochal.data.corpus import Corpus
 from epochal.report.text import describe
-from epochal.scaling.extrapolation import corpus_unigram_nll, unigram_level_notes
-from epochal.scaling.points import make_points
+from epochal.scaling.points import corpus_unigram_nll, unigram_level_notes
 from epochal.scaling.read import read_points
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from epochal.report.study import (
@@ -26,7 +27,7 @@ from epochal.report.text.study import (
 from epochal.results import note
 from epochal.scaling.law import law_from_constants
 from epochal.scaling.planner import make_plan
-from epochal.scaling.points import make_points
+from epochal.scaling.points import Points
 from epochal.studies.laws import overfitting
 from epochal.studies.study import recommend
 from epochal.sweeps.record import RunReason
@@ -38,6 +39,13 @@ FITTED = {"params": (1e5, 1e8), "tokens": (1e6, 1e9), "unique_tokens": (1e6, 1e8
 FITTED |= {"flops": (6e12, 6e17), "epochs": (1.0, 100.0)}
 
 
+def made(rows):
+    """Points of rows (family, N, D, U, loss)."""
+    families, *numbers = zip(*rows, strict=True)
+    n, d, u, loss = np.array(numbers, float)
+    return Points(n, d, u, loss, list(families), list(map(str, range(len(n)))), [""] * len(n))
+
+
 def points(**ladders):
     """Runs of two sizes and two U; `ladders` are those on the whole text, by family."""
     rows = [
@@ -47,8 +55,7 @@ def points(**ladders):
         for u, steps in ((UNIQUE, ladder), (UNIQUE / 4, FALLING))
         for d, loss in steps
     ]
-    families, n, d, u, loss = zip(*rows, strict=True)
-    return make_points(n, d, u, loss, family=families)
+    return made(rows)
 
 
 def overfits(family, first, last):
@@ -68,10 +75,9 @@ def test_which_families_overfit_the_whole_text():
 
 
 def test_the_range_of_best_lengths_by_size():
-    rows = [(1e6, d, loss) for d, loss in RISING]
-    rows += [(4e6, d, loss) for d, loss in [(1e6, 4.5), (4e6, 3.9), (16e6, 4.3)]]
-    n, d, loss = zip(*rows, strict=True)
-    _, notes = overfitting(make_points(n, d, UNIQUE + 0 * len(n), loss, family="ar"))
+    other = [(1e6, 4.5), (4e6, 3.9), (16e6, 4.3)]
+    rows = [("ar", 1e6, d, UNIQUE, loss) for d, loss in RISING]
+    _, notes = overfitting(made([*rows, *(("ar", 4e6, d, UNIQUE, loss) for d, loss in other)]))
     assert notes == [overfits("ar", 4, 16)]
 
 

@@ -22,7 +22,7 @@ from epochal.report.study import Basis, RegularisationTrial, StudyNote, StudyRes
 from epochal.report.text.study import recommendation, verdict
 from epochal.results import note, to_json
 from epochal.runs import RunFolder
-from epochal.scaling import intervals
+from epochal.scaling import checks
 from epochal.scaling.law import law_from_constants
 from epochal.scaling.options import FitOptions
 from epochal.studies import laws as study_laws
@@ -139,7 +139,7 @@ def plant(patch):
     # The planted laws are far above the unigram baseline.
     patch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 30.0)
     patch.setattr("epochal.studies.study.write_report", no_report)
-    patch.setattr(intervals, "_PROFILE", intervals._PROFILE[::4])
+    patch.setattr(checks, "_PROFILE", checks._PROFILE[::4])
     patch.setattr(study_laws, "FitOptions", partial(FitOptions, bootstraps=30))
     return runs
 

@@ -19,7 +19,7 @@ from epochal.errors import RecipeError
 from epochal.recipe import load_recipe, run_numbers
 from epochal.recipe.load import apply_overrides
 from epochal.runs import RunRecord
-from epochal.scaling.notes import DropReason
+from epochal.scaling.points import DropReason
 from epochal.scaling.read import read_points
 from epochal.sizes import GPT2_VOCABULARY
 from epochal.sweeps.designs import CorpusFacts, design_runs

@@ -15,8 +15,8 @@ from epochal.report.text.format import count
 from epochal.scaling.options import FitOptions
 
 if TYPE_CHECKING:
-    from epochal.scaling.choose import Choice
-    from epochal.scaling.result import FamilyFit, FitReport
+    from epochal.scaling.estimate import Choice
+    from epochal.scaling.fit import FamilyFit, FitReport
 
 _MOST = 8
 """Minima and runs left out that are printed."""
@@ -166,7 +166,7 @@ def _choice_rows(choice: Choice) -> list[list[str]]:
 
 def _choice_lines(choice: Choice) -> list[str]:
     """Why a law was chosen, the rule, and the candidates that could not be fitted."""
-    from epochal.scaling.choose import AICC_LEAD
+    from epochal.scaling.estimate import AICC_LEAD
 
     lines = [f"{choice.law} was chosen: {describe(choice.reason)}"]
     if choice.candidates:

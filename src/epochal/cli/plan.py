@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from epochal.cli.output import json_option, print_json, print_note, print_paragr
 from epochal.scaling.options import PlanOptions
 
 if TYPE_CHECKING:
-    from epochal.scaling.planner import CriticalDataReport, PlanReport
+    from epochal.recipe import Recipe
+    from epochal.scaling.law import ScalingLaw
+    from epochal.scaling.planner import CriticalDataReport, FamilyPlan, PlanReport
 
 
 @click.command()
@@ -64,20 +67,42 @@ def plan(
         critical = critical_unique_tokens(budget, options)
         print_json(critical) if as_json else _print_critical(critical)
         return
-    from epochal.scaling.plan import find_laws, write_recipes
+    from epochal.scaling.plan import find_laws, planned_recipes
     from epochal.scaling.plan import plan as run_plan
 
     report = run_plan(parse_number(unique_tokens) if unique_tokens else None, budget, options)
     written = []
     if recipe is not None:
         corpus = None if options.corpus is None else str(options.corpus)
-        written = write_recipes(recipe, report, find_laws(options.laws)[0], corpus)
+        laws, _ = find_laws(options.laws)
+        planned = planned_recipes(report, laws, corpus)
+        written = _write_recipes(recipe, report, planned, laws)
     if as_json:
         print_json(report)
         return
     _print_plan(report)
     for path in written:
         click.echo(f"recipe: {path}")
+
+
+def _write_recipes(
+    path: Path,
+    report: PlanReport,
+    planned: Sequence[tuple[FamilyPlan, Recipe]],
+    laws: Mapping[str, ScalingLaw],
+) -> list[Path]:
+    """Write the first recipe to `path`, the others beside it with their family's name."""
+    from epochal import files
+    from epochal.recipe import recipe_toml
+    from epochal.report.text.plan import recipe_head
+
+    written: list[Path] = []
+    for plan, recipe in planned:
+        place = path.with_name(f"{path.stem}-{plan.family}{path.suffix}") if written else path
+        head = recipe_head(plan, report, like_run=laws[plan.family].recipe is not None)
+        files.write_text(place, head + recipe_toml(recipe))
+        written.append(place)
+    return written
 
 
 def _print_plan(report: PlanReport) -> None:

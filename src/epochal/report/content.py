@@ -33,9 +33,8 @@ from epochal.report.text.fit import dropped_line, half_life, isoflop_notes
 from epochal.report.text.format import count, flops, listed, number, sentence
 from epochal.report.text.plan import advice_text, extrapolation_text, verdict_sentence
 from epochal.scaling.advisor import advise
-from epochal.scaling.notes import PlanNote
-from epochal.scaling.planner import FamilyPlan, PlanReport
-from epochal.scaling.result import FamilyFit
+from epochal.scaling.fit import FamilyFit
+from epochal.scaling.planner import FamilyPlan, PlanNote, PlanReport
 from epochal.units import format_count, format_epochs
 
 FIGURES = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")

@@ -30,11 +30,12 @@ from epochal.report.laws import most_common_unique_tokens
 from epochal.report.text.fit import describe_parabola, half_life, parabola_flops
 from epochal.report.text.format import power_of_ten
 from epochal.report.text.plan import verdict_sentence
-from epochal.scaling.isoflop import Parabola
+from epochal.scaling.checks import Parabola
+from epochal.scaling.fit import FamilyFit
+from epochal.scaling.law import interval_of
 from epochal.scaling.optimum import optima
 from epochal.scaling.planner import PlanReport
 from epochal.scaling.points import Points
-from epochal.scaling.result import FamilyFit
 from epochal.units import format_count, format_epochs
 
 Fits = Mapping[str, FamilyFit]
@@ -389,9 +390,7 @@ def _best(fit: FamilyFit, grid: Floats, unique: float) -> tuple[Floats, Floats, 
     best = optima(fit, grid, unique).loss
     if not fit.samples:
         return best, best, best
-    ends = [
-        fit.interval([optima(fit, float(c), unique, s[:_SAMPLES]).loss for s in fit.samples])
-        for c in grid
-    ]
+    losses = [[optima(fit, float(c), unique, s[:_SAMPLES]).loss for s in fit.samples] for c in grid]
+    ends = [interval_of(draws, fit.whole_range) for draws in losses]
     low, high = np.array(ends, dtype=float).T
     return best, np.minimum(low, best), np.maximum(high, best)

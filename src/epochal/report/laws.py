@@ -17,14 +17,12 @@ from epochal.report.collect import Run
 from epochal.report.text.format import printable
 from epochal.results import Note
 from epochal.runs.comparable import Mismatch, mismatches
-from epochal.scaling.extrapolation import drop_unigram_level_runs
-from epochal.scaling.fit import fit_points
-from epochal.scaling.options import FitOptions, check_law
+from epochal.scaling.fit import FamilyFit, FitReport, fit_points
+from epochal.scaling.options import FitOptions
 from epochal.scaling.plan import like_run, plan_recipe
 from epochal.scaling.planner import FamilyPlan, PlanReport, make_plan
-from epochal.scaling.points import Points
+from epochal.scaling.points import Points, drop_unigram_level_runs
 from epochal.scaling.read import read_points
-from epochal.scaling.result import FamilyFit, FitReport
 
 FEWEST_RUNS = 5
 """With fewer runs of a family no law is tried."""
@@ -95,7 +93,7 @@ def find_laws(runs: Sequence[Run], study: dict[str, Any], law: str, fit: FitRepo
             points = read_points([run.record.path for run in own])
             if isinstance(level, int | float):
                 points, _ = drop_unigram_level_runs(points, level)
-            report = fit_points(points, FitOptions(law=check_law(law)))
+            report = fit_points(points, FitOptions(law=law))
         except EpochalError as error:
             refused[family] = str(error)
             continue
@@ -144,8 +142,7 @@ def plan_recipes(plan: PlanReport, runs: Sequence[Run]) -> list[tuple[str, str]]
     Settings other than size and length are those of the family's run of the nearest size, the
     best one of several.
     """
-    order = sorted(plan.families, key=lambda one: (one.family != plan.winner, one.loss))
-    return [(one.family, _recipe(one, plan, runs)) for one in order]
+    return [(one.family, _recipe(one, plan, runs)) for one in plan.ranked]
 
 
 def _recipe(one: FamilyPlan, plan: PlanReport, runs: Sequence[Run]) -> str:

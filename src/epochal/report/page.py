@@ -28,9 +28,9 @@ from epochal.report.text.format import (
     sentence,
 )
 from epochal.results import Note
+from epochal.scaling.fit import FitReport
 from epochal.scaling.options import check_law
 from epochal.scaling.planner import PlanReport
-from epochal.scaling.result import FitReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from epochal.comparison import Comparison
 from epochal.recipe.load import Tree
 from epochal.results import Note, NoteCode
+from epochal.scaling.fit import FitReport
 from epochal.scaling.optimum import LadderChoice
 from epochal.scaling.planner import PlanReport
-from epochal.scaling.result import FitReport
 
 DROPOUT, DECAY = "dropout 0.1", "weight decay 1"
 SETTINGS: Mapping[str, Tree] = {

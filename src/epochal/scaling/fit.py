@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.errors import DataError
+from epochal.errors import DataError, UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.results import Note, note
-from epochal.scaling.choose import AUTO, choose_law
-from epochal.scaling.extrapolation import (
+from epochal.results import Note, NoteCode, note
+from epochal.scaling.checks import (
+    HeldOutCheck,
+    Interval,
+    IsoFlop,
+    Spread,
     extrapolation_error,
     held_out_check,
-    unigram_level_notes,
+    isoflop,
+    spread,
 )
-from epochal.scaling.forms import Form, constrain, not_identified
-from epochal.scaling.intervals import Spread, spread
-from epochal.scaling.isoflop import isoflop
-from epochal.scaling.law import SINGLE_EPOCH, find_form
-from epochal.scaling.law_files import read_fixed
-from epochal.scaling.notes import ConstantStatus, FitNote
+from epochal.scaling.estimate import (
+    Choice,
+    ConstantStatus,
+    PointFit,
+    choose_law,
+    make_problem,
+    point_fit,
+)
+from epochal.scaling.forms import FORMS
+from epochal.scaling.forms.form import FitProblem, Form, not_identified
+from epochal.scaling.law import (
+    NO_CONSTANTS,
+    SINGLE_EPOCH,
+    ScalingLaw,
+    is_number,
+    read_table,
+    write_laws,
+)
 from epochal.scaling.options import FitOptions
-from epochal.scaling.point_fit import PointFit, make_problem, point_fit, search
-from epochal.scaling.points import Dropped, Points
+from epochal.scaling.points import Dropped, Points, unigram_level_notes
 from epochal.scaling.read import Source, read_source
-from epochal.scaling.result import FamilyFit, FitReport
-from epochal.scaling.solver import FitProblem
+from epochal.scaling.search import search
 
 WITHIN = 0.01
 """Minima whose objective is within this share of the lowest are all reported."""
@@ -39,6 +53,84 @@ _TRADE_OFF = 1e3
 
 Fixed = Mapping[str, Mapping[str, float]]
 """family → constants (A, B, …) that are not fitted; the key "" is for all families."""
+
+
+class FitNote(NoteCode):
+    """Warnings about one family's fit."""
+
+    NO_FLOOR = "no_floor"
+    """E is nearly 0: the runs do not reach far enough to show a floor."""
+    TRADE_OFF = "trade_off"
+    """condition: the constants trade off."""
+    FIXED_CONSTANTS_OFF = "fixed_constants_off"
+    """offset: share by which the fixed constants are off at one epoch."""
+    HALF_LIFE_BEYOND_RUNS = "half_life_beyond_runs"
+    """half_life_constant: R_D; longest: epochs of the longest run."""
+    ONE_UNIQUE_BUDGET = "one_unique_budget"
+    """All runs have one number of unique tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FamilyFit(ScalingLaw):
+    """A law fitted to one family's points."""
+
+    objective: float
+    """Σ of Huber terms."""
+    intervals: dict[str, Interval]
+    """95 %; an upper end of None is open, and both None: not identified."""
+    constant_status: dict[str, Note]
+    """Constants that are fixed, open on one side or not identified."""
+    minima: list[dict[str, float]]
+    """Every minimum within 1 % of the lowest objective: its constants and `objective`."""
+    profiles: dict[str, list[tuple[float, float]]] = field(metadata={"json": False})
+    """(value, objective) of half-lives fixed there, all others fitted again."""
+    points: Points
+    """The points of the fit."""
+    predicted: Floats
+    """[points], nats per token."""
+    residuals: Floats
+    """[points], log predicted − log seen."""
+    dropped: list[Dropped]
+    """Runs that were left out, and why."""
+    r2: float
+    """R² of the loss; NaN if all losses are the same."""
+    condition: float
+    """Of the scaled gradient in centred variables: 1 is best, above 1e3 constants trade off."""
+    held_out: HeldOutCheck | None
+    """None if too few runs are left to fit."""
+    tied_exponents: bool
+    """Whether beta = alpha."""
+    fixed: list[str]
+    """Constants that were not fitted."""
+    isoflop: IsoFlop | None
+    """None if no compute budget has three sizes."""
+    notes: list[Note]
+    """Warnings about the numbers."""
+    choice: Choice | None = None
+    """Why it is this law, if `law` was "auto"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FitReport:
+    """Fits of all families of a set of points."""
+
+    law: str
+    """As asked for; with "auto" each family has its own."""
+    families: dict[str, FamilyFit]
+    """Family → its law; only those that could be fitted."""
+    refused: dict[str, str]
+    """Families whose points cannot determine the law, and the error."""
+    options: FitOptions
+    """As given."""
+    notes: list[Note] = field(default_factory=list)
+    """What to know about the points."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the laws, with their resamples, to a .toml or .json file for `epochal plan`.
+
+        Raises UserError for another suffix.
+        """
+        write_laws(path, list(self.families.values()), self.options)
 
 
 def fit(source: Source, options: FitOptions | None = None) -> FitReport:
@@ -51,7 +143,7 @@ def fit(source: Source, options: FitOptions | None = None) -> FitReport:
     options = options or FitOptions()
     points = read_source(source, options)
     report = fit_points(points, options)
-    return dataclasses.replace(report, notes=[*report.notes, *unigram_level_notes(points)])
+    return replace(report, notes=[*report.notes, *unigram_level_notes(points)])
 
 
 def fit_points(points: Points, options: FitOptions) -> FitReport:
@@ -60,7 +152,7 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
     With the law "auto" each family gets the one that `choose_law` chooses for it. Raises
     DataError if no family's points can determine the law, OptionError for an unknown law.
     """
-    form = None if options.law == AUTO else find_form(options.law)
+    form = FORMS.get(options.law)  # None: "auto"
     fix = _fixed(options.fix)
     families = [name for name in family_names() if name in points.family]
     if not families:
@@ -76,8 +168,8 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
                 fits[family] = _fit_family(part, family, form, options, fixed, before)
                 continue
             choice = choose_law(part, family, options, fixed)
-            chosen = _fit_family(part, family, find_form(choice.law), options, fixed, before)
-            fits[family] = dataclasses.replace(chosen, choice=choice)
+            chosen = _fit_family(part, family, FORMS[choice.law], options, fixed, before)
+            fits[family] = replace(chosen, choice=choice)
         except DataError as error:
             refused[family] = str(error)
     if not fits:
@@ -106,7 +198,7 @@ def _fit_family(
     theta = constants[0]
     intervals = errors.intervals
     for name in (*fixed, *unknown):
-        value = None if name in unknown else float(constrain(form, theta)[form.index(name)])
+        value = None if name in unknown else float(form.constrain(theta)[form.index(name)])
         intervals[name] = (value, value)
     residuals = problem.residuals(constants[:1])[0]
     predicted = (
@@ -153,9 +245,48 @@ def _fixed(fix: str | Path | Mapping[str, Any] | None) -> Fixed:
     if fix is None:
         return {}
     if isinstance(fix, str | Path):
-        return read_fixed(fix)
+        return _read_fixed(fix)
     per_family = {k: dict(v) for k, v in fix.items() if isinstance(v, Mapping)}
     return per_family | {"": {k: float(v) for k, v in fix.items() if not isinstance(v, Mapping)}}
+
+
+def _read_fixed(path: str | Path) -> dict[str, dict[str, float]]:
+    """Constants to fix, from a file: at the top level for all families, or per family.
+
+    From a law file (`epochal fit --out`) A, B, E, alpha and beta are taken.
+    """
+    content = read_table(path)
+    families = content.get("families", content)
+    sections = (*family_names(), "options", "settings")
+    strange = [k for k, v in families.items() if isinstance(v, dict) and k not in sections]
+    if strange:
+        raise UserError(
+            f"{path}: [{strange[0]}] is not a family; sections are {' and '.join(family_names())}"
+        )
+    fixed: dict[str, dict[str, float]] = {}
+    _check_numbers(path, content if families is content else {})
+    top = {k: float(v) for k, v in content.items() if is_number(v) and k != "format"}
+    if top:
+        fixed[""] = top
+    for family in family_names():
+        section = families.get(family)
+        if isinstance(section, dict):
+            whole = "constants" in section
+            constants = section.get("constants", section)
+            if not whole:
+                _check_numbers(path, constants)
+            names = ("A", "B", "E", "alpha", "beta") if whole else tuple(constants)
+            fixed[family] = {k: float(constants[k]) for k in names if is_number(constants.get(k))}
+    if not any(fixed.values()):
+        raise UserError(f"{path} holds no constants; write for example: E = 1.87")
+    return fixed
+
+
+def _check_numbers(path: str | Path, constants: Mapping[str, Any]) -> None:
+    """Raise UserError for a constant that is not a number."""
+    for name, value in constants.items():
+        if not (is_number(value) or isinstance(value, dict) or name in NO_CONSTANTS):
+            raise UserError(f"{path}: {name} = {value!r} is not a number")
 
 
 def _with_intervals(
@@ -203,7 +334,7 @@ def _minima(
         {
             **{
                 name: float(value)
-                for name, value in zip(form.constants, constrain(form, constants), strict=True)
+                for name, value in zip(form.constants, form.constrain(constants), strict=True)
                 if name not in unknown
             },
             "objective": float(objective),
@@ -234,7 +365,7 @@ def _fit_notes(
 ) -> list[Note]:
     """Warnings that belong to the numbers."""
     notes = []
-    values = dict(zip(form.constants, constrain(form, constants).tolist(), strict=True))
+    values = dict(zip(form.constants, form.constrain(constants).tolist(), strict=True))
     if "E" in problem.free and values["E"] < 0.01:
         notes.append(note(FitNote.NO_FLOOR))
     condition = _condition_of(problem, constants)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from epochal.errors import UserError
 from epochal.estimates import Floats
 from epochal.recipe.schema import Model
-from epochal.scaling.forms import Inputs, predict
+from epochal.scaling.forms.form import Inputs
 from epochal.scaling.law import ScalingLaw
 from epochal.sizes import LADDER, Architecture, swiglu_width
 from epochal.units import parse_number
@@ -88,7 +88,7 @@ class _Search:
         """Losses [S, G]."""
         where = Inputs.at_logs(log_n, log_d, self.log_unique[:, None])
         with np.errstate(over="ignore", under="ignore"):
-            losses: Floats = np.exp(np.minimum(predict(self.law.form, self.theta, where), 600.0))
+            losses: Floats = np.exp(np.minimum(self.law.form.predict(self.theta, where), 600.0))
         return losses
 
     def over_size(self, low: Floats, high: Floats) -> Optima:

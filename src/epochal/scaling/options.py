@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 from epochal.errors import OptionError
 from epochal.options import option
 
 At = Literal["final", "best"]
 Residual = Literal["log", "loss"]
-LawName = Literal["auto", "chinchilla", "data-constrained", "overfitting", "penalty", "coupled"]
 
 HUBER_DELTA = 1e-3
 """δ of Hoffmann et al. 2022, kept by all later fits."""
@@ -21,18 +20,25 @@ OVERFIT_SHARE = 0.03
 the same size and tokens."""
 
 
-def check_law(law: str) -> LawName:
-    """`law` itself, if it is "auto" or a law's name. Raises OptionError that lists them."""
-    if law not in get_args(LawName):
-        raise OptionError("law", law, f"unknown law; choose one of {', '.join(get_args(LawName))}")
-    return cast(LawName, law)
+def _law_names() -> tuple[str, ...]:
+    """What `law` may be: "auto", or a form's name."""
+    from epochal.scaling.forms import FORMS  # not at the top: options are read without numpy
+
+    return ("auto", *FORMS)
+
+
+def check_law(law: str) -> str:
+    """`law` itself. Raises OptionError that lists what it may be."""
+    if law not in _law_names():
+        raise OptionError("law", law, f"unknown law; choose one of {', '.join(_law_names())}")
+    return law
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """How points are read and a law is fitted to them."""
 
-    law: LawName = "data-constrained"
+    law: str = option("data-constrained", choices=_law_names)
     """Form of the law; auto chooses one per family by its error on held-out runs."""
     fix: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE", renamed=["--hold"])
     """TOML or JSON file with constants that are not fitted."""

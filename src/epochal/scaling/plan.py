@@ -8,31 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from epochal import files
 from epochal.data.corpus import open_corpus
 from epochal.errors import OptionError, RecipeError, UserError
-from epochal.families import get_family
-from epochal.recipe import Recipe, recipe_from_tree, recipe_toml
+from epochal.recipe import Recipe, recipe_from_tree
 from epochal.recipe.estimate import Sharding, estimate_memory
 from epochal.recipe.schema import Data, Evaluation, Parallel, Train
 from epochal.results import Note, note
-from epochal.scaling.law import ScalingLaw
-from epochal.scaling.law_files import PRESETS, read_laws, read_preset
-from epochal.scaling.notes import PlanNote
+from epochal.scaling.fit import FitReport
+from epochal.scaling.law import ScalingLaw, read_laws
 from epochal.scaling.optimum import model_for
 from epochal.scaling.options import PlanOptions
 from epochal.scaling.planner import (
     CriticalDataReport,
     FamilyPlan,
+    PlanNote,
     PlanReport,
     make_critical_data,
     make_plan,
     recipe_length,
 )
-from epochal.scaling.result import FitReport
 from epochal.sizes import DEFAULT_MFU, GPT2_VOCABULARY, LADDER, get_gpu
-from epochal.units import Interval, format_count
+from epochal.units import Interval
 
+PRESETS = {
+    "paper": (PlanNote.PAPER_CONSTANTS, PlanNote.PAPER_FIT, PlanNote.PAPER_BEST_RUNS),
+    "muennighoff": (PlanNote.MUENNIGHOFF_CONSTANTS,),
+}
+"""Laws from the literature, preset_NAME.toml beside this file, and notes about each."""
 _STEPS = 2000
 _USED = 0.9
 """Share of a GPU's memory that a run may take; CUDA and the allocator need the rest."""
@@ -126,69 +128,33 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
     )
 
 
-def _recipe_by_law(
-    plan: FamilyPlan, law: ScalingLaw, report: PlanReport, corpus: str | None = None
-) -> Recipe:
-    """The recipe of one family's plan, as the law's runs were trained if it carries a recipe.
+def planned_recipes(
+    report: PlanReport, laws: Mapping[str, ScalingLaw], corpus: str | None = None
+) -> list[tuple[FamilyPlan, Recipe]]:
+    """Every family's plan with its recipe, in the order of `PlanReport.ranked`.
 
-    `corpus` is the folder to train on; None: that of the runs, or "corpus". Raises UserError for
-    a law file whose recipe cannot be read.
+    All but size and length is as the law's runs were trained if it carries a recipe. `corpus` is
+    the folder to train on; None: that of the runs, or "corpus". Raises UserError for a law file
+    whose recipe cannot be read.
     """
-    planned = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
-    if law.recipe is None:
-        return planned
-    try:
-        run = recipe_from_tree(dict(law.recipe))
-    except RecipeError as error:
-        raise UserError(
-            f"{law.source}: the recipe of {plan.family} cannot be read ({error}); fit the law "
-            "again with `epochal fit RUNS --out`, or remove the recipe from the file"
-        ) from None
-    alike = like_run(planned, run)
-    data = planned.data if corpus else alike.data
-    return replace(alike, data=replace(data, sequence_length=planned.data.sequence_length))
-
-
-def write_recipes(
-    path: str | Path,
-    report: PlanReport,
-    laws: Mapping[str, ScalingLaw],
-    corpus: str | None = None,
-) -> list[Path]:
-    """Write the recommended family's recipe to `path`, the others' beside it with their names.
-
-    If no family beats all others, the one with the lowest prediction is the first. Raises
-    UserError for a law whose recipe cannot be read.
-    """
-    path = Path(path)
-    order = sorted(report.families, key=lambda p: (p.family != report.winner, p.loss))
-    written = []
-    for number, plan in enumerate(order):
-        place = path if number == 0 else path.with_name(f"{path.stem}-{plan.family}{path.suffix}")
+    planned = []
+    for plan in report.ranked:
+        recipe = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
         law = laws[plan.family]
-        recipe = _recipe_by_law(plan, law, report, corpus)
-        files.write_text(place, _head(plan, report, law) + recipe_toml(recipe))
-        written.append(place)
-    return written
-
-
-def _head(plan: FamilyPlan, report: PlanReport, law: ScalingLaw) -> str:
-    size = f"{format_count(plan.params)} parameters"
-    passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
-    length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"
-    if passes < 1:
-        length = f"{passes:.4g} of an epoch"
-    return (
-        f"# {get_family(plan.family).title}, from `epochal plan` for "
-        f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
-        "FLOPs.\n"
-        f"# Predicted loss {plan.loss:.4f} nats per token at {size} and {length}.\n"
-        + (
-            "# Batch, learning rate, dropout and the rest are defaults: set those of your runs.\n"
-            if law.recipe is None
-            else "# All but size and length as in the law's best run.\n"
-        )
-    )
+        if law.recipe is not None:
+            try:
+                run = recipe_from_tree(dict(law.recipe))
+            except RecipeError as error:
+                raise UserError(
+                    f"{law.source}: the recipe of {plan.family} cannot be read ({error}); fit the "
+                    "law again with `epochal fit RUNS --out`, or remove the recipe from the file"
+                ) from None
+            alike = like_run(recipe, run)
+            data = recipe.data if corpus else alike.data
+            length = recipe.data.sequence_length
+            recipe = replace(alike, data=replace(data, sequence_length=length))
+        planned.append((plan, recipe))
+    return planned
 
 
 def plan(
@@ -268,6 +234,12 @@ def find_laws(laws: str | Path | Any) -> tuple[dict[str, ScalingLaw], list[Note]
             "`epochal fit RUNS --out law.toml`",
         )
     return read_laws(laws), []
+
+
+def read_preset(name: str) -> dict[str, ScalingLaw]:
+    """The laws of PRESETS, by family."""
+    laws = read_laws(Path(__file__).with_name(f"preset_{name}.toml"))
+    return {family: replace(law, source=name) for family, law in laws.items()}
 
 
 def _vocabulary_notes(laws: Mapping[str, ScalingLaw], vocabulary: int) -> list[Note]:

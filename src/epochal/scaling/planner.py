@@ -9,9 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from epochal.errors import UserError
-from epochal.estimates import Floats
 from epochal.families import family_names, get_family
-from epochal.results import Note, note
+from epochal.results import Note, NoteCode, note
 from epochal.scaling.crossing import (
     Crossings,
     critical_compute,
@@ -21,8 +20,7 @@ from epochal.scaling.crossing import (
     trusted_flops,
     trusted_unique_tokens,
 )
-from epochal.scaling.law import TAIL, Extrapolation, ScalingLaw
-from epochal.scaling.notes import PlanNote
+from epochal.scaling.law import TAIL, Extrapolation, ScalingLaw, interval_of
 from epochal.scaling.optimum import (
     LARGEST,
     SMALLEST,
@@ -44,6 +42,41 @@ _MOST_TOKENS, _MOST_FLOPS = 1e18, 1e36
 thousand epochs of that. A larger number is a typing error."""
 _SMALL = 10e6  # unique tokens below which rows are short, to have enough of them
 _AT_THE_END = 1e-3  # of log N: the optimum is at an end of the search
+
+
+class PlanNote(NoteCode):
+    """What to know about a plan."""
+
+    BUDGET_OF_GPUS = "budget_of_gpus"
+    """count, gpu, hours, mfu, peak (FLOP/s of one), flops (of all)."""
+    OTHER_VOCABULARY = "other_vocabulary"
+    """family; law, plan: vocabularies."""
+    SMALLEST_SIZE = "smallest_size"
+    """family, params: the plan stops at the smallest model of the search."""
+    LARGEST_SIZE = "largest_size"
+    """family, params: the plan stops at the largest model of the search."""
+    ROW_LENGTH_UNKNOWN = "row_length_unknown"
+    """family; rows: tokens per row of a recipe."""
+    ROW_LENGTH_SHORTER = "row_length_shorter"
+    """family; fitted, rows: tokens per row; unique_tokens."""
+    NO_REPETITION = "law_without_repetition"
+    """family; identified: False where R_D is not identified, True where runs are of one epoch."""
+    NO_LARGE_MODELS = "law_without_large_models"
+    """family: R_N is not identified."""
+    REPEATED_AS_FRESH = "repeated_as_fresh"
+    """family: the law counts a repeated token as a fresh one."""
+    NO_OVERFITTING = "law_without_overfitting"
+    """family: the law cannot express overfitting."""
+    FLOORS_EXTRAPOLATED = "floors_extrapolated"
+    """exact, bounds: families by kind of NLL; a crossing rests on extrapolated floors."""
+    NEEDS_SHARDING = "needs_sharding"
+    """family, gpu, gpus, memory; whole, sharded: bytes per GPU."""
+    DOES_NOT_FIT = "does_not_fit"
+    """family, gpu, gpus, memory; sharded: bytes per GPU."""
+    MUENNIGHOFF_CONSTANTS = "muennighoff_constants"
+    PAPER_CONSTANTS = "paper_constants"
+    PAPER_FIT = "paper_fit"
+    PAPER_BEST_RUNS = "paper_best_runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +150,10 @@ class PlanReport:
     notes: list[Note]
     """What to know about the laws and the plan."""
 
-    def pair(self, one: str, other: str) -> Pair:
-        """The comparison of two families. Raises KeyError if a family has no plan."""
-        for pair in self.pairs:
-            if {pair.first, pair.second} == {one, other}:
-                return pair
-        raise KeyError((one, other))
+    @property
+    def ranked(self) -> list[FamilyPlan]:
+        """The plans, the winner's first, then by predicted loss."""
+        return sorted(self.families, key=lambda plan: (plan.family != self.winner, plan.loss))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,17 +198,18 @@ def make_plan(
     choices = size_choices(sizes, vocabulary)
     own = {family: laws[family] for family in family_names() if family in laws}
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in own.values()]
-    pairs = [
-        _compare(own[a.family], own[b.family], a, b, unique_tokens, flops)
-        for a, b in combinations(plans, 2)
-    ]
+    pairs = [_compare(own, a, b, unique_tokens, flops) for a, b in combinations(plans, 2)]
+
+    def beats_all(name: str) -> bool:
+        return all(pair.winner == name for pair in pairs if name in (pair.first, pair.second))
+
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
         vocabulary=vocabulary,
         families=plans,
         pairs=pairs,
-        winner=_winner([plan.family for plan in plans], pairs),
+        winner=next((name for name in own if pairs and beats_all(name)), None),
         paper_critical_flops=paper_critical_compute(unique_tokens),
         notes=[*notes, *_limits(plans), *_row_notes(plans, unique_tokens), *_law_notes(own)],
     )
@@ -218,15 +250,6 @@ def _check_amount(name: str, value: float, most: float) -> None:
         raise UserError(f"{value:g} {name} are beyond any plan; give at most {most:g}")
 
 
-def _winner(families: Sequence[str], pairs: Sequence[Pair]) -> str | None:
-    """The family that beats every other."""
-    for family in families:
-        own = [pair for pair in pairs if family in (pair.first, pair.second)]
-        if own and all(pair.winner == family for pair in own):
-            return family
-    return None
-
-
 def _limits(plans: Sequence[FamilyPlan]) -> list[Note]:
     """Plans that end where the search for a size does."""
     ends = ((SMALLEST, PlanNote.SMALLEST_SIZE), (LARGEST, PlanNote.LARGEST_SIZE))
@@ -261,11 +284,7 @@ def _row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[Note]:
 
 
 def _family(
-    law: ScalingLaw,
-    unique: float,
-    flops: float,
-    choices: Mapping[str, float],
-    only: bool,
+    law: ScalingLaw, unique: float, flops: float, choices: Mapping[str, float], only: bool
 ) -> FamilyPlan:
     best = optima(law, flops, unique)
     loss, params, tokens = float(best.loss[0]), float(best.params[0]), float(best.tokens[0])
@@ -306,7 +325,7 @@ def _interval(
     if not law.samples:
         return None
     draws = [optima(law, flops, unique, s[:_MOST_SAMPLES]).loss for s in law.samples]
-    low, high = law.interval(draws)
+    low, high = interval_of(draws, law.whole_range)
     loss, error = float(best.loss[0]), _error(law, best.params[0], best.tokens[0], unique)
     return min(float(low), loss) - error, max(float(high), loss) + error
 
@@ -317,14 +336,10 @@ def _error(law: ScalingLaw, params: float, tokens: float, unique: float) -> floa
 
 
 def _compare(
-    first: ScalingLaw,
-    second: ScalingLaw,
-    a: FamilyPlan,
-    b: FamilyPlan,
-    unique: float,
-    flops: float,
+    laws: Mapping[str, ScalingLaw], a: FamilyPlan, b: FamilyPlan, unique: float, flops: float
 ) -> Pair:
     """Both families at their best for the budget, and where the lead changes."""
+    first, second = laws[a.family], laws[b.family]
     difference = b.loss - a.loss
     error = sum(
         _error(law, plan.params, plan.tokens, unique) for law, plan in ((first, a), (second, b))
@@ -336,8 +351,8 @@ def _compare(
     ]
     interval, share, winner = None, None, None
     if draws:
-        low, high = _quantiles(draws, first.whole_range or second.whole_range)
-        interval = min(low, difference) - error, max(high, difference) + error
+        low, high = interval_of(draws, first.whole_range or second.whole_range, TAIL)
+        interval = min(float(low), difference) - error, max(float(high), difference) + error
         shares = [float((d < 0).mean()) for d in draws]
         share = min(shares, key=lambda s: abs(s - 0.5))
         if interval[0] > 0 and share <= 1 - _SURE:
@@ -358,12 +373,6 @@ def _compare(
     )
 
 
-def _quantiles(draws: Sequence[Floats], whole: bool) -> tuple[float, float]:
-    edge = 0.0 if whole else TAIL
-    ends = [np.quantile(draw, (edge, 1 - edge)) for draw in draws]
-    return float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-
-
 def _law_notes(laws: Mapping[str, ScalingLaw]) -> list[Note]:
     """What the laws do not cover."""
     notes = []
@@ -373,7 +382,7 @@ def _law_notes(laws: Mapping[str, ScalingLaw]) -> list[Note]:
             notes.append(note(PlanNote.NO_REPETITION, family=family, identified=identified))
         elif "R_N" in law.unknown:
             notes.append(note(PlanNote.NO_LARGE_MODELS, family=family))
-        elif law.form.name == "chinchilla":
+        elif not law.form.repetition:
             notes.append(note(PlanNote.REPEATED_AS_FRESH, family=family))
         if law.form.monotone and "R_D" in law.form.constants:
             notes.append(note(PlanNote.NO_OVERFITTING, family=family))

@@ -1,28 +1,80 @@
-"""Points that a law is fitted to: (N, D, U, loss) of finished runs, one per run.
+"""Points that a law is fitted to: (N, D, U, loss) of finished runs; and which runs are left out.
 
 A law describes a family at its best. So of runs with equal size, length and unique tokens that
 differ in dropout, weight decay or any other setting, those of the setting with the lowest mean loss
-over its seeds stay, and the others are dropped.
+over its seeds stay. A law that cannot express overfitting takes no overfitted runs, and a study no
+runs that are hardly better than token frequencies alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.errors import DataError
-from epochal.estimates import Floats
-from epochal.families import family_names
-from epochal.results import Note, note
-from epochal.scaling.notes import DropReason
+from epochal.data.blend import Blend
+from epochal.data.corpus import open_corpus
+from epochal.data.store import TokenStore
+from epochal.errors import EpochalError
+from epochal.estimates import Floats, unigram_nll
+from epochal.results import Note, NoteCode, note
+from epochal.runs import RunRecord
+from epochal.scaling.forms import DATA_CONSTRAINED
+from epochal.scaling.forms.form import Form
+from epochal.scaling.law import SINGLE_EPOCH
+from epochal.scaling.options import FitOptions
 
-COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
+_SPARE = 3
+"""Runs that a fit needs beyond the constants of its law. Chosen by us: with one to spare a law
+passed through all of its runs and predicted nothing."""
+LEARNING, ENOUGH = 0.15, 3
+"""A family has begun to learn from context if ENOUGH of its runs are LEARNING nats below the
+unigram NLL. Chosen by us: a document's own token frequencies are worth about 0.1."""
+_COUNTED = 10_000_000
+"""Tokens of a text that are counted."""
+
+
+class DropReason(NoteCode):
+    """Why a run is not a point of a fit."""
+
+    DIVERGED = "run_diverged"
+    NOT_FINISHED = "run_not_finished"
+    """status: of the run; its learning rate has not decayed."""
+    BRANCHED_FROM = "branched_from"
+    """branch: name of a run that starts from it; its own rate has not decayed."""
+    NO_FINITE_LOSS = "no_finite_loss"
+    LOSS_NOT_POSITIVE = "loss_not_positive"
+    """loss."""
+    DOMINATED_SETTING = "dominated_setting"
+    """setting, loss, runs: its own, mean over `runs` runs; best_setting, best_loss, best_runs."""
+    TOO_MANY_EPOCHS = "too_many_epochs"
+    """limit, epochs."""
+    OVERFITTED = "overfitted"
+    """above: share by which its loss is above a shorter run's; threshold."""
+    ONLY_REPEATED = "only_repeated"
+    """A single multi-epoch run cannot identify a half-life."""
+    UNIGRAM_LEVEL = "unigram_level"
+    """unigram_nll: the run is no better than token frequencies alone, nats per token."""
+
+
+class PointsNote(NoteCode):
+    """What to know about a set of points."""
+
+    SINGLE_EPOCH_ASSUMED = "single_epoch_assumed"
+    """file: has no column unique_tokens."""
+    FAMILY_ASSUMED = "family_assumed"
+    """file: has no column family; family: the one that is assumed."""
+    BEST_EVALUATIONS = "best_evaluations"
+    """Points are the best evaluations within runs."""
+    TRAINING_EVALUATIONS = "training_evaluations"
+    """count of total losses come from the evaluation during training."""
+    RUNS_AT_UNIGRAM_LEVEL = "runs_at_unigram_level"
+    """family; count of total runs are no better than unigram_nll."""
 
 
 class ParamsConvention(StrEnum):
@@ -131,50 +183,6 @@ class Points:
         )
 
 
-def make_points(
-    params: Any,
-    tokens: Any,
-    unique_tokens: Any = None,
-    loss: Any = None,
-    *,
-    family: str | Sequence[str] = "",
-    run: Sequence[str] | None = None,
-    seed: Sequence[str] | None = None,
-    n_convention: ParamsConvention = ParamsConvention.AS_GIVEN,
-) -> Points:
-    """Points from arrays; without `unique_tokens` every run is one epoch.
-
-    Without `family` all points are of the first family of the list.
-
-    Raises DataError naming the row for a value that is not positive and finite.
-    """
-    arrays = [np.atleast_1d(np.asarray(a, dtype=float)) for a in (params, tokens)]
-    arrays.append(arrays[1] if unique_tokens is None else np.asarray(unique_tokens, dtype=float))
-    arrays.append(np.asarray(loss, dtype=float))
-    n, d, u, seen = (np.broadcast_to(a, arrays[0].shape).astype(float) for a in arrays)
-    for name, values in zip(COLUMNS, (n, d, u, seen), strict=True):
-        bad = ~(np.isfinite(values) & (values > 0))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"row {row + 1}: {name} = {values[row]:g} is not a positive number; fix or "
-                "remove the row"
-            )
-    count = len(n)
-    if isinstance(family, str):
-        family = [family or family_names()[0]] * count
-    return Points(
-        n,
-        d,
-        u,
-        seen,
-        [str(name) for name in family],
-        [f"row {i + 1}" for i in range(count)] if run is None else [str(r) for r in run],
-        [""] * count if seed is None else [str(s) for s in seed],
-        n_convention,
-    )
-
-
 _OF_THE_POINT = frozenset(
     {
         "family",
@@ -271,3 +279,100 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     keys = sorted({key for setting in settings for key in setting})
     differing = [key for key in keys if len({repr(s.get(key)) for s in settings}) > 1]
     return [{key: setting.get(key) for key in differing} for setting in settings]
+
+
+def select_rows(points: Points, form: Form, options: FitOptions) -> tuple[Points, list[Dropped]]:
+    """The points that `form` is fitted to, and those left out with the reason.
+
+    A law of no repetition takes only runs of about one epoch. One that is monotone in epochs
+    takes no overfitted runs: it cannot express them, and they would move its constants.
+    """
+    limit = options.max_epochs
+    if limit is None and not form.repetition:
+        limit = SINGLE_EPOCH
+    reasons: dict[int, Note] = {}
+    if limit is not None:
+        for index in np.flatnonzero(points.epochs > limit * (1 + 1e-9)).tolist():
+            epochs = float(points.epochs[index])
+            reasons[index] = note(DropReason.TOO_MANY_EPOCHS, limit=limit, epochs=epochs)
+    if form.monotone and not options.keep_overfitted:
+        threshold = options.overfit_threshold
+        for index, above in _overfitted(points, threshold).items():
+            reason = note(DropReason.OVERFITTED, above=above, threshold=threshold)
+            reasons.setdefault(index, reason)
+    keep = np.array([index not in reasons for index in range(len(points))], dtype=bool)
+    return points.take(keep), [points.drop(index, reason) for index, reason in reasons.items()]
+
+
+def _overfitted(points: Points, threshold: float) -> dict[int, float]:
+    """Index → share by which the loss is above the lowest of shorter, otherwise equal runs."""
+    alike: dict[tuple[float, float], list[int]] = defaultdict(list)
+    for index in np.argsort(points.tokens, kind="stable"):
+        alike[float(points.params[index]), float(points.unique_tokens[index])].append(int(index))
+    above = {}
+    for indices in alike.values():
+        lowest = np.inf
+        for index in indices:
+            if points.loss[index] > lowest * (1 + threshold):
+                above[index] = float(points.loss[index] / lowest - 1)
+            lowest = min(lowest, float(points.loss[index]))
+    return above
+
+
+def corpus_unigram_nll(train: TokenStore, validation: TokenStore, vocabulary: int) -> float:
+    """NLL of the validation tokens under the frequencies of the training tokens, nats per token."""
+    nll = unigram_nll(np.bincount(train.tokens[:_COUNTED], minlength=vocabulary).astype(float))
+    seen = np.bincount(validation.tokens[:_COUNTED], minlength=vocabulary)
+    return float((seen * nll).sum() / seen.sum())
+
+
+def drop_unigram_level_runs(points: Points, level: float) -> tuple[Points, dict[str, float]]:
+    """(points to fit a law to, family → lowest loss of those that do not yet beat `level`).
+
+    `level` is the unigram NLL. Of a family that learns from context the runs below it are kept, if
+    they are enough for a law; of one that does not yet, all are.
+    """
+    family = np.array(points.family)
+    below, early = points.loss < level, {}
+    for name in set(points.family):
+        own = family == name
+        enough = (own & (points.loss < level - LEARNING)).sum() >= ENOUGH
+        if not enough or (own & below).sum() < len(DATA_CONSTRAINED.constants) + _SPARE:
+            if not enough:
+                early[name] = float(points.loss[own].min())
+            below |= own
+    reason = note(DropReason.UNIGRAM_LEVEL, unigram_nll=level)
+    dropped = [points.drop(index, reason) for index in np.flatnonzero(~below).tolist()]
+    kept = replace(points.take(below), dropped=[*points.dropped, *dropped], notes=points.notes)
+    return kept, early
+
+
+def unigram_level_notes(points: Points) -> list[Note]:
+    """Counts of runs that are no better than the unigram NLL of their corpus.
+
+    Nothing for points without run folders, and where their corpus is not found.
+    """
+    if not points.recipes:
+        return []
+    level = _level(points.run[int(np.argmax(points.unique_tokens))])
+    if level is None:
+        return []
+    notes = []
+    for family in sorted(set(points.family)):
+        own = points.of_family(family)
+        if count := int((own.loss >= level).sum()):
+            code = PointsNote.RUNS_AT_UNIGRAM_LEVEL
+            notes.append(note(code, family=family, count=count, total=len(own), unigram_nll=level))
+    return notes
+
+
+def _level(run: str) -> float | None:
+    """The unigram NLL of a run's corpus; None where it is not found, or mixes stores."""
+    try:
+        record = RunRecord(run)
+        corpus = open_corpus(record.data)
+    except EpochalError:
+        return None
+    if isinstance(corpus.train, Blend):
+        return None
+    return corpus_unigram_nll(corpus.train, corpus.validation, corpus.tokenizer.vocabulary)

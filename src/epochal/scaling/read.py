@@ -24,20 +24,21 @@ from epochal.results import Note, note
 from epochal.runs import RunRecord
 from epochal.runs.comparable import check_comparable
 from epochal.runs.find import find_runs
-from epochal.scaling.notes import DropReason, PointsNote
 from epochal.scaling.options import At, FitOptions
 from epochal.scaling.points import (
-    COLUMNS,
     Candidate,
     Dropped,
+    DropReason,
     ParamsConvention,
     Points,
+    PointsNote,
     dominated_settings,
     setting_of,
 )
 from epochal.units import parse_number
 
-OPTIONAL = ("family", "seed", "run", "setting")
+_COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
+_OPTIONAL = ("family", "seed", "run", "setting")
 Source = Points | str | Path | Sequence[str | Path]
 _FOR_RUNS = ("at", "force")
 _FOR_CSV = ("columns", "where")
@@ -101,7 +102,7 @@ def read_points(
     if not rows:
         examples = "; ".join(f"{d.run}: {d.reason.code}" for d in dropped[:3])
         raise RunError(f"none of the {len(records)} runs gives a point ({examples})")
-    n, d, u, loss = (np.array([getattr(r, c) for r in rows], dtype=float) for c in COLUMNS)
+    n, d, u, loss = (np.array([getattr(r, c) for r in rows], dtype=float) for c in _COLUMNS)
     return Points(
         n,
         d,
@@ -242,7 +243,7 @@ def read_csv(
     Raises DataError naming the row for a value that is not a positive number.
     """
     path = Path(path)
-    renamed = {name: name for name in (*COLUMNS, *OPTIONAL)} | dict(columns or {})
+    renamed = {name: name for name in (*_COLUMNS, *_OPTIONAL)} | dict(columns or {})
     header, rows = _read(path)
     _check_header(path, header, renamed, where or {})
     rows = [(n, r) for n, r in rows if all(r.get(k) == v for k, v in (where or {}).items())]
@@ -251,11 +252,11 @@ def read_csv(
             f"{path} holds no rows"
             + (" with " + ", ".join(f"{k}={v}" for k, v in where.items()) if where else "")
         )
-    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    texts: dict[str, list[str]] = {name: [] for name in OPTIONAL}
+    values: dict[str, list[float]] = {name: [] for name in _COLUMNS}
+    texts: dict[str, list[str]] = {name: [] for name in _OPTIONAL}
     single = renamed["unique_tokens"] not in header
     for number, row in rows:
-        for name in COLUMNS:
+        for name in _COLUMNS:
             source = "tokens" if name == "unique_tokens" and single else name
             values[name].append(_number(path, number, renamed[source], row))
         texts["family"].append(_family(path, number, row.get(renamed["family"])))
@@ -268,7 +269,7 @@ def read_csv(
     if renamed["family"] not in header:
         default = family_names()[0]
         notes.append(note(PointsNote.FAMILY_ASSUMED, file=path.name, family=default))
-    n, d, u, loss = (np.array(values[name]) for name in COLUMNS)
+    n, d, u, loss = (np.array(values[name]) for name in _COLUMNS)
     points = Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
     return points if all_settings else _best_settings(points, texts["setting"])
 
@@ -309,8 +310,8 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _check_header(
     path: Path, header: Sequence[str], renamed: Mapping[str, str], where: Mapping[str, str]
 ) -> None:
-    if strange := [name for name in renamed if name not in (*COLUMNS, *OPTIONAL)]:
-        known = (*COLUMNS, *OPTIONAL)
+    if strange := [name for name in renamed if name not in (*_COLUMNS, *_OPTIONAL)]:
+        known = (*_COLUMNS, *_OPTIONAL)
         raise OptionError("columns", strange[0], f"unknown column; columns are {', '.join(known)}")
     for name in ("params", "tokens", "val_loss"):
         if renamed[name] not in header:

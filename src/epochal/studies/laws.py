@@ -21,27 +21,21 @@ from epochal.progress import hidden
 from epochal.report.study import HeldOutResult, HeldOutResults, RegularisationTrial, StudyNote
 from epochal.results import Note, note
 from epochal.runs import RunRecord
-from epochal.scaling.extrapolation import (
-    UNKNOWN_EXTRAPOLATION_ERROR,
-    drop_unigram_level_runs,
-    optimistic_loss,
-)
-from epochal.scaling.fit import fit_points
+from epochal.scaling.checks import UNKNOWN_EXTRAPOLATION_ERROR, optimistic_loss
+from epochal.scaling.fit import FitReport, fit_points
 from epochal.scaling.forms import FORMS
 from epochal.scaling.law import ScalingLaw
-from epochal.scaling.notes import DropReason
 from epochal.scaling.optimum import LadderChoice, best_of_sizes
-from epochal.scaling.options import OVERFIT_SHARE, FitOptions, LawName
-from epochal.scaling.points import Points
+from epochal.scaling.options import OVERFIT_SHARE, FitOptions
+from epochal.scaling.points import DropReason, Points, drop_unigram_level_runs
 from epochal.scaling.read import read_points
-from epochal.scaling.result import FitReport
 from epochal.studies.compare import compare_existing
 from epochal.studies.probes import Costs
 from epochal.sweeps.record import RunState, State
 
 LEAST_SPARE = 2
 """Runs beyond the number of constants without which no law is used. One fewer than the SPARE of
-`scaling/extrapolation.py`, since overfitted runs are left out of a fit after those were counted."""
+`scaling/points.py`, since overfitted runs are left out of a fit after those were counted."""
 RUNS_FOR_OVERFITTING = 14
 """Runs per family from which a law with its ten constants is fitted."""
 LARGER = 2.5
@@ -150,7 +144,7 @@ def study_laws(
     return StudyLaws(points, report, unigram_nll, below), notes
 
 
-def _fitted(points: Points, law: LawName, notes: list[Note]) -> FitReport | None:
+def _fitted(points: Points, law: str, notes: list[Note]) -> FitReport | None:
     """Laws of all families, or None, with the reason added to `notes`."""
     try:
         report = fit_points(points, FitOptions(law=law))

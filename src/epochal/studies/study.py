@@ -26,8 +26,8 @@ from epochal.report.study import (
 )
 from epochal.report.text.study import page_content
 from epochal.results import note
-from epochal.scaling.extrapolation import corpus_unigram_nll
 from epochal.scaling.planner import PlanReport, make_plan
+from epochal.scaling.points import corpus_unigram_nll
 from epochal.studies.laws import StudyLaws, overfitting, study_laws
 from epochal.studies.options import StudyOptions
 from epochal.studies.quickstart import prepare_text

@@ -31,7 +31,7 @@ from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.runs.record import FORMAT
 from epochal.scaling.advisor import advise, progress_text
-from epochal.scaling.law_files import read_laws
+from epochal.scaling.law import read_laws
 from epochal.training.branch import Start, find_start
 from epochal.training.logger import NullLogger, RunLogger, check_same_run
 from epochal.training.loop import Advise, Evaluate, Loop

@@ -10,17 +10,10 @@ import numpy as np
 from epochal.families import get_family
 from epochal.report.text.format import listed, power_of_ten, sentence
 from epochal.results import NoteCode
-from epochal.scaling.isoflop import Parabola
-from epochal.scaling.notes import (
-    ChoiceReason,
-    ConstantStatus,
-    DropReason,
-    FitNote,
-    PointsNote,
-    VertexFlag,
-)
-from epochal.scaling.points import Dropped
-from epochal.scaling.result import FamilyFit
+from epochal.scaling.checks import Parabola, VertexFlag
+from epochal.scaling.estimate import ChoiceReason, ConstantStatus
+from epochal.scaling.fit import FamilyFit, FitNote
+from epochal.scaling.points import Dropped, DropReason, PointsNote
 from epochal.units import format_count
 
 

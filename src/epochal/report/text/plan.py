@@ -14,12 +14,12 @@ from epochal.results import NoteCode
 from epochal.scaling.advisor import AHEAD, Advice
 from epochal.scaling.crossing import TRUSTED_FACTOR, Crossings
 from epochal.scaling.law import Extrapolation
-from epochal.scaling.notes import PlanNote
 from epochal.scaling.planner import (
     CriticalData,
     CriticalDataReport,
     FamilyPlan,
     Pair,
+    PlanNote,
     PlanReport,
 )
 from epochal.units import format_count
@@ -342,6 +342,23 @@ def plan_lines(report: PlanReport) -> list[str]:
             f"{flops(report.paper_critical_flops)} FLOPs; its own figure has another slope"
         )
     return lines
+
+
+def recipe_head(plan: FamilyPlan, report: PlanReport, *, like_run: bool) -> str:
+    """Comment above a planned recipe; `like_run`: whether the law had the recipe of a run."""
+    passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
+    length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"
+    if passes < 1:
+        length = f"{passes:.4g} of an epoch"
+    rest = "Batch, learning rate, dropout and the rest are defaults: set those of your runs."
+    if like_run:
+        rest = "All but size and length as in the law's best run."
+    return (
+        f"# {get_family(plan.family).title}, from `epochal plan` for "
+        f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
+        f"FLOPs.\n# Predicted loss {plan.loss:.4f} nats per token at {format_count(plan.params)} "
+        f"parameters and {length}.\n# {rest}\n"
+    )
 
 
 def verdict_sentence(report: PlanReport) -> str:

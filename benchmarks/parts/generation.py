@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from epochal.device import Machine, find_machine
-from epochal.generation.autoregressive import generate_autoregressive
+from epochal.generation import autoregressive, unmasking
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import sample_keys
-from epochal.generation.unmasking import generate_by_unmasking
+from epochal.generation.writer import Task
 from epochal.models import Transformer
 from parts.options import Options, Setting, new_model
 from parts.timing import Row, Times, ratio_row, take_turns, time_rows
@@ -66,16 +66,17 @@ def _model(setting: Setting, family: str) -> tuple[Transformer, Machine]:
 
 def cached(model: Transformer, machine: Machine, ids: Tensor, new: int, vocabulary: int) -> Tensor:
     """[B, P] prompts → [B, P + new] through the cache."""
-    *_, last = generate_autoregressive(
-        model,
-        ids,
-        GenerationConfig(tokens=new, temperature=0),
+    task = Task(
+        model=model,
+        machine=machine,
+        ids=ids,
+        config=GenerationConfig(tokens=new, temperature=0),
+        keys=sample_keys(0, "", len(ids)),
         mask=_NEVER,
         end=_NEVER,
         vocabulary=vocabulary,
-        keys=sample_keys(0, "", len(ids)),
-        machine=machine,
     )
+    *_, last = autoregressive.WRITER.generate(task)
     return last.ids
 
 
@@ -98,16 +99,17 @@ def _mdm(setting: Setting, ids: Tensor, new: int) -> dict[str, Callable[[], Tens
     rows = F.pad(ids, (0, new), value=mask)
 
     def write(keep: bool) -> Tensor:
-        *_, last = generate_by_unmasking(
-            model,
-            rows,
-            GenerationConfig(temperature=0, block=new // BLOCKS, cached=keep),
+        task = Task(
+            model=model,
+            machine=machine,
+            ids=rows,
+            config=GenerationConfig(temperature=0, block=new // BLOCKS, cached=keep),
+            keys=sample_keys(0, "", len(rows)),
             mask=mask,
             end=_NEVER,
             vocabulary=setting.vocabulary,
-            keys=sample_keys(0, "", len(rows)),
-            machine=machine,
         )
+        *_, last = unmasking.WRITER.generate(task)
         return last.ids
 
     return {

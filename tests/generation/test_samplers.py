@@ -10,10 +10,11 @@ import torch
 from scipy.stats import chisquare
 
 from epochal.errors import OptionError
-from epochal.generation.autoregressive import generate_autoregressive
+from epochal.generation import autoregressive, unmasking
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import certainty, sample_keys
-from epochal.generation.unmasking import blocks, generate_by_unmasking
+from epochal.generation.unmasking import blocks
+from epochal.generation.writer import Task
 from epochal.models import Transformer, initialise
 from epochal.sizes import Architecture
 from tiny_world import LENGTH, MACHINE, MASK, VOCABULARY, Oracle, random_joint
@@ -39,36 +40,24 @@ def prompts(rows, length, seed=1):
     return torch.randint(1, V, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def continued(model, prompt, tokens, temperature=0, seed=0, end=-1, keys=None, **more):
+def task(model, ids, config, seed=0, keys=None, mask=M, end=-1, vocabulary=V):
+    keys = sample_keys(seed, "", len(ids)) if keys is None else keys
+    rows = {"model": model, "machine": MACHINE, "ids": ids, "config": config, "keys": keys}
+    return Task(**rows, mask=mask, end=end, vocabulary=vocabulary)
+
+
+def continued(model, prompt, tokens, temperature=0, **more):
     """[B, up to `tokens`] what is written after the prompts."""
-    *_, last = generate_autoregressive(
-        model,
-        prompt,
-        GenerationConfig(tokens=tokens, temperature=temperature),
-        mask=M,
-        end=end,
-        vocabulary=V,
-        keys=sample_keys(seed, "", len(prompt)) if keys is None else keys,
-        machine=MACHINE,
-        **more,
-    )
+    config = GenerationConfig(tokens=tokens, temperature=temperature)
+    *_, last = autoregressive.WRITER.generate(task(model, prompt, config, **more))
     assert last.settled == last.ids.shape[1]
     return last.ids[:, prompt.shape[1] :]
 
 
 def states(model, ids, seed=0, keys=None, mask=M, vocabulary=V, temperature=0, **config):
-    return list(
-        generate_by_unmasking(
-            model,
-            ids,
-            GenerationConfig(temperature=temperature, **config),
-            mask=mask,
-            end=-1,
-            vocabulary=vocabulary,
-            keys=sample_keys(seed, "", len(ids)) if keys is None else keys,
-            machine=MACHINE,
-        )
-    )
+    options = GenerationConfig(temperature=temperature, **config)
+    rows = task(model, ids, options, seed, keys, mask, vocabulary=vocabulary)
+    return list(unmasking.WRITER.generate(rows))
 
 
 def fill(*given, **more):
@@ -81,13 +70,14 @@ def fill(*given, **more):
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("prefill", [1, 2, 3, 100])
-def test_greedy_text_with_the_cache_is_that_without(model, length, prefill):
+def test_greedy_text_with_the_cache_is_that_without(model, length, prefill, monkeypatch):
+    monkeypatch.setattr(autoregressive, "PREFILL_TOKENS", prefill)
     prompt = prompts(3, length)
     ids = prompt
     for _ in range(12):
         logits = model.logits(ids, "causal")[:, -1, :V]
         ids = torch.cat((ids, logits.argmax(dim=-1, keepdim=True)), dim=1)
-    assert torch.equal(continued(model, prompt, 12, prefill=prefill), ids[:, length:])
+    assert torch.equal(continued(model, prompt, 12), ids[:, length:])
 
 
 def test_after_the_end_there_is_only_the_end(model):
@@ -136,15 +126,9 @@ def fits(counts, probabilities):
 def test_ar_samples_have_the_joint_distribution():
     joint = random_joint(4, concentration=1.0)
     oracle = LeftToRight(joint)
-    *_, last = generate_autoregressive(
-        oracle,
-        torch.zeros((SAMPLES, 1), dtype=torch.long),
-        GenerationConfig(tokens=LENGTH - 1),
-        mask=MASK,
-        end=-1,
-        vocabulary=VOCABULARY,
-        keys=sample_keys(5, "", SAMPLES),
-        machine=MACHINE,
+    start, config = torch.zeros((SAMPLES, 1), dtype=torch.long), GenerationConfig(tokens=LENGTH - 1)
+    *_, last = autoregressive.WRITER.generate(
+        task(oracle, start, config, 5, None, MASK, -1, VOCABULARY)
     )
     assert fits(frequencies(last.ids[:, 1:]), joint[0].ravel())
 

@@ -39,7 +39,6 @@ from epochal.evaluation.load import CheckpointName, LoadedModel
 from epochal.families import get_family
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import sample_keys
-from epochal.generation.writer import writer_of
 from epochal.interop.load import load
 from epochal.likelihood.conditional import (
     Likelihood,
@@ -287,19 +286,10 @@ class HarnessModel(LM):  # type: ignore[misc]
     def _write(
         self, prompts: torch.Tensor, config: GenerationConfig, keys: Keys
     ) -> list[list[int]]:
-        writer, ids = writer_of(self.family), prompts
-        if writer.infills:
+        ids, generator = prompts, self.loaded.generator
+        if generator.writer.infills:
             ids = torch.cat((prompts, torch.full((len(prompts), config.tokens), self._mask)), dim=1)
-        *_, last = writer.generate(
-            self.loaded.model,
-            ids,
-            config,
-            mask=self._mask,
-            end=self._end,
-            vocabulary=self.loaded.tokenizer.vocabulary,
-            keys=keys,
-            machine=self.loaded.machine,
-        )
+        *_, last = generator.states(ids, config, keys)
         rows: list[list[int]] = last.ids[:, prompts.shape[1] :].tolist()
         return rows
 

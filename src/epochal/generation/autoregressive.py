@@ -5,50 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from epochal.device import Machine
-from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import sample, uniforms
-from epochal.generation.writer import State, Writer
-from epochal.models import Transformer
-from epochal.rng import Keys
+from epochal.generation.writer import State, Task, Writer
 
 PREFILL_TOKENS = 1024
 """Tokens of a prompt that are read in one pass; bounds the memory of long prompts."""
 
 
 @torch.no_grad()
-def generate_autoregressive(
-    model: Transformer,
-    ids: Tensor,
-    config: GenerationConfig,
-    *,
-    mask: int,
-    end: int,
-    vocabulary: int,
-    keys: Keys,
-    machine: Machine,
-    prefill: int = PREFILL_TOKENS,
-) -> Iterator[State]:
+def _generate(task: Task) -> Iterator[State]:
     """[B, P] prompts → up to `config.tokens` states, each with one more token per row.
 
     After `end` a row holds only `end`; generation stops when all rows have ended. The prompt is
-    read in pieces of `prefill` tokens, each later token alone, with all before it in the cache.
+    read in pieces, each later token alone, with all before it in the cache.
     """
-    model.eval()
-    device = machine.device
+    model, ids, config, end = task.model.eval(), task.ids, task.config, task.end
+    machine, device = task.machine, task.machine.device
     caches = model.new_caches(len(ids), ids.shape[1] + config.tokens)
     with machine.autocast():
-        for first in range(0, ids.shape[1], prefill):
-            piece = ids[:, first : first + prefill].to(device)
+        for first in range(0, ids.shape[1], PREFILL_TOKENS):
+            piece = ids[:, first : first + PREFILL_TOKENS].to(device)
             hidden = model(piece, "causal", caches=caches)
     done = torch.zeros(len(ids), dtype=torch.bool)
     for step in range(config.tokens):
         with machine.autocast():
-            logits = F.linear(hidden[:, -1], model.table[:vocabulary])
-        uniform = uniforms(keys, step, 1)[:, 0]
+            logits = F.linear(hidden[:, -1], model.table[: task.vocabulary])
+        uniform = uniforms(task.keys, step, 1)[:, 0]
         token = sample(logits, uniform, config).cpu().masked_fill(done, end)
         done |= token == end
         ids = torch.cat((ids, token[:, None]), dim=1)
@@ -59,4 +43,4 @@ def generate_autoregressive(
             hidden = model(token[:, None].to(device), "causal", caches=caches)
 
 
-WRITER = Writer(generate_autoregressive, infills=False, order="left-to-right")
+WRITER = Writer(_generate, infills=False, order="left-to-right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from epochal.data.tokenizer import Tokenizer
 from epochal.device import Machine
@@ -16,8 +18,9 @@ from epochal.errors import UserError
 from epochal.families import Family
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import sample_keys
-from epochal.generation.writer import SHARED_OPTIONS, State, Writer, writer_of
+from epochal.generation.writer import SHARED_OPTIONS, State, Task, Writer
 from epochal.models import Transformer
+from epochal.rng import Keys
 
 Report = Callable[[int], None]
 _MASK_SPAN = re.compile(r"\[MASK(?::(\d+)(?:-(\d+))?)?\]")
@@ -65,7 +68,8 @@ class Generator:
     @property
     def writer(self) -> Writer:
         """How the family writes."""
-        return writer_of(self.family)
+        writer: Writer = importlib.import_module(self.family.writer).WRITER
+        return writer
 
     def generate(
         self,
@@ -114,6 +118,20 @@ class Generator:
         if text is None:  # no step at all: only gaps of length 0
             text = self._text(prompt, row, row.ids, ())
         yield text[len(sent) :]
+
+    def states(self, ids: Tensor, config: GenerationConfig, keys: Keys) -> Iterator[State]:
+        """What is written into or after [B, L] ids, step by step; [B] `keys` decide all chance."""
+        task = Task(
+            model=self.model,
+            machine=self.machine,
+            ids=ids,
+            config=config,
+            keys=keys,
+            mask=self.tokenizer.mask,
+            end=self.tokenizer.end_of_document,
+            vocabulary=self.tokenizer.vocabulary,
+        )
+        return self.writer.generate(task)
 
     @property
     def unused_options(self) -> list[str]:
@@ -209,16 +227,8 @@ class Generator:
         return last.ids.tolist(), (last.log_probs.sum(dim=1) / gaps).tolist()
 
     def _states(self, rows: list[_Row], config: GenerationConfig) -> Iterator[State]:
-        return self.writer.generate(
-            self.model,
-            torch.tensor([row.ids for row in rows]),
-            config,
-            mask=self.tokenizer.mask,
-            end=self.tokenizer.end_of_document,
-            vocabulary=self.tokenizer.vocabulary,
-            keys=np.array([row.key for row in rows]),
-            machine=self.machine,
-        )
+        ids = torch.tensor([row.ids for row in rows])
+        return self.states(ids, config, np.array([row.key for row in rows]))
 
     def _best(self, prompt: str, rows: list[tuple[_Row, list[int], float]]) -> list[Generation]:
         """Per sample the length whose tokens had the highest mean log p."""

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from epochal.device import Machine
 from epochal.errors import OptionError
 from epochal.generation.config import GenerationConfig
 from epochal.generation.sampling import Certainty, certainty, sample, uniforms
-from epochal.generation.writer import State, Writer
-from epochal.models import Transformer
+from epochal.generation.writer import State, Task, Writer
 from epochal.models.attention import LayerCache
-from epochal.rng import Keys
 
 
 def blocks(config: GenerationConfig, masks: int) -> list[tuple[int, int, int]]:
@@ -49,17 +46,7 @@ def blocks(config: GenerationConfig, masks: int) -> list[tuple[int, int, int]]:
 
 
 @torch.no_grad()
-def generate_by_unmasking(
-    model: Transformer,
-    ids: Tensor,
-    config: GenerationConfig,
-    *,
-    mask: int,
-    end: int,
-    vocabulary: int,
-    keys: Keys,
-    machine: Machine,
-) -> Iterator[State]:
+def _generate(task: Task) -> Iterator[State]:
     """[B, L] ids, equally many `mask` in each → a state per step, the last without masks.
 
     `config.order`: confidence, margin and entropy propose a token for every mask in each step
@@ -76,8 +63,8 @@ def generate_by_unmasking(
     approximation, since the tokens before would see the block being filled (arXiv 2505.22618).
     Raises OptionError for options that do not fit (`blocks`). `end` is not used.
     """
-    model.eval()
-    ids = ids.clone()
+    task.model.eval()
+    ids, config, mask = task.ids.clone(), task.config, task.mask
     gaps = ids == mask
     number = gaps.cumsum(dim=1) - 1  # at a masked position, how many masks come before it
     before = 0  # steps that the blocks so far were given
@@ -85,7 +72,7 @@ def generate_by_unmasking(
     for first, last, steps in blocks(config, int(gaps.sum(dim=1).max())):
         block = gaps & (number >= first) & (number < last)
         start = int(block.any(dim=0).int().argmax())
-        network = _Network(model, machine, vocabulary, start if config.cached else 0)
+        network = _Network(task, start if config.cached else 0)
         for step in range(steps):
             masked = block & (ids == mask)
             filled = block & ~masked
@@ -95,11 +82,11 @@ def generate_by_unmasking(
             # By the schedule, not by passes: how many it took depends on the rows of the batch.
             at = before + step
             if masked.any():
-                uniform = uniforms(keys, at, ids.shape[1])[masked]
+                uniform = uniforms(task.keys, at, ids.shape[1])[masked]
                 logits = network.logits(ids, masked)
                 proposal = _propose(proposal, logits, masked, uniform, config)
             if config.order == "ancestral":
-                coins = uniforms(keys, at, ids.shape[1], purpose=1)
+                coins = uniforms(task.keys, at, ids.shape[1], purpose=1)
                 reveal, hide = _by_chance(masked, filled, coins, config.remask, step, steps)
             else:
                 confidences = _Confidence(masked, proposal.confidence, filled, confidence)
@@ -139,25 +126,23 @@ def _propose(
 class _Network:
     """Logits at masked positions; keys and values of a prefix are read once and cached."""
 
-    def __init__(self, model: Transformer, machine: Machine, vocabulary: int, prefix: int) -> None:
-        self.model, self.machine, self.vocabulary = model, machine, vocabulary
-        self.prefix = prefix
+    def __init__(self, task: Task, prefix: int) -> None:
+        self._task, self._prefix = task, prefix
         self._caches: list[LayerCache] | None = None
 
     def logits(self, ids: Tensor, masked: Tensor) -> Tensor:
         """[N, V] at the masked positions, none of which lies in the prefix."""
+        model, machine = self._task.model, self._task.machine
         fresh = self._caches is None
-        if fresh and self.prefix:
-            self._caches = self.model.new_caches(len(ids), ids.shape[1])
-        first = 0 if fresh else self.prefix
-        device = self.machine.device
-        with self.machine.autocast():
-            hidden = self.model(ids[:, first:].to(device), "bidirectional", caches=self._caches)
+        if fresh and self._prefix:
+            self._caches = model.new_caches(len(ids), ids.shape[1])
+        first = 0 if fresh else self._prefix
+        with machine.autocast():
+            hidden = model(ids[:, first:].to(machine.device), "bidirectional", caches=self._caches)
             for cache in self._caches or ():
-                cache.length = self.prefix  # what comes after is read again
-            return F.linear(
-                hidden[masked[:, first:].to(device)], self.model.table[: self.vocabulary]
-            )
+                cache.length = self._prefix  # what comes after is read again
+            scored = hidden[masked[:, first:].to(machine.device)]
+            return F.linear(scored, model.table[: self._task.vocabulary])
 
 
 def _by_chance(
@@ -212,7 +197,7 @@ def _highest(count: Tensor, score: Tensor, among: Tensor) -> Tensor:
 
 
 WRITER = Writer(
-    generate_by_unmasking,
+    _generate,
     infills=True,
     order=None,
     options=frozenset({"steps", "order", "remask", "block", "cached"}),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 from epochal.device import Machine
-from epochal.families import Family
 from epochal.generation.config import GenerationConfig
 from epochal.models import Transformer
 from epochal.rng import Keys
@@ -29,49 +26,39 @@ class State:
     that does not fill gaps."""
 
 
-class Generate(Protocol):
-    """[B, L] rows → a state per step, until all is written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Rows to write into or after, and the model that writes."""
 
-    def __call__(
-        self,
-        model: Transformer,
-        ids: Tensor,
-        config: GenerationConfig,
-        *,
-        mask: int,
-        end: int,
-        vocabulary: int,
-        keys: Keys,
-        machine: Machine,
-    ) -> Iterator[State]:
-        """Write into `ids` or after them. `mask` and `end` are ids, logits are cut to
-        `vocabulary`, `keys` ([B]) decide all chance."""
-
-
-def _always_fits(config: GenerationConfig, masks: int) -> None:
-    """No option contradicts another."""
+    model: Transformer
+    machine: Machine
+    ids: Tensor
+    """[B, L]"""
+    config: GenerationConfig
+    keys: Keys
+    """[B], decide all chance."""
+    mask: int
+    end: int
+    """Id of the end of a document."""
+    vocabulary: int
+    """Logits are cut to it."""
 
 
 @dataclass(frozen=True)
 class Writer:
     """One way to write text. Each module that `Family.writer` names has one as `WRITER`."""
 
-    generate: Generate
+    generate: Callable[[Task], Iterator[State]]
+    """Gives a state per step, until all is written."""
     infills: bool
     """Whether it writes into masks, anywhere in a row; else after the row's end."""
     order: str | None
     """The one order in which it writes; None if `GenerationConfig.order` chooses it."""
     options: frozenset[str] = frozenset()
     """Fields of `GenerationConfig` that it uses beside those that all writers use."""
-    check: Callable[[GenerationConfig, int], object] = _always_fits
+    check: Callable[[GenerationConfig, int], object] = lambda config, masks: None
     """Raises OptionError for options that cannot fill a row with that number of masks."""
 
 
 SHARED_OPTIONS = frozenset({"tokens", "samples", "seed", "temperature", "top_k", "top_p"})
 """Fields of `GenerationConfig` that every writer uses."""
-
-
-def writer_of(family: Family) -> Writer:
-    """The family's way of writing."""
-    writer: Writer = importlib.import_module(family.writer).WRITER
-    return writer

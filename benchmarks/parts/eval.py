@@ -10,7 +10,7 @@ import torch
 from epochal.data.rows import ScoredWindows
 from epochal.device import Machine, find_machine
 from epochal.likelihood.draws import DrawPlan
-from epochal.likelihood.nll import Evaluator, launch, scored_positions
+from epochal.likelihood.nll import Evaluator, row_nll, scored_positions
 from epochal.models import Transformer
 from epochal.objectives import Draw, Problem, objective
 from parts.options import Options, new_model
@@ -57,7 +57,7 @@ def measure(options: Options) -> list[Row]:
             problems: list[Problem] = problems,
             machine: Machine = machine,
         ) -> float:
-            return sum(float(launch(model, one, machine).values.sum()) for one in problems)
+            return sum(float(row_nll(model, one, machine).sum()) for one in problems)
 
         def evaluate(evaluator: Evaluator = evaluator, model: Transformer = model) -> None:
             evaluator.clear()

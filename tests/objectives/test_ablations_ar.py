@@ -119,7 +119,7 @@ def masks(rows, length, share, seed=0):
     ids = torch.zeros(rows, length + 1, dtype=torch.long)
     problem = it.training_problem(ids, rows_of(rows, seed))
     assert isinstance(problem.attention, RandomCausalMask)
-    mask = problem.rule(torch.device("cpu"))
+    mask = problem.arguments(torch.device("cpu"))[1]
     assert mask.shape == (rows, 1, length, length)
     assert mask.dtype == torch.bool
     return mask[:, 0].numpy()
@@ -171,11 +171,11 @@ def test_masks_do_not_depend_on_the_micro_batch_and_go_with_orders():
     ids = torch.arange(8).repeat(6, 1)
     rows = rows_of(6)
     whole = it.training_problem(ids, rows)
-    mask = whole.rule(torch.device("cpu"))
+    mask = whole.arguments(torch.device("cpu"))[1]
     for start in range(0, 6, 2):
         part = slice(start, start + 2)
         cut = it.training_problem(ids[part], Rows(rows.keys[part], rows.place[part], 6, 0))
-        assert torch.equal(cut.rule(torch.device("cpu")), mask[part])
+        assert torch.equal(cut.arguments(torch.device("cpu"))[1], mask[part])
         assert torch.equal(cut.positions, whole.positions[part])
 
 
@@ -183,7 +183,7 @@ def test_a_hidden_token_has_no_influence():
     model, ids = small_model(), torch.randint(50, (1, 9))
     it = Autoregressive(Options(token_masking=1.0))
     problem = it.training_problem(ids, rows_of(1, 5))
-    mask = problem.rule(torch.device("cpu"))
+    mask = problem.arguments(torch.device("cpu"))[1]
     with torch.no_grad():
         before = model(problem.inputs, mask)
         for j in range(8):

@@ -19,7 +19,7 @@ from epochal.families import get_family
 from epochal.generation.config import GenerationConfig
 from epochal.generation.generator import Generator
 from epochal.likelihood.draws import DrawPlan
-from epochal.likelihood.nll import problem_token_nll, scored_positions
+from epochal.likelihood.nll import row_nll, scored_positions
 from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, objective
@@ -171,8 +171,7 @@ class LoadedModel:
     ) -> Tensor:
         levels = (draw + plan.levels(draw)) / draws
         problem = self.objective.likelihood_problem(ids, scored, Draw(levels, plan.keys(draw)))
-        nll = problem_token_nll(self.model, problem, self.machine)
-        return torch.from_numpy((problem.weights.double().numpy() * nll).sum(axis=1))
+        return torch.from_numpy(row_nll(self.model, problem, self.machine))
 
 
 def load_run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ Models = Transformer | tuple[Transformer, ...]
 
 
 @dataclass(slots=True)
-class DrawSums:
+class _DrawSums:
     """What is kept of a draw. S segments (the part of a document in a row), J features."""
 
     values: Floats
@@ -51,10 +51,6 @@ class DrawSums:
     by batch, so that they are summed in one order on any number of processes."""
     places: Floats
     """[L − 1] Σ w·NLL over rows, by place in the window."""
-
-    def arrays(self) -> list[Floats]:
-        """All of them, in order."""
-        return [self.values, self.controls, self.shares, self.products, self.places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ class Evaluator:
 
     def clear(self) -> None:
         """Forget all draws."""
-        self._draws: list[DrawSums] = []
+        self._draws: list[_DrawSums] = []
         self._history = None if self.objective.exact else History(self.rows, self.windows.stride)
 
     @property
@@ -123,18 +119,20 @@ class Evaluator:
         for one in model if isinstance(model, tuple) else (model,):
             one.eval()
         sums = self._empty()
-        launched: tuple[_Batch, TokenNLL] | None = None
+        launched: tuple[_Batch, _TokenNLL] | None = None
         # The next batch is made ready in a thread while the model runs, and the last one's
         # figures are added up after the next has been launched: the device does not wait.
         with ThreadPoolExecutor(1) as pool:
             for batch in _ahead(pool, self._batches(self.draws)):
-                now = batch, launch(model, batch.problem, self.machine)
+                now = batch, _launch(model, batch.problem, self.machine)
                 if launched is not None:
                     self._add(*launched, sums, report)
                 launched = now
         if launched is not None:
             self._add(*launched, sums, report)
-        self._draws.append(DrawSums(*self.shard.sums(sums.arrays())))
+        self._draws.append(
+            _DrawSums(*self.shard.sums([getattr(sums, one.name) for one in fields(sums)]))
+        )
 
     def result(self) -> Estimate:
         """The estimate from all draws so far."""
@@ -192,7 +190,7 @@ class Evaluator:
         parts = [slice(a, min(a + self.batch, full)) for a in range(0, full, self.batch)]
         return [*parts, slice(full, self.rows)] if full < self.rows else parts
 
-    def _add(self, batch: _Batch, found: TokenNLL, sums: DrawSums, report: Report) -> None:
+    def _add(self, batch: _Batch, found: _TokenNLL, sums: _DrawSums, report: Report) -> None:
         """Add a batch's weighted sums to their segments."""
         nll = found.positions()
         part, shift = batch.part, self.objective.shift
@@ -229,11 +227,11 @@ class Evaluator:
         held = sizes > 0
         return np.arange(first, last)[held], starts[held]
 
-    def _empty(self) -> DrawSums:
+    def _empty(self) -> _DrawSums:
         self._number = {part.start: number for number, part in enumerate(self._parts())}
         count = 0 if self.objective.exact else FEATURES
         segments = len(self._layout.row)
-        return DrawSums(
+        return _DrawSums(
             values=np.zeros(segments),
             controls=np.zeros((count, segments)),
             shares=np.zeros(self.rows),
@@ -271,7 +269,7 @@ def scored_positions(like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenNLL:
+class _TokenNLL:
     """NLL of a problem's weighted positions, perhaps still being computed."""
 
     values: Tensor
@@ -290,19 +288,17 @@ class TokenNLL:
 
 
 @torch.no_grad()
-def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
+def _launch(model: Models, problem: Problem, machine: Machine) -> _TokenNLL:
     """Start scoring a problem. Of several models: −log of their mean probability."""
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
     targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
     place = None if index is None else index.to(device, non_blocking=True)
-    rule = problem.rule(device)
-    positions = None if problem.positions is None else problem.positions.to(device)
-    inputs = problem.inputs.to(device, non_blocking=True)
+    arguments = problem.arguments(device)
     each = []
     with machine.autocast():
         for one in model if isinstance(model, tuple) else (model,):
-            hidden = one(inputs, rule, positions)
+            hidden = one(*arguments)
             if getattr(one, "scores", True):
                 each.append(
                     token_nll(hidden.flatten(0, 1), one.table, targets, place, machine.compiled)
@@ -310,14 +306,15 @@ def launch(model: Models, problem: Problem, machine: Machine) -> TokenNLL:
             else:  # an earlier stage of a pipeline, whose figures do not count
                 each.append(torch.zeros(len(targets), device=device))
     if len(each) == 1:
-        return TokenNLL(each[0], index, problem.targets.shape)
+        return _TokenNLL(each[0], index, problem.targets.shape)
     mean = np.log(len(each)) - torch.logsumexp(-torch.stack(each).double(), dim=0)
-    return TokenNLL(mean, index, problem.targets.shape)
+    return _TokenNLL(mean, index, problem.targets.shape)
 
 
-def problem_token_nll(model: Models, problem: Problem, machine: Machine) -> Floats:
-    """[B, L] NLL of each position with a weight, 0 elsewhere."""
-    return launch(model, problem, machine).positions()
+def row_nll(model: Models, problem: Problem, machine: Machine) -> Floats:
+    """[B] Σ weights · NLL of each row."""
+    nll = _launch(model, problem, machine).positions()
+    return np.asarray((problem.weights.double().numpy() * nll).sum(axis=1))
 
 
 def _ahead(pool: ThreadPoolExecutor, items: Iterator[_Batch]) -> Iterator[_Batch]:

@@ -20,7 +20,7 @@ from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
 from epochal.likelihood.draws import DrawPlan, EvalShard
-from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, problem_token_nll
+from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, row_nll
 from epochal.objectives import Draw, Objective
 
 
@@ -80,9 +80,9 @@ class PaperEvaluator:
             problem = self.objective.paper_problem(
                 torch.from_numpy(tokens), Draw(levels[part], keys[part])
             )
-            nll = problem_token_nll(model, problem, self.machine)
+            nll = row_nll(model, problem, self.machine)
             if counts:
-                values[part] = (problem.weights.double().numpy() * nll).sum(axis=1)
+                values[part] = nll
             report(part.stop / self.rows)
         self._values += self.shard.sums([values])
 

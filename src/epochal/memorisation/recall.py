@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from epochal import rng
 from epochal.device import Machine
-from epochal.likelihood.nll import problem_token_nll
+from epochal.likelihood.nll import row_nll
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective
 
@@ -104,8 +104,7 @@ class Recall:
                     torch.from_numpy(scored[part]),
                     Draw(np.full(count, level), np.full(count, key, dtype=np.uint64)),
                 )
-                nll = problem_token_nll(self.model, problem, self.machine)
-                total[part] += (problem.weights.double().numpy() * nll).sum(axis=1)
+                total[part] += row_nll(self.model, problem, self.machine)
         return total if exact else total / draws
 
     def _hidden(self, ids: Tensor, rule: Literal["causal", "bidirectional"]) -> Tensor:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from epochal.objectives.attention_mask import RandomCausalMask
 from epochal.rng import Keys
 
-Attention = Literal["causal", "bidirectional"] | Tensor | RandomCausalMask
+Rule = Literal["causal", "bidirectional"] | Tensor
+Attention = Rule | RandomCausalMask
 """Which positions see which. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
 RandomCausalMask is made into one on the device."""
 
@@ -40,13 +41,16 @@ class Problem:
     noise: NDArray[np.float64] | None = None
     """[B] noise levels of the rows, if the family has any; for the log only."""
 
-    def rule(self, device: torch.device) -> Literal["causal", "bidirectional"] | Tensor:
-        """The attention rule as the model takes it; a mask is made on, or moved to, `device`."""
-        if isinstance(self.attention, RandomCausalMask):
-            return self.attention.mask(device)
-        if isinstance(self.attention, Tensor):
-            return self.attention.to(device, non_blocking=True)
-        return self.attention
+    def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None]:
+        """The model's arguments on `device`: ids, attention rule, positions."""
+        rule, positions = self.attention, self.positions
+        if isinstance(rule, RandomCausalMask):
+            rule = rule.mask(device)
+        elif isinstance(rule, Tensor):
+            rule = rule.to(device, non_blocking=True)
+        if positions is not None:
+            positions = positions.to(device, non_blocking=True)
+        return self.inputs.to(device, non_blocking=True), rule, positions
 
     def scored(self) -> Tensor | None:
         """[S] indices into B·L of the positions with a weight; None if all have one."""

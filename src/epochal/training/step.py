@@ -22,9 +22,7 @@ from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows
 from epochal.recipe import Recipe
-from epochal.recipe.numbers import MICRO_BATCH_TOKENS as MICRO_BATCH_TOKENS
-from epochal.recipe.numbers import micro_batch_size as micro_batch_size
-from epochal.recipe.numbers import micro_rows
+from epochal.recipe.numbers import micro_batch_size, micro_rows
 from epochal.training.guard import Fault, find_fault
 from epochal.training.optim import WeightAverage, clip, grad_clip_microbatches
 from epochal.training.parallel.parallelize import ParallelModel, single_device
@@ -157,10 +155,7 @@ class Stepper:
         def part_of(number: int, hidden: Tensor) -> Tensor:
             problem, index = problems[number], indices[number]
             each = noise_sums.nll_buffer(problem, index)
-            part = _hidden_loss(
-                self.parallel_model, self.model, hidden, problem, index, self.machine, each
-            )
-            part = part / denominator
+            part = self._nll(hidden, problem, index, each) / denominator
             noise_sums.add(problem, index, each)
             loss.add_(part.detach())
             return part
@@ -191,7 +186,7 @@ class Stepper:
         micro-batch's part of the loss."""
 
         def inputs(number: int) -> Inputs:
-            return _model_inputs(problems[number], self.machine)
+            return problems[number].arguments(self.machine.device)
 
         if self.parallel_model.pipeline is not None:
             self.parallel_model.pipeline.step(len(problems), inputs, part_of)
@@ -203,6 +198,28 @@ class Stepper:
                     hidden = self.parallel_model.forward(*inputs(number))
                 part = part_of(number, hidden)
                 (part * self.parallel_model.scale).backward()  # type: ignore[no-untyped-call]
+
+    def _nll(
+        self, hidden: Tensor, problem: Problem, index: Tensor | None, each: Tensor | None
+    ) -> Tensor:
+        """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
+        positions (None for all), `each` a buffer for the NLL of each of these."""
+        device = self.machine.device
+
+        def scored(values: Tensor) -> Tensor:
+            flat = values.flatten()
+            return (flat if index is None else flat[index]).to(device, non_blocking=True)
+
+        with self.machine.autocast():
+            return self.parallel_model.nll(
+                hidden.flatten(0, 1),
+                self.model.output_weight,
+                scored(problem.targets),
+                scored(problem.weights),
+                None if index is None else index.to(device, non_blocking=True),
+                compiled=self.machine.compiled,
+                each=each,
+            )
 
     def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
         """(denominator, scored positions) of the whole step, over all processes."""
@@ -223,40 +240,3 @@ class Stepper:
             mine = train.global_batch_size // self.world.plan.data
             number += self.world.data_rank * -(-mine // min(micro_batch_size(self.recipe), mine))
             torch.manual_seed(rng.stream_key(self.recipe.seed, "dropout", step, number) >> 1)
-
-
-def _model_inputs(problem: Problem, machine: Machine) -> Inputs:
-    """The model's arguments, on the device."""
-    positions = problem.positions
-    if positions is not None:
-        positions = positions.to(machine.device, non_blocking=True)
-    ids = problem.inputs.to(machine.device, non_blocking=True)
-    return ids, problem.rule(machine.device), positions
-
-
-def _hidden_loss(
-    parallel_model: ParallelModel,
-    model: Transformer,
-    hidden: Tensor,
-    problem: Problem,
-    index: Tensor | None,
-    machine: Machine,
-    each: Tensor | None = None,
-) -> Tensor:
-    """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
-    positions (None for all), `each` a buffer for the NLL of each of these."""
-
-    def scored(values: Tensor) -> Tensor:
-        flat = values.flatten()
-        return (flat if index is None else flat[index]).to(machine.device, non_blocking=True)
-
-    with machine.autocast():
-        return parallel_model.nll(
-            hidden.flatten(0, 1),
-            model.output_weight,
-            scored(problem.targets),
-            scored(problem.weights),
-            None if index is None else index.to(machine.device, non_blocking=True),
-            compiled=machine.compiled,
-            each=each,
-        )

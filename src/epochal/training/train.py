@@ -27,6 +27,7 @@ from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe, run_numbers
+from epochal.recipe.numbers import MICRO_BATCH_TOKENS
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.runs.record import FORMAT
@@ -50,7 +51,7 @@ from epochal.training.parallel.world import (
     report_errors_once,
 )
 from epochal.training.profile import ProfiledStepper
-from epochal.training.step import MICRO_BATCH_TOKENS, Stepper
+from epochal.training.step import Stepper
 
 
 @report_errors_once()

@@ -190,10 +190,7 @@ def load_run(
     known = tokenizer_of(record)
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
-    if checkpoint_name == "ema":
-        checkpoint.load_average(file, model)
-    else:
-        checkpoint.load_model(file, model)
+    checkpoint.load_model(file, model, averaged=checkpoint_name == "ema")
     return LoadedModel(
         settings,
         model.eval(),

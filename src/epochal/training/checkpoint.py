@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,7 +37,7 @@ from epochal.training import sharded
 from epochal.training.optim import WeightAverage
 from epochal.training.parallel.parallelize import copy_into_shard, gather_full
 from epochal.training.parallel.world import World
-from epochal.training.sharded import SHARDS, check_shapes
+from epochal.training.sharded import SHARDS
 
 Kind = Literal["last", "best", "interrupt", "permanent"]
 """last: the newest few. best: weights of the lowest validation NLL. interrupt: out of turn, until
@@ -93,47 +93,50 @@ def save(
     """
     world = World() if world is None else world
     content: dict[str, dict[str, Tensor]] = {} if optimizer is None else {_OPTIMIZER: {}}
-    for name, tensor in gather_full(all_tensors(model, optimizer, average), world).items():
+    for name, tensor in gather_full(_all_tensors(model, optimizer, average), world).items():
         file, key = _file_of(name)
         content.setdefault(file, {})[key] = tensor
-    return world.run_on_rank_zero(lambda: _write(folder, kind, state, content, keep))
+    target = folder / f"{kind}-{state.step:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+
+    def write() -> Path:
+        with files.storage_errors(target):
+            try:
+                temporary.mkdir(parents=True)
+                for file, tensors in content.items():
+                    save_tensors(temporary / file, tensors)
+                _commit(target, temporary, asdict(state), keep)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    return world.run_on_rank_zero(write)
 
 
-def _write(
+def save_in_parts(
     folder: Path,
     kind: Kind,
     state: TrainState,
-    content: Mapping[str, dict[str, Tensor]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    world: World,
     keep: int | None,
-) -> Path:
-    target, temporary = checkpoint_paths(folder, kind, state.step, str(os.getpid()))
-    with files.storage_errors(target):
-        try:
-            temporary.mkdir(parents=True)
-            for file, tensors in content.items():
-                save_tensors(temporary / file, tensors)
-            commit(target, temporary, state_text(state), keep)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return target
+) -> sharded.Pending:
+    """`save`, each process its own part, in the background: it returns once all is copied."""
+    target = folder / f"{kind}-{state.step:08d}"
+    temporary = folder / f".{target.name}.parts.tmp"
+    tensors, progress = _all_tensors(model, optimizer, average), asdict(state)
+    return sharded.begin(
+        target, temporary, tensors, world, lambda: _commit(target, temporary, progress, keep)
+    )
 
 
-def checkpoint_paths(folder: Path, kind: Kind, step: int, writer: str) -> tuple[Path, Path]:
-    """(the checkpoint's folder, the temporary folder in which `writer` makes it)."""
-    target = folder / f"{kind}-{step:08d}"
-    return target, folder / f".{target.name}.{writer}.tmp"
-
-
-def state_text(state: TrainState) -> str:
-    """Content of state.json."""
-    return json.dumps(asdict(state), indent=2, allow_nan=False) + "\n"
-
-
-def commit(target: Path, temporary: Path, state: str, keep: int | None) -> None:
+def _commit(target: Path, temporary: Path, state: dict[str, Any], keep: int | None) -> None:
     """Turn the folder `temporary` into the checkpoint `target`, with sums of its files, and remove
     those beyond `keep`. Raises StorageError."""
     with files.storage_errors(target):
-        files.write_text(temporary / _STATE, state)
+        files.write_json(temporary / _STATE, state)
         written = sorted(path for path in temporary.rglob("*") if path.is_file())
         sums = {path.relative_to(temporary).as_posix(): files.sha256(path) for path in written}
         files.write_json(temporary / _MANIFEST, {"sha256": sums})
@@ -184,7 +187,10 @@ def find_resumable(folder: Path, step: int, *, exactly: bool = False) -> Path:
 
     Raises CheckpointError, naming the steps that exist, if there is none.
     """
-    paths = [(at, path) for at, path in list_checkpoints(folder) if _has_optimizer(path)]
+    resumable = (_OPTIMIZER, SHARDS)
+    paths = [
+        one for one in list_checkpoints(folder) if any((one[1] / x).exists() for x in resumable)
+    ]
     for at, path in reversed(paths):
         if at == step or (at < step and not exactly):
             if (problem := _problem(path)) is None:
@@ -214,11 +220,6 @@ def checkpoint_at(folder: Path, name: str) -> Path | None:
         if fits and step == int(number) and _problem(path) is None:
             return path
     return None
-
-
-def _has_optimizer(path: Path) -> bool:
-    """Whether training can resume from the checkpoint."""
-    return (path / _OPTIMIZER).exists() or (path / SHARDS).exists()
 
 
 def clean(folder: Path) -> None:
@@ -251,15 +252,13 @@ def load_state(path: Path) -> TrainState:
     return TrainState(**values)
 
 
-def load_model(path: Path, model: nn.Module) -> None:
-    """Fill `model` from the checkpoint. Raises CheckpointError if shapes differ."""
-    # A stage of a pipeline takes its own tensors and leaves the others.
-    _read(path, _named("model", model.state_dict()), exact=not getattr(model, "part", False))
-
-
-def load_average(path: Path, model: nn.Module) -> None:
-    """Fill `model` with the averaged weights. Raises CheckpointError if there are none."""
-    _read_average(path, dict(model.named_parameters()))
+def load_model(path: Path, model: nn.Module, averaged: bool = False) -> None:
+    """Fill `model` from the checkpoint, or with the average of the weights. Raises CheckpointError
+    if shapes differ, or if there is no average."""
+    if averaged:
+        _read_average(path, dict(model.named_parameters()))
+    else:  # a stage of a pipeline takes its own tensors and leaves the others
+        _read(path, _named("model", model.state_dict()), exact=not getattr(model, "part", False))
 
 
 def load_training(
@@ -267,29 +266,22 @@ def load_training(
 ) -> None:
     """Fill all that a run needs to resume from the checkpoint."""
     load_model(path, model)
-    _load_optimizer(path, model, optimizer)
+    # Before the first update the optimizer has no moments.
+    if any(name.startswith("exp_avg:") for name in _saved_shapes(path, "exp_avg")):
+        for weight in model.parameters():
+            optimizer.state[weight] = {
+                # Fused AdamW has its step count on the weight's device.
+                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "exp_avg": torch.zeros_like(weight, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
+            }
+        _read(path, _moments(model, optimizer))
     if average is not None:
         _read_average(path, average.weights)
 
 
-def _load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Fill the optimizer's moments from the checkpoint; before the first update there are none."""
-    if not any(name.startswith("exp_avg:") for name in _saved_shapes(path, "exp_avg")):
-        return
-    for weight in model.parameters():
-        optimizer.state[weight] = {
-            # Fused AdamW has its step count on the weight's device.
-            "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-            "exp_avg": torch.zeros_like(weight, requires_grad=False),
-            "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
-        }
-    _read(path, _moments(model, optimizer))
-
-
-def all_tensors(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    average: WeightAverage | None = None,
+def _all_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, average: WeightAverage | None
 ) -> dict[str, Tensor]:
     """Everything that is saved, each tensor under its name, as this process has it."""
     tensors = _named("model", model.state_dict())
@@ -335,11 +327,24 @@ def _read(path: Path, targets: Mapping[str, Tensor], *, exact: bool = False) -> 
     Raises CheckpointError if the checkpoint lacks one, has another shape, or, where `exact`, has
     others besides.
     """
-    if (path / SHARDS).exists():
+    parts, what = (path / SHARDS).exists(), next(iter(targets)).partition(":")[0]
+    saved_shapes = _saved_shapes(path, what)
+    shapes = {name: list(tensor.shape) for name, tensor in targets.items()}
+    # Parts have all tensors of a run, whatever is asked for.
+    names = shapes.keys() | saved_shapes.keys() if exact and not parts else shapes.keys()
+    problems = [
+        f"{name.partition(':')[2]}: {saved_shapes.get(name)} instead of {shapes.get(name)}"
+        for name in sorted(names)
+        if saved_shapes.get(name) != shapes.get(name)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
+        )
+    if parts:
         sharded.read(path, targets)
         return
-    what = next(iter(targets)).partition(":")[0]
-    check_shapes(path, _saved_shapes(path, what), targets, exact=exact)
     with torch.no_grad(), safe_open(path / _file_of(f"{what}:")[0], "pt") as saved:
         for name, tensor in targets.items():
             copy_into_shard(tensor, saved.get_tensor(_file_of(name)[1]))

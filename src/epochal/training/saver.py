@@ -49,14 +49,8 @@ class Saver:
             checkpoint.save(self._folder, kind, state, model, optimizer, average, keep=keep)
             return
         self.wait()
-        target, temporary = checkpoint.checkpoint_paths(self._folder, kind, state.step, "parts")
-        text = checkpoint.state_text(state)
-        self._pending = sharded.begin(
-            target,
-            temporary,
-            checkpoint.all_tensors(model, optimizer, average),
-            self._world,
-            lambda: checkpoint.commit(target, temporary, text, keep),
+        self._pending = checkpoint.save_in_parts(
+            self._folder, kind, state, model, optimizer, average, self._world, keep
         )
 
     def wait(self) -> None:

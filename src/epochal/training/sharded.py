@@ -74,7 +74,13 @@ def begin(
 ) -> Pending:
     """Start to write `tensors` into `temporary`; rank 0 calls `commit` when all parts are on the
     disk. Called by all processes together."""
-    world.run_on_rank_zero(lambda: _make(target, temporary))
+
+    def make() -> None:
+        with files.storage_errors(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+    world.run_on_rank_zero(make)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own use of deprecated parts of torch
         written = async_save(
@@ -88,11 +94,8 @@ def begin(
 
 
 def read(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read the checkpoint's parts into `tensors`, which may be sharded in any way.
-
-    Raises CheckpointError where a tensor is missing or has another shape.
-    """
-    check_shapes(path, saved_shapes(path), tensors)
+    """Read the checkpoint's parts into `tensors`, which may be sharded in any way. Raises
+    CheckpointError for a damaged one."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -109,34 +112,6 @@ def saved_shapes(path: Path) -> dict[str, list[int]]:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"cannot read {path}: {_cause(error)}") from None
     return {name: list(tensor.size) for name, tensor in saved.items() if hasattr(tensor, "size")}
-
-
-def check_shapes(
-    path: Path,
-    saved: Mapping[str, list[int]],
-    wanted: Mapping[str, Tensor],
-    *,
-    exact: bool = False,
-) -> None:
-    """Raise CheckpointError, naming the first differences, unless `saved` has the wanted shapes
-    and, where `exact`, no other tensors."""
-    shapes = {name: list(tensor.shape) for name, tensor in wanted.items()}
-    problems = [
-        f"{name.partition(':')[2]}: {saved.get(name)} instead of {shapes.get(name)}"
-        for name in sorted(shapes.keys() | saved.keys() if exact else shapes.keys())
-        if saved.get(name) != shapes.get(name)
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}"
-        )
-
-
-def _make(target: Path, temporary: Path) -> None:
-    with files.storage_errors(target):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
 
 
 def _root(error: BaseException) -> BaseException:

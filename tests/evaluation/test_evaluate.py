@@ -20,9 +20,9 @@ from epochal.device import has_compiler
 from epochal.errors import CheckpointError, OptionError, RunError, UserError
 from epochal.estimates import Layout, estimate
 from epochal.evaluation.evaluate import (
+    Scorer,
     evaluate,
     evaluate_best,
-    make_draws,
     pays_to_compile,
     score,
 )
@@ -187,7 +187,7 @@ def test_few_draws_are_not_taken_at_their_word():
     tolerance, misses = 0.3, []
     for number in range(300):
         it = _Noise(np.random.default_rng(number))
-        misses.append(make_draws(it, None, EvalOptions(tolerance=tolerance)).nll)
+        misses.append(Scorer(None, it).estimate(None, EvalOptions(tolerance=tolerance)).nll)
     assert np.sqrt(np.mean(np.square(misses))) < 1.07 * tolerance
 
 

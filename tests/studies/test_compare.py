@@ -141,12 +141,13 @@ def test_a_model_that_gives_no_finite_loss_is_left_out_and_listed(tiny_pair, tmp
         file.unlink()
     paths = [tmp_path / name for name in ("ar", "mdm", "broken")]
 
-    def not_finite(self, *_):
-        return dataclasses.replace(real(self, *_), nll_nats_per_token=float("nan"))
+    def not_finite(self, *given):
+        result, found = real(self, *given)
+        return dataclasses.replace(result, nll_nats_per_token=float("nan")), found
 
-    real = evaluate_module.make_result
+    real = evaluate_module.Scorer.score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_module, "make_result", not_finite)
+        patch.setattr(evaluate_module.Scorer, "score", not_finite)
         with pytest.raises(NotFiniteError, match=r"checkpoint best of .*broken is nan"):
             evaluate_module.evaluate(tmp_path / "broken")
         found = compare_existing(paths)

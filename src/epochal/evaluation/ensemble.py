@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from epochal.errors import RunError, UserError
-from epochal.estimates import Estimate
 from epochal.estimates import gap as paired_gap
-from epochal.evaluation.evaluate import (
-    corpus_of,
-    distributed_eval,
-    make_draws,
-    make_evaluator,
-    make_result,
-)
+from epochal.evaluation.evaluate import Scorer, distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
 from epochal.runs import NLLResult, RunFolder, RunRecord, parse_run_checkpoint
@@ -55,22 +46,14 @@ def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> 
     with distributed_eval() as shard:
         records, loaded = zip(*(_member(str(run), given) for run in runs), strict=True)
         _check_alike(runs, loaded)
-        data = corpus_of(records[0], loaded[0], given)
-        evaluator = make_evaluator(loaded[0], data, given.estimator, shard)
+        scorer = Scorer.of(records[0], loaded[0], given, shard)
         everything = tuple(one.model for one in loaded)
-
-        def scored(one: LoadedModel, models: Any, name: str) -> tuple[NLLResult, Estimate]:
-            start = time.monotonic()
-            evaluator.clear()
-            found = make_draws(evaluator, models, given)
-            seconds = time.monotonic() - start
-            return make_result(one, data, name, evaluator, found, seconds), found
-
-        together, whole = scored(loaded[0], everything, f"ensemble of {len(loaded)}")
+        name = f"ensemble of {len(loaded)}"
+        together, whole = scorer.score(loaded[0], everything, name, given)
         # As many draws for the members as the tolerance took, so that they pair with it.
-        if given.tolerance is not None and not evaluator.objective.exact:
+        if given.tolerance is not None and not loaded[0].objective.exact:
             given = dataclasses.replace(given, tolerance=None, draws=together.draws)
-        each = [scored(one, one.model, f"step {one.step}") for one in loaded]
+        each = [scorer.score(one, one.model, f"step {one.step}", given) for one in loaded]
     best = min(range(len(each)), key=lambda n: each[n][0].nll_nats_per_token)
     found = paired_gap(each[best][1], whole)
     return EnsembleResult(

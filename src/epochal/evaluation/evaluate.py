@@ -21,7 +21,7 @@ from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, OptionError, RunError, UserError
 from epochal.estimates import Estimate
 from epochal.evaluation.load import LoadedModel, load_run
-from epochal.evaluation.options import Estimator, EvalOptions
+from epochal.evaluation.options import EvalOptions
 from epochal.likelihood.breakdown import Breakdown, break_down
 from epochal.likelihood.draws import EvalShard, Floats
 from epochal.likelihood.nll import Evaluator, Models
@@ -123,22 +123,15 @@ def score(run: str | Path | RunRecord, options: EvalOptions, shard: EvalShard) -
             "give a corpus, or import with one to store the results with the run"
         )
     loaded = load_run(record.path, options.checkpoint, options.device)
-    data = corpus_of(record, loaded, options)
-    start = time.monotonic()
-    tokens = data.validation.unique_tokens * _first_draws(loaded.objective.exact, options)
-    if pays_to_compile(loaded, tokens):
-        loaded.compile()
-    evaluator = make_evaluator(loaded, data, options.estimator, shard)
-    found = make_draws(evaluator, loaded.model, options)
+    scorer = Scorer.of(record, loaded, options, shard, may_compile=True)
     name = options.checkpoint or which_checkpoint(record, loaded.step)
-    seconds = time.monotonic() - start
-    result = make_result(loaded, data, name, evaluator, found, seconds)
+    result, found = scorer.score(loaded, loaded.model, name, options)
     if not math.isfinite(result.nll_nats_per_token):
         raise NotFiniteError(
             f"the NLL of the checkpoint {name} of {record.path} is {result.nll_nats_per_token:g}, "
             "not finite: the run diverged, or its weights are damaged"
         )
-    return Scored(record, loaded, evaluator, found, result)
+    return Scored(record, loaded, scorer.evaluator, found, result)
 
 
 def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
@@ -174,86 +167,121 @@ def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
     return known
 
 
-def corpus_of(record: RunRecord, loaded: LoadedModel, options: EvalOptions) -> Corpus:
-    """The corpus that a run is scored on: its own, unchanged, or the one that was asked for."""
-    settings = loaded.recipe.data
-    if options.corpus is not None:
-        corpus = str(options.corpus)
-        settings = dataclasses.replace(settings, corpus=corpus, train=None, validation=None)
-    data = open_corpus(dataclasses.replace(settings, unique_tokens=None))
-    if options.corpus is None:
-        _check_same_validation(record, data)
-    return data
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores models on one corpus, all on the same tokens with the same masks."""
 
+    data: Corpus
+    evaluator: Evaluator | PaperEvaluator
 
-def _check_same_validation(record: RunRecord, data: Corpus) -> None:
-    """A result kept with a run must be of the validation set that the run was judged on."""
-    if data.validation.content_sha256 != record.info["corpus"]["validation"]["content_sha256"]:
-        raise RunError(
-            f"the validation set {data.validation.prefix} has changed since {record.path} was "
-            "trained; restore it, or give the corpus to score"
+    @classmethod
+    def of(
+        cls,
+        record: RunRecord,
+        loaded: LoadedModel,
+        options: EvalOptions,
+        shard: EvalShard,
+        may_compile: bool = False,
+    ) -> Scorer:
+        """On the run's own corpus, unchanged, or the one that was asked for. With `may_compile`
+        the model is compiled where it pays.
+
+        Raises RunError for a validation set that has changed, UserError for another tokenizer.
+        """
+        settings = dataclasses.replace(loaded.recipe.data, unique_tokens=None)
+        if options.corpus is not None:
+            corpus = str(options.corpus)
+            settings = dataclasses.replace(settings, corpus=corpus, train=None, validation=None)
+        data = open_corpus(settings)
+        known = record.info["corpus"]["validation"]["content_sha256"]
+        if options.corpus is None and data.validation.content_sha256 != known:
+            raise RunError(
+                f"the validation set {data.validation.prefix} has changed since {record.path} was "
+                "trained; restore it, or give the corpus to score"
+            )
+        if isinstance(loaded.tokenizer, UnknownTokenizer):
+            raise UserError(
+                "the imported run has no tokenizer, so it is not known whether the ids of the "
+                f"corpus {data.validation.prefix.parent} are its own; import it again with a "
+                "tokenizer"
+            )
+        if data.tokenizer.sha256 != loaded.tokenizer.sha256:
+            raise UserError(
+                f"the corpus {data.validation.prefix.parent} was made with the tokenizer "
+                f"{data.tokenizer.name}, the run with {loaded.tokenizer.name}; prepare the text "
+                "with the run's tokenizer.json"
+            )
+        tokens, length = data.validation.tokens, loaded.sequence_length
+        draws = _first_draws(loaded.objective.exact, options)
+        if may_compile and pays_to_compile(loaded, data.validation.unique_tokens * draws):
+            loaded.compile()
+        goal, machine, batch = loaded.objective, loaded.machine, evaluation_batch(loaded.recipe)
+        if options.estimator == "paper":
+            paper = PaperEvaluator(goal, machine, tokens, length, batch, shard=shard)
+            return cls(data, paper)
+        windows, starts = ScoredWindows(tokens, length), data.validation.document_starts
+        vocabulary = loaded.tokenizer.vocabulary
+        return cls(data, Evaluator(goal, machine, windows, starts, vocabulary, batch, shard=shard))
+
+    def score(
+        self, loaded: LoadedModel, models: Models, name: str, options: EvalOptions
+    ) -> tuple[NLLResult, Estimate]:
+        """The figures of `models`, which are `loaded` or contain it, and what they come from.
+        `name` is the checkpoint's."""
+        start = time.monotonic()
+        evaluator, per_byte = self.evaluator, self.data.bytes_per_token
+        evaluator.clear()
+        found = self.estimate(models, options)
+        exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
+        documents = found.error_documents
+        result = NLLResult(
+            family=loaded.family,
+            checkpoint=name,
+            step=loaded.step,
+            estimator="paper" if papers else ("exact" if exact else "stratified"),
+            nll_nats_per_token=found.nll,
+            standard_error=found.error,
+            standard_error_draws=found.error_draws,
+            standard_error_documents=None if math.isnan(documents) else documents,
+            bits_per_byte=found.nll / math.log(2) / per_byte if per_byte else None,
+            tokens_scored=evaluator.tokens_scored,
+            rows=evaluator.rows,
+            documents=evaluator.documents,
+            draws=evaluator.draws,
+            sequence_length=loaded.sequence_length,
+            validation_sha256=self.data.validation.content_sha256,
+            seconds=time.monotonic() - start,
         )
+        return result, found
 
-
-def make_evaluator(
-    loaded: LoadedModel, data: Corpus, estimator: Estimator, shard: EvalShard
-) -> Evaluator | PaperEvaluator:
-    """What scores a model on a corpus. Raises UserError if its tokenizer is another."""
-    if isinstance(loaded.tokenizer, UnknownTokenizer):
-        raise UserError(
-            "the imported run has no tokenizer, so it is not known whether the ids of the corpus "
-            f"{data.validation.prefix.parent} are its own; import it again with a tokenizer"
-        )
-    if data.tokenizer.sha256 != loaded.tokenizer.sha256:
-        raise UserError(
-            f"the corpus {data.validation.prefix.parent} was made with the tokenizer "
-            f"{data.tokenizer.name}, the run with {loaded.tokenizer.name}; prepare the text with "
-            "the run's tokenizer.json"
-        )
-    tokens, length = data.validation.tokens, loaded.sequence_length
-    batch = evaluation_batch(loaded.recipe)
-    if estimator == "paper":
-        return PaperEvaluator(loaded.objective, loaded.machine, tokens, length, batch, shard=shard)
-    return Evaluator(
-        loaded.objective,
-        loaded.machine,
-        ScoredWindows(tokens, length),
-        data.validation.document_starts,
-        loaded.tokenizer.vocabulary,
-        batch,
-        shard=shard,
-    )
-
-
-def make_draws(
-    evaluator: Evaluator | PaperEvaluator, model: Models, options: EvalOptions
-) -> Estimate:
-    """Make draws until there are as many as asked for, or until the error is small enough."""
-    tolerance = options.tolerance
-    wanted = _first_draws(evaluator.objective.exact, options)
-    with bar("evaluate", 1.0) as progress:
-        while True:
-            while evaluator.draws < wanted:
-                evaluator.add_draw(model, _reporter(progress, evaluator.draws, wanted))
-            found = evaluator.result()
-            if tolerance is None or evaluator.objective.exact:
-                return found
-            # Of few draws the error is itself uncertain, and would be taken when it comes out
-            # too small by chance: it counts by Student's factor larger.
-            low, high = found.interval_draws()
-            error = max(found.error_draws, (high - low) / 2 / Z_95)
-            if error <= tolerance:
-                return found
-            # The error falls with √draws; at most doubling keeps a poor first guess harmless.
-            needed = math.ceil(evaluator.draws * (error / tolerance) ** 2)
-            wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws, MAX_DRAWS)
-            if evaluator.draws >= MAX_DRAWS:
-                raise OptionError(
-                    "tolerance",
-                    tolerance,
-                    f"it was not reached with {evaluator.draws} draws (the error is "
-                    f"{found.error_draws:.2g}); give a larger one",
-                )
+    def estimate(self, models: Models, options: EvalOptions) -> Estimate:
+        """From as many draws as asked for, or until the error is small enough."""
+        evaluator = self.evaluator
+        tolerance = options.tolerance
+        wanted = _first_draws(evaluator.objective.exact, options)
+        with bar("evaluate", 1.0) as progress:
+            while True:
+                while evaluator.draws < wanted:
+                    evaluator.add_draw(models, _reporter(progress, evaluator.draws, wanted))
+                found = evaluator.result()
+                if tolerance is None or evaluator.objective.exact:
+                    return found
+                # Of few draws the error is itself uncertain, and would be taken when it comes out
+                # too small by chance: it counts by Student's factor larger.
+                low, high = found.interval_draws()
+                error = max(found.error_draws, (high - low) / 2 / Z_95)
+                if error <= tolerance:
+                    return found
+                # The error falls with √draws; at most doubling keeps a poor first guess harmless.
+                needed = math.ceil(evaluator.draws * (error / tolerance) ** 2)
+                wanted = min(max(needed, evaluator.draws + 1), 2 * evaluator.draws, MAX_DRAWS)
+                if evaluator.draws >= MAX_DRAWS:
+                    raise OptionError(
+                        "tolerance",
+                        tolerance,
+                        f"it was not reached with {evaluator.draws} draws (the error is "
+                        f"{found.error_draws:.2g}); give a larger one",
+                    )
 
 
 def _first_draws(exact: bool, options: EvalOptions) -> int:
@@ -278,39 +306,6 @@ def which_checkpoint(record: RunRecord, step: int) -> str:
         if at == step
     }
     return "best" if "best" in kinds else "last"
-
-
-def make_result(
-    loaded: LoadedModel,
-    data: Corpus,
-    checkpoint: str,
-    evaluator: Evaluator | PaperEvaluator,
-    found: Estimate,
-    seconds: float,
-) -> NLLResult:
-    """The figures of an estimate, with what they are of."""
-    per_byte = data.bytes_per_token
-    exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
-    return NLLResult(
-        family=loaded.family,
-        checkpoint=checkpoint,
-        step=loaded.step,
-        estimator="paper" if papers else ("exact" if exact else "stratified"),
-        nll_nats_per_token=found.nll,
-        standard_error=found.error,
-        standard_error_draws=found.error_draws,
-        standard_error_documents=None
-        if math.isnan(found.error_documents)
-        else found.error_documents,
-        bits_per_byte=found.nll / math.log(2) / per_byte if per_byte else None,
-        tokens_scored=evaluator.tokens_scored,
-        rows=evaluator.rows,
-        documents=evaluator.documents,
-        draws=evaluator.draws,
-        sequence_length=loaded.sequence_length,
-        validation_sha256=data.validation.content_sha256,
-        seconds=seconds,
-    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from epochal.device import Machine
 
@@ -104,3 +105,12 @@ def enumerated_bound(oracle, ids):
         sums = [sum(oracle.nll(ids, i, masked) for i in masked) for masked in subsets]
         total += np.mean(sums) / size
     return total
+
+
+def weighted_nll(logits, problem):
+    """Σ weights · NLL / denominator from [B, L, V] logits: the definition."""
+    nll = functional.cross_entropy(
+        logits.flatten(0, 1), problem.targets.flatten(), reduction="none"
+    )
+    weights = problem.weights.flatten().to(nll.dtype)
+    return torch.where(weights > 0, weights * nll, 0).sum() / problem.denominator

@@ -16,9 +16,9 @@ from epochal.objectives import (
     Rows,
     linear_nll,
     noise,
-    weighted_nll,
 )
 from epochal.sizes import Architecture
+from tiny_world import weighted_nll
 
 
 @pytest.fixture(scope="module", params=["ar", "mdm"])

@@ -13,7 +13,7 @@ import pytest
 from epochal.errors import RunError, TrainingDiverged, TrainingStopped
 from epochal.runs import RunFolder, RunRecord
 from epochal.training.step import Stepper
-from epochal.training.stop import RELAY_SECONDS, stop_request
+from epochal.training.stop import RELAY_SECONDS, StopRequest
 from epochal.training.train import train
 from tiny_runs import as_words, figures, final_files, overrides
 
@@ -103,7 +103,7 @@ def test_after_a_clean_stop(tiny_corpus, tmp_path, monkeypatch, undisturbed, num
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_that_comes_from_slurm_and_again_from_torchrun_is_one_request(tmp_path, number):
-    with stop_request(tmp_path / "STOP") as stop:
+    with StopRequest(tmp_path / "STOP").listening() as stop:
         for _ in range(3):
             os.kill(os.getpid(), number)
         assert stop.asked() == 128 + number
@@ -113,7 +113,7 @@ def test_a_signal_that_comes_from_slurm_and_again_from_torchrun_is_one_request(t
 
 
 def test_ctrl_c_twice_breaks_off_at_once(tmp_path):
-    with stop_request(tmp_path / "STOP") as stop:
+    with StopRequest(tmp_path / "STOP").listening() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked() == 130
         with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ import pytest
 
 from epochal.runs import RunRecord
 from epochal.training import trackers
-from epochal.training.trackers import Trackers, numbers
+from epochal.training.trackers import Trackers
 from epochal.training.train import train
 from tiny_runs import final_files, overrides
 
@@ -200,9 +200,14 @@ def test_tensorboard_by_either_name(tiny_corpus, tmp_path):
     assert b"train/loss" in events.read_bytes()
 
 
-def test_numbers_also_in_lists():
+def test_numbers_also_in_lists(tmp_path, fakes):
     values = {"a": 1, "b": [0.5, None, 2], "c": {"d": 3.0, "e": "x"}, "f": True, "g": None}
-    assert dict(numbers(values, "train/")) == {
+    sent = Trackers(("trackio",), tmp_path, "p", {})
+    sent.log("train", 7, values)
+    sent.close("finished")
+    [((found,), named)] = fakes["trackio"].told("log")
+    assert named == {"step": 7}
+    assert found == {
         "train/a": 1.0,
         "train/b/0": 0.5,
         "train/b/2": 2.0,

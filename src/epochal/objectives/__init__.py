@@ -8,7 +8,7 @@ from epochal.families import get_family
 from epochal.objectives.autoregressive import Autoregressive
 from epochal.objectives.cross_entropy import linear_nll, token_nll
 from epochal.objectives.masked_diffusion import MaskedDiffusion
-from epochal.objectives.problem import Attention, Draw, Objective, Problem, Rows, weighted_nll
+from epochal.objectives.problem import Attention, Draw, Objective, Problem, Rows
 from epochal.recipe import Recipe
 
 
@@ -30,5 +30,4 @@ __all__ = [
     "linear_nll",
     "objective",
     "token_nll",
-    "weighted_nll",
 ]

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from epochal.objectives.attention_mask import RandomCausalMask
 from epochal.rng import Keys
@@ -108,13 +107,3 @@ class Objective(Protocol):
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
         """[B, L+1] tokens → the original's evaluation loss: its training loss at the noise
         levels of `draw`."""
-
-
-def weighted_nll(logits: Tensor, problem: Problem) -> Tensor:
-    """Σ weights · NLL / denominator from [B, L, V] logits: the definition, for tests.
-
-    The trainer uses `linear_nll`, which needs no logits in memory and equals this.
-    """
-    nll = F.cross_entropy(logits.flatten(0, 1), problem.targets.flatten(), reduction="none")
-    weights = problem.weights.flatten().to(nll.dtype)
-    return torch.where(weights > 0, weights * nll, 0).sum() / problem.denominator

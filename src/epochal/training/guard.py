@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import Literal, Protocol
+from typing import Literal
 
 from epochal.errors import TrainingDiverged
 from epochal.recipe.schema import Train
+from epochal.training.checkpoint import TrainState
 
 Fault = Literal["nan", "spike"]
 
@@ -25,15 +26,7 @@ MAX_IN_A_ROW = 10
 """Faults in a row that end a run whatever the recipe says: it does not recover."""
 
 
-class _Norms(Protocol):
-    """The guard's part of a run's state (`TrainState`), which its checkpoints save."""
-
-    norms: list[float]
-    faults: int
-    faults_in_a_row: int
-
-
-def norm_limit(settings: Train, state: _Norms) -> float:
+def norm_limit(settings: Train, state: TrainState) -> float:
     """Gradient norm above which the next step is a spike: `spike_factor` times the median of the
     last norms; infinite while there are too few of them, or if spikes are ignored."""
     if settings.on_spike == "ignore" or len(state.norms) < MIN_NORMS:
@@ -67,13 +60,13 @@ def find_fault(settings: Train, step: int, loss: float, norm: float, limit: floa
     return "spike"
 
 
-def count_taken(state: _Norms, norm: float) -> None:
+def count_taken(state: TrainState, norm: float) -> None:
     """Add the norm of a step whose update was made."""
     state.norms = [*state.norms[-(WINDOW - 1) :], norm]
     state.faults_in_a_row = 0
 
 
-def count_fault(state: _Norms, step: int, fault: Fault) -> None:
+def count_fault(state: TrainState, step: int, fault: Fault) -> None:
     """Count a fault of step number `step`, counted from 1. Raises TrainingDiverged after
     MAX_IN_A_ROW in a row."""
     state.faults += 1

@@ -28,7 +28,7 @@ from epochal.training.parallel.parallelize import evaluating, local_shard
 from epochal.training.parallel.world import World
 from epochal.training.saver import Saver
 from epochal.training.step import Stepper, StepResult, by_noise
-from epochal.training.stop import StopRequest, stop_request
+from epochal.training.stop import StopRequest
 from epochal.units import Interval
 
 Evaluate = Callable[[Transformer], dict[str, float]]
@@ -71,7 +71,7 @@ class Loop:
         state = self._resume()
         devices = [self.machine.device] if self.machine.device.type == "cuda" else []
         with (
-            stop_request(self.folder.stop_file, self.world.main) as stop,
+            StopRequest(self.folder.stop_file, self.world.main).listening() as stop,
             torch.random.fork_rng(devices),
             bar(f"train {self.recipe.family}", self.numbers.steps) as progress,
         ):

@@ -56,19 +56,17 @@ class StopRequest:
         self._signal, self._since = number, time.monotonic()
         say("finishing this step and saving a checkpoint; the same signal again stops at once")
 
-
-@contextmanager
-def stop_request(stop_file: Path, main: bool = True) -> Iterator[StopRequest]:
-    """Listen for requests inside the block. Signals reach only a process's main thread."""
-    request = StopRequest(stop_file, main)
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before: dict[int, Any] = {
-        number: signal.signal(number, request._on_signal) for number in _SIGNALS
-    }
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Hear requests inside the block. Signals reach only a process's main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before: dict[int, Any] = {
+            number: signal.signal(number, self._on_signal) for number in _SIGNALS
+        }
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -35,7 +35,7 @@ _ids_lock = threading.Lock()
 """Trackers start side by side and share trackers.json."""
 
 
-class Tracker(NamedTuple):
+class _Tracker(NamedTuple):
     """A tracker that has started."""
 
     log: Callable[[Values, int], object]
@@ -68,7 +68,7 @@ class Trackers:
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Send the numbers of a line of metrics.jsonl."""
-        flat = dict(numbers(values, f"{kind}/"))
+        flat = dict(_numbers(values, f"{kind}/"))
         for sender in self._senders:
             sender.put(lambda tracker: tracker.log(flat, step))
 
@@ -86,16 +86,16 @@ class Trackers:
 class _Sender:
     """Starts and serves one tracker in a thread of its own, so that the run never waits for it."""
 
-    def __init__(self, name: str, start: Callable[[], Tracker]) -> None:
+    def __init__(self, name: str, start: Callable[[], _Tracker]) -> None:
         self.name = name
         self.started = threading.Event()
         self._alive = True
-        self._calls: queue.Queue[Callable[[Tracker], object] | None] = queue.Queue(WAITING_LINES)
+        self._calls: queue.Queue[Callable[[_Tracker], object] | None] = queue.Queue(WAITING_LINES)
         work = partial(copy_context().run, self._work, start)  # whether messages are shown
         self._thread = threading.Thread(target=work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def put(self, call: Callable[[Tracker], object] | None) -> None:
+    def put(self, call: Callable[[_Tracker], object] | None) -> None:
         """Queue a call; None ends the thread. A tracker with a full queue is dropped."""
         if not self._alive:
             return
@@ -112,7 +112,7 @@ class _Sender:
         if self._thread.is_alive():
             self._drop(f"it did not end within {CLOSE_SECONDS:g} s")
 
-    def _work(self, start: Callable[[], Tracker]) -> None:
+    def _work(self, start: Callable[[], _Tracker]) -> None:
         try:
             tracker = start()
             self.started.set()
@@ -132,14 +132,14 @@ class _Sender:
             say(f"the tracker {self.name} failed ({reason}); the run continues without it")
 
 
-def numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers among `values`; those in lists and dictionaries by place or name."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from numbers(value, f"{prefix}{name}/")
+            yield from _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, list | tuple):
             places = {str(place): item for place, item in enumerate(value)}
-            yield from numbers(places, f"{prefix}{name}/")
+            yield from _numbers(places, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield prefix + name, float(value)
 
@@ -163,7 +163,7 @@ def _read_ids(path: Path) -> dict[str, str]:
     return ids
 
 
-def _tensorboard(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
+def _tensorboard(folder: Path, project: str, config: dict[str, Any]) -> _Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
@@ -172,10 +172,10 @@ def _tensorboard(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 
-    return Tracker(log, lambda status: writer.close())
+    return _Tracker(log, lambda status: writer.close())
 
 
-def _wandb(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
+def _wandb(folder: Path, project: str, config: dict[str, Any]) -> _Tracker:
     run = importlib.import_module("wandb").init(
         project=project,
         name=folder.resolve().name,
@@ -184,23 +184,23 @@ def _wandb(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
         dir=str(folder),
         config=config,
     )
-    return Tracker(
+    return _Tracker(
         lambda values, step: run.log(values, step=step),
         lambda status: run.finish(exit_code=0 if status in ("finished", "stopped") else 1),
     )
 
 
-def _trackio(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
+def _trackio(folder: Path, project: str, config: dict[str, Any]) -> _Tracker:
     trackio = importlib.import_module("trackio")
     name = folder.resolve().name
     run_name, _ = _run_id(folder, "trackio", lambda: f"{name}-{uuid.uuid4().hex[:6]}")
     trackio.init(project=project, name=run_name, config=config, resume="allow")
-    return Tracker(
+    return _Tracker(
         lambda values, step: trackio.log(values, step=step), lambda status: trackio.finish()
     )
 
 
-def _mlflow(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
+def _mlflow(folder: Path, project: str, config: dict[str, Any]) -> _Tracker:
     for name, value in _MLFLOW_PATIENCE.items():
         os.environ.setdefault(name, value)
     mlflow = importlib.import_module("mlflow")
@@ -216,13 +216,13 @@ def _mlflow(folder: Path, project: str, config: dict[str, Any]) -> Tracker:
     else:
         mlflow.start_run(run_id=run_id)
     ends = {"finished": "FINISHED", "stopped": "KILLED"}
-    return Tracker(
+    return _Tracker(
         lambda values, step: mlflow.log_metrics(values, step=step),
         lambda status: mlflow.end_run(status=ends.get(status, "FAILED")),
     )
 
 
-_START: dict[str, Callable[[Path, str, dict[str, Any]], Tracker]] = {
+_START: dict[str, Callable[[Path, str, dict[str, Any]], _Tracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "trackio": _trackio,

@@ -19,7 +19,7 @@ from epochal.data.rows import ScoredWindows
 from epochal.data.store import TokenStore
 from epochal.data.subset import warn_unshuffled_subset
 from epochal.device import Machine, deterministic_kernels, find_machine
-from epochal.errors import RecipeError
+from epochal.errors import RecipeError, RunError
 from epochal.families import get_family
 from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator
@@ -27,6 +27,7 @@ from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe, run_numbers
+from epochal.recipe.load import differing_keys
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
@@ -34,7 +35,7 @@ from epochal.runs.record import FORMAT
 from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.law import read_laws
 from epochal.training.branch import Start, find_start
-from epochal.training.logger import NullLogger, RunLogger, check_same_run
+from epochal.training.logger import RunLogger
 from epochal.training.loop import Advise, Evaluate, Loop
 from epochal.training.optim import grad_clip_microbatches, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
@@ -86,9 +87,7 @@ def train(
             return RunRecord(folder.path)
         with (
             deterministic_kernels(settings.train.deterministic),
-            RunLogger(folder, info, settings.log)
-            if world.main
-            else NullLogger(folder, info) as logger,
+            RunLogger(folder, info, settings.log, world.main) as logger,
         ):
             profiled = profile and world.main
             loop = _loop(settings, corpus, numbers, machine, folder, logger, world, profiled)
@@ -119,7 +118,7 @@ def _prepare(
     if start is not None:
         info["start"] = to_json(start)
     if old is not None:
-        changed = check_same_run(folder, old["identity"], info["identity"])
+        changed = _check_same_run(folder, old["identity"], info["identity"])
         new = ("identity", "identity_sha256") if changed and old["status"] != "finished" else ()
         info |= {key: old[key] for key in old if key not in ("software", "machine", *new)}
         if old["status"] == "finished":
@@ -130,6 +129,23 @@ def _prepare(
     folder.write_recipe(settings)
     corpus.tokenizer.save(folder.tokenizer_file)
     return False, start
+
+
+def _check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether `new` differs from the folder's identity `old` in keys that may change on resume
+    (`on_nan`, `on_spike` of a run that has stopped at every fault so far).
+
+    Raises RunError, naming what differs, if it is the identity of another run.
+    """
+    differing = differing_keys(old, new)
+    if not differing:
+        return old != new
+    changes = ", ".join(f"`{key}` {old.get(key)!r} → {new.get(key)!r}" for key in differing[:4])
+    more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+    raise RunError(
+        f"{folder.path} holds a run with other settings: {changes}{more}. Give this run another "
+        "folder with run_dir=…, or add --restart to archive the existing run and start over"
+    )
 
 
 def _parallel_model(

@@ -59,7 +59,6 @@ def evaluate(
         raise UserError("--against, --ensemble and --breakdown do not go together; give one")
     if len(runs) > 1 and not ensemble:
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
-    options.check()
     check_runs([*runs, *([against] if against else [])])
     from epochal.evaluation.ensemble import ensemble as score_ensemble
     from epochal.evaluation.evaluate import evaluate as score

@@ -112,7 +112,6 @@ def evaluate_in_parts(run: str | Path | RunRecord, options: EvalOptions) -> NLLR
 
 def score(run: str | Path | RunRecord, options: EvalOptions, shard: EvalShard) -> Scored:
     """The result of one run, not yet stored."""
-    options.check()
     record = run if isinstance(run, RunRecord) else RunRecord(run)
     if (
         options.corpus is None

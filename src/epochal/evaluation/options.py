@@ -19,7 +19,8 @@ Estimator = Literal["stratified", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """How runs are scored."""
+    """How runs are scored. Raises OptionError for draws, a tolerance or an estimator that make no
+    sense, UserError for both of the first."""
 
     checkpoint: str | None = option(None, metavar="NAME")
     """best, last, ema or a step.  [default: best]"""
@@ -34,8 +35,7 @@ class EvalOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
-    def check(self) -> None:
-        """Raise OptionError for draws, a tolerance or an estimator that make no sense."""
+    def __post_init__(self) -> None:
         draws, tolerance = self.draws, self.tolerance
         if self.estimator not in get_args(Estimator):
             known = " or ".join(get_args(Estimator))

@@ -14,7 +14,7 @@ By document: its NLL per token, with the error from the draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -117,15 +117,8 @@ class Breakdown:
             files.atomic_path(prefix.with_suffix(".npz")) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez_compressed(
-                file,
-                place_nll=self.place_nll,
-                place_error=self.place_error,
-                document=self.document,
-                document_nll=self.document_nll,
-                document_error=self.document_error,
-                document_tokens=self.document_tokens,
-            )
+            arrays = [one.name for one in fields(self) if not one.metadata.get("json", True)]
+            np.savez_compressed(file, **{name: getattr(self, name) for name in arrays})
         files.write_json(prefix.with_suffix(".json"), to_json(self))
 
 

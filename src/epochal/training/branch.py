@@ -72,7 +72,8 @@ def find_start(
     record = RunRecord(wanted)
     _check_same_experiment(record, identity)
     first, last = _stable_steps(record)
-    latest = int(decay_begin(settings.train, numbers.steps)) if _decays(settings) else last
+    decays = settings.train.schedule == "wsd"
+    latest = int(decay_begin(settings.train, numbers.steps)) if decays else last
     folder = record.folder.checkpoints
     at = settings.train.start_step
     if at is None:
@@ -92,10 +93,6 @@ def find_start(
             "`train.decay`"
         )
     return Start(Path(wanted), step, record.info["identity_sha256"])
-
-
-def _decays(settings: Recipe) -> bool:
-    return settings.train.schedule == "wsd"
 
 
 def _check_same_experiment(trunk: RunRecord, identity: dict[str, Any]) -> None:

@@ -71,7 +71,17 @@ def dry_run(
     notes: list[Note] = []
     numbers = _numbers(settings, notes)
     time = estimate_time(settings, numbers, options.gpu, options.gpus, options.mfu)
-    sharding = _sharding(settings, options.gpus, numbers.vocabulary)
+    plan, parallel = plan_mesh(settings, options.gpus, numbers.vocabulary), settings.parallel
+    sharding = Sharding(
+        data=plan.data,
+        weights=plan.shard if plan.zero >= 3 else 1,
+        gradients=plan.shard if plan.zero >= 2 else 1,
+        optimizer=plan.shard if plan.zero >= 1 else 1,
+        tensor=plan.tensor,
+        pipeline=plan.pipeline,
+        offload=parallel.offload,
+        checkpointing=parallel.activation_checkpointing,
+    )
     fused = settings.train.device != "cpu"
     bf16 = settings.train.precision != "fp32" and fused
     rows = -(-settings.train.global_batch_size // sharding.data)
@@ -88,22 +98,6 @@ def dry_run(
         memory=estimate_memory(settings, numbers.vocabulary, sharding, bf16=bf16, fused=fused),
         time=time,
         notes=tuple(notes),
-    )
-
-
-def _sharding(settings: Recipe, gpus: int, vocabulary: int) -> Sharding:
-    """The division of a run over `gpus` processes. Raises RecipeError for sizes that do not fit."""
-    plan = plan_mesh(settings, gpus, vocabulary)
-    parallel = settings.parallel
-    return Sharding(
-        data=plan.data,
-        weights=plan.shard if plan.zero >= 3 else 1,
-        gradients=plan.shard if plan.zero >= 2 else 1,
-        optimizer=plan.shard if plan.zero >= 1 else 1,
-        tensor=plan.tensor,
-        pipeline=plan.pipeline,
-        offload=parallel.offload,
-        checkpointing=parallel.activation_checkpointing,
     )
 
 

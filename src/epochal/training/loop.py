@@ -24,7 +24,8 @@ from epochal.training.checkpoint import Kind, TrainState
 from epochal.training.guard import Fault, count_fault, count_taken, norm_limit
 from epochal.training.logger import RunLogger
 from epochal.training.optim import learning_rate
-from epochal.training.parallel.parallelize import evaluating, local_shard
+from epochal.training.parallel.parallelize import evaluating
+from epochal.training.parallel.tensor import local_shard
 from epochal.training.parallel.world import World
 from epochal.training.saver import Saver
 from epochal.training.step import Stepper, StepResult, by_noise

@@ -57,8 +57,12 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
             f"{world} processes; start a multiple of {tensor * stages}, or set "
             f"parallel.pipeline={fitting}"
         )
-    if stages > 1:
-        _check_pipeline(recipe, shape, world // tensor)
+    if stages > shape.layers:
+        fitting = max(n for n in range(1, shape.layers + 1) if world // tensor % n == 0)
+        raise RecipeError(
+            f"`parallel.pipeline` = {stages} stages are more than the model's {shape.layers} "
+            f"layers; set parallel.pipeline={fitting}"
+        )
     data = world // (tensor * stages)
     if parallel.data is not None and parallel.data != data:
         others, sizes = "`parallel.tensor`", f"{tensor}"
@@ -96,17 +100,6 @@ def _must_fit(key: str, size: int, world: int) -> None:
         f"`{key}` = {size} does not divide the {world} processes; start a multiple of {size}, or "
         f"set {key}={_nearest_divisor(world, size)}"
     )
-
-
-def _check_pipeline(recipe: Recipe, shape: Architecture, world: int) -> None:
-    """Each stage needs a layer."""
-    stages = recipe.parallel.pipeline
-    if stages > shape.layers:
-        fitting = max(n for n in range(1, shape.layers + 1) if world % n == 0)
-        raise RecipeError(
-            f"`parallel.pipeline` = {stages} stages are more than the model's {shape.layers} "
-            f"layers; set parallel.pipeline={fitting}"
-        )
 
 
 def _check_micro_batches(recipe: Recipe, data: int) -> None:

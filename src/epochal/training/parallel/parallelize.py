@@ -123,12 +123,6 @@ def parallelize(
     return ParallelModel(world, replicated, nll, replicated)
 
 
-def local_shard(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def copy_into_shard(weight: Tensor, value: Tensor) -> None:
     """Copy a full tensor into a weight of which this process may hold only a shard."""
     if isinstance(weight, DTensor):

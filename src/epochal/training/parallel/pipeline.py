@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from epochal.device import Machine
@@ -23,6 +22,7 @@ from epochal.models import Transformer
 from epochal.models.attention import Rule, rotary_tables
 from epochal.sizes import stage_layers
 from epochal.training.optim import total_norm
+from epochal.training.parallel.tensor import local_shard
 from epochal.training.parallel.world import World
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class Pipeline:
         if self._table_group is not None and (self._first or self._last):
             gradient = self._model.embedding.weight.grad
             # If it is sharded, it is sharded in the same way on both.
-            gradient = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            dist.all_reduce(gradient, group=self._table_group)
+            dist.all_reduce(local_shard(gradient), group=self._table_group)
 
     def norm(self, weights: list[nn.Parameter]) -> Tensor:
         """Norm of the gradient of the whole model; a table on two stages counts once."""

@@ -9,6 +9,7 @@ T processes, C scored positions of a block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,19 +64,19 @@ def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
     for block in model.blocks:
         if list(block.parameters()):
             parallelize_module(block, mesh, plan)
-    model.view_table = _full_table
-    if sequence and model.scores:
-        model.register_forward_hook(_full_hidden)
+    model.view_table = _full
+    if sequence and model.scores:  # hidden states of all positions, on each process
+        model.register_forward_hook(lambda module, inputs, hidden: _full(hidden))
 
 
-def _full_hidden(module: Any, inputs: Any, hidden: Tensor) -> Tensor:
-    """Hidden states of all positions, on each process."""
-    return hidden.full_tensor() if isinstance(hidden, DTensor) else hidden
+def _full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, gathered from all processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _full_table(weight: Tensor) -> Tensor:
-    """[V, E] table gathered from all processes, for evaluations."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+def local_shard(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _split_embedding(embedding: nn.Embedding, mesh: DeviceMesh, stream: Replicate | Shard) -> None:
@@ -85,17 +86,13 @@ def _split_embedding(embedding: nn.Embedding, mesh: DeviceMesh, stream: Replicat
 
     def forward(ids: Tensor) -> Tensor:
         """[B, L] → [B, L, E], or this process's positions."""
-        part = _own_rows(embedding.weight)
+        part = local_shard(embedding.weight)
         row, here = _own_row(ids, len(part), mesh)
         looked_up = F.embedding(row, part).masked_fill(~here[..., None], 0)
         summed = DTensor.from_local(looked_up, mesh, [Partial()], run_check=False)
         return summed.redistribute(placements=[stream]).to_local()
 
     embedding.forward = forward  # type: ignore[method-assign, assignment]
-
-
-def _own_rows(weight: Tensor) -> Tensor:
-    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _own_row(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
@@ -106,22 +103,13 @@ def _own_row(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
 
 
 def split_nll(
-    mesh: DeviceMesh,
-    hidden: Tensor,
-    table: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    index: Tensor | None = None,
-    *,
-    compiled: bool = False,
-    each: Tensor | None = None,
+    mesh: DeviceMesh, hidden: Tensor, table: Tensor, *scored: Tensor | None, **options: Any
 ) -> Tensor:
     """`linear_nll` with the rows of the table split over the processes of `mesh`.
 
     All have the same hidden states [P, E] and get the same sum; each computes the logits of its
     own V/T rows. Two numbers per position are exchanged.
     """
-    table = _own_rows(table)
     group = mesh.get_group()
     # Each process has the gradient of its own rows.
     shared = DTensor.from_local(hidden, mesh, [Replicate()], run_check=False)
@@ -144,6 +132,5 @@ def split_nll(
         nll: Tensor = log_sum - picked
         return nll
 
-    return linear_nll(
-        hidden, table, targets, weights, index, compiled=compiled, each=each, softmax=softmax
-    )
+    nll: Callable[..., Tensor] = linear_nll
+    return nll(hidden, local_shard(table), *scored, softmax=softmax, **options)

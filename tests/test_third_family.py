@@ -32,8 +32,6 @@ class ReplacedOptions:
 class ReplacedInputs(Autoregressive):
     """Next-token prediction from inputs of which some are another token of the row."""
 
-    family = "replaced"
-
     def __init__(self, options: ReplacedOptions) -> None:
         super().__init__()
         self.replace = options.replace

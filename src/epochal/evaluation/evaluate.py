@@ -19,11 +19,11 @@ from epochal.data.rows import ScoredWindows
 from epochal.data.tokenizer import NOT_KNOWN, UnknownTokenizer
 from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, OptionError, RunError, UserError
-from epochal.estimates import Estimate
+from epochal.estimates import Estimate, Floats
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
 from epochal.likelihood.breakdown import Breakdown, break_down
-from epochal.likelihood.draws import EvalShard, Floats
+from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
 from epochal.progress import Bar, bar, say

@@ -89,8 +89,9 @@ def _generate(task: Task) -> Iterator[State]:
                 coins = uniforms(task.keys, at, ids.shape[1], purpose=1)
                 reveal, hide = _by_chance(masked, filled, coins, config.remask, step, steps)
             else:
-                confidences = _Confidence(masked, proposal.confidence, filled, confidence)
-                reveal, hide = _by_confidence(confidences, config.remask, steps - step)
+                reveal, hide = _by_confidence(
+                    masked, proposal.confidence, filled, confidence, config.remask, steps - step
+                )
             ids = torch.where(reveal, proposal.ids, ids).masked_fill(hide, mask)
             confidence = torch.where(reveal, proposal.confidence, confidence)
             logs = torch.where(reveal, proposal.logs, logs).masked_fill(hide, 0.0)
@@ -164,29 +165,19 @@ def _by_chance(
     return masked & (coins < reveal), filled & (coins < again)
 
 
-@dataclass(frozen=True, slots=True)
-class _Confidence:
-    """[B, L] each: masked and filled positions of a block, and the confidence in their tokens."""
-
-    masked: Tensor
-    proposed: Tensor
-    """Confidence in the token that is proposed for a masked position."""
-    filled: Tensor
-    kept: Tensor
-    """Confidence in the token of a filled position when it was unmasked."""
-
-
-def _by_confidence(at: _Confidence, remask: float, left: int) -> tuple[Tensor, Tensor]:
+def _by_confidence(
+    masked: Tensor, proposed: Tensor, filled: Tensor, kept: Tensor, remask: float, left: int
+) -> tuple[Tensor, Tensor]:
     """[B, L] the ⌈masked/left⌉ most confident to unmask, and the least confident to mask again.
 
-    Those masked again, ⌊remask · filled⌋, are the ones of least confidence when they were
-    unmasked, and as many more are unmasked, so that the schedule is kept; the last step masks
-    none.
+    `proposed` is the confidence in the token for a masked position, `kept` that in the token of a
+    filled one when it was unmasked. Masked again are the ⌊remask · filled⌋ of least confidence,
+    and as many more are unmasked, so that the schedule is kept; the last step masks none.
     """
-    remaining = at.masked.sum(dim=1)
-    again = (remask * at.filled.sum(dim=1)).long() if left > 1 else torch.zeros_like(remaining)
-    reveal = _highest(-(-remaining // left) + again, at.proposed, at.masked)
-    return reveal, _highest(again, -at.kept, at.filled)
+    remaining = masked.sum(dim=1)
+    again = (remask * filled.sum(dim=1)).long() if left > 1 else torch.zeros_like(remaining)
+    reveal = _highest(-(-remaining // left) + again, proposed, masked)
+    return reveal, _highest(again, -kept, filled)
 
 
 def _highest(count: Tensor, score: Tensor, among: Tensor) -> Tensor:

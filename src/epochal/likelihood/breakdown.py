@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from epochal import files
-from epochal.estimates import Estimate
-from epochal.likelihood.nll import Evaluator
+from epochal.estimates import Estimate, Floats
+from epochal.likelihood.nll import Evaluator, Integers
 from epochal.results import to_json
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 PLACE_RANGES = 12
 LEVEL_RANGES = 10

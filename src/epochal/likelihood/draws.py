@@ -20,13 +20,8 @@ from numpy.typing import NDArray
 
 from epochal import rng
 from epochal.errors import OptionError
+from epochal.estimates import Floats
 from epochal.rng import Keys
-
-Floats = NDArray[np.float64]
-
-
-def _single_process(values: Floats) -> Floats:
-    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ class EvalShard:
 
     rank: int = 0
     world: int = 1
-    total: Callable[[Floats], Floats] = _single_process
-    """Sum of an array over all processes, given to each of them."""
+    total: Callable[[Floats], Floats] | None = None
+    """Sum of an array over all processes, given to each of them; None for one process."""
 
     def shard_batches(self, batches: list[slice]) -> Iterator[tuple[slice, bool]]:
         """(batch, whether it counts): as many for each process, the last ones perhaps idle.
@@ -56,7 +51,7 @@ class EvalShard:
 
     def sums(self, arrays: list[Floats]) -> list[Floats]:
         """The arrays' sums over all processes, in one exchange."""
-        if self.total is _single_process:
+        if self.total is None:
             return arrays
         flat = self.total(np.concatenate([array.ravel() for array in arrays]))
         parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])

@@ -14,7 +14,7 @@ from torch import Tensor
 from epochal.data.rows import ScoredWindows
 from epochal.device import Machine
 from epochal.errors import DataError
-from epochal.estimates import Estimate, Layout, estimate
+from epochal.estimates import Estimate, Floats, Layout, estimate
 from epochal.likelihood.controls import (
     FEATURES,
     History,
@@ -30,7 +30,6 @@ EVALUATION_SEED = 0
 """One seed for all, so that every checkpoint and every model meets the same masks."""
 
 Report = Callable[[float], None]
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Models = Transformer | tuple[Transformer, ...]
 """A model, or several whose probabilities are averaged (an ensemble)."""

@@ -73,7 +73,6 @@ TOKEN_MASKING_EPS = 1e-3
 class Autoregressive:
     """−log p(x) = Σ_i −log p(x_i | x_<i), exactly."""
 
-    family = "ar"
     exact = True
     shift = 1
 

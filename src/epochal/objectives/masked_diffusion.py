@@ -32,7 +32,6 @@ from epochal.rng import Keys
 class MaskedDiffusion:
     """An upper bound on −log p(x), the mean over all orders of unmasking."""
 
-    family = "mdm"
     exact = False
     shift = 0
 

@@ -87,7 +87,6 @@ class Draw:
 class Objective(Protocol):
     """The objective of a family. Its methods are pure functions of their arguments."""
 
-    family: str
     exact: bool
     """Whether one likelihood problem gives the exact NLL, not one draw of its bound."""
     shift: int

@@ -20,7 +20,7 @@ from epochal.progress import Bar, bar, say
 from epochal.recipe import Recipe, RunNumbers
 from epochal.runs import RunFolder
 from epochal.training import checkpoint
-from epochal.training.checkpoint import Kind, TrainState
+from epochal.training.checkpoint import TrainState
 from epochal.training.guard import Fault, count_fault, count_taken, norm_limit
 from epochal.training.logger import RunLogger
 from epochal.training.optim import learning_rate
@@ -55,8 +55,9 @@ class Loop:
     """Called after each evaluation, which is in metrics.jsonl by then."""
 
     def __post_init__(self) -> None:
-        keep = self.recipe.checkpoint.keep
-        self._saver = Saver(self.folder.checkpoints, keep, self.world)
+        keep, stepper = self.recipe.checkpoint.keep, self.stepper
+        trained = (stepper.model, stepper.optimizer, stepper.average)
+        self._saver = Saver(self.folder.checkpoints, keep, self.world, *trained)
 
     @property
     def world(self) -> World:
@@ -83,13 +84,14 @@ class Loop:
             except TrainingDiverged:
                 self._saver.wait()
                 if self._finite():  # else only earlier checkpoints can be resumed
-                    self._save(state, "interrupt")
+                    self._saver.save(state, "interrupt")
                     self._saver.wait()
                 self.logger.status("diverged", stopped_at_step=state.step)
                 raise
-        self._save(state)
+        self._saver.save(state)
         self._saver.wait()
-        self.logger.status("finished", seconds=state.seconds, best=_best(state))
+        best = {"step": state.best_step, "nll_nats_per_token": state.best_nll}
+        self.logger.status("finished", seconds=state.seconds, best=best)
         return state
 
     def _resume(self) -> TrainState:
@@ -98,14 +100,12 @@ class Loop:
         path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last", "interrupt"))
         state = TrainState()
         if path is not None:
-            state = checkpoint.load_state(path)
+            state = self._saver.load(path)
         elif self.start is not None:
             path = self.world.run_on_rank_zero(self.start)
-            trunk = checkpoint.load_state(path)
+            trunk = self._saver.load(path)
             state.step, state.norms = trunk.step, trunk.norms
         if path is not None:
-            stepper = self.stepper
-            checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
             say(f"resuming from step {state.step:,} of {self.numbers.steps:,}")
         self.logger.drop_after(state.step)
         return state
@@ -135,10 +135,10 @@ class Loop:
                 self._evaluate(state, meter)
             state.seconds = meter.seconds()
             if self._permanent(state):
-                self._save(state, "permanent")
+                self._saver.save(state, "permanent")
                 meter.skip()
             if self._save_due(state, saved):
-                self._save(state)
+                self._saver.save(state)
                 saved = time.monotonic()
                 meter.skip()
 
@@ -161,11 +161,10 @@ class Loop:
         if path is None:
             say(f"{what}; the update was skipped")
             return
-        saved, stepper = checkpoint.load_state(path), self.stepper
-        checkpoint.load_training(path, stepper.model, stepper.optimizer, stepper.average)
+        saved = self._saver.load(path)
         state.norms = saved.norms
         say(f"{what}; back to the weights of step {saved.step:,}, with the rows after this step")
-        self._save(state)
+        self._saver.save(state)
 
     def _finite(self) -> bool:
         """Whether all weights are finite, in all processes."""
@@ -206,21 +205,19 @@ class Loop:
                 meter.advice = self.advise(meter.seconds())
             if state.best_nll is None or nll < state.best_nll:
                 state.best_nll, state.best_step = nll, state.step
-                self._saver.best(state, model)
+                self._saver.best(state)
 
     def _progress(self, state: TrainState) -> dict[str, Any]:
         at = self.numbers.at(state.step)
         return {"tokens": at.tokens, "epochs": at.epochs, "flops": at.flops}
 
-    def _save(self, state: TrainState, kind: Kind = "last") -> None:
-        stepper = self.stepper
-        self._saver.save(kind, state, stepper.model, stepper.optimizer, stepper.average)
-
     def _stop(self, state: TrainState, who: str, exit_code: int) -> None:
         # A rewind goes to checkpoints at their due steps only, so that a stop changes nothing; so
         # where a run may rewind, this one, out of turn, is of another kind.
         train = self.recipe.train
-        self._save(state, "interrupt" if "rewind" in (train.on_nan, train.on_spike) else "last")
+        self._saver.save(
+            state, "interrupt" if "rewind" in (train.on_nan, train.on_spike) else "last"
+        )
         self._saver.wait()
         self.logger.status("stopped", seconds=state.seconds, stopped_at_step=state.step)
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -313,7 +310,3 @@ def _count_step(state: TrainState, result: StepResult) -> None:
     before = state.noise_sums or [0.0] * len(result.noise_sums)
     state.noise_sums = [a + b for a, b in zip(before, result.noise_sums, strict=True)]
     count_taken(state, result.grad_norm)
-
-
-def _best(state: TrainState) -> dict[str, Any]:
-    return {"step": state.best_step, "nll_nats_per_token": state.best_nll}

@@ -74,13 +74,9 @@ def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
     rate 0; with `lr_progress` = "samples" it is, as in Megatron, the rows seen before the step
     divided by all rows requested.
     """
+    done, total = step + 1, numbers.steps
     if settings.lr_progress == "samples":
-        return _rate(settings, step * numbers.global_batch_size, numbers.rows)
-    return _rate(settings, step + 1, numbers.steps)
-
-
-def _rate(settings: Train, done: int, total: int) -> float:
-    """Rate when `done` of `total` steps or rows are done."""
+        done, total = step * numbers.global_batch_size, numbers.rows
     # A run that branches from a trunk was warmed up there.
     warmup = settings.warmup * total if settings.start_from is None else 0.0
     if done < warmup:

@@ -43,9 +43,10 @@ def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> 
     if len(runs) < 2:
         raise UserError("an ensemble needs at least two runs or checkpoints; give more")
     with distributed_eval() as shard:
-        records, loaded = zip(*(_member(str(run), given) for run in runs), strict=True)
+        members = [parse_run_checkpoint(str(run)) for run in runs]
+        loaded = [load_run(path, name or given.checkpoint, given.device) for path, name in members]
         _check_alike(runs, loaded)
-        scorer = Scorer.of(records[0], loaded[0], given, shard)
+        scorer = Scorer.of(RunRecord(members[0][0]), loaded[0], given, shard)
         everything = tuple(one.model for one in loaded)
         name = f"ensemble of {len(loaded)}"
         together, whole = scorer.score(loaded[0], everything, name, given)
@@ -124,12 +125,6 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
             "with `checkpoint.keep` or `checkpoint.keep_every`"
         )
     return [(record, str(step)) for step in (steps if last is None else steps[-last:])]
-
-
-def _member(run: str, options: EvalOptions) -> tuple[RunRecord, LoadedModel]:
-    path, name = parse_run_checkpoint(run)
-    record = RunRecord(path)
-    return record, load_run(path, name or options.checkpoint, options.device)
 
 
 def _check_alike(names: Sequence[str | Path], loaded: Sequence[LoadedModel]) -> None:

@@ -48,7 +48,16 @@ def gap(
     """
     options = options or EvalOptions()
     records = [run if isinstance(run, RunRecord) else RunRecord(run) for run in (a, b)]
-    _check_pair(records[0], records[1], options)
+    if options.estimator == "paper" and records[0].family != records[1].family:
+        raise OptionError(
+            "estimator",
+            "paper",
+            "it does not score the same tokens for different families, so they cannot be paired",
+        )
+    # Only the same tokens in the same windows can be paired.
+    needed = SAME_SCALE if options.corpus is None else (Condition.SEQUENCE_LENGTH,)
+    hint = "compare their bits per byte with `epochal eval` on each instead"
+    check_comparable(records, hint, needed)
     with distributed_eval() as shard:
         both = [score(record, options, shard) for record in records]
         if options.corpus is None and shard.rank == 0:
@@ -69,18 +78,4 @@ def gap(
         high=high,
         p_value=found.p_value if found.error else None,
         documents=both[0].result.documents,
-    )
-
-
-def _check_pair(a: RunRecord, b: RunRecord, options: EvalOptions) -> None:
-    """Only the same tokens in the same windows can be paired."""
-    if options.estimator == "paper" and a.family != b.family:
-        raise OptionError(
-            "estimator",
-            "paper",
-            "it does not score the same tokens for different families, so they cannot be paired",
-        )
-    needed = SAME_SCALE if options.corpus is None else (Condition.SEQUENCE_LENGTH,)
-    check_comparable(
-        (a, b), "compare their bits per byte with `epochal eval` on each instead", needed
     )

@@ -111,9 +111,10 @@ def quality(run: str | Path, judge: str | Path, options: QualityOptions | None =
         configs = {tokens: config}
     else:
         order = options.order or config.order
+        powers = [2**n for n in range(math.ceil(math.log2(tokens)))]
         configs = {
             steps: replace(config, steps=steps, order=order)
-            for steps in options.steps or _powers(tokens)
+            for steps in options.steps or (*powers, tokens)
         }
     rows = []
     for steps, step_config in configs.items():
@@ -143,11 +144,6 @@ def quality(run: str | Path, judge: str | Path, options: QualityOptions | None =
     path = record.folder.quality_file(result.checkpoint, result.order)
     files.write_json(path, to_json(result))
     return result
-
-
-def _powers(tokens: int) -> list[int]:
-    """1, 2, 4 … and `tokens` itself."""
-    return [2**n for n in range(math.ceil(math.log2(tokens)))] + [tokens]
 
 
 def _row(

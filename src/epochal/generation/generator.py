@@ -157,7 +157,8 @@ class Generator:
             # Errors about options, tokenizer and so on are not the prompt's fault.
             if len(prompts) == 1 or type(error) is not UserError:
                 raise
-            raise UserError(f"prompt {_shortened(prompts[number])}: {error}") from error
+            shown = prompts[number] if len(prompts[number]) <= 40 else prompts[number][:39] + "…"
+            raise UserError(f"prompt {shown!r}: {error}") from error
 
     def _rows(self, number: int, prompt: str, config: GenerationConfig) -> list[_Row]:
         """All rows of a prompt: samples × lengths that are tried."""
@@ -250,11 +251,6 @@ class Generator:
         if row.start is None:
             return self.tokenizer.decode(list(ids[1:]))
         return prompt + self.tokenizer.decode(list(new))
-
-
-def _shortened(prompt: str) -> str:
-    """A prompt's beginning, to find it by in a file."""
-    return repr(prompt if len(prompt) <= 40 else prompt[:39] + "…")
 
 
 def _refuse_misspelt(prompt: str) -> None:

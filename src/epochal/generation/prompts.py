@@ -64,7 +64,14 @@ def generate_file(
     decisive = {"model": generator.model_id, "config": asdict(config)}
     digest = files.sha256_json(decisive)[:16]
     lines = {line["index"]: line for line in read_lines(path)}
-    _check(path, lines, prompts, digest)
+    for number, line in lines.items():
+        if number >= len(prompts) or line["prompt"] != prompts[number]:
+            raise UserError(f"{path} holds texts for other prompts; give another output file")
+        if line["settings"] != digest:
+            raise UserError(
+                f"{path} holds texts of another checkpoint or with other settings; give another "
+                "output file"
+            )
     missing = [number for number in range(len(prompts)) if number not in lines]
     if not missing:
         return 0, len(lines)
@@ -87,19 +94,6 @@ def generate_file(
                 progress.update(len(lines) - before)
     _write(path, lines)
     return len(missing), before
-
-
-def _check(
-    path: Path, lines: dict[int, dict[str, Any]], prompts: Sequence[str], digest: str
-) -> None:
-    for number, line in lines.items():
-        if number >= len(prompts) or line["prompt"] != prompts[number]:
-            raise UserError(f"{path} holds texts for other prompts; give another output file")
-        if line["settings"] != digest:
-            raise UserError(
-                f"{path} holds texts of another checkpoint or with other settings; give another "
-                "output file"
-            )
 
 
 def _write(path: Path, lines: dict[int, dict[str, Any]]) -> None:

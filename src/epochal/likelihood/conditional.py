@@ -203,7 +203,12 @@ def greedy_match(
             rows[i][requests[i].start :] = mask
         live = [i for i in chunk if requests[i].scored]
         while live:
-            queries = [_open_places(rows[i], requests[i], mask) for i in live]
+            queries = []
+            for i in live:
+                start = requests[i].start
+                places = start + (rows[i][start:] == mask).nonzero()[0]
+                targets = requests[i].ids[places].astype(np.int64)
+                queries.append(Query(rows[i].copy(), places, targets))
             left = []
             for i, query, answer in zip(live, queries, reader.answer(queries), strict=True):
                 surest = int(answer.best_log_probs.argmax())
@@ -217,11 +222,6 @@ def greedy_match(
         done += len(chunk)
         report(done)
     return matches
-
-
-def _open_places(ids: Ids, request: Request, mask: int) -> Query:
-    places = request.start + (ids[request.start :] == mask).nonzero()[0]
-    return Query(ids.copy(), places, request.ids[places].astype(np.int64))
 
 
 def _summed(request: Request, answers: Sequence[Answer]) -> Likelihood:

@@ -14,7 +14,6 @@ from epochal.errors import RecipeError
 from epochal.recipe import Recipe, RecipeLike, RunNumbers, load_recipe, run_numbers
 from epochal.recipe.estimate import Memory, Sharding, Time, estimate_memory, estimate_time
 from epochal.recipe.numbers import micro_rows
-from epochal.recipe.schema import Data
 from epochal.results import Note, NoteCode, note
 from epochal.sizes import GPT2_VOCABULARY
 from epochal.training.options import DryRunOptions
@@ -108,7 +107,10 @@ def _numbers(settings: Recipe, notes: list[Note]) -> RunNumbers:
     unique tokens.
     """
     data = settings.data
-    train = _train_file(data)
+    train = Path(data.train) if data.train else Path(data.corpus) / "train"
+    index = suffixed(store_prefix(train), ".idx")
+    if index.exists() or not train.is_file():  # else a datapath file
+        train = index
     if train.exists():
         corpus = open_corpus(data)
         return run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
@@ -128,10 +130,3 @@ def _numbers(settings: Recipe, notes: list[Note]) -> RunNumbers:
         unique = run_numbers(settings, _UNLIMITED, vocabulary).tokens + 1
         notes.append(note(DryRunNote.SINGLE_EPOCH))
     return run_numbers(settings, unique, vocabulary)
-
-
-def _train_file(data: Data) -> Path:
-    """The file that exists if the training set does: an index, or a datapath file."""
-    prefix = Path(data.train) if data.train else Path(data.corpus) / "train"
-    index = suffixed(store_prefix(prefix), ".idx")
-    return prefix if prefix.is_file() and not index.exists() else index

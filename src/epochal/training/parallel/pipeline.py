@@ -103,6 +103,7 @@ class Pipeline:
                 dist.all_reduce(weight.grad, group=self._data)
         if self._table_group is not None and (self._first or self._last):
             gradient = self._model.embedding.weight.grad
+            assert gradient is not None
             # If it is sharded, it is sharded in the same way on both.
             dist.all_reduce(local_shard(gradient), group=self._table_group)
 

@@ -9,7 +9,7 @@ import torch
 from epochal import rng
 from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
 from epochal.objectives import Autoregressive, MaskedDiffusion, Rows
-from epochal.training.step import NoiseSums, by_noise
+from epochal.training.step import NoiseSums
 
 MASK = 50
 
@@ -31,7 +31,7 @@ def test_means_are_those_of_the_masked_tokens_in_each_tenth(sampler):
     sums.add(problem, index, nll)
     table = np.full(problem.targets.shape, np.nan)
     table[(problem.weights > 0).numpy()] = nll.numpy()
-    found = by_noise(sums.sums.tolist())
+    found = NoiseSums.means(sums.sums.tolist())
     assert list(found) == [f"nll_noise_{middle}" for middle in range(5, 100, 10)]
     for number in range(10):
         here = (problem.noise >= number / 10) & (problem.noise < (number + 1) / 10)
@@ -47,10 +47,10 @@ def test_micro_batches_add_up_and_empty_tenths_are_left_out():
     for _ in range(2):
         sums.add(problem, index, torch.full((len(index),), 3.0))
     assert sums.sums[10:].sum() == 2 * len(index)
-    assert by_noise(sums.sums.tolist()) == pytest.approx(
+    assert NoiseSums.means(sums.sums.tolist()) == pytest.approx(
         {"nll_noise_5": 3, "nll_noise_15": 3, "nll_noise_25": 3}
     )
-    assert by_noise([0.0] * 20) == {}
+    assert NoiseSums.means([0.0] * 20) == {}
 
 
 def test_a_family_without_noise_costs_and_says_nothing():

@@ -33,20 +33,18 @@ CheckpointName = str
 """best, last, ema, permanent-<step>, or any step that has a checkpoint."""
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class LoadedModel:
     """A run's model with its tokenizer. Token arguments are [B, L] integer tensors."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: Transformer,
-        tokenizer: Tokenizer,
-        machine: Machine,
-        step: int,
-    ) -> None:
-        self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
-        self.machine, self.step = machine, step
-        self.objective: Objective = objective(recipe, tokenizer.mask)
+    recipe: Recipe
+    model: Transformer
+    tokenizer: Tokenizer
+    machine: Machine
+    step: int
+
+    def __post_init__(self) -> None:
+        self.objective: Objective = objective(self.recipe, self.tokenizer.mask)
 
     @property
     def family(self) -> str:
@@ -191,13 +189,8 @@ def load_run(
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
     checkpoint.load_model(file, model, averaged=checkpoint_name == "ema")
-    return LoadedModel(
-        settings,
-        model.eval(),
-        known,
-        machine,
-        checkpoint.load_state(file).step,
-    )
+    step = checkpoint.load_state(file).step
+    return LoadedModel(settings, model.eval(), known, machine, step)
 
 
 def tokenizer_of(record: RunRecord) -> Tokenizer:

@@ -83,8 +83,11 @@ class Evaluator:
                 "prepare the corpus with a larger --validation share"
             )
         self._unigram_nll = scored_unigram_nll(self.windows, self.vocabulary)
-        self._plan = DrawPlan(len(self.windows), self.seed, stratified=True)
+        self.rows = len(self.windows)
+        self._plan = DrawPlan(self.rows, self.seed, stratified=True)
         self._layout = self._make_layout()
+        self.tokens_scored = int(self._layout.tokens.sum())  # in a draw
+        self.documents = len(np.unique(self._layout.document))  # that the windows touch
         self._halves = self._layout.group % 2
         self.clear()
 
@@ -97,21 +100,6 @@ class Evaluator:
     def draws(self) -> int:
         """Draws made so far."""
         return len(self._draws)
-
-    @property
-    def rows(self) -> int:
-        """Windows in a draw."""
-        return len(self.windows)
-
-    @property
-    def tokens_scored(self) -> int:
-        """Tokens scored in a draw."""
-        return int(self._layout.tokens.sum())
-
-    @property
-    def documents(self) -> int:
-        """Documents that the windows touch."""
-        return len(np.unique(self._layout.document))
 
     def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
         """Score all windows once more, with new masks. `report` hears the share done."""

@@ -44,6 +44,8 @@ class PaperEvaluator:
                 f"`data.sequence_length` = {self.sequence_length}, which the paper's estimator "
                 "needs; leave out --estimator paper"
             )
+        self.tokens_scored = self.rows * self.sequence_length  # in a draw
+        self.documents = self.rows  # the units that were sampled: here, windows
         self._plan = DrawPlan(self.rows, self.seed, stratified=False)
         self.clear()
 
@@ -55,16 +57,6 @@ class PaperEvaluator:
     def draws(self) -> int:
         """Draws made so far."""
         return len(self._values)
-
-    @property
-    def tokens_scored(self) -> int:
-        """Tokens in a draw's mean."""
-        return self.rows * self.sequence_length
-
-    @property
-    def documents(self) -> int:
-        """Units that were sampled: here, windows."""
-        return self.rows
 
     def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
         """Go through the set once more, with new noise."""

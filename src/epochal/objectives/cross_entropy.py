@@ -66,7 +66,7 @@ def token_nll(
 
     `compiled` reads the logits once or twice through torch.compile, without a wide copy of them.
     """
-    picked_nll = _compiled_nll() if compiled else _nll
+    picked_nll = _compiled(_nll) if compiled else _nll
     dtype = _compute_dtype(hidden)
     rows = (hidden if index is None else hidden[index]).to(dtype)
     cast = table.to(dtype)
@@ -93,8 +93,11 @@ class _LinearNLL(torch.autograd.Function):
         each: Tensor | None,
         softmax: Softmax | None,
     ) -> Tensor:
-        plain, add = _compiled_parts() if compiled else (_softmax, torch.Tensor.add_)
-        softmax = softmax or plain
+        add: Callable[..., Tensor] = torch.Tensor.add_
+        if compiled:
+            add = _compiled(add, None)
+        if softmax is None:
+            softmax = _compiled(_fused_softmax) if compiled else _softmax
         rows = (hidden if index is None else hidden[index]).to(dtype)
         cast = table.to(dtype)
         blocks = _blocks(len(rows), len(table))
@@ -188,14 +191,8 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @cache
-def _compiled_nll() -> Callable[[Tensor, Tensor], Tensor]:
-    nll: Callable[[Tensor, Tensor], Tensor] = torch.compile(_nll, dynamic=True)
-    return nll
-
-
-@cache
-def _compiled_parts() -> tuple[Softmax, Callable[[Tensor, Tensor], Tensor]]:
-    """Softmax with its gradient, and the mixed-precision sum, each in one pass."""
-    add: Callable[[Tensor, Tensor], Tensor] = torch.compile(torch.Tensor.add_)
-    softmax: Softmax = torch.compile(_fused_softmax, dynamic=True)
-    return softmax, add
+def _compiled(
+    function: Callable[..., Tensor], dynamic: bool | None = True
+) -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=dynamic)
+    return compiled

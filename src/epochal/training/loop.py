@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from epochal.device import Machine
 from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
-from epochal.recipe import Recipe, RunNumbers
+from epochal.recipe import RunNumbers
 from epochal.runs import RunFolder
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
@@ -28,7 +27,7 @@ from epochal.training.parallel.parallelize import evaluating
 from epochal.training.parallel.tensor import local_shard
 from epochal.training.parallel.world import World
 from epochal.training.saver import Saver
-from epochal.training.step import Stepper, StepResult, by_noise
+from epochal.training.step import NoiseSums, Stepper, StepResult
 from epochal.training.stop import StopRequest
 from epochal.units import Interval
 
@@ -42,10 +41,8 @@ Advise = Callable[[float], str]
 class Loop:
     """A run in progress. Its state after step n is the same whether or not it was interrupted."""
 
-    recipe: Recipe
     numbers: RunNumbers
     stepper: Stepper
-    machine: Machine
     folder: RunFolder
     logger: RunLogger
     evaluate: Evaluate
@@ -55,9 +52,12 @@ class Loop:
     """Called after each evaluation, which is in metrics.jsonl by then."""
 
     def __post_init__(self) -> None:
-        keep, stepper = self.recipe.checkpoint.keep, self.stepper
+        stepper = self.stepper
+        self.recipe, self.machine = stepper.recipe, stepper.machine
         trained = (stepper.model, stepper.optimizer, stepper.average)
-        self._saver = Saver(self.folder.checkpoints, keep, self.world, *trained)
+        self._saver = Saver(
+            self.folder.checkpoints, self.recipe.checkpoint.keep, self.world, *trained
+        )
 
     @property
     def world(self) -> World:
@@ -296,7 +296,7 @@ class _Meter:
             "mfu": round(self._mfu, 4),
             "data_wait": round(self._waited / self._worked, 4),
             **({} if memory is None else {"peak_memory_bytes": memory}),
-            **by_noise(state.noise_sums),
+            **NoiseSums.means(state.noise_sums),
         }
         loop.logger.log("train", state.step, values)
         state.loss_sum, state.loss_steps, state.noise_sums = 0.0, 0, []

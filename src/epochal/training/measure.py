@@ -8,15 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from epochal.data.blend import row_order
 from epochal.data.corpus import open_corpus
 from epochal.device import find_machine
 from epochal.families import family_names
-from epochal.objectives import objective
 from epochal.recipe import Recipe, run_numbers
-from epochal.training.optim import make_optimizer
-from epochal.training.step import Stepper
-from epochal.training.train import build_model
+from epochal.training.train import make_stepper
 
 WARM_STEPS, LEAST_STEPS = 2, 3
 """Steps that are not counted, and steps that are."""
@@ -38,15 +34,7 @@ def seconds_per_token(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = build_model(recipe, corpus.tokenizer.vocabulary).to(machine.device)
-        stepper = Stepper(
-            recipe,
-            model,
-            make_optimizer(model, recipe.train),
-            objective(recipe, corpus.tokenizer.mask),
-            row_order(recipe, corpus.train, numbers),
-            machine,
-        )
+        stepper = make_stepper(recipe, corpus, numbers, machine)
         times: list[float] = []
         while len(times) < WARM_STEPS + LEAST_STEPS or sum(times[WARM_STEPS:]) < least_seconds:
             if times and sum(times) >= limit:

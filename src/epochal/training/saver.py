@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,23 +15,19 @@ from epochal.training.optim import WeightAverage
 from epochal.training.parallel.world import World
 
 
+@dataclass
 class Saver:
     """Writes checkpoints: with one process at once; with many in the background, except for
     `best`, which is one file that anything can read."""
 
-    def __init__(
-        self,
-        folder: Path,
-        keep: int,
-        world: World,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: WeightAverage | None,
-    ) -> None:
-        """`keep`: how many of kind `last` stay."""
-        self._folder, self._keep, self._world = folder, keep, world
-        self._model, self._optimizer, self._average = model, optimizer, average
-        self._pending: sharded.Pending | None = None
+    folder: Path
+    keep: int
+    """How many of kind `last` stay."""
+    world: World
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    _pending: sharded.Pending | None = field(default=None, init=False)
 
     @property
     def failed(self) -> bool:
@@ -40,25 +37,25 @@ class Saver:
     def load(self, path: Path) -> TrainState:
         """Fill model, optimizer and average from a checkpoint; the state of its run."""
         state = checkpoint.load_state(path)
-        checkpoint.load_training(path, self._model, self._optimizer, self._average)
+        checkpoint.load_training(path, self.model, self.optimizer, self.average)
         return state
 
     def best(self, state: TrainState) -> None:
         """Save the weights as those of the lowest validation NLL so far."""
-        checkpoint.save(self._folder, "best", state, self._model, world=self._world)
+        checkpoint.save(self.folder, "best", state, self.model, world=self.world)
 
     def save(self, state: TrainState, kind: Kind = "last") -> None:
         """Save all that is needed to resume.
 
         Raises StorageError if it, or the previous one, cannot be written.
         """
-        keep = {"last": self._keep, "permanent": None}.get(kind, 1)
-        given = (self._folder, kind, state, self._model, self._optimizer, self._average)
-        if self._world.size == 1:
+        keep = {"last": self.keep, "permanent": None}.get(kind, 1)
+        given = (self.folder, kind, state, self.model, self.optimizer, self.average)
+        if self.world.size == 1:
             checkpoint.save(*given, keep=keep)
             return
         self.wait()
-        self._pending = checkpoint.save_in_parts(*given, self._world, keep)
+        self._pending = checkpoint.save_in_parts(*given, self.world, keep)
 
     def wait(self) -> None:
         """Return when the pending checkpoint is complete. Raises StorageError on rank 0."""
@@ -70,7 +67,7 @@ class Saver:
             pending.wait()
         except StorageError as error:
             failure = error
-        if self._world.all_reduce_max(failure is not None)[0]:
-            if self._world.main:
-                checkpoint.clean(self._folder)
+        if self.world.all_reduce_max(failure is not None)[0]:
+            if self.world.main:
+                checkpoint.clean(self.folder)
             raise failure or StorageError("another process could not write its part")

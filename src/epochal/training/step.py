@@ -60,16 +60,16 @@ class NoiseSums:
         self.sums.index_add_(0, places, nll)
         self.sums.index_add_(0, places + BINS, torch.ones_like(nll))
 
-
-def by_noise(sums: list[float]) -> dict[str, float]:
-    """`nll_noise_5` … `nll_noise_95`: mean NLL of masked tokens, by the middle of each tenth of t
-    in percent, without empty tenths."""
-    totals, counts = sums[:BINS], sums[BINS:]
-    return {
-        f"nll_noise_{10 * number + 5}": total / count
-        for number, (total, count) in enumerate(zip(totals, counts, strict=True))
-        if count
-    }
+    @staticmethod
+    def means(sums: list[float]) -> dict[str, float]:
+        """`nll_noise_5` … `nll_noise_95`: mean NLL of masked tokens, by the middle of each tenth of
+        t in percent, without empty tenths."""
+        totals, counts = sums[:BINS], sums[BINS:]
+        return {
+            f"nll_noise_{10 * number + 5}": total / count
+            for number, (total, count) in enumerate(zip(totals, counts, strict=True))
+            if count
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from epochal import files
 from epochal._version import __version__
 from epochal.data.blend import row_order
 from epochal.data.corpus import Corpus, open_corpus
-from epochal.data.rows import ScoredWindows
+from epochal.data.rows import Order, ScoredWindows
 from epochal.data.store import TokenStore
 from epochal.data.subset import warn_unshuffled_subset
 from epochal.device import Machine, deterministic_kernels, find_machine
@@ -39,11 +39,7 @@ from epochal.training.logger import RunLogger
 from epochal.training.loop import Advise, Evaluate, Loop
 from epochal.training.optim import grad_clip_microbatches, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
-from epochal.training.parallel.parallelize import (
-    ParallelModel,
-    copy_into_shard,
-    parallelize,
-)
+from epochal.training.parallel.parallelize import copy_into_shard, parallelize
 from epochal.training.parallel.world import (
     World,
     local_device,
@@ -148,21 +144,6 @@ def _check_same_run(folder: RunFolder, old: dict[str, Any], new: dict[str, Any])
     )
 
 
-def _parallel_model(
-    settings: Recipe, vocabulary: int, machine: Machine, world: World
-) -> tuple[Transformer, ParallelModel]:
-    """The model with its initial weights, sharded over the processes of `world`."""
-    if world.size == 1:
-        model = build_model(settings, vocabulary).to(machine.device)
-    else:
-        model = bare_model(settings, vocabulary)
-
-    def fill() -> None:
-        initialise(model, settings.seed, copy_into_shard, settings.model.init_std)
-
-    return model, parallelize(model, fill, settings.parallel, machine, world)
-
-
 def build_model(settings: Recipe, vocabulary: int) -> Transformer:
     """The recipe's model with its initial weights, on the CPU. Raises what `bare_model` raises."""
     model = bare_model(settings, vocabulary).to_empty(device="cpu")
@@ -215,33 +196,54 @@ def _loop(
     world: World,
     profile: bool,
 ) -> Loop:
-    model, parallel_model = _parallel_model(settings, corpus.tokenizer.vocabulary, machine, world)
-    if world.size > 1:  # rank 0 writes its files
-        world.run_on_rank_zero(
-            lambda: bool(row_order(settings, corpus.train, numbers, folder.order_folder))
-        )
-    order = row_order(settings, corpus.train, numbers, folder.order_folder)
     kind = ProfiledStepper if profile else Stepper
-    stepper = kind(
-        settings,
-        model,
-        make_optimizer(model, settings.train, grad_clip_microbatches(settings)),
-        objective(settings, corpus.tokenizer.mask),
-        order,
-        machine,
-        parallel_model,
-    )
+    stepper = make_stepper(settings, corpus, numbers, machine, world, folder.order_folder, kind)
     if isinstance(stepper, ProfiledStepper):
         stepper.folder = folder.path / "profile"
     return Loop(
-        recipe=settings,
         numbers=numbers,
         stepper=stepper,
-        machine=machine,
         folder=folder,
         logger=logger,
         evaluate=_validation(settings, corpus, machine, world),
         advise=_advice(settings, numbers, folder),
+    )
+
+
+def make_stepper(
+    settings: Recipe,
+    corpus: Corpus,
+    numbers: RunNumbers,
+    machine: Machine,
+    world: World | None = None,
+    order_folder: Path | None = None,
+    kind: type[Stepper] = Stepper,
+) -> Stepper:
+    """What makes the recipe's steps, from initial weights, sharded over the processes of `world`.
+    Orders of rows that are computed once are kept in `order_folder`."""
+    world, vocabulary = world or World(), corpus.tokenizer.vocabulary
+    if world.size == 1:
+        model = build_model(settings, vocabulary).to(machine.device)
+    else:
+        model = bare_model(settings, vocabulary)
+
+    def fill() -> None:
+        initialise(model, settings.seed, copy_into_shard, settings.model.init_std)
+
+    def order() -> Order:
+        return row_order(settings, corpus.train, numbers, order_folder)
+
+    parallel_model = parallelize(model, fill, settings.parallel, machine, world)
+    if world.size > 1:  # rank 0 writes its files
+        world.run_on_rank_zero(lambda: bool(order()))
+    return kind(
+        settings,
+        model,
+        make_optimizer(model, settings.train, grad_clip_microbatches(settings)),
+        objective(settings, corpus.tokenizer.mask),
+        order(),
+        machine,
+        parallel_model,
     )
 
 

@@ -19,15 +19,11 @@ def clock(monkeypatch):
     """A clock that only steps move: each takes as long as `seconds` of its recipe's run says."""
     now = SimpleNamespace(time=0.0, step=1.0, steps=0)
 
-    class Steps:
-        def __init__(self, *parts):
-            pass
+    def stepper(step, lr):
+        now.time += now.step
+        now.steps += 1
 
-        def __call__(self, step, lr):
-            now.time += now.step
-            now.steps += 1
-
-    monkeypatch.setattr(measure, "Stepper", Steps)
+    monkeypatch.setattr(measure, "make_stepper", lambda *parts: stepper)
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now.time)
     return now
 

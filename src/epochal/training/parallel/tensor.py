@@ -9,7 +9,6 @@ T processes, C scored positions of a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -103,7 +102,15 @@ def _own_row(ids: Tensor, rows: int, mesh: DeviceMesh) -> tuple[Tensor, Tensor]:
 
 
 def split_nll(
-    mesh: DeviceMesh, hidden: Tensor, table: Tensor, *scored: Tensor | None, **options: Any
+    mesh: DeviceMesh,
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    index: Tensor | None = None,
+    *,
+    compiled: bool = False,
+    each: Tensor | None = None,
 ) -> Tensor:
     """`linear_nll` with the rows of the table split over the processes of `mesh`.
 
@@ -132,5 +139,7 @@ def split_nll(
         nll: Tensor = log_sum - picked
         return nll
 
-    nll: Callable[..., Tensor] = linear_nll
-    return nll(hidden, local_shard(table), *scored, softmax=softmax, **options)
+    own = local_shard(table)
+    return linear_nll(
+        hidden, own, targets, weights, index, compiled=compiled, each=each, softmax=softmax
+    )

@@ -70,6 +70,8 @@ CHANGES = {
     "train.compile": "off",
     "train.device": "cpu",
     "train.deterministic": True,
+    "distill.share": 0.3,
+    "distill.temperature": 2.0,
     "eval.every": "1%",
     "eval.draws": 2,
     "eval.max_tokens": 1000,
@@ -78,6 +80,8 @@ CHANGES = {
 # What a key needs beside it to be allowed.
 WITH = {
     "eval.ema": {"train.ema": 0.9},
+    "distill.share": {"distill.teachers": ["runs/x"]},
+    "distill.temperature": {"distill.teachers": ["runs/x"]},
     "data.train_samples": {"data.order": "megatron"},
     "train.start_from": {"train.schedule": "wsd"},
     "train.start_step": {"train.schedule": "wsd", "train.start_from": "runs/x"},
@@ -90,6 +94,7 @@ NEUTRAL = {
     "data.tokenizer": "gpt2",
     "train.start_from": "runs/trunk",
     "train.start_step": 8,
+    "distill.teachers": ["runs/x"],
     "checkpoint.every": "1 minute",
     "checkpoint.keep": 5,
     "checkpoint.keep_every": "3 steps",

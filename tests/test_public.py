@@ -38,7 +38,6 @@ NAMES = [
     "compare",
     "compare_existing",
     "critical_unique_tokens",
-    "distill",
     "download",
     "downstream",
     "dry_run",

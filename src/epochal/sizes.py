@@ -10,7 +10,7 @@ Source: arXiv 2507.15857 §9 and Table 5.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from epochal.errors import OptionError, RecipeError, nearest
@@ -52,6 +52,19 @@ DEFAULT_MFU = 0.4
 
 
 @dataclass(frozen=True, slots=True)
+class Multipliers:
+    """A shape relative to a base model, by which CompleteP scales (Dey et al., arXiv 2505.01618,
+    table 1, α = 1). All 1: the standard parametrisation."""
+
+    width: float = 1.0
+    """m_N = d_model / the base's."""
+    depth: float = 1.0
+    """m_L = layers / the base's."""
+    head: float = 1.0
+    """head_dim / the base's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Shape of the transformer, the same for all families."""
 
@@ -64,6 +77,15 @@ class Architecture:
     """Whether the embedding's table is also the output table."""
     padded_vocab_size: int | None = None
     """Rows of the embedding; None: `padded_vocabulary`."""
+    multipliers: Multipliers = Multipliers()
+    """By what initial weights, the forward pass and the optimizer's settings are scaled."""
+
+    def relative_to(self, d_model: int, layers: int, head_dim: int) -> Architecture:
+        """This shape, scaled by CompleteP from a base model of these sizes."""
+        multipliers = Multipliers(
+            self.d_model / d_model, self.layers / layers, self.head_dim / head_dim
+        )
+        return replace(self, multipliers=multipliers)
 
     def rows(self, vocabulary: int) -> int:
         """Rows of the embedding and of the output table, padding included.

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from epochal.runs import checkpoints
 from epochal.runs import RunRecord
+from epochal.training import checkpoint
 from epochal.device import has_compiler
 from epochal.interop.exports import export_safetensors
 from epochal.interop.load import load
@@ -31,22 +31,21 @@ SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selecti
 COMPILED = {"train__compile": "on"} if has_compiler() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
+SCALED = (*BOTH, "completep")
 # name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
 # recomputing) goes along. Three layers are cut unevenly by two stages.
 MODES = {
     "ddp-accumulating": (BOTH, 2, ONE_ROW),
     "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
-    "zero-2-recomputing-some": (BOTH, 2, {"parallel__zero": 2} | SOME),
+    "zero-2-recomputing-some": (SCALED, 2, {"parallel__zero": 2} | SOME),
     "zero-3-recomputing-offload": (BOTH, 2, ZERO3 | FULL | {"parallel__offload": True}),
     "ddp-compiled": (("ar",), 2, COMPILED),
     "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
-    "ddp-student": (("student",), 2, ONE_ROW),
-    "zero-3-student": (("student",), 2, ZERO3),
     "tensor": (BOTH, 2, TENSOR),
-    "tensor-sequence": (BOTH, 2, SEQUENCE),
+    "tensor-sequence": (SCALED, 2, SEQUENCE),
     "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
     "zero-3-tensor": (BOTH, 4, ZERO3 | TENSOR),
-    "stages": (BOTH, 2, STAGES | ONE_ROW),
+    "stages": (SCALED, 2, STAGES | ONE_ROW),
     "stages-data": (("mdm",), 4, STAGES),
     "stages-zero-2": (("mdm8",), 4, STAGES | {"parallel__zero": 2}),
     "stages-zero-3": (("ar",), 4, STAGES | ZERO3),
@@ -60,7 +59,13 @@ MODELS = {
     "ar-untied": {"family": "ar", "model__tie_embeddings": False},
     "mdm": {"family": "mdm", "train__ema": 0.9, "eval__ema": True},
     "mdm8": {"family": "mdm", "train__global_batch_size": 8},
-    "student": {"family": "mdm", "seed": 5, "distill__teachers": ["mdm", "mdm8"]},
+    "completep": {
+        "family": "ar",
+        "model__parametrisation": "completep",
+        "model__base_width": 16,
+        "model__base_depth": 2,
+        "model__base_head_dim": 4,
+    },
 }
 # name: ((processes and mode until step 12), (processes and mode from there on)), of mdm
 MOVES = {
@@ -77,10 +82,7 @@ def values(corpus, folder, name, model, **changes):
     """A run of 24 steps at a rate at which rounding does not grow."""
     steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__grad_clip": 0.5}
     steady |= {"checkpoint__every": "4 steps", "eval__every": "12 steps", "parallel__timeout": 120}
-    given = overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
-    if teachers := given.get("distill.teachers"):
-        given["distill.teachers"] = [str(folder / teacher) for teacher in teachers]
-    return given
+    return overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_one_process_without_a_group_reads_it(runs, name, which):
 def test_the_form_follows_the_number_of_processes(runs):
     parts = max((runs / "fsdp-to-tensor" / "checkpoints").glob("last-*"))
     assert len(list((parts / "shards").glob("*.distcp"))) == 2
-    assert checkpoints.find(parts.parent, "last") == parts
+    assert checkpoint.find(parts.parent, "last") == parts
     alone = max((runs / "2-to-1" / "checkpoints").glob("last-*"))
     assert (alone / "model.safetensors").exists()
 

@@ -53,9 +53,20 @@ def odd(tiny_corpus, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["plain", "odd"])
-def runs(request, tiny_pair, odd):
-    return {"plain": tiny_pair, "odd": odd}[request.param]
+@pytest.fixture(scope="module")
+def completep(tiny_corpus, tmp_path_factory):
+    """Runs whose multipliers are powers of two, which are folded without rounding."""
+    folder = tmp_path_factory.mktemp("completep")
+    base = {"model__base_width": 16, "model__base_depth": 2, "model__base_head_dim": 4}
+    for family in FAMILIES:
+        scaled = {"family": family, "model__parametrisation": "completep"} | base
+        train(None, overrides(tiny_corpus, folder / family, train__steps=6, **scaled))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["plain", "odd", "completep"])
+def runs(request, tiny_pair, odd, completep):
+    return {"plain": tiny_pair, "odd": odd, "completep": completep}[request.param]
 
 
 @pytest.fixture(scope="module")

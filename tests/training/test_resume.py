@@ -36,6 +36,11 @@ KINDS = {
         "train__schedule": "wsd",
         "train__decay": 0.5,
     },
+    "mdm-completep-ema": {
+        "family": "mdm",
+        "model__parametrisation": "completep",
+        "train__ema": 0.9,
+    },
 }
 
 

@@ -16,6 +16,7 @@ from epochal.errors import OptionError, RunError
 from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
 from epochal.interop import huggingface
 from epochal.interop.model_card import model_card
+from epochal.models import folded_weights
 from epochal.recipe import recipe_toml
 from epochal.runs import RunRecord
 from epochal.training.checkpoint import save_tensors
@@ -157,8 +158,8 @@ def _write_hf(
     """
     recipe, model, tokenizer = loaded.recipe, loaded.model, loaded.tokenizer
     tensors = {
-        huggingface.their_name(name): weight.detach().cpu().to(_DTYPES[dtype]).contiguous()
-        for name, weight in model.named_parameters()
+        huggingface.their_name(name): weight.cpu().to(_DTYPES[dtype]).contiguous()
+        for name, weight in folded_weights(model).items()
     }
     save_tensors(folder / huggingface.WEIGHTS, tensors, {"format": "pt"})
     rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary

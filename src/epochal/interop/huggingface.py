@@ -24,7 +24,7 @@ from epochal.errors import CheckpointError
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.recipe import Recipe, load_recipe
 from epochal.recipe.load import recipe_from_tree
-from epochal.recipe.schema import Model
+from epochal.recipe.model import Model
 from epochal.sizes import padded_vocabulary, swiglu_width
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"

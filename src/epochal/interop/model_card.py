@@ -52,6 +52,13 @@ The model was exported without a tokenizer, so it knows ids but no text: ids 0 t
 """
 
 
+_PARAMETRISATION: dict[str, dict[str, str]] = {
+    "standard": {},
+    "completep": {"parametrisation": "CompleteP; its multipliers are folded into the weights"},
+}
+"""The recipe's parametrisation → a row of the table of the model."""
+
+
 def model_card(
     record: RunRecord, step: int, folder: str, vocabulary: int, rows: int, end: str, mask: str
 ) -> str:
@@ -92,6 +99,7 @@ def model_card(
                 "heads × head width": f"{shape.heads} × {shape.head_dim}",
                 "SwiGLU inner width": f"{shape.d_ff}",
                 "tables": "tied" if shape.tie_embeddings else "untied",
+                **_PARAMETRISATION[recipe.model.parametrisation],
                 "context": f"{recipe.data.sequence_length} tokens",
                 "optimizer step": f"{step:,} of {numbers['steps']:,}",
             }.items()

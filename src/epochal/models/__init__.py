@@ -1,6 +1,6 @@
 """Models: ids, positions and an attention rule in, hidden states out."""
 
 from epochal.models.attention import LayerCache
-from epochal.models.transformer import Transformer, initialise
+from epochal.models.transformer import BLOCKS, Transformer, folded_weights, initialise
 
-__all__ = ["LayerCache", "Transformer", "initialise"]
+__all__ = ["BLOCKS", "LayerCache", "Transformer", "folded_weights", "initialise"]

@@ -52,8 +52,18 @@ class LayerCache:
 class Attention(nn.Module):
     """Multi-head attention without biases; scores are divided by √K."""
 
-    def __init__(self, d_model: int, heads: int, head_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        head_dim: int,
+        dropout: float,
+        head_multiplier: float = 1.0,
+    ) -> None:
+        """With `head_multiplier` = K / K of a base model, scores are divided by K / √(K base)."""
         super().__init__()
+        # None is torch's own 1/√K, to the last bit.
+        self.scale = None if head_multiplier == 1 else (head_dim * head_multiplier) ** -0.5
         self.head_dim = head_dim
         self.dropout = dropout
         self.query = nn.Linear(d_model, heads * head_dim, bias=False)
@@ -90,6 +100,7 @@ class Attention(nn.Module):
             attn_mask=rule if isinstance(rule, Tensor) else None,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=causal,
+            scale=self.scale,
         )
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output

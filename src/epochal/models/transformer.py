@@ -20,6 +20,9 @@ from epochal import rng
 from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
 from epochal.sizes import Architecture
 
+BLOCKS = "blocks."
+"""What the names of all weights in blocks begin with."""
+
 
 class _FeedForward(nn.Module):
     """SwiGLU: down(SiLU(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
@@ -36,8 +39,22 @@ class _FeedForward(nn.Module):
         return output
 
 
+class _LastNorm(nn.RMSNorm):
+    """RMSNorm whose output, and so the logits, are divided by the width multiplier."""
+
+    def __init__(self, d_model: int, eps: float, width_multiplier: float) -> None:
+        super().__init__(d_model, eps=eps)
+        self.width_multiplier = width_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, E] → [B, L, E]."""
+        normed = super().forward(x)
+        return normed if self.width_multiplier == 1 else normed / self.width_multiplier
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); with a depth multiplier, what is
+    added is divided by it."""
 
     def __init__(
         self, shape: Architecture, norm_eps: float, attention_dropout: float, hidden_dropout: float
@@ -45,8 +62,11 @@ class Block(nn.Module):
         super().__init__()
         d = shape.d_model
         self.hidden_dropout = hidden_dropout
+        self.depth_multiplier = shape.multipliers.depth
         self.attention_norm = nn.RMSNorm(d, eps=norm_eps)
-        self.attention = Attention(d, shape.heads, shape.head_dim, attention_dropout)
+        self.attention = Attention(
+            d, shape.heads, shape.head_dim, attention_dropout, shape.multipliers.head
+        )
         self.feed_forward_norm = nn.RMSNorm(d, eps=norm_eps)
         self.feed_forward = _FeedForward(d, shape.d_ff)
 
@@ -54,11 +74,12 @@ class Block(nn.Module):
         self, x: Tensor, rotary: tuple[Tensor, Tensor], rule: Rule, cache: LayerCache | None = None
     ) -> Tensor:
         """[B, L, E] → [B, L, E]."""
-        x = x + self._drop(self.attention(self.attention_norm(x), rotary, rule, cache))
-        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self._added(self.attention(self.attention_norm(x), rotary, rule, cache))
+        return x + self._added(self.feed_forward(self.feed_forward_norm(x)))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.hidden_dropout, self.training)
+    def _added(self, branch: Tensor) -> Tensor:
+        branch = F.dropout(branch, self.hidden_dropout, self.training)
+        return branch if self.depth_multiplier == 1 else branch / self.depth_multiplier
 
 
 class Transformer(nn.Module):
@@ -86,7 +107,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(shape, norm_eps, attention_dropout, hidden_dropout) for _ in range(shape.layers)
         )
-        self.final_norm = nn.RMSNorm(shape.d_model, eps=norm_eps)
+        self.final_norm = _LastNorm(shape.d_model, norm_eps, shape.multipliers.width)
         self.head = None if shape.tie_embeddings else nn.Linear(shape.d_model, rows, bias=False)
         self.view_table: Callable[[Tensor], Tensor] | None = None
         """Gathers the full output table if it is sharded; set from outside."""
@@ -150,15 +171,43 @@ def initialise(
     """Fill the weights: N(0, std²); the two projections back into the residual stream
     N(0, (std/√(2·layers))²); norms 1 (Megatron's default, which the original keeps).
 
+    With multipliers (CompleteP), the variance of the blocks' matrices is divided by m_N, and
+    `layers` are the base model's, since the forward pass divides by m_L.
+
     Each tensor has its own stream of random numbers, named after it, so its values do not depend
     on other tensors. `copy` writes a full tensor into a weight that may be sharded.
     """
-    residual_std = std / (2 * model.shape.layers) ** 0.5
+    by = model.shape.multipliers
+    hidden_std = std / by.width**0.5
+    residual_std = hidden_std / (2 * model.shape.layers / by.depth) ** 0.5
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             weight.fill_(1.0)
             continue
-        back = name.endswith(("attention.output.weight", "down.weight"))
+        if name.endswith(("attention.output.weight", "down.weight")):
+            own_std = residual_std
+        else:
+            own_std = hidden_std if name.startswith(BLOCKS) else std
         generator = torch.Generator().manual_seed(rng.stream_key(seed, f"initial:{name}") >> 1)
         draw = torch.empty(weight.shape, dtype=torch.float32)
-        copy(weight, draw.normal_(0.0, residual_std if back else std, generator=generator))
+        copy(weight, draw.normal_(0.0, own_std, generator=generator))
+
+
+def folded_weights(model: Transformer) -> dict[str, Tensor]:
+    """The weights, by name, of a model of the standard parametrisation that has the same logits.
+
+    Queries take up the scale of the attention, the projections back into the residual stream the
+    division by m_L, and the last norm the division of the logits by m_N, also if tables are tied.
+    """
+    by = model.shape.multipliers
+    factors = {
+        "attention.query.weight": by.head**-0.5,
+        "attention.output.weight": 1 / by.depth,
+        "feed_forward.down.weight": 1 / by.depth,
+        "final_norm.weight": 1 / by.width,
+    }
+    folded = {}
+    for name, weight in model.named_parameters():
+        factor = next((value for end, value in factors.items() if name.endswith(end)), 1.0)
+        folded[name] = weight.detach() if factor == 1 else weight.detach() * factor
+    return folded

@@ -269,15 +269,13 @@ _ADDED_SINCE_V1 = frozenset(
         "train.spike_factor",
         "eval.ema",
         "model.init_std",
-        "distill.share",
-        "distill.temperature",
+        "model.parametrisation",
     }
 )
 # A run that stops at a fault has skipped none so far, so another policy changes none of its steps.
 # At these defaults the keys are not in the identity.
 _FAULT_POLICY_DEFAULTS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
-# The trunk of `train.start_from` is identified by its content, not its path (training/branch.py),
-# and so are teachers (runs/teachers.py).
+# The trunk of `train.start_from` is identified by its content, not its path (training/branch.py).
 _NEUTRAL = (
     "run_dir",
     "data.corpus",
@@ -286,7 +284,6 @@ _NEUTRAL = (
     "data.tokenizer",
     "train.start_from",
     "train.start_step",
-    "distill.teachers",
 )
 
 

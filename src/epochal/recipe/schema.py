@@ -7,8 +7,7 @@ family may have other defaults (`Family.recipe_defaults`), which `load_recipe` a
 
 from __future__ import annotations
 
-from dataclasses import field, replace
-from itertools import count
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,8 +16,7 @@ from pydantic.dataclasses import dataclass
 from epochal.errors import RecipeError
 from epochal.families import families, family_names
 from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
-from epochal.recipe.distill import Distill
-from epochal.sizes import Architecture, architecture, swiglu_width
+from epochal.recipe.model import Model
 from epochal.units import Count, Every, Interval, Quantity
 
 
@@ -45,73 +43,6 @@ class Data:
     train_samples: Positive | None = None
     """The original's --train-samples, if it differs from the rows of this run; only with
     order = "megatron", where it decides which epochs are mixed."""
-
-
-@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
-class Model:
-    """The transformer, the same for all families. Numbers given here override those of `size`."""
-
-    size: str | None = None
-    """A row of the paper's ladder, 7M to 16183M (listed by `epochal sizes`)."""
-    d_model: Positive | None = None
-    """Width."""
-    layers: Positive | None = None
-    """Depth."""
-    heads: Positive | None = None
-    """Attention heads."""
-    head_dim: Positive | None = None
-    """Width of a head; d_model / heads if not given."""
-    d_ff: Positive | None = None
-    """Inner width of SwiGLU; 64·⌊(8·d_model/3)/64⌋, the paper's rule, if not given."""
-    tie_embeddings: bool = True
-    """Use the embedding's table as the output table; false: a separate output table."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
-    """Base of the rotary position angles."""
-    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
-    """Epsilon of RMSNorm."""
-    init_std: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of the initial weights (Megatron's --init-method-std); divided by
-    √(2·layers) for the projections back into the residual stream."""
-    padded_vocab_size: Positive | None = None
-    """Rows of the embedding; if not given, vocabulary and mask id, rounded up to a multiple of
-    128. Imported models may differ."""
-
-    def architecture(self) -> Architecture:
-        """The shape that these settings give. Raises RecipeError if they are incomplete."""
-        given = {
-            name: value
-            for name in ("d_model", "layers", "heads", "head_dim", "d_ff")
-            if (value := getattr(self, name)) is not None
-        }
-        if self.size is not None:
-            return replace(
-                architecture(self.size),
-                tie_embeddings=self.tie_embeddings,
-                padded_vocab_size=self.padded_vocab_size,
-                **given,
-            )
-        if missing := [name for name in ("d_model", "layers", "heads") if name not in given]:
-            raise RecipeError(
-                f"`model.{missing[0]}` is missing: give `model.size`, for example "
-                'model.size="7M", or `model.d_model`, `model.layers` and `model.heads`'
-            )
-        width, heads = given["d_model"], given["heads"]
-        if "head_dim" not in given and width % heads:
-            raise RecipeError(
-                f"`model.d_model` = {width} is not a multiple of `model.heads` = {heads}; choose a "
-                "multiple, or give `model.head_dim`"
-            )
-        shape = {"head_dim": width // heads, "d_ff": swiglu_width(width), **given}
-        if shape["d_ff"] < 1:
-            step = 1 if "head_dim" in given else 2 * heads  # rotation takes pairs
-            least = next(d for d in count(step, step) if swiglu_width(d))
-            raise RecipeError(
-                f"`model.d_model` = {width} is too narrow for the rule of the inner width; "
-                f"give `model.d_ff`, or a width of at least {least}"
-            )
-        return Architecture(
-            **shape, tie_embeddings=self.tie_embeddings, padded_vocab_size=self.padded_vocab_size
-        )
 
 
 BUDGET_KEYS = ("epochs", "tokens", "steps", "flops")
@@ -300,7 +231,6 @@ class Recipe:
     """Family → its options, in files the section of the family's name. Missing ones are added at
     their defaults."""
     train: Train = field(default_factory=Train)
-    distill: Distill = field(default_factory=Distill)
     eval: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
@@ -325,12 +255,6 @@ class Recipe:
                 '`data.order` = "megatron"'
             )
         _check_schedule(self.train)
-        if self.distill.teachers and self.parallel.tensor * self.parallel.pipeline > 1:
-            raise RecipeError(
-                f"`distill.teachers` with `parallel.tensor` = {self.parallel.tensor} and "
-                f"`parallel.pipeline` = {self.parallel.pipeline}: a student is trained on whole "
-                "layers; distribute it with `parallel.data` and `parallel.zero`"
-            )
         if self.eval.ema and not self.train.ema:
             raise RecipeError(
                 "`eval.ema` = true needs an average to validate: set `train.ema`, for example "

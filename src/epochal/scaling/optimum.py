@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from epochal.errors import UserError
 from epochal.estimates import Floats
-from epochal.recipe.schema import Model
+from epochal.recipe.model import Model
 from epochal.scaling.forms.form import Inputs
 from epochal.scaling.law import ScalingLaw
 from epochal.sizes import LADDER, Architecture, swiglu_width

@@ -112,6 +112,10 @@ def like_run(plan: Recipe, run: Recipe) -> Recipe:
             norm_eps=kept.norm_eps,
             init_std=kept.init_std,
             padded_vocab_size=kept.padded_vocab_size,
+            parametrisation=kept.parametrisation,
+            base_width=kept.base_width,
+            base_depth=kept.base_depth,
+            base_head_dim=kept.base_head_dim,
         ),
         train=replace(
             run.train,

@@ -17,7 +17,7 @@ from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
 from epochal.recipe import RunNumbers
-from epochal.runs import RunFolder, checkpoints
+from epochal.runs import RunFolder
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
 from epochal.training.guard import Fault, count_fault, count_taken, norm_limit
@@ -97,7 +97,7 @@ class Loop:
     def _resume(self) -> TrainState:
         folder = self.folder.checkpoints
         self.world.run_on_rank_zero(lambda: checkpoint.clean(folder))
-        path = self.world.run_on_rank_zero(lambda: checkpoints.find(folder, "last", "interrupt"))
+        path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last", "interrupt"))
         state = TrainState()
         if path is not None:
             state = self._saver.load(path)
@@ -157,7 +157,7 @@ class Loop:
         if action == "rewind":
             self._saver.wait()
             folder = self.folder.checkpoints
-            path = self.world.run_on_rank_zero(lambda: checkpoints.find(folder, "last"))
+            path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last"))
         if path is None:
             say(f"{what}; the update was skipped")
             return
@@ -286,11 +286,10 @@ class _Meter:
         loop = self._loop
         if not state.loss_steps:
             return  # all of these steps had faults
-        memory, kl = loop.machine.peak_memory(), state.teacher_kl_sum / state.loss_steps
+        memory = loop.machine.peak_memory()
         values = {
             **loop._progress(state),
             "loss": state.loss_sum / state.loss_steps,
-            **({} if loop.stepper.teachers is None else {"teacher_kl": kl}),
             "lr": lr,
             "grad_norm": state.norms[-1] if state.norms else result.grad_norm,
             "tokens_per_second": round(self._speed, 1),
@@ -301,14 +300,12 @@ class _Meter:
         }
         loop.logger.log("train", state.step, values)
         state.loss_sum, state.loss_steps, state.noise_sums = 0.0, 0, []
-        state.teacher_kl_sum = 0.0
         self._waited = self._worked = 0.0
 
 
 def _count_step(state: TrainState, result: StepResult) -> None:
     """Add a step whose update was made to the sums for the log."""
     state.loss_sum += result.loss
-    state.teacher_kl_sum += result.teacher_kl
     state.loss_steps += 1
     before = state.noise_sums or [0.0] * len(result.noise_sums)
     state.noise_sums = [a + b for a, b in zip(before, result.noise_sums, strict=True)]

@@ -10,28 +10,47 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from epochal.models import BLOCKS, Transformer
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import decay_begin, micro_batch_size
 from epochal.recipe.schema import Train
+from epochal.sizes import Multipliers
 
 
-def make_optimizer(model: nn.Module, settings: Train, parts: int = 1) -> torch.optim.AdamW:
+def make_optimizer(model: Transformer, settings: Train, parts: int = 1) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices (embedding included), none on norms (arXiv 2507.15857
-    §8). `parts` is `grad_clip_microbatches`."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    decays = {True: settings.weight_decay, False: 0.0}
-    groups = [
-        {"params": alike, "weight_decay": decay}
-        for matrix, decay in decays.items()
-        for alike in _fused_groups([w for w in weights if (w.dim() > 1) == matrix])
-    ]
+    §8). `parts` is `grad_clip_microbatches`.
+
+    A group's `lr_scale` is to be multiplied by the rate of the step. With multipliers (CompleteP,
+    arXiv 2505.01618, table 1) the blocks' matrices have rate / m_N and decay · m_N, and all
+    weights of blocks epsilon / (m_N · m_L).
+    """
+    by, eps = model.shape.multipliers, settings.adam_eps / parts
+    groups = []
+    for (matrix, in_block), weights in _kinds(model).items():
+        width = by.width if matrix and in_block else 1.0
+        options = {
+            "lr": settings.lr / width,
+            "lr_scale": 1 / width,
+            "weight_decay": settings.weight_decay * width if matrix else 0.0,
+            "eps": eps / (by.width * by.depth) if in_block else eps,
+        }
+        groups += [{"params": alike, **options} for alike in _fused_groups(weights)]
     return torch.optim.AdamW(
-        groups,
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.adam_eps / parts,
-        fused=True,
+        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=eps, fused=True
     )
+
+
+def _kinds(model: Transformer) -> dict[tuple[bool, bool], list[Tensor]]:
+    """(is a matrix, is in a block) → the trained weights of this kind, matrices first. Without
+    multipliers, blocks are like all else."""
+    scaled = model.shape.multipliers != Multipliers()
+    kinds: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            kind = (weight.dim() > 1, scaled and name.startswith(BLOCKS))
+            kinds.setdefault(kind, []).append(weight)
+    return {kind: kinds[kind] for kind in sorted(kinds, reverse=True)}
 
 
 def _fused_groups(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

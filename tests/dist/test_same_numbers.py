@@ -141,7 +141,9 @@ def _same(alone, other):
         for key, value in one.items():
             if key != "kind":
                 where = f"{other.name}: {key} at step {one['step']}"
-                assert many_[key] == pytest.approx(value, rel=3e-6, abs=1e-9), where
+                # A small difference of entropies of some nats, in float32.
+                least = 1e-6 if key == "teacher_kl" else 1e-9
+                assert many_[key] == pytest.approx(value, rel=3e-6, abs=least), where
 
 
 @pytest.mark.parametrize("which", ["last", "best", "ema"])

@@ -71,6 +71,7 @@ LONG = {
 """Command → why its lines on the pages are not run here, unless with --dry-run."""
 NOT_HERE = (
     "--ensemble",  # several runs, or named steps, of one family
+    "written",  # two runs of one family, and what they wrote
     "average",  # five checkpoints of one run
     "--checkpoint ema",  # a run that averages its weights
     "safetensors quickstart/ar --checkpoint last",  # the README's run keeps two

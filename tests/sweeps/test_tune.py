@@ -293,6 +293,26 @@ def test_every_search_may_use_the_same_time_and_says_what_is_not_certified(
     assert mdm.best.settings.lr == pytest.approx(0.32)
 
 
+def test_what_another_seed_changes_is_part_of_the_error(trained, tiny_corpus, tmp_path):
+    rounds, world = trained
+    plain = surface(0.01, 0.1)
+    first = load_recipe(None, {"train.steps": 1}).seed
+    world["nll"] = lambda recipe: plain(recipe) + 0.1 * (recipe.seed - first)
+    options = {"families": ("ar",), "axes": ("lr",), "seeds": 3}
+    [search] = tuned(tiny_corpus, tmp_path, options).searches
+    assert search.seed_nlls == pytest.approx([4.0, 4.1, 4.2])
+    assert search.seed_spread == pytest.approx(0.1)
+    # Steps of 0.1 nats are then within the error, which is at least √2 · 0.1.
+    assert {one.verdict for one in search.neighbours} == {Verdict.CLOSE}
+    assert min(one.error for one in search.neighbours) > 0.1414
+    assert not search.certified
+    assert search.effort.runs == len(list(itertools.chain(*rounds))) == 5
+    options["seeds"] = 1
+    [search] = tuned(tiny_corpus, tmp_path, options).searches
+    assert search.seed_spread is None
+    assert search.certified
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -34,7 +34,8 @@ def tune(source: str, overrides: tuple[str, ...], options: TuneOptions, as_json:
       epochal tune mine.toml --family ar --axis lr --axis weight_decay --axis epochs --axis dropout
       epochal tune mine.toml --budget 2h --jobs 2 --out tuned
     """
-    from epochal.report.text.tune import certificate, neighbour_text
+    from epochal.families import get_family
+    from epochal.report.text.tune import certificate, neighbour_text, nll_text
     from epochal.sweeps.tune import tune as run
     from epochal.sweeps.tuned import Verdict
 
@@ -64,8 +65,8 @@ def tune(source: str, overrides: tuple[str, ...], options: TuneOptions, as_json:
                 f"{search.effort.tokens:,}",
                 f"{search.effort.flops:.3g}",
                 f"{search.effort.seconds / 60:.1f}",
-                "–" if search.start.nll is None else f"{search.start.nll:.4f}",
-                "–" if search.best.nll is None else f"{search.best.nll:.4f}",
+                nll_text(search.start, get_family(search.family).exact),
+                nll_text(search.best, get_family(search.family).exact),
                 str(search.recipe),
             ]
             for search in result.searches

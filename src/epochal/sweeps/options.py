@@ -148,11 +148,15 @@ class TuneOptions:
     budget: float | None = option(None, metavar="TIME", parse=parse_seconds)
     """Time for training over all sessions: 20min, 2h, 600s; in Python seconds. Every search may
     use the same share of it.  [default: until the searches end]"""
+    seeds: int = 1
+    """Trainings of the settings found; with 2 or more, what another seed changes is part of the
+    error."""
     jobs: int = 1
     """Runs at a time on this machine."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise OptionError("jobs", self.jobs, "should be at least 1")
+        for name in ("jobs", "seeds"):
+            if getattr(self, name) < 1:
+                raise OptionError(name, getattr(self, name), "should be at least 1")
         if self.budget is not None and not self.budget > 0:
             raise OptionError("budget", self.budget, "should be more than 0 seconds")

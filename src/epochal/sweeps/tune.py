@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from epochal import files
@@ -46,11 +47,17 @@ class _Cell:
     facts: CorpusFacts
     asked: dict[str, Point] = field(default_factory=dict)
     """Name of the run → point, in the order asked."""
+    repeats: dict[str, SweepRun] = field(default_factory=dict)
+    """Of the best point, with other seeds."""
     states: dict[str, RunState] = field(default_factory=dict)
 
     @property
     def search(self) -> Search:
-        known = {self.asked[name]: _outcome(state) for name, state in self.states.items()}
+        known = {
+            point: _outcome(self.states[name])
+            for name, point in self.asked.items()
+            if name in self.states
+        }
         return Search(self.start, self.axes, known)
 
     def settings(self, point: Point) -> Settings:
@@ -74,6 +81,19 @@ class _Cell:
         self.asked[name] = point
         return name
 
+    def repeat(self, seeds: int) -> bool:
+        """Ask for the best point with other seeds; whether one of these runs is new."""
+        at, _ = self.search.next()
+        self.repeats = {}
+        if self.search.known.get(at) is None:
+            return False
+        own = next(name for name, point in self.asked.items() if point == at)
+        recipe = self.recipe(at)
+        for seed in range(recipe.seed + 1, recipe.seed + seeds):
+            name = f"{own}-seed{seed}"
+            self.repeats[name] = SweepRun(name, dataclasses.replace(recipe, seed=seed))
+        return any(name not in self.states for name in self.repeats)
+
     def recipe(self, point: Point) -> Recipe:
         """The start's recipe with the settings of a point."""
         train, values = self.run.recipe.train, self.settings(point)
@@ -95,9 +115,13 @@ class _Cell:
 
     def seconds(self, point: Point) -> float:
         """Expected, from the speed of the runs that are finished; 0 before the first."""
-        done = [(s, self.asked[name]) for name, s in self.states.items() if s.seconds > 0]
-        tokens = sum(self.numbers(one).tokens for _, one in done)
-        seconds = sum(state.seconds for state, _ in done)
+        done = {
+            name: self.states[name].seconds
+            for name in self.asked
+            if name in self.states and self.states[name].seconds > 0
+        }
+        tokens = sum(self.numbers(self.asked[name]).tokens for name in done)
+        seconds = sum(done.values())
         return self.numbers(point).tokens * seconds / tokens if tokens else 0.0
 
 
@@ -129,7 +153,8 @@ def tune(
     checked = False
     while True:
         wanted = [(cell, point) for cell in cells for point in cell.search.next()[1]]
-        if checked and not wanted:
+        again = not wanted and sum(cell.repeat(options.seeds) for cell in cells) > 0
+        if checked and not wanted and not again:
             break
         for cell, point in wanted:
             cell.ask(point)
@@ -205,18 +230,20 @@ def _train(
     share: float,
 ) -> None:
     """Train what is asked for and not done, each search within its share of the seconds."""
-    owner = {name: cell for cell in cells for name in cell.asked}
+    owner = {name: cell for cell in cells for name in [*cell.asked, *cell.repeats]}
 
     def may_start(state: RunState) -> Note | None:
         cell = owner[state.name]
         cell.states[state.name] = state  # its seconds count from now on
         used = sum(one.seconds for one in cell.states.values())
-        late = used + cell.seconds(cell.asked[state.name]) > share
+        point = cell.asked.get(state.name) or cell.search.next()[0]
+        late = used + cell.seconds(point) > share
         return note(RunReason.NO_TIME) if late and len(cell.states) > 1 else None
 
     runs = [
         SweepRun(name, cell.recipe(point)) for cell in cells for name, point in cell.asked.items()
     ]
+    runs += [run for cell in cells for run in cell.repeats.values()]
     result = run_all(
         dataclasses.replace(sweep, evaluate=True, early_stopping=False),
         runs,
@@ -264,15 +291,18 @@ def _tuned(cell: _Cell, folder: SweepFolder) -> Tuned:
     at, _ = search.next()
     runs = {point: _tuned_run(cell, name, point) for name, point in cell.asked.items()}
     neighbours = []
+    nlls = [_nll(state) for name, state in cell.states.items() if name in cell.repeats]
+    seed_nlls = [nll for nll in (runs[at].nll, *nlls) if nll is not None]
+    spread = stdev(seed_nlls) if len(seed_nlls) > 1 else None
     if search.known.get(at) is not None:
         neighbours = [
-            _neighbour(cell, at, point, axis, closed)
+            _neighbour(cell, at, point, axis, closed, spread or 0.0)
             for axis in cell.axes
             for point, _, closed in search.neighbours(at, axis)
             if axis is not Axis.DROPOUT or closed is not Closed.LIMIT
         ]
     numbers = [
-        cell.numbers(cell.asked[name])
+        cell.numbers(cell.asked.get(name, at))
         for name, state in cell.states.items()
         if state.state == State.FINISHED
     ]
@@ -288,6 +318,8 @@ def _tuned(cell: _Cell, folder: SweepFolder) -> Tuned:
         start=runs[Point()],
         best=runs[at],
         runs=list(runs.values()),
+        seed_nlls=seed_nlls,
+        seed_spread=spread,
         neighbours=neighbours,
         effort=Effort(
             runs=len(numbers),
@@ -305,22 +337,27 @@ _EXCUSED = (Verdict.LIMIT, Verdict.NOT_TURNED_UP)
 
 def _tuned_run(cell: _Cell, name: str, point: Point) -> TunedRun:
     state = cell.states[name]
-    outcome = _outcome(state)
-    finite = outcome is not None and math.isfinite(outcome.nll)
+    outcome, nll = _outcome(state), _nll(state)
     return TunedRun(
         run=state.run_dir,
         settings=cell.settings(point),
-        nll=outcome.nll if outcome is not None and finite else None,
+        nll=nll,
         turned_up=outcome is not None and outcome.turned_up,
-        diverged=outcome is not None and not finite,
-        reason=None if finite else state.reason,
+        diverged=outcome is not None and nll is None,
+        reason=state.reason if nll is None else None,
     )
 
 
+def _nll(state: RunState) -> float | None:
+    """The NLL of a finished run; None of one that diverged or was not trained to its end."""
+    outcome = _outcome(state)
+    return None if outcome is None or math.isinf(outcome.nll) else outcome.nll
+
+
 def _neighbour(
-    cell: _Cell, at: Point, point: Point, axis: Axis, closed: Closed | None
+    cell: _Cell, at: Point, point: Point, axis: Axis, closed: Closed | None, spread: float
 ) -> Neighbour:
-    """What is known of a step from the best point."""
+    """What is known of a step from the best point; `spread` is what another seed changes."""
     outcome = cell.search.known.get(point)
     if closed is Closed.LIMIT or (closed and outcome is None):
         value = math.nan if axis is Axis.DROPOUT else cell.start.value(axis, point)
@@ -333,6 +370,7 @@ def _neighbour(
         names = {one: name for name, one in cell.asked.items()}
         records = [RunRecord(cell.states[names[one]].run_dir) for one in (point, at)]
         difference, error = nll_difference(*records)
+        error = math.hypot(error, 2**0.5 * spread)  # the seed of either run could be another
     verdict = Verdict.CLOSE
     if is_clear(difference, error):
         verdict = Verdict.WORSE if difference > 0 else Verdict.BETTER

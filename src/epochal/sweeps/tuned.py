@@ -60,7 +60,7 @@ class Neighbour:
     difference: float | None = None
     """Its NLL minus that of the best point, paired by document; infinite where it diverged."""
     error: float | None = None
-    """Standard error of `difference`."""
+    """Standard error of `difference`; with several seeds, also of another seed for both runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,10 @@ class Tuned:
     best: TunedRun
     runs: list[TunedRun]
     """In the order in which they were asked for."""
+    seed_nlls: list[float]
+    """NLL of the best settings with each seed that was trained, the search's own first."""
+    seed_spread: float | None
+    """Standard deviation of these; None for a single seed."""
     neighbours: list[Neighbour]
     """Of the best point; empty where even the start gave no result."""
     effort: Effort

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from epochal.families import get_family
 from epochal.report.text import describe
 from epochal.sweeps.search import Axis
-from epochal.sweeps.tuned import Neighbour, Tuned, Verdict
+from epochal.sweeps.tuned import Neighbour, Tuned, TunedRun, Verdict
 
 _AXES = {
     Axis.LR: "learning rate",
@@ -38,9 +40,15 @@ def neighbour_text(one: Neighbour) -> str:
     return f"{step}: {words[one.verdict]} ({size})"
 
 
+def nll_text(run: TunedRun, exact: bool) -> str:
+    """A run's NLL; where it is a bound, with a sign that says so."""
+    return "–" if run.nll is None else f"{'' if exact else '≤ '}{run.nll:.4f}"
+
+
 def certificate(search: Tuned) -> str:
     """Whether the best settings are certified, as a sentence."""
-    title = get_family(search.family).title
+    family = get_family(search.family)
+    title = family.title
     if search.best.nll is None:
         why = "it diverged" if search.best.diverged else "it was not trained to its end"
         if search.best.reason is not None:
@@ -48,11 +56,16 @@ def certificate(search: Tuned) -> str:
         return f"{search.name} ({title}): the start gave no result ({why}), so nothing was searched"
     at = search.best.settings
     found = (
-        f"{search.name} ({title}): NLL {search.best.nll:.4f} with learning rate {at.lr:.3g}, "
-        f"weight decay {at.weight_decay:.3g} and {at.epochs:.4g} epochs"
+        f"{search.name} ({title}): NLL {nll_text(search.best, family.exact)} with learning rate "
+        f"{at.lr:.3g}, weight decay {at.weight_decay:.3g} and {at.epochs:.4g} epochs"
     )
     if at.dropout:
         found += f", dropout {at.dropout:g}"
+    if search.seed_spread is not None:
+        found += (
+            f" ({len(search.seed_nlls)} seeds: mean {fmean(search.seed_nlls):.4f}, standard "
+            f"deviation {search.seed_spread:.4f})"
+        )
     if search.certified:
         return f"{found}. Certified: every step of two is worse by more than its error"
     return f"{found}. Not certified: the steps marked ! are not shown to be worse"

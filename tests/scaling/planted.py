@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from epochal.scaling.forms import FORMS
@@ -16,19 +18,36 @@ CONSTANTS = {
     "beta": 0.309,
     "R_D": 31.2,
     "R_N": 55.0,
-    "K": 0.01,
-    "gamma": 0.8,
+    "P": 0.01,
+    "delta": 0.8,
     "kappa": 0.5,
+    "p_e": 1.49,
+    "gamma": 0.5,
+    "c_p": 254.0,
+    "m_p": 0.39,
+    "k_p": 0.55,
+    "C": 50.0,
+    "L0": float(np.log(50257)),
 }
+_OWN = {
+    "linear-penalty": {"P": 3e-4},
+    "quokka-additive": {"P": 0.1, "delta": 3.0},
+}
+"""Constants that a law has otherwise, so that its term matters and does not dwarf all others."""
 SIZES = (7e6, 2e7, 5e7, 1.2e8, 3e8, 8e8, 2e9)
 BUDGETS = (25e6, 50e6, 1e8, 1e9)
 EPOCHS = (1, 4, 10, 30, 90)
 
 
+def constants(name):
+    """The planted constants of a law."""
+    values = CONSTANTS | _OWN.get(name, {})
+    return {constant: values[constant] for constant in FORMS[name].constants}
+
+
 def law(name="data-constrained", family="ar", **changes):
     """The planted law of that name."""
-    values = CONSTANTS | changes
-    return law_from_constants(name, {c: values[c] for c in FORMS[name].constants}, family)
+    return law_from_constants(name, constants(name) | changes, family)
 
 
 def make_points(params, tokens, unique_tokens=None, loss=None, family="ar"):
@@ -47,7 +66,8 @@ def runs(planted, noise=0.0, seed=0, epochs=EPOCHS, budgets=BUDGETS, sizes=SIZES
     n, d, u = rows.T
     scatter = np.random.default_rng(seed).standard_normal(len(rows))
     loss = planted.predict(n, d, u) * np.exp(noise * scatter)
-    return make_points(n, d, u, loss, family=planted.family)
+    points = make_points(n, d, u, loss, family=planted.family)
+    return replace(points, vocabulary=50257) if "L0" in planted.constants else points
 
 
 def write_csv(path, points, extra=""):

@@ -140,7 +140,7 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
     from tiny_runs import overrides
 
     path = tmp_path / "law.toml"
-    points = runs(law("overfitting", K=0.05))
+    points = runs(law("overfitting", P=0.05))
     fit_points(points, FitOptions(law="overfitting", bootstraps=0)).save(path)
     heard, step = [], loop._Meter.step
 

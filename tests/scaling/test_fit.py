@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import CONSTANTS, law, make_points, runs, write_csv
+from planted import CONSTANTS, constants, law, make_points, runs, write_csv
 
 import epochal
 from epochal.errors import DataError, OptionError
@@ -35,8 +35,8 @@ def fitted(points, **settings):
 def test_without_noise_the_constants_come_back(name):
     epochs = (1,) if name == "chinchilla" else (1, 4, 10, 30, 90)
     found = fitted(runs(law(name), epochs=epochs), law=name, keep_overfitted=True)
-    for constant in FORMS[name].constants:
-        assert found.constants[constant] == pytest.approx(CONSTANTS[constant], rel=1e-6), constant
+    for constant, value in constants(name).items():
+        assert found.constants[constant] == pytest.approx(value, rel=1e-6), constant
 
 
 def covered(name, seeds, noise):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import CONSTANTS, law
+from planted import CONSTANTS, constants, law
 
 from epochal.errors import UserError
 from epochal.scaling.forms import FORMS
@@ -43,15 +43,25 @@ def test_each_law_against_its_formula_written_out(point):
     n, d, u = point
     params, data, r_d = written_out(c, n, d, u)
     both = c["A"] / params ** c["alpha"], c["B"] / data ** c["beta"]
-    penalty = c["K"] * r_d ** c["gamma"] * (n / u) ** c["kappa"]
+    penalty = c["P"] * r_d ** c["delta"] * (n / u) ** c["kappa"]
+    e_p = c["c_p"] * u ** c["m_p"] / n ** c["k_p"]
+    repeated = min(u, d) * (d / min(u, d)) ** c["p_e"] * math.exp(-((r_d / e_p) ** c["gamma"]))
+    h = c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
+    h = (h + c["C"] * n ** c["gamma"] / u ** c["delta"]) / (c["L0"] - c["E"])
+    additive = 0.1 * (n / u) ** c["kappa"] * math.log10(d / min(u, d)) ** 3
     plain = c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
     expected = {
         "chinchilla": plain,
         "data-constrained": c["E"] + sum(both),
         "overfitting": c["E"] + sum(both) + penalty,
         "penalty": plain + penalty,
+        "linear-penalty": plain + 3e-4 * r_d * n / u,
+        "quokka": c["E"] + c["A"] / n ** c["alpha"] + c["B"] / repeated ** c["beta"],
+        "quokka-additive": plain + additive,
+        "saturating": c["E"] + (c["L0"] - c["E"]) * h / (1 + h),
         "coupled": c["E"] + sum(x ** (1 / c["beta"]) for x in both) ** c["beta"],
     }
+    assert set(expected) == set(FORMS)
     for name, value in expected.items():
         assert law(name).predict(n, d, u) == pytest.approx(value, rel=1e-12), name
 
@@ -62,7 +72,7 @@ def test_gradients_are_those_of_finite_differences(name, random):
     where = Inputs.at(
         *(10 ** random.uniform(low, high, 40) for low, high in ((6, 10), (8, 12), (7, 10)))
     )
-    point = form.unconstrain(np.array([CONSTANTS[c] for c in form.constants]))
+    point = form.unconstrain(np.array(list(constants(name).values())))
     _, gradient = form.predict_with_gradient(point[None], where)
     for index in range(len(point)):
         step = np.zeros_like(point)

@@ -83,7 +83,7 @@ def test_below_one_epoch_it_is_the_closed_form():
 
 
 def test_a_law_that_turns_up_spends_less_than_a_ruinous_budget():
-    planted = law("overfitting", K=0.05)
+    planted = law("overfitting", P=0.05)
     little, much = (optima(planted, flops, 1e7) for flops in (1e17, 1e25))
     assert 6 * much.params[0] * much.tokens[0] < 1e22
     assert much.loss[0] <= little.loss[0] + 1e-9
@@ -177,7 +177,7 @@ def test_nothing_is_said_far_beyond_the_runs():
 def test_several_crossings():
     """Diffusion leads while AR is slow, and AR again after diffusion overfits."""
     ar = law(R_D=36.0, R_N=400.0, E=2.0)
-    late = {"A": 450.0, "R_D": 1e6, "R_N": 1e6, "K": 6e-4, "gamma": 1.2}
+    late = {"A": 450.0, "R_D": 1e6, "R_N": 1e6, "P": 6e-4, "delta": 1.2}
     mdm = law("overfitting", family="mdm", **late)
     found = critical_compute(ar, mdm, 1e8)
     assert found.kind == "several"

@@ -11,12 +11,13 @@ from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_note, print_table
 from epochal.families import get_family
 from epochal.report.text import describe
-from epochal.report.text.format import count
+from epochal.report.text.format import count, sentence
 from epochal.scaling.options import FitOptions
 
 if TYPE_CHECKING:
-    from epochal.scaling.estimate import Choice
+    from epochal.scaling.choose import Choice, LawScore
     from epochal.scaling.fit import FamilyFit, FitReport
+    from epochal.scaling.repetition import RepetitionCosts
 
 _MOST = 8
 """Minima and runs left out that are printed."""
@@ -58,6 +59,12 @@ def fit(sources: tuple[str, ...], options: FitOptions, out: Path | None, as_json
 
 def _print_fit(report: FitReport) -> None:
     """Tables and sentences, on standard output."""
+    if report.repetition is not None and report.repetition.families:
+        _print_repetition(report.repetition)
+    if report.floor is not None:
+        from epochal.report.text.fit import shared_floor
+
+        click.echo(shared_floor(report.floor) + "\n")
     for number, (family, fitted) in enumerate(report.families.items()):
         if number:
             click.echo("")
@@ -82,6 +89,18 @@ def _print_fit(report: FitReport) -> None:
         print_note(f"refused: {reason}")
     for one in report.notes:
         print_note(describe(one))
+
+
+def _print_repetition(costs: RepetitionCosts) -> None:
+    """The headline: what repeating costs, R repetitions of N/U parameters per unique token."""
+    from epochal.report.text.fit import cost_ratio, repetition_cost
+
+    for pair in costs.pairs:
+        click.echo(sentence(cost_ratio(pair)) + ".")
+    click.echo("The penalty P·R·N/U on R repetitions (arXiv 2605.01640):")
+    for cost in costs.families:
+        print_note(repetition_cost(cost))
+    click.echo("")
 
 
 def _constant_row(fit: FamilyFit, name: str) -> list[str]:
@@ -158,20 +177,29 @@ def _choice_rows(choice: Choice) -> list[list[str]]:
             str(candidate.constants),
             "–" if (e := candidate.held_out_error) is None else f"{100 * e:.2f} %",
             "–" if candidate.aicc is None else f"{candidate.aicc - lowest:.2f}",
-            "chosen" if candidate.law == choice.law else "refused" * bool(candidate.refused),
+            _standing(candidate, choice.law),
         ]
         for candidate in choice.candidates
     ]
 
 
+def _standing(candidate: LawScore, chosen: str) -> str:
+    if candidate.law == chosen:
+        return "chosen"
+    if candidate.unidentified:
+        return f"not identified: {', '.join(candidate.unidentified)}"
+    return "refused" * bool(candidate.refused)
+
+
 def _choice_lines(choice: Choice) -> list[str]:
     """Why a law was chosen, the rule, and the candidates that could not be fitted."""
-    from epochal.scaling.estimate import AICC_LEAD
+    from epochal.scaling.choose import AICC_LEAD
 
     lines = [f"{choice.law} was chosen: {describe(choice.reason)}"]
     if choice.candidates:
         lines.append(
-            "rule: the law with the fewest constants, unless one with more has a lower held-out "
+            "rule: of the laws whose constants are identified, the one with the fewest, unless one "
+            "with more has a lower held-out "
             "error by more than one standard error and an AICc lower by more than "
             f"{AICC_LEAD:g}; {choice.runs} runs in {choice.groups} groups held out"
         )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.errors import DataError, UserError
+from epochal.errors import DataError
 from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.results import Note, NoteCode, note
@@ -24,35 +23,27 @@ from epochal.scaling.checks import (
     isoflop,
     spread,
 )
-from epochal.scaling.estimate import (
-    Choice,
-    ConstantStatus,
-    PointFit,
-    choose_law,
-    make_problem,
-    point_fit,
-)
+from epochal.scaling.choose import Choice, choose_law
+from epochal.scaling.estimate import ConstantStatus, PointFit, make_problem, point_fit
+from epochal.scaling.fixed import read_fixed
+from epochal.scaling.floor import SharedFloor, shared_floor
 from epochal.scaling.forms import FORMS
 from epochal.scaling.forms.form import FitProblem, Form, not_identified
+from epochal.scaling.identified import condition_of
 from epochal.scaling.law import (
-    NO_CONSTANTS,
     SINGLE_EPOCH,
     ScalingLaw,
-    is_number,
-    read_table,
     write_laws,
 )
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Dropped, Points, unigram_level_notes
 from epochal.scaling.read import Source, read_source
+from epochal.scaling.repetition import RepetitionCosts, repetition_costs
 from epochal.scaling.search import search
 
 WITHIN = 0.01
 """Minima whose objective is within this share of the lowest are all reported."""
 _TRADE_OFF = 1e3
-
-Fixed = Mapping[str, Mapping[str, float]]
-"""family → constants (A, B, …) that are not fitted; the key "" is for all families."""
 
 
 class FitNote(NoteCode):
@@ -68,6 +59,8 @@ class FitNote(NoteCode):
     """half_life_constant: R_D; longest: epochs of the longest run."""
     ONE_UNIQUE_BUDGET = "one_unique_budget"
     """All runs have one number of unique tokens."""
+    FIRST_REPEAT_PUNISHED = "first_repeat_punished"
+    """delta: below 1, the penalty rises steepest at the first repetition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,6 +115,10 @@ class FitReport:
     """Families whose points cannot determine the law, and the error."""
     options: FitOptions
     """As given."""
+    floor: SharedFloor | None = None
+    """The E of all families, with `share_floor`; the other constants' intervals hold it there."""
+    repetition: RepetitionCosts | None = None
+    """What repeating costs each family, whatever the law; None if not asked for."""
     notes: list[Note] = field(default_factory=list)
     """What to know about the points."""
 
@@ -143,33 +140,53 @@ def fit(source: Source, options: FitOptions | None = None) -> FitReport:
     options = options or FitOptions()
     points = read_source(source, options)
     report = fit_points(points, options)
-    return replace(report, notes=[*report.notes, *unigram_level_notes(points)])
+    return replace(
+        report,
+        repetition=repetition_costs(points, options, read_fixed(options.fix)),
+        notes=[*report.notes, *unigram_level_notes(points)],
+    )
 
 
 def fit_points(points: Points, options: FitOptions) -> FitReport:
     """Fit every family of `points`; a family that cannot be fitted is refused with the reason.
 
     With the law "auto" each family gets the one that `choose_law` chooses for it. Raises
-    DataError if no family's points can determine the law, OptionError for an unknown law.
+    DataError if no family's points can determine the law, or, for a floor to share, if those of
+    one cannot; OptionError for an unknown law.
     """
     form = FORMS.get(options.law)  # None: "auto"
-    fix = _fixed(options.fix)
+    fix = read_fixed(options.fix)
     families = [name for name in family_names() if name in points.family]
     if not families:
         raise DataError("there are no points to fit")
-    fits: dict[str, FamilyFit] = {}
+    asked: dict[str, tuple[Points, Form, dict[str, float], Choice | None]] = {}
     refused: dict[str, str] = {}
     for family in families:
         fixed = {**fix.get("", {}), **fix.get(family, {})}
-        before = [d for d in points.dropped if d.family == family]
         try:
             part = points.of_family(family)
             if form is not None:
-                fits[family] = _fit_family(part, family, form, options, fixed, before)
+                asked[family] = part, form, fixed, None
                 continue
-            choice = choose_law(part, family, options, fixed)
-            chosen = _fit_family(part, family, FORMS[choice.law], options, fixed, before)
-            fits[family] = replace(chosen, choice=choice)
+            found = choose_law(part, family, options, fixed)
+            asked[family] = part, FORMS[found.law], fixed, found
+        except DataError as error:
+            refused[family] = str(error)
+    floor = None
+    if options.share_floor:
+        floor = shared_floor(
+            {
+                family: point_fit(part, family, own, options, fixed)
+                for family, (part, own, fixed, _) in asked.items()
+            }
+        )
+    fits: dict[str, FamilyFit] = {}
+    for family, (part, own, fixed, choice) in asked.items():
+        before = [d for d in points.dropped if d.family == family]
+        shared = {} if floor is None else {"E": floor.value}
+        try:
+            fit = _fit_family(part, family, own, options, fixed | shared, before)
+            fits[family] = replace(fit, choice=choice)
         except DataError as error:
             refused[family] = str(error)
     if not fits:
@@ -179,6 +196,7 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
         families=fits,
         refused=refused,
         options=options,
+        floor=floor,
         notes=list(points.notes),
     )
 
@@ -231,62 +249,13 @@ def _fit_family(
         residuals=np.log(predicted) - np.log(rows.loss),
         dropped=[*(dropped or []), *estimate.left_out],
         r2=_r_squared(rows.loss, predicted),
-        condition=_condition_of(problem, theta),
+        condition=condition_of(problem, theta),
         held_out=held_out_check(problem, theta, rows),
         tied_exponents=options.tie_exponents,
         fixed=list(fixed),
         isoflop=isoflop(points),
         notes=_fit_notes(problem, theta, rows, residuals, form),
     )
-
-
-def _fixed(fix: str | Path | Mapping[str, Any] | None) -> Fixed:
-    """Constants to fix per family, from a file, {"E": 1.9} or {family: {"E": 1.9}}."""
-    if fix is None:
-        return {}
-    if isinstance(fix, str | Path):
-        return _read_fixed(fix)
-    per_family = {k: dict(v) for k, v in fix.items() if isinstance(v, Mapping)}
-    return per_family | {"": {k: float(v) for k, v in fix.items() if not isinstance(v, Mapping)}}
-
-
-def _read_fixed(path: str | Path) -> dict[str, dict[str, float]]:
-    """Constants to fix, from a file: at the top level for all families, or per family.
-
-    From a law file (`epochal fit --out`) A, B, E, alpha and beta are taken.
-    """
-    content = read_table(path)
-    families = content.get("families", content)
-    sections = (*family_names(), "options", "settings")
-    strange = [k for k, v in families.items() if isinstance(v, dict) and k not in sections]
-    if strange:
-        raise UserError(
-            f"{path}: [{strange[0]}] is not a family; sections are {' and '.join(family_names())}"
-        )
-    fixed: dict[str, dict[str, float]] = {}
-    _check_numbers(path, content if families is content else {})
-    top = {k: float(v) for k, v in content.items() if is_number(v) and k != "format"}
-    if top:
-        fixed[""] = top
-    for family in family_names():
-        section = families.get(family)
-        if isinstance(section, dict):
-            whole = "constants" in section
-            constants = section.get("constants", section)
-            if not whole:
-                _check_numbers(path, constants)
-            names = ("A", "B", "E", "alpha", "beta") if whole else tuple(constants)
-            fixed[family] = {k: float(constants[k]) for k in names if is_number(constants.get(k))}
-    if not any(fixed.values()):
-        raise UserError(f"{path} holds no constants; write for example: E = 1.87")
-    return fixed
-
-
-def _check_numbers(path: str | Path, constants: Mapping[str, Any]) -> None:
-    """Raise UserError for a constant that is not a number."""
-    for name, value in constants.items():
-        if not (is_number(value) or isinstance(value, dict) or name in NO_CONSTANTS):
-            raise UserError(f"{path}: {name} = {value!r} is not a number")
 
 
 def _with_intervals(
@@ -349,17 +318,6 @@ def _r_squared(seen: Floats, predicted: Floats) -> float:
     return float(1 - ((predicted - seen) ** 2).sum() / total) if total > 0 else float("nan")
 
 
-def _condition_of(problem: FitProblem, constants: Floats) -> float:
-    """Largest over smallest singular value of the gradient, its columns scaled to length 1."""
-    _, matrix = problem.map()
-    gradient = (matrix.T @ problem.residuals_with_gradient(constants[None])[1][0]).T
-    lengths = np.linalg.norm(gradient, axis=0)
-    if (lengths == 0).any():
-        return float("inf")
-    values = np.linalg.svd(gradient / lengths, compute_uv=False)
-    return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
-
-
 def _fit_notes(
     problem: FitProblem, constants: Floats, rows: Points, residuals: Floats, form: Form
 ) -> list[Note]:
@@ -368,7 +326,7 @@ def _fit_notes(
     values = dict(zip(form.constants, form.constrain(constants).tolist(), strict=True))
     if "E" in problem.free and values["E"] < 0.01:
         notes.append(note(FitNote.NO_FLOOR))
-    condition = _condition_of(problem, constants)
+    condition = condition_of(problem, constants)
     if condition > _TRADE_OFF:
         notes.append(note(FitNote.TRADE_OFF, condition=condition))
     single = rows.epochs <= SINGLE_EPOCH
@@ -385,4 +343,6 @@ def _fit_notes(
     budgets = np.unique(np.round(np.log(rows.unique_tokens), 2))
     if "R_D" in problem.free and len(budgets) == 1:
         notes.append(note(FitNote.ONE_UNIQUE_BUDGET))
+    if values.get("delta", 1.0) < 1:
+        notes.append(note(FitNote.FIRST_REPEAT_PUNISHED, delta=values["delta"]))
     return notes

@@ -203,7 +203,7 @@ def law_from_constants(
     if law not in FORMS:
         raise UserError(f"unknown law {law!r}; choose one of {', '.join(FORMS)}")
     form = FORMS[law]
-    given = dict(constants)
+    given = {form.renamed.get(name, name): value for name, value in constants.items()}
     unknown = {n for n in ("R_D", "R_N") if n in form.constants and given.get(n) is None}
     missing = [n for n in form.constants if given.get(n) is None and n not in unknown]
     extra = [n for n in given if n not in form.constants and given[n] is not None]

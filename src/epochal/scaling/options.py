@@ -46,6 +46,8 @@ class FitOptions:
     """Fit A, B, E and the exponents to runs of up to 2.5 epochs, fix them, then fit the rest."""
     tie_exponents: bool = option(False, renamed=["--tie"])
     """One exponent: beta = alpha."""
+    share_floor: bool = False
+    """One E for all families, and whether the runs support that."""
     at: At = "final"
     """Evaluation of a run that is its point (run folders only)."""
     keep_overfitted: bool = False
@@ -100,7 +102,7 @@ class PlanOptions:
     mfu: float | None = None
     """Share of the GPUs' peak that is reached; 0.4 if not given."""
     laws: str | Path | Any = option("paper", metavar="NAME|FILE")
-    """paper (AR and MDM), muennighoff (AR), or a file of `epochal fit --out`."""
+    """paper (AR and MDM), muennighoff (AR), quokka (MDM), or a file of `epochal fit --out`."""
     sizes: Sequence[str] = option((), metavar="A,B,…", parse=_split_sizes)
     """Sizes to choose from: names of the ladder or numbers of parameters."""
     corpus: str | Path | None = option(None, metavar="FOLDER")

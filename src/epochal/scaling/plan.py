@@ -33,6 +33,7 @@ from epochal.units import Interval
 PRESETS = {
     "paper": (PlanNote.PAPER_CONSTANTS, PlanNote.PAPER_FIT, PlanNote.PAPER_BEST_RUNS),
     "muennighoff": (PlanNote.MUENNIGHOFF_CONSTANTS,),
+    "quokka": (PlanNote.QUOKKA_CONSTANTS, PlanNote.QUOKKA_OPTIMA),
 }
 """Laws from the literature, preset_NAME.toml beside this file, and notes about each."""
 _STEPS = 2000

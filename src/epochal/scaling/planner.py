@@ -77,6 +77,8 @@ class PlanNote(NoteCode):
     PAPER_CONSTANTS = "paper_constants"
     PAPER_FIT = "paper_fit"
     PAPER_BEST_RUNS = "paper_best_runs"
+    QUOKKA_CONSTANTS = "quokka_constants"
+    QUOKKA_OPTIMA = "quokka_optima"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,7 +386,7 @@ def _law_notes(laws: Mapping[str, ScalingLaw]) -> list[Note]:
             notes.append(note(PlanNote.NO_LARGE_MODELS, family=family))
         elif not law.form.repetition:
             notes.append(note(PlanNote.REPEATED_AS_FRESH, family=family))
-        if law.form.monotone and "R_D" in law.form.constants:
+        if law.form.monotone and law.form.repetition:
             notes.append(note(PlanNote.NO_OVERFITTING, family=family))
     if len(laws) > 1:
         exact = [family for family in laws if get_family(family).exact]

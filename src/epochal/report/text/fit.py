@@ -11,9 +11,12 @@ from epochal.families import get_family
 from epochal.report.text.format import listed, power_of_ten, sentence
 from epochal.results import NoteCode
 from epochal.scaling.checks import Parabola, VertexFlag
-from epochal.scaling.estimate import ChoiceReason, ConstantStatus
+from epochal.scaling.choose import ChoiceReason
+from epochal.scaling.estimate import ConstantStatus
 from epochal.scaling.fit import FamilyFit, FitNote
+from epochal.scaling.floor import SharedFloor
 from epochal.scaling.points import Dropped, DropReason, PointsNote
+from epochal.scaling.repetition import CostRatio, RepetitionCost
 from epochal.units import format_count
 
 
@@ -74,6 +77,7 @@ TEXTS: dict[NoteCode, Any] = {
     PointsNote.RUNS_AT_UNIGRAM_LEVEL: _unigram_level,
     ConstantStatus.FIXED: "fixed",
     ConstantStatus.FIXED_FROM_STAGE_1: "fixed from stage 1",
+    ConstantStatus.LOG_VOCABULARY: "fixed at ln V",
     ConstantStatus.NO_REPETITION: "not identified: fewer than two runs repeat their tokens",
     ConstantStatus.NO_LARGE_MODELS: "not identified: no two runs have N above 1.1·N_opt(U)",
     ConstantStatus.ANY_VALUE: "not identified: any value fits as well",
@@ -90,6 +94,8 @@ TEXTS: dict[NoteCode, Any] = {
     "({longest:.3g} epochs)",
     FitNote.ONE_UNIQUE_BUDGET: "all runs have one number of unique tokens: another U is "
     "extrapolation",
+    FitNote.FIRST_REPEAT_PUNISHED: "delta = {delta:.2g} is below 1: the penalty rises steepest at "
+    "the first repetition, so do not take from this law that one epoch is better than two",
     ChoiceReason.NOTHING_REPEATS: "fewer than two runs repeat their tokens, so nothing separates "
     "the laws",
     ChoiceReason.ONLY_ONE: "it was the only one that could be fitted",
@@ -166,3 +172,43 @@ def half_life(fit: FamilyFit) -> str:
         ends = f"at least {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
         interval = f" (95 %: {ends})"
     return f"half-life {fit.half_life:.3g} repetitions{interval}"
+
+
+def repetition_cost(cost: RepetitionCost) -> str:
+    """ "AR: P = 0.0041 (95 %: 0.003 to 0.006) nats per repetition at N = U"."""
+    name = get_family(cost.family).short
+    low, high = cost.interval or (None, None)
+    if cost.penalty is None:
+        most = "" if high is None else f"; P is at most {high:.2g} (95 %)"
+        return f"{name}: repeating costs nothing in runs of up to {cost.longest:.3g} epochs{most}"
+    interval = (
+        "" if high is None else f" (95 %: {'0' if low is None else f'{low:.2g}'} to {high:.2g})"
+    )
+    return f"{name}: P = {cost.penalty:.2g}{interval} nats per repetition and parameter per token"
+
+
+def cost_ratio(pair: CostRatio) -> str:
+    """ "repeating costs AR 15 × (95 %: 9 to 26) what it costs MDM"."""
+    low, high = pair.interval or (None, None)
+    first, second = (get_family(name).short for name in (pair.first, pair.second))
+    ends = {
+        (False, False): "",
+        (True, False): f" (95 %: at least {low or 0:.2g})",
+        (False, True): f" (95 %: at most {high or 0:.2g})",
+        (True, True): f" (95 %: {low or 0:.2g} to {high or 0:.2g})",
+    }[low is not None, high is not None]
+    return f"repeating costs {first} {pair.ratio:.2g} ×{ends} what it costs {second}"
+
+
+def shared_floor(floor: SharedFloor) -> str:
+    """One sentence on the E of all families, and whether the runs support it."""
+    low, high = ("open" if end is None else f"{end:.3f}" for end in floor.interval)
+    alone = listed(
+        [f"{get_family(name).short} {value:.3f}" for name, value in floor.separate.items()]
+    )
+    verdict = "support" if floor.supported else "contradict"
+    return (
+        f"One floor for all families: E = {floor.value:.4f} (95 %: {low} to {high}); alone: "
+        f"{alone}. The runs {verdict} one floor (statistic {floor.statistic:.2f}, limit "
+        f"{floor.limit:.2f})."
+    )

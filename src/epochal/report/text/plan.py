@@ -145,6 +145,10 @@ TEXTS: dict[NoteCode, Any] = {
     PlanNote.MUENNIGHOFF_CONSTANTS: "constants of Muennighoff et al. 2023 (AR, C4); their R_D and "
     "R_N are a local minimum of their own objective, and R_D from 12 to 500 fits nearly as well: "
     "that is the interval",
+    PlanNote.QUOKKA_CONSTANTS: "constants of Ni et al. 2025 (Quokka, masked diffusion, C4), "
+    "equation 15 as printed, rounded; without intervals. Their runs kept the learning rate",
+    PlanNote.QUOKKA_OPTIMA: "against their best runs on 10M to 139M unique tokens, the law puts "
+    "the size too low by a factor of 1.7 to 3.5, and the epochs at 0.8 to 2.1 times as many",
     PlanNote.PAPER_CONSTANTS: "the paper (arXiv 2507.15857) prints only R_D and R_N; A, B, E, "
     "alpha and beta were read off its Fig. 5. Intervals are the range of two readings and both "
     "printed R_D, ± 0.01 nats",

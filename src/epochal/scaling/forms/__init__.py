@@ -1,4 +1,4 @@
-"""The list of laws: the five here, and those of other files of this folder, found by themselves.
+"""The list of laws: the four here, and those of other files of this folder, found by themselves.
 
 To add one: a file here with `FORMS`, a tuple of what `form.py` describes.
 """
@@ -14,8 +14,10 @@ from epochal.estimates import Floats
 from epochal.scaling.forms.form import (
     ALPHA,
     BETA,
-    GAMMA,
+    DELTA,
     KAPPA,
+    OLD_PENALTY,
+    PENALTIES,
     R_D,
     R_N,
     A,
@@ -24,22 +26,14 @@ from epochal.scaling.forms.form import (
     Form,
     Grid,
     Inputs,
-    K,
+    P,
     Term,
+    chinchilla_terms,
     effective,
     effective_params,
     penalty,
     power,
 )
-
-
-def _chinchilla(columns: Floats, where: Inputs) -> list[Term]:
-    a, b, e, alpha, beta = columns[:5]
-    return [
-        power(where.log_n, {}, a, alpha, 0, 3),
-        power(where.log_d, {}, b, beta, 1, 4),
-        (e, {2: 1.0}),
-    ]
 
 
 def _data_constrained(columns: Floats, where: Inputs) -> list[Term]:
@@ -51,10 +45,6 @@ def _data_constrained(columns: Floats, where: Inputs) -> list[Term]:
         power(log_d, {5: by_star}, b, beta, 1, 4),
         (e, {2: 1.0}),
     ]
-
-
-def _chinchilla_penalty(columns: Floats, where: Inputs) -> list[Term]:
-    return [*_chinchilla(columns, where), penalty(columns, where, 5)]
 
 
 def _overfitting(columns: Floats, where: Inputs) -> list[Term]:
@@ -82,20 +72,14 @@ def _coupled(columns: Floats, where: Inputs) -> list[Term]:
 
 _FIVE = (A, B, E, ALPHA, BETA)
 _SEVEN = (*_FIVE, R_D, R_N)
-_PENALTY = (K, GAMMA, KAPPA)
 _LIVES = (0.5, 2.0, 8.0, 30.0, 120.0, 500.0, 3000.0)
 _HALF_LIVES = Grid(np.log(np.array([(d, n) for d in _LIVES for n in _LIVES])))
-_PENALTIES = Grid(
-    np.array([[np.log(0.3) - g * np.log(30.0), g, k] for g in (0.5, 1.2) for k in (0.3, 1.0)]),
-    keep_all=True,
-)
-"""Of about 0.3 nats at R = 30 and N = U, of several shapes."""
 CHINCHILLA = Form(
     "chinchilla",
     _FIVE,
     "L = E + A/N^alpha + B/D^beta",
     "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3",
-    _chinchilla,
+    chinchilla_terms,
     repetition=False,
 )
 DATA_CONSTRAINED = Form(
@@ -110,25 +94,15 @@ DATA_CONSTRAINED = Form(
 )
 _OVERFITTING = Form(
     "overfitting",
-    (*_SEVEN, *_PENALTY),
-    "the data-constrained law + K·(D/u − 1)^gamma·(N/U)^kappa",
-    "ours; an additive penalty on repetition is the idea of Lovelace et al. 2026 (arXiv "
-    "2605.01640), whose formula we have not read",
+    (*_SEVEN, P, DELTA, KAPPA),
+    "the data-constrained law + P·(D/u − 1)^delta·(N/U)^kappa",
+    "ours: the penalty of Lovelace et al. 2026 (arXiv 2605.01640) beside decaying values",
     _overfitting,
     monotone=False,
     candidate=True,
-    grids=(_HALF_LIVES, _PENALTIES),
+    grids=(_HALF_LIVES, PENALTIES),
     core=DATA_CONSTRAINED,
-)
-_CHINCHILLA_PENALTY = Form(
-    "penalty",
-    (*_FIVE, *_PENALTY),
-    "L = E + A/N^alpha + B/D^beta + K·(D/u − 1)^gamma·(N/U)^kappa",
-    "ours; as above, on the Chinchilla law without decaying values",
-    _chinchilla_penalty,
-    monotone=False,
-    candidate=True,
-    grids=(_PENALTIES,),
+    renamed=OLD_PENALTY,
 )
 _COUPLED = Form(
     "coupled",
@@ -142,8 +116,7 @@ _COUPLED = Form(
 )
 
 FORMS: dict[str, Form] = {
-    form.name: form
-    for form in (CHINCHILLA, DATA_CONSTRAINED, _OVERFITTING, _CHINCHILLA_PENALTY, _COUPLED)
+    form.name: form for form in (CHINCHILLA, DATA_CONSTRAINED, _OVERFITTING, _COUPLED)
 }
 """All laws by name, in the order of lists."""
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "form"):

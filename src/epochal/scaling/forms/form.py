@@ -1,7 +1,7 @@
 """What a law's formula is made of, how it is taken at many points at once, and its misfit to runs.
 
 Every law is a sum of positive terms. A form gives the logarithm of each term and its derivatives by
-the form's *unconstrained* constants θ: logarithms of the positive ones (A, B, E, R_D, R_N, K) and
+the form's *unconstrained* constants θ: logarithms of the positive ones (A, B, E, R_D, R_N, P) and
 exponents as they are. Sets of constants are rows [S, k]; points are [n] or [S, n].
 
 N parameters, D tokens trained on, U unique tokens, u = min(U, D), R = D/u − 1 repetitions.
@@ -77,8 +77,10 @@ ALPHA = Constant("alpha", (0.01, 3.0), positive=False)
 BETA = Constant("beta", (0.01, 3.0), positive=False)
 R_D = Constant("R_D", (np.log(1e-2), np.log(1e6)))
 R_N = Constant("R_N", (np.log(1e-2), np.log(1e6)))
-K = Constant("K", (-60.0, 60.0), centre=("kappa", lambda at: at.log_unique - at.log_n))
-GAMMA = Constant("gamma", (0.3, 4.0), positive=False)
+P = Constant("P", (-60.0, 60.0), centre=("kappa", lambda at: at.log_unique - at.log_n))
+DELTA = Constant("delta", (0.3, 4.0), positive=False)
+UNINFORMED = Constant("L0", (np.log(0.1), np.log(100.0)))
+"""Loss of a model that knows nothing; given, not fitted: ln V, or the unigram entropy."""
 KAPPA = Constant("kappa", (0.0, 4.0), positive=False)
 
 
@@ -114,6 +116,8 @@ class Form:
     """Where the search begins for the constants after the first five, in order."""
     core: Form | None = None
     """The form without its last grid's constants, which judges starts; None: the form itself."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Names of constants in files of earlier versions → their names today."""
 
     @property
     def constants(self) -> tuple[str, ...]:
@@ -224,6 +228,16 @@ def effective_params(columns: Floats, where: Inputs) -> tuple[Floats, dict[int, 
     return value, derivatives | {6: by_star}
 
 
+def chinchilla_terms(columns: Floats, where: Inputs) -> list[Term]:
+    """A/N^alpha, B/D^beta and E, the first five constants."""
+    a, b, e, alpha, beta = columns[:5]
+    return [
+        power(where.log_n, {}, a, alpha, 0, 3),
+        power(where.log_d, {}, b, beta, 1, 4),
+        (e, {2: 1.0}),
+    ]
+
+
 def power(
     log_value: Floats,
     inner_by: dict[int, Floats | float],
@@ -239,14 +253,27 @@ def power(
     return log_scale - exponent * log_value, derivatives
 
 
-def penalty(columns: Floats, where: Inputs, first: int) -> Term:
-    """K·R^gamma·(N/U)^kappa; constants `first`, `first` + 1 and `first` + 2."""
-    k, gamma, kappa = columns[first : first + 3]
+def log_repetitions(where: Inputs) -> Floats:
+    """log R; where nothing repeats, so low that any power of R vanishes."""
     with np.errstate(divide="ignore"):
-        log_r = np.maximum(np.log(where.repetitions), _LOG_ZERO)
-    crowding = where.log_n - where.log_unique
+        return np.maximum(np.log(where.repetitions), _LOG_ZERO)
+
+
+def penalty(columns: Floats, where: Inputs, first: int) -> Term:
+    """P·R^delta·(N/U)^kappa; constants `first`, `first` + 1 and `first` + 2."""
+    p, delta, kappa = columns[first : first + 3]
+    log_r, crowding = log_repetitions(where), where.log_n - where.log_unique
     derivatives: dict[int, Floats | float] = {first: 1.0, first + 1: log_r, first + 2: crowding}
-    return k + gamma * log_r + kappa * crowding, derivatives
+    return p + delta * log_r + kappa * crowding, derivatives
+
+
+OLD_PENALTY = {"K": "P", "gamma": "delta"}
+"""Names of the penalty's constants in files of version 0.1.0 → their names today."""
+PENALTIES = Grid(
+    np.array([[np.log(0.3) - g * np.log(30.0), g, k] for g in (0.5, 1.2) for k in (0.3, 1.0)]),
+    keep_all=True,
+)
+"""Penalties of about 0.3 nats at R = 30 and N = U, of several shapes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""How good `study`'s advice is: texts, studies, grid searches, figures."""

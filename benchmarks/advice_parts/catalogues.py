@@ -21,7 +21,10 @@ def read_mo(content: bytes) -> list[str]:
         order = next(o for o in "<>" if struct.unpack_from(f"{o}I", content)[0] == _MAGIC)
         number, originals, translations = struct.unpack_from(f"{order}3I", content, 8)
         pairs = [
-            (_string(content, originals + 8 * i, order), _string(content, translations + 8 * i, order))
+            (
+                _string(content, originals + 8 * i, order),
+                _string(content, translations + 8 * i, order),
+            )
             for i in range(number)
         ]
     except (struct.error, StopIteration):

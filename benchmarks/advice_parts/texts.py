@@ -86,9 +86,6 @@ def make_text(source: Source, folder: Path, most_bytes: int, places: Places) -> 
             f"the text {source.name} ({source.kind}) is not available: this machine has {size:,} "
             f"bytes of it, {min(LEAST_BYTES, most_bytes // 2):,} are needed"
         )
-    with files.atomic_folder(documents_of(folder)) as place:
-        for number, content in enumerate(contents):
-            (place / f"{number:05}.txt").write_bytes(content)
     text = Text(
         name=source.name,
         kind=source.kind,
@@ -98,7 +95,11 @@ def make_text(source: Source, folder: Path, most_bytes: int, places: Places) -> 
         most_bytes=most_bytes,
         sha256=hashlib.sha256(b"\0".join(contents)).hexdigest(),
     )
-    files.write_json(record, to_json(text))
+    with files.atomic_folder(folder) as place:
+        documents_of(place).mkdir()
+        for number, content in enumerate(contents):
+            (documents_of(place) / f"{number:05}.txt").write_bytes(content)
+        files.write_json(place / "text.json", to_json(text))
     say(f"{text.name}: {text.documents:,} documents, {text.bytes:,} bytes")
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from advice_parts.record import (
 from advice_parts.sources import SOURCES, Places
 from advice_parts.stages import Cell, measure
 from advice_parts.table import markdown
-from advice_parts.texts import chosen_sources, make_text
+from advice_parts.texts import NotAvailable, chosen_sources, make_text
 from epochal.cli.options import message_of
 from epochal.cli.options import options as dataclass_options
 from epochal.errors import EpochalError, OptionError, TrainingStopped, UserError
@@ -149,8 +150,8 @@ def run(
         folder = options.work / "texts" / source.name
         try:
             text = make_text(source, folder, options.bytes, Places())
-        except UserError as error:
-            problems.append(str(error))
+        except NotAvailable as error:
+            (problems.append if names else say)(str(error))
             continue
         if texts_only:
             click.echo(f"{text.name}: {text.kind}; {text.documents} documents, {text.bytes} bytes")
@@ -174,9 +175,14 @@ def _kept(path: Path, wanted: bool) -> Record | None:
     return read_record(path) if wanted else None
 
 
-if __name__ == "__main__":
+def command(words: Sequence[str] | None = None) -> None:
+    """The command line; ends the process with 2 for bad input, as `epochal` does."""
     try:
-        main()
+        main(words)
     except EpochalError as error:
         click.echo(f"error: {message_of(error)}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    command()

@@ -89,22 +89,26 @@ def figures_of(record: Record) -> Figures:
 def _family(record: Record, points: Sequence[GridPoint], family: str) -> FamilyFigures:
     outcome = record.outcome
     checked, largest = outcome.checked.get(family), outcome.largest_probe.get(family)
-    known = checked is not None and outcome.check_flops is not None and largest is not None
     own = [point for point in points if point.family == family]
     best = min(_scored(own), key=lambda point: point.nll or 0.0, default=None)
-    [recommended] = [point.nll for point in record.recommended if point.family == family] or [None]
-    regret = None
+    mine = [one for one in _scored(record.recommended) if one.family == family]
+    recommended = mine[0].nll if mine else None
+    error = distance = width = inside = regret = None
+    if checked is not None:
+        low, high = checked.interval
+        error = (checked.predicted - checked.seen) / checked.seen
+        width, inside = high - low, low <= checked.seen <= high
+        if outcome.check_flops is not None and largest is not None:
+            distance = outcome.check_flops / largest
     if best is not None and best.nll is not None and recommended is not None:
         regret = recommended - best.nll
     return FamilyFigures(
         predicted=None if checked is None else checked.predicted,
         seen=None if checked is None else checked.seen,
-        error=None if checked is None else (checked.predicted - checked.seen) / checked.seen,
-        distance=outcome.check_flops / largest if known else None,  # type: ignore[operator]
-        width=None if checked is None else checked.interval[1] - checked.interval[0],
-        inside=None
-        if checked is None
-        else checked.interval[0] <= checked.seen <= checked.interval[1],
+        error=error,
+        distance=distance,
+        width=width,
+        inside=inside,
         recommended=recommended,
         best=best,
         regret=regret,

@@ -92,11 +92,17 @@ def measure(cell: Cell, extent: Extent, kept: Record | None = None) -> Record:
             torch=torch.__version__.partition("+")[0],
         ),
         cpu_seconds=_seconds(cell.folder)
-        | ({} if kept is None else {"grid": kept.cpu_seconds["grid"]}),
+        if kept is None
+        else _seconds(cell.folder) | _grid_of(kept),
         outcome=outcome,
         grid=grid,
         recommended=recommended,
     )
+
+
+def _grid_of(kept: Record) -> dict[str, float]:
+    """The seconds of a grid that was not searched again."""
+    return {stage: used for stage, used in kept.cpu_seconds.items() if stage == "grid"}
 
 
 def run_study(cell: Cell, flops: float | None) -> Outcome:

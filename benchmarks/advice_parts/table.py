@@ -32,13 +32,11 @@ def _predictions(figures: Sequence[Figures]) -> str:
         for family, one in each.families.items():
             best = None if one.best is None else one.best.nll
             inside = {None: "–", True: "yes", False: "no"}[one.inside]
-            rows.append(
-                [*_where(each), get_family(family).short]
-                + [_number(one.predicted), _number(one.seen), _percent(one.error, signed=True)]
-                + [_number(one.distance, 1), _number(one.width, 2), inside]
-                + [_number(one.recommended), _number(best), _number(one.regret)]
-                + [", ".join(one.edges) or "–"]
-            )
+            numbers = [_number(one.predicted), _number(one.seen), _percent(one.error, signed=True)]
+            numbers += [_number(one.distance, 1), _number(one.width, 2), inside]
+            numbers += [_number(one.recommended), _number(best), _number(one.regret)]
+            edges = ", ".join(one.edges) or "–"
+            rows.append([*_where(each), get_family(family).short, *numbers, edges])
     return _table(header, rows)
 
 
@@ -50,10 +48,9 @@ def _verdicts(figures: Sequence[Figures]) -> str:
         named = "none" if outcome.winner is None else get_family(outcome.winner).short
         better = "–" if each.better is None else get_family(each.better).short
         right = {None: "close", True: "yes", False: "no"}[each.right]
-        rows.append(
-            [*_where(each), better, _number(each.difference), named]
-            + [outcome.basis.replace("_", " "), "–" if each.better is None else right]
-        )
+        right = "–" if each.better is None else right
+        basis = outcome.basis.replace("_", " ")
+        rows.append([*_where(each), better, _number(each.difference), named, basis, right])
     return _table(header, rows) + (
         f"\n\nClose: the families differ by {CLOSE:g} nats or less, so either may be named."
     )

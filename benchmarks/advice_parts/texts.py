@@ -44,6 +44,10 @@ class Text:
 _TEXT = TypeAdapter(Text)
 
 
+class NotAvailable(DataError):
+    """The machine has too little of a text."""
+
+
 def chosen_sources(names: Sequence[str], held_out: bool) -> list[Source]:
     """The sources named, or all; those held out only if asked for. Raises UserError."""
     known = {source.name: source for source in SOURCES}
@@ -66,8 +70,8 @@ def documents_of(folder: Path) -> Path:
 def make_text(source: Source, folder: Path, most_bytes: int, places: Places) -> Text:
     """The text of a source in `folder`, at most `most_bytes` of UTF-8; the earlier one if there.
 
-    Raises DataError where the machine has too little of it, and where the folder holds one that
-    was made with another cap.
+    Raises NotAvailable where the machine has too little of it, and DataError where the folder
+    holds one that was made with another cap.
     """
     record = folder / "text.json"
     if record.exists():
@@ -82,7 +86,7 @@ def make_text(source: Source, folder: Path, most_bytes: int, places: Places) -> 
     contents = [document.encode() for document in documents]
     size = sum(map(len, contents))
     if size < min(LEAST_BYTES, most_bytes // 2):
-        raise DataError(
+        raise NotAvailable(
             f"the text {source.name} ({source.kind}) is not available: this machine has {size:,} "
             f"bytes of it, {min(LEAST_BYTES, most_bytes // 2):,} are needed"
         )

@@ -298,10 +298,9 @@ def test_the_grid_lies_around_what_the_study_recommends(tiny_corpus, tmp_path):
     assert size_name(run.recipe) == size
     assert run.recipe.data.corpus == (tmp_path / "study" / "corpus").as_posix()
     state = RunState(run.name, "ar", "", "", 1, state=State.FINISHED, nll=3.0)
-    numbers = {run.name: CorpusFacts.of(stages.declared_grid(cell, corpus, 1e12, {}, extent))}
-    numbers = {name: CorpusFacts(300, 10_000).numbers(run.recipe) for name in numbers}
-    [point] = grid_points([run], [state], numbers)
-    assert (point.size, point.nll, point.weight_decay) == (size, 3.0, 0.1)
+    numbers = {run.name: CorpusFacts(300, 10_000).numbers(run.recipe)}
+    [found] = grid_points([run], [state], numbers)
+    assert (found.size, found.nll, found.weight_decay) == (size, 3.0, 0.1)
     [lost] = grid_points([run], [replace(state, state=State.FAILED)], numbers)
     assert lost.nll is None
 

@@ -15,6 +15,8 @@ _FONT = re.compile(r"\\f(?:\(..|\[[^\]]*\]|.)|\\s[-+]?\d+|\\[&|^/,%:cdu]")
 _NAMED = re.compile(r"\\\((..)|\\\[([^\]]*)\]|\\\*(?:\(..|\[[^\]]*\]|.)")
 _SYMBOLS = {"aq": "'", "cq": "'", "oq": "'", "lq": '"', "rq": '"', "em": "—", "en": "-", "bu": "*"}
 _PARAGRAPHS = {"PP", "P", "LP", "TP", "IP", "HP", "Pp", "It", "sp"}
+_MEASURES = {"TP", "HP", "sp"}
+"""Requests whose arguments are lengths."""
 _HEADINGS = {"SH", "SS", "Sh", "Ss"}
 _STATE = {"TH", "ft", "nf", "fi", "RS", "RE", "in", "ne", "ad", "na", "nh", "hy", "if", "ie", "el"}
 _STATE |= {"de", "ds", "nr", "rm", "tr", "so", "ll", "ta", "ti", "UE", "ME", "Dd", "Dt", "Os", "Bl"}
@@ -66,16 +68,18 @@ def manual_text(page: str) -> str:
         request, _, rest = line[1:].strip().partition(" ")
         if request.startswith('\\"') or request in _STATE:
             continue
+        if request == "IP":  # a label, then how far to indent
+            rest = rest.split('"')[1] if rest.startswith('"') else rest.partition(" ")[0]
         words = _unescaped(rest.replace('"', "")).strip()
         if request in _PARAGRAPHS | _HEADINGS:
             lines.append("")
-        if words and request != "sp":
+        if words and request not in _MEASURES:
             lines.append(words)
     return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
 
 
 def _unescaped(line: str) -> str:
     """A line of roff without its comment and escapes."""
-    line = line.split('\\"', 1)[0]
+    line = line.split('\\"', 1)[0].rstrip()
     line = _NAMED.sub(lambda m: _SYMBOLS.get(m[1] or m[2] or "", ""), _FONT.sub("", line))
     return line.replace("\\-", "-").replace("\\e", "\\").replace("\\ ", " ").replace("\\~", " ")

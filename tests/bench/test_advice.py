@@ -110,8 +110,13 @@ Use
 .B \-\-all
 \(aqtwice\(aq. \" not this
 .nf
+.TP 2m
+.IP "\(bu" 2m
+item
 """
-    assert manual_text(page) == "NAME\nls - list directory contents\n\nUse\n--all\n'twice'."
+    assert manual_text(page) == (
+        "NAME\nls - list directory contents\n\nUse\n--all\n'twice'.\n\n*\nitem"
+    )
 
 
 def mo_file(pairs, order="<"):
@@ -290,14 +295,23 @@ def test_the_grid_lies_around_what_the_study_recommends(tiny_corpus, tmp_path):
     size = list(candidate_sizes(corpus.tokenizer.vocabulary))[1]
     width, layers, heads = map(int, size.split("x"))
     recipe = load_recipe(
-        None, {"model.d_model": width, "model.layers": layers, "model.heads": heads}
+        None,
+        {"train.steps": 9, "model.d_model": width, "model.layers": layers, "model.heads": heads},
     )
     cell = stages.Cell(TEXT, tmp_path, 600.0, tmp_path, 2)
     extent = Extent(1, (1.0,), (0.1,))
     [run] = design_runs(stages.declared_grid(cell, corpus, 1e12, {"ar": recipe}, extent))
     assert size_name(run.recipe) == size
     assert run.recipe.data.corpus == (tmp_path / "study" / "corpus").as_posix()
-    state = RunState(run.name, "ar", "", "", 1, state=State.FINISHED, nll=3.0)
+    state = RunState(
+        name=run.name,
+        family="ar",
+        run_dir="",
+        identity="",
+        steps=1,
+        state=State.FINISHED,
+        nll=3.0,
+    )
     numbers = {run.name: CorpusFacts(300, 10_000).numbers(run.recipe)}
     [found] = grid_points([run], [state], numbers)
     assert (found.size, found.nll, found.weight_decay) == (size, 3.0, 0.1)
@@ -492,7 +506,9 @@ def made_stages(monkeypatch, runs):
             made_record().outcome, corpus=corpus, planned_flops=options.flops or 4e13
         ),
     )
-    recipes = {family: load_recipe(None, {"family": family}) for family in ("ar", "mdm")}
+    recipes = {
+        family: load_recipe(None, {"family": family, "train.steps": 9}) for family in ("ar", "mdm")
+    }
     monkeypatch.setattr(stages, "recommended_recipes", lambda folder: recipes)
     base = {"data": {"sequence_length": 128}, "train": {"global_batch_size": 8}}
     params = candidate_sizes(512)

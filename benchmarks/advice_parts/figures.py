@@ -128,7 +128,7 @@ def _edges(points: Sequence[GridPoint], best: GridPoint) -> tuple[str, ...]:
     single value is at its end.
     """
     same_size = [one for one in points if one.size == best.size]
-    axes = {
+    axes: dict[str, tuple[list[float], float]] = {
         "size": ([one.tokens for one in points], best.tokens),
         "lr": ([one.lr for one in same_size], best.lr),
         "weight decay": ([one.weight_decay for one in points], best.weight_decay),

@@ -118,13 +118,13 @@ def fresh_documents(documents: Iterable[str]) -> Iterator[str]:
     for document in documents:
         kept = []
         for paragraph in _BLANK_LINES.split(document.replace("\r\n", "\n")[:LONGEST_DOCUMENT]):
-            plain = "".join(paragraph.lower().split())
+            plain = " ".join(paragraph.lower().split())
             key = hashlib.sha256(plain.encode(errors="replace")).digest()
             if len(plain) < SHORTEST_REPEATED or key not in seen:
                 kept.append(paragraph.rstrip())
                 seen.add(key)
         text = "\n\n".join(kept).strip("\n") + "\n"
-        plain = "".join(text.lower().split())
+        plain = " ".join(text.lower().split())
         whole = hashlib.sha256(b"document" + plain.encode(errors="replace")).digest()
         if len(plain) >= SHORTEST_DOCUMENT and whole not in seen and _is_unicode(text):
             seen.add(whole)

@@ -166,7 +166,7 @@ def run(
             except TrainingStopped:
                 raise
             except EpochalError as error:  # the other texts can still be measured
-                problems.append(f"{text.name}, {budget_name(budget)}: {error}")
+                problems.append(f"{text.name}, {budget_name(budget)}: {message_of(error)}")
     return problems
 
 

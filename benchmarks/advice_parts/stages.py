@@ -27,6 +27,7 @@ from advice_parts.texts import Text, documents_of
 from epochal import files
 from epochal._version import __version__
 from epochal.data.corpus import Corpus, open_corpus
+from epochal.data.parallel import cores
 from epochal.errors import DataError, UserError
 from epochal.progress import say
 from epochal.recipe import Recipe, load_recipe
@@ -86,7 +87,7 @@ def measure(cell: Cell, extent: Extent, kept: Record | None = None) -> Record:
         text=cell.text,
         budget=cell.budget,
         machine=Machine(
-            cores=len(os.sched_getaffinity(0)),
+            cores=cores(),
             jobs=cell.jobs,
             python=platform.python_version(),
             torch=torch.__version__.partition("+")[0],

@@ -143,7 +143,10 @@ def run(
     """Do what is asked; what went wrong with single texts. Raises UserError for the choice."""
     sources = chosen_sources(names, held_out)
     if table:
-        click.echo(markdown(read_records(options.records, held_out, names)))
+        records = read_records(options.records, held_out, names)
+        if not records:
+            raise UserError(f"no records of these texts in {options.records}; leave out --table")
+        click.echo(markdown(records))
         return []
     problems: list[str] = []
     for source in sources:

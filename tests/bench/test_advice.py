@@ -576,6 +576,7 @@ def test_the_command(tmp_path):
         (["html"], "--held-out"),
         (["--budget", "1s"], "--budget 1s: give at least 120s"),
         (["--budget", "soon"], "--budget"),
+        (["--table", "--records", "nowhere"], "no records of these texts in nowhere"),
         (["--jobs", "0"], "--jobs 0: should be at least 1"),
         (["--grid-lr", "-1"], "--grid-lr -1.0: should be more than 0"),
     ],

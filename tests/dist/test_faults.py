@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from epochal.runs import checkpoints
 from epochal.errors import CheckpointError
 from epochal.runs import RunRecord
 from epochal.training import checkpoint
@@ -71,7 +72,7 @@ def test_a_truncated_part_is_named_and_the_one_before_used(killed, tmp_path, cap
     newest, before = sorted((folder / "checkpoints").glob("last-*"), reverse=True)
     part = newest / "shards" / "__1_0.distcp"
     part.write_bytes(part.read_bytes()[:-7])
-    assert checkpoint.find(folder / "checkpoints", "last") == before
+    assert checkpoints.find(folder / "checkpoints", "last") == before
     said = capsys.readouterr().err
     assert f"{newest} is damaged (shards/__1_0.distcp does not have the content" in said
     (before / "shards" / ".metadata").unlink()
@@ -112,7 +113,7 @@ def test_a_process_that_hangs_ends_the_job_and_is_named(tiny_corpus, tmp_path):
     assert "rank 1 (" in done.stderr
     assert "is after step 6, at" in done.stderr
     assert (
-        checkpoint.load_state(checkpoint.find(tmp_path / "hang" / "checkpoints", "last")).step == 4
+        checkpoint.load_state(checkpoints.find(tmp_path / "hang" / "checkpoints", "last")).step == 4
     )
 
 
@@ -130,7 +131,7 @@ def test_a_full_disk_during_a_save(full_disk):
     folder, said = full_disk
     assert "the disk is full; free some space" in said
     checkpoints = folder / "full-disk" / "checkpoints"
-    assert checkpoint.load_state(checkpoint.find(checkpoints, "last")).step == 4
+    assert checkpoint.load_state(checkpoints.find(checkpoints, "last")).step == 4
     assert not list(checkpoints.glob(".*")), "room was made"
 
 

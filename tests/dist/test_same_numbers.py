@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from epochal.runs import checkpoints
 from epochal.runs import RunRecord
-from epochal.training import checkpoint
 from epochal.device import has_compiler
 from epochal.interop.exports import export_safetensors
 from epochal.interop.load import load
@@ -164,7 +164,7 @@ def test_one_process_without_a_group_reads_it(runs, name, which):
 def test_the_form_follows_the_number_of_processes(runs):
     parts = max((runs / "fsdp-to-tensor" / "checkpoints").glob("last-*"))
     assert len(list((parts / "shards").glob("*.distcp"))) == 2
-    assert checkpoint.find(parts.parent, "last") == parts
+    assert checkpoints.find(parts.parent, "last") == parts
     alone = max((runs / "2-to-1" / "checkpoints").glob("last-*"))
     assert (alone / "model.safetensors").exists()
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from epochal.errors import CheckpointError, StorageError
+from epochal.runs import checkpoints
 from epochal.training import checkpoint, sharded
 from epochal.training.checkpoint import TrainState
 
@@ -38,7 +39,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     model, optimizer = trained()
     state = TrainState(step=7, seconds=1.5, best_step=6, best_nll=3.25, loss_sum=0.1, loss_steps=1)
     path = checkpoint.save(tmp_path, "last", state, model, optimizer)
-    assert checkpoint.find(tmp_path, "last") == path
+    assert checkpoints.find(tmp_path, "last") == path
     assert checkpoint.load_state(path) == state
     again, moments = trained(seed=9)
     checkpoint.load_training(path, again, moments, None)
@@ -79,7 +80,7 @@ def test_damage_is_found_and_named(tmp_path, name, damage):
         pytest.skip("a changed space at the end of the manifest is no damage")
     damage(path / name)
     with pytest.raises(CheckpointError, match=name):
-        checkpoint.find(tmp_path, "last")
+        checkpoints.find(tmp_path, "last")
 
 
 def test_an_older_whole_one_is_used_instead(tmp_path):
@@ -90,7 +91,7 @@ def test_an_older_whole_one_is_used_instead(tmp_path):
     old = old.rename(both / old.name)
     new = new.rename(both / new.name)
     damage_cut(new / "model.safetensors")
-    assert checkpoint.find(both, "last") == old
+    assert checkpoints.find(both, "last") == old
 
 
 @pytest.mark.parametrize("name", ["interrupt", "stop"])  # the second is that of version 0.1
@@ -98,10 +99,10 @@ def test_where_all_of_one_kind_are_damaged_another_kind_is_used(tmp_path, name):
     stop = save(tmp_path / "a", 9).rename(tmp_path / f"{name}-00000009")
     last = save(tmp_path / "b", 12).rename(tmp_path / "last-00000012")
     damage_cut(last / "model.safetensors")
-    assert checkpoint.find(tmp_path, "last", "interrupt") == stop
+    assert checkpoints.find(tmp_path, "last", "interrupt") == stop
     damage_cut(stop / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"last-00000012 .*{name}-00000009 "):
-        checkpoint.find(tmp_path, "last", "interrupt")
+        checkpoints.find(tmp_path, "last", "interrupt")
 
 
 @pytest.mark.parametrize("name", ["permanent", "kept"])  # the second is that of version 0.1
@@ -112,8 +113,8 @@ def test_a_damaged_one_does_not_hide_a_whole_one_of_the_same_step(tmp_path, name
         model = damaged / "model.safetensors"
         content = model.read_bytes()
         damage_cut(model)
-        assert checkpoint.find_resumable(tmp_path, 9, exactly=True) == whole
-        assert checkpoint.find_resumable(tmp_path, 20) == whole
+        assert checkpoints.find_resumable(tmp_path, 9, exactly=True) == whole
+        assert checkpoints.find_resumable(tmp_path, 20) == whole
         model.write_bytes(content)
 
 
@@ -132,7 +133,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, end)
     assert "last-00000010" in str(failed.value)
     assert "space" in str(failed.value)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert checkpoint.find(tmp_path, "last") == path
+    assert checkpoints.find(tmp_path, "last") == path
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_leftovers_of_a_killed_save_are_removed_and_never_used(tmp_path):
     leftover = tmp_path / ".last-00000009.123.tmp"
     leftover.mkdir()
     (leftover / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.find(tmp_path, "last") is None
+    assert checkpoints.find(tmp_path, "last") is None
     checkpoint.clean(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -213,7 +214,7 @@ def test_exactly_the_newest_few_stay(tmp_path, keep):
     model, _ = trained()
     for step in range(1, 9):
         checkpoint.save(tmp_path, "last", TrainState(step=step), model, keep=keep)
-        there = [number for number, _ in checkpoint.list_checkpoints(tmp_path)]
+        there = [number for number, _ in checkpoints.list_checkpoints(tmp_path)]
         assert there == list(range(max(1, step - keep + 1), step + 1))
 
 
@@ -233,7 +234,7 @@ def test_a_kill_while_a_step_is_saved_again_loses_nothing(tmp_path, monkeypatch)
         save(tmp_path, 5)
     monkeypatch.undo()
     checkpoint.clean(tmp_path)
-    found = checkpoint.find(tmp_path, "last")
+    found = checkpoints.find(tmp_path, "last")
     assert {path.name: path.read_bytes() for path in found.iterdir()} == before
     save(tmp_path, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["last-00000005"]
@@ -249,19 +250,19 @@ def test_as_many_as_are_wanted_stay(tmp_path):
     permanent = [f"permanent-0000000{step}" for step in (1, 2, 3)]
     assert names == ["last-00000003", "last-00000004", *permanent]
     (tmp_path / "last-00000004" / "manifest.json").unlink()
-    assert checkpoint.find(tmp_path, "last").name == "last-00000003"
+    assert checkpoints.find(tmp_path, "last").name == "last-00000003"
 
 
 def test_names_of_version_0_1_are_found_and_replaced(tmp_path):
     model, optimizer = trained()
     kept = save(tmp_path / "a", 2).rename(tmp_path / "kept-00000002")
     stop = save(tmp_path / "b", 3).rename(tmp_path / "stop-00000003")
-    assert checkpoint.find(tmp_path, "last") == kept
-    assert checkpoint.find(tmp_path, "last", "interrupt") == stop
+    assert checkpoints.find(tmp_path, "last") == kept
+    assert checkpoints.find(tmp_path, "last", "interrupt") == stop
     for name in ("2", "kept-2", "permanent-2"):
-        assert checkpoint.checkpoint_at(tmp_path, name) == kept
+        assert checkpoints.checkpoint_at(tmp_path, name) == kept
     for name in ("last-2", "interrupt-2", "4", "two", "-", "permanent"):
-        assert checkpoint.checkpoint_at(tmp_path, name) is None
+        assert checkpoints.checkpoint_at(tmp_path, name) is None
     checkpoint.save(tmp_path, "permanent", TrainState(step=2), model, optimizer, keep=None)
     checkpoint.save(tmp_path, "last", TrainState(step=4), model, optimizer)
     names = sorted(path.name for path in tmp_path.iterdir() if path.name not in "ab")

@@ -14,7 +14,7 @@ from epochal.estimates import gap as paired_gap
 from epochal.evaluation.evaluate import Scorer, distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
-from epochal.runs import NLLResult, RunFolder, RunRecord, parse_run_checkpoint
+from epochal.runs import NLLResult, RunFolder, RunRecord, checkpoints, parse_run_checkpoint
 from epochal.training import checkpoint
 
 
@@ -118,7 +118,7 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
             "the run alone for all that it keeps"
         )
     record = RunRecord(runs[0])
-    steps = sorted({step for step, _ in checkpoint.list_checkpoints(record.folder.checkpoints)})
+    steps = sorted({step for step, _ in checkpoints.list_checkpoints(record.folder.checkpoints)})
     if last is not None and last > len(steps):
         raise UserError(
             f"last = {last}: {record.path} has checkpoints of {len(steps)} steps only; keep more "

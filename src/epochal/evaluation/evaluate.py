@@ -28,7 +28,7 @@ from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
-from epochal.training.checkpoint import list_checkpoints
+from epochal.runs.checkpoints import list_checkpoints
 from epochal.training.parallel.world import gloo_group
 from epochal.training.train import evaluation_batch
 

@@ -14,7 +14,7 @@ from epochal import files
 from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import Machine, find_machine
-from epochal.errors import CheckpointError, UserError
+from epochal.errors import UserError
 from epochal.families import get_family
 from epochal.generation.config import GenerationConfig
 from epochal.generation.generator import Generator
@@ -23,9 +23,9 @@ from epochal.likelihood.nll import row_nll, scored_positions
 from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
 from epochal.objectives import Draw, Objective, objective
-from epochal.progress import bar, hidden
+from epochal.progress import bar
 from epochal.recipe import Recipe, recipe_toml
-from epochal.runs import RunRecord
+from epochal.runs import RunRecord, checkpoints
 from epochal.training import checkpoint
 from epochal.training.train import bare_model, evaluation_batch
 
@@ -184,7 +184,7 @@ def load_run(
     """
     record = RunRecord(path)
     settings = dataclasses.replace(record.recipe, data=record.data)
-    file = _find_checkpoint(record, checkpoint_name)
+    file = checkpoints.find_weights(record, checkpoint_name)
     known = tokenizer_of(record)
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
@@ -198,47 +198,6 @@ def tokenizer_of(record: RunRecord) -> Tokenizer:
     if "imported" in record.info and not record.folder.tokenizer_file.exists():
         return UnknownTokenizer(int(record.numbers["vocabulary"]))
     return load_tokenizer(str(record.folder.tokenizer_file))
-
-
-_OTHER = {"best": "last", "last": "best"}
-"""The checkpoint to try where one cannot be read."""
-
-
-def _is_there(folder: Path, kind: str) -> bool:
-    with hidden():
-        try:
-            return checkpoint.find(folder, kind) is not None
-        except CheckpointError:
-            return False
-
-
-def _find_checkpoint(record: RunRecord, name: CheckpointName | None) -> Path:
-    """Folder of a run's checkpoint. Raises CheckpointError naming what there is instead."""
-    folder = record.folder.checkpoints
-    if name is not None and name not in ("best", "last", "ema"):
-        if (path := checkpoint.checkpoint_at(folder, name)) is not None:
-            return path
-        steps = sorted({step for step, _ in checkpoint.list_checkpoints(folder)})
-        known = ", ".join(["best", "last", *(f"{step}" for step in steps)])
-        raise CheckpointError(
-            f"the run {record.path} has no checkpoint {name!r}; there are: {known}"
-        )
-    for wanted in ("last" if name == "ema" else name,) if name else ("best", "last"):
-        try:
-            path = checkpoint.find(folder, wanted)
-        except CheckpointError as error:
-            if not _is_there(folder, _OTHER[wanted]):
-                raise
-            hint = f"; or read another: --checkpoint {_OTHER[wanted]}"
-            raise CheckpointError(f"{error}{hint}") from None
-        if path is not None:
-            return path
-    other = _OTHER.get(name or "")
-    hint = f"; try the checkpoint `{other}`" if other else ""
-    raise CheckpointError(
-        f"the run {record.path} has no {name or 'usable'} checkpoint{hint}, or train on with "
-        "`epochal train` until one is saved"
-    )
 
 
 def on_device(settings: Recipe, device: str) -> Recipe:

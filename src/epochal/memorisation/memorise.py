@@ -39,9 +39,8 @@ from epochal.memorisation.results import (
 from epochal.memorisation.training_text import TrainingText, draw_prefixes, ids_of
 from epochal.progress import bar
 from epochal.results import note, to_json
-from epochal.runs import RunRecord
+from epochal.runs import RunRecord, checkpoints
 from epochal.runs.comparable import mismatches
-from epochal.training import checkpoint
 from epochal.training.train import evaluation_batch
 
 Integers = NDArray[np.int64]
@@ -97,7 +96,7 @@ def _named(records: list[RunRecord]) -> dict[str, RunRecord]:
 
 def _steps(record: RunRecord, most: int | None) -> list[int]:
     """Steps of the checkpoints to measure: all, or `most` evenly spaced, with best and last."""
-    saved = checkpoint.list_checkpoints(record.folder.checkpoints)
+    saved = checkpoints.list_checkpoints(record.folder.checkpoints)
     steps = sorted({step for step, _ in saved})
     if not steps:
         raise CheckpointError(f"the run {record.path} has no checkpoint; train it first")

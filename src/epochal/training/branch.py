@@ -15,7 +15,7 @@ from typing import Any
 from epochal.errors import RecipeError, RunError
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import decay_begin
-from epochal.runs import RunRecord
+from epochal.runs import RunRecord, checkpoints
 from epochal.training import checkpoint
 
 # Keys that may differ between a branch and its trunk: the length and what follows from it.
@@ -39,7 +39,7 @@ class Start:
 
     def checkpoint(self) -> Path:
         """The trunk's checkpoint. Raises CheckpointError if it is missing or damaged."""
-        return checkpoint.find_resumable(self.trunk / "checkpoints", self.step, exactly=True)
+        return checkpoints.find_resumable(self.trunk / "checkpoints", self.step, exactly=True)
 
 
 def find_start(
@@ -77,9 +77,9 @@ def find_start(
     folder = record.folder.checkpoints
     at = settings.train.start_step
     if at is None:
-        path = checkpoint.find_resumable(folder, min(latest, last))
+        path = checkpoints.find_resumable(folder, min(latest, last))
     else:
-        path = checkpoint.find_resumable(folder, at, exactly=True)
+        path = checkpoints.find_resumable(folder, at, exactly=True)
     step = checkpoint.load_state(path).step
     if not first <= step <= last:
         raise RecipeError(

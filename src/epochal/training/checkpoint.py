@@ -32,22 +32,26 @@ from torch import Tensor, nn
 
 from epochal import files
 from epochal.errors import CheckpointError
-from epochal.progress import say
+from epochal.runs.checkpoints import (
+    AVERAGE,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    SHARDS,
+    STATE,
+    kind_and_step,
+    of_kind,
+)
 from epochal.training import sharded
 from epochal.training.optim import WeightAverage
 from epochal.training.parallel.parallelize import copy_into_shard, gather_full
 from epochal.training.parallel.world import World
-from epochal.training.sharded import SHARDS
 
 Kind = Literal["last", "best", "interrupt", "permanent"]
 """last: the newest few. best: weights of the lowest validation NLL. interrupt: out of turn, until
 the next `last`. permanent: never removed."""
-_OLD_KINDS = {"stop": "interrupt", "kept": "permanent"}
-"""Names that version 0.1 gave to kinds."""
-_MODEL, _OPTIMIZER, _AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
-_FILES = {"model": _MODEL, "ema": _AVERAGE}
+_FILES = {"model": MODEL, "ema": AVERAGE}
 """What a name starts with → the file that has the tensor, without this part of the name."""
-_STATE, _MANIFEST = "state.json", "manifest.json"
 _REPLACED = ".old.tmp"
 
 
@@ -92,7 +96,7 @@ def save(
     Raises StorageError if it cannot be written; the previous one is then still there.
     """
     world = World() if world is None else world
-    content: dict[str, dict[str, Tensor]] = {} if optimizer is None else {_OPTIMIZER: {}}
+    content: dict[str, dict[str, Tensor]] = {} if optimizer is None else {OPTIMIZER: {}}
     for name, tensor in gather_full(_all_tensors(model, optimizer, average), world).items():
         file, key = _file_of(name)
         content.setdefault(file, {})[key] = tensor
@@ -136,10 +140,10 @@ def _commit(target: Path, temporary: Path, state: dict[str, Any], keep: int | No
     """Turn the folder `temporary` into the checkpoint `target`, with sums of its files, and remove
     those beyond `keep`. Raises StorageError."""
     with files.storage_errors(target):
-        files.write_json(temporary / _STATE, state)
+        files.write_json(temporary / STATE, state)
         written = sorted(path for path in temporary.rglob("*") if path.is_file())
         sums = {path.relative_to(temporary).as_posix(): files.sha256(path) for path in written}
-        files.write_json(temporary / _MANIFEST, {"sha256": sums})
+        files.write_json(temporary / MANIFEST, {"sha256": sums})
         # One of this step is renamed, not removed: a kill in between loses nothing (`clean`).
         replaced = target.with_name(f".{target.name}{_REPLACED}")
         if target.exists():
@@ -147,79 +151,16 @@ def _commit(target: Path, temporary: Path, state: dict[str, Any], keep: int | No
         temporary.rename(target)
         files.sync(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-    kind, step = _kind_and_step(target)
-    others = [path for path in _of_kind(target.parent, kind) if path != target]
-    surplus = [path for path in others if _kind_and_step(path)[1] == step]  # under an old name
+    kind, step = kind_and_step(target)
+    others = [path for path in of_kind(target.parent, kind) if path != target]
+    surplus = [path for path in others if kind_and_step(path)[1] == step]  # under an old name
     others = [path for path in others if path not in surplus]
     if keep is not None:
         surplus += others[: max(0, len(others) - keep + 1)]
     if kind == "last":
-        surplus += _of_kind(target.parent, "interrupt")
+        surplus += of_kind(target.parent, "interrupt")
     for path in surplus:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def find(folder: Path, *kinds: str) -> Path | None:
-    """The newest complete checkpoint of these kinds; damaged ones are reported and skipped. Those
-    of kind `permanent` count as `last`.
-
-    Returns None if there is none at all. Raises CheckpointError if all are damaged.
-    """
-    damaged = []
-    kinds += ("permanent",) if "last" in kinds else ()
-    paths = [path for kind in kinds for path in _of_kind(folder, kind)]
-    for path in sorted(paths, key=lambda path: _kind_and_step(path)[1], reverse=True):
-        problem = _problem(path)
-        if problem is None:
-            return path
-        say(f"checkpoint {path} is damaged ({problem}); looking for an older one")
-        damaged.append(f"{path} ({problem})")
-    if damaged:
-        raise CheckpointError(
-            f"no usable checkpoint: {'; '.join(damaged)}. Restore the files, or start over with "
-            "--restart"
-        )
-    return None
-
-
-def find_resumable(folder: Path, step: int, *, exactly: bool = False) -> Path:
-    """The complete checkpoint with an optimizer of this step, or else the last one before it.
-
-    Raises CheckpointError, naming the steps that exist, if there is none.
-    """
-    resumable = (_OPTIMIZER, SHARDS)
-    paths = [
-        one for one in list_checkpoints(folder) if any((one[1] / x).exists() for x in resumable)
-    ]
-    for at, path in reversed(paths):
-        if at == step or (at < step and not exactly):
-            if (problem := _problem(path)) is None:
-                return path
-            say(f"checkpoint {path} is damaged ({problem})")
-    steps = ", ".join(f"{at:,}" for at in sorted({at for at, _ in paths})) or "none"
-    raise CheckpointError(
-        f"{folder} has no usable checkpoint {'of' if exactly else 'up to'} step {step:,} to resume "
-        f"from; there are checkpoints of steps: {steps}"
-    )
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of all checkpoint folders of any kind, in order of steps."""
-    paths = [path for path in folder.glob("*-*") if re.fullmatch(r"\w+-\d+", path.name)]
-    return sorted((_kind_and_step(path)[1], path) for path in paths)
-
-
-def checkpoint_at(folder: Path, name: str) -> Path | None:
-    """A complete checkpoint by its step, as "4000" or, of a certain kind, "permanent-4000".
-
-    None if there is none, or if `name` is no such name.
-    """
-    kind, _, number = name.rpartition("-")
-    for step, path in list_checkpoints(folder) if number.isdecimal() else ():
-        fits = not kind or _kind_and_step(path)[0] == _OLD_KINDS.get(kind, kind)
-        if fits and step == int(number) and _problem(path) is None:
-            return path
-    return None
 
 
 def clean(folder: Path) -> None:
@@ -236,7 +177,7 @@ def load_state(path: Path) -> TrainState:
 
     Raises CheckpointError if state.json was written by a version with other entries.
     """
-    file = path / _STATE
+    file = path / STATE
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -305,7 +246,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 def _file_of(name: str) -> tuple[str, str]:
     """(safetensors file of a tensor, its name in there)."""
     what, _, rest = name.partition(":")
-    return (_FILES[what], rest) if what in _FILES else (_OPTIMIZER, name)
+    return (_FILES[what], rest) if what in _FILES else (OPTIMIZER, name)
 
 
 def _saved_shapes(path: Path, what: str) -> dict[str, list[int]]:
@@ -352,38 +293,12 @@ def _read(path: Path, targets: Mapping[str, Tensor], *, exact: bool = False) -> 
 
 def _read_average(path: Path, weights: Mapping[str, Tensor]) -> None:
     parts = (path / SHARDS).exists() and any(n.startswith("ema:") for n in _saved_shapes(path, ""))
-    if not parts and not (path / _AVERAGE).exists():
+    if not parts and not (path / AVERAGE).exists():
         raise CheckpointError(
             f"{path} holds no average of the weights; it is kept by a run with `train.ema` set, "
             "for example train.ema=0.999"
         )
     _read(path, _named("ema", weights))
-
-
-def _kind_and_step(path: Path) -> tuple[str, int]:
-    kind, _, step = path.name.rpartition("-")
-    return _OLD_KINDS.get(kind, kind), int(step)
-
-
-def _of_kind(folder: Path, kind: str) -> list[Path]:
-    """Checkpoint folders of a kind, in order of steps."""
-    return [path for _, path in list_checkpoints(folder) if _kind_and_step(path)[0] == kind]
-
-
-def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None."""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        sums = dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{_MANIFEST} is missing or unreadable"
-    for name, expected in sums.items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if files.sha256(file) != expected:
-            return f"{name} does not have the content that was saved"
-    return None
 
 
 def save_tensors(

@@ -17,7 +17,7 @@ from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
 from epochal.recipe import RunNumbers
-from epochal.runs import RunFolder
+from epochal.runs import RunFolder, checkpoints
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
 from epochal.training.guard import Fault, count_fault, count_taken, norm_limit
@@ -97,7 +97,7 @@ class Loop:
     def _resume(self) -> TrainState:
         folder = self.folder.checkpoints
         self.world.run_on_rank_zero(lambda: checkpoint.clean(folder))
-        path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last", "interrupt"))
+        path = self.world.run_on_rank_zero(lambda: checkpoints.find(folder, "last", "interrupt"))
         state = TrainState()
         if path is not None:
             state = self._saver.load(path)
@@ -157,7 +157,7 @@ class Loop:
         if action == "rewind":
             self._saver.wait()
             folder = self.folder.checkpoints
-            path = self.world.run_on_rank_zero(lambda: checkpoint.find(folder, "last"))
+            path = self.world.run_on_rank_zero(lambda: checkpoints.find(folder, "last"))
         if path is None:
             say(f"{what}; the update was skipped")
             return

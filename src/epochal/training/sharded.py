@@ -32,9 +32,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from epochal import files
 from epochal.errors import CheckpointError, StorageError
+from epochal.runs.checkpoints import SHARDS
 from epochal.training.parallel.world import World
-
-SHARDS = "shards"
 
 
 class Pending:

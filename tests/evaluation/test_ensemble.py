@@ -17,6 +17,7 @@ from epochal.evaluation.ensemble import average, ensemble
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
+from epochal.likelihood.nll import Ensemble
 from epochal.runs import RunRecord
 from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
@@ -25,7 +26,7 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     """AR, written out with the enumerated world."""
     ids, models = stream(41), (Oracle(JOINT), Oracle(JOINT, 0.7))
     it = evaluator("ar", ids)
-    it.add_draw(models)
+    it.add_draw(Ensemble(models))
     total = 0.0
     for row in windows_of(ids):
         for i in range(1, len(row)):
@@ -79,7 +80,7 @@ def test_an_mdm_ensemble_is_scored_as_that_model(members, mean_model, tokens):
     """Draw by draw with the same masks, so what holds for one model holds for it."""
     together, alone = (evaluator("mdm", stream(tokens)) for _ in range(2))
     for _ in range(6):
-        together.add_draw(members)
+        together.add_draw(Ensemble(members))
         alone.add_draw(mean_model)
     np.testing.assert_allclose(together.plain_values(), alone.plain_values(), rtol=1e-12)
     assert together.result().nll == pytest.approx(alone.result().nll, rel=1e-10)
@@ -92,7 +93,7 @@ def test_the_mdm_bound_of_an_ensemble_is_what_draws_come_to(members, mean_model)
     for seed in range(100):
         it = evaluator("mdm", ids, seed=seed, batch=500)
         for _ in range(4):
-            it.add_draw(members)
+            it.add_draw(Ensemble(members))
         found.append(it.result().nll)
     error = np.std(found, ddof=1) / np.sqrt(len(found))
     assert abs(np.mean(found) - expected) < 3.5 * error
@@ -103,20 +104,60 @@ def test_the_mdm_bound_of_an_ensemble_is_what_draws_come_to(members, mean_model)
         assert enumerated_bound(mean_model, window) < mean
 
 
+@pytest.fixture(scope="module")
+def geometric_model(members):
+    """Its conditionals are the members' geometric means, normalised."""
+    model = Oracle(JOINT)
+    log_mean = np.mean([one.conditionals for one in members], axis=0)
+    model.conditionals = log_mean - np.log(np.exp(log_mean).sum(axis=-1, keepdims=True))
+    return model
+
+
 @pytest.mark.parametrize("family", ["ar", "mdm"])
-def test_twice_the_same_model_is_that_model(family):
+def test_the_mean_of_logits_is_the_geometric_mean(members, geometric_model, family):
+    """Enumerated: for AR the NLL written out, for MDM draw by draw with the same masks."""
+    ids = stream(44)
+    together, alone = (evaluator(family, ids) for _ in range(2))
+    for _ in range(4):
+        together.add_draw(Ensemble(members, "logits"))
+        alone.add_draw(geometric_model)
+    np.testing.assert_allclose(together.plain_values(), alone.plain_values(), rtol=1e-12)
+    if family == "ar":
+        nll = (
+            geometric_model.nll(r, i, range(i, LENGTH))
+            for r in windows_of(ids)
+            for i in range(1, len(r))
+        )
+        assert together.result().nll == pytest.approx(sum(nll) / 43, rel=1e-12)
+    for window in windows_of(ids):  # a softmax of means is never worse than the mean of the NLLs
+        mean = np.mean([enumerated_bound(one, window) for one in members])
+        assert enumerated_bound(geometric_model, window) < mean
+
+
+def test_the_geometric_mean_has_a_proper_distribution_too(geometric_model):
+    total = np.zeros(MASK)
+    for ids in np.ndindex(*JOINT.shape):
+        total[ids[0]] += probability(geometric_model, np.array(ids))
+    np.testing.assert_allclose(total, 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("averaging", ["probabilities", "logits"])
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_twice_the_same_model_is_that_model(family, averaging):
     alone, twice = (evaluator(family, stream(81)) for _ in range(2))
     for _ in range(2):
         alone.add_draw(Oracle(JOINT))
-        twice.add_draw((Oracle(JOINT), Oracle(JOINT)))
+        twice.add_draw(Ensemble((Oracle(JOINT), Oracle(JOINT)), averaging))
     assert twice.result().nll == pytest.approx(alone.result().nll, rel=1e-12)
 
 
+@pytest.mark.parametrize("averaging", ["probabilities", "logits"])
 @pytest.mark.parametrize("family", ["ar", "mdm"])
-def test_checkpoints_of_a_run(tiny_pair, family):
+def test_checkpoints_of_a_run(tiny_pair, family, averaging):
     run = tiny_pair / family
     members = [f"{run}@best", f"{run}@last"]
-    found = ensemble(members, EvalOptions(draws=3))
+    found = ensemble(members, EvalOptions(draws=3), averaging)
+    assert found.average == averaging
     for result, name in zip(found.members, ("best", "last"), strict=True):
         alone = evaluate(shutil_copy(run), EvalOptions(checkpoint=name, draws=3))
         assert result.nll_nats_per_token == pytest.approx(alone.nll_nats_per_token, rel=1e-9)
@@ -157,6 +198,8 @@ def test_what_does_not_go_together(tiny_pair, tmp_path):
     ar, mdm = tiny_pair / "ar", tiny_pair / "mdm"
     with pytest.raises(UserError, match="differ in family"):
         ensemble([ar, mdm])
+    with pytest.raises(UserError, match="is not probabilities or logits"):
+        ensemble([ar, ar], averaging="weights")
     with pytest.raises(UserError, match="at least two"):
         ensemble([ar])
     with pytest.raises(UserError, match="differ in family"):
@@ -191,6 +234,12 @@ def test_the_command_line(tiny_pair, tmp_path, capsys):
     assert RunRecord(ar).info["best"]["step"] == json.loads(out)["members"][0]["step"]
     code, out, _ = command(capsys, "eval", f"{ar}@best", f"{ar}@last", "--ensemble")
     assert "gain over the best" in out
+    words = ("eval", f"{ar}@best", f"{ar}@last", "--average", "logits")
+    code, out, _ = command(capsys, *words, "--ensemble")
+    assert "ensemble, mean logits" in out
+    code, _, err = command(capsys, *words[:2], *words[3:])
+    assert code == 2
+    assert "--average needs --ensemble" in err
     code, out, _ = command(capsys, "average", ar, "--last", "2", "--out", str(tmp_path / "mean"))
     assert code == 0
     assert "the mean of 2 checkpoints" in out

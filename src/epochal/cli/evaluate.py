@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.options import options
+from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
 from epochal.evaluation.options import EvalOptions, check_runs
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from epochal.evaluation.evaluate import NLLResultInParts
     from epochal.evaluation.gap import GapResult
     from epochal.likelihood.breakdown import Breakdown
+    from epochal.likelihood.nll import Averaging
     from epochal.runs import NLLResult
 
 
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="Also score this run; print the paired difference.",
 )
-@click.option("--ensemble", is_flag=True, help="Score the mean of their probabilities.")
+@click.option("--ensemble", is_flag=True, help="Score several runs as one model.")
+@click.option(
+    "--average",
+    "averaging",
+    type=click.Choice(["probabilities", "logits"]),
+    default="probabilities",
+    show_default=True,
+    help="With --ensemble: what of the runs is averaged.",
+)
 @click.option("--breakdown", is_flag=True, help="Split by position, document and noise level.")
 @options(EvalOptions)
 @json_option
@@ -35,6 +44,7 @@ def evaluate(
     runs: tuple[str, ...],
     against: str | None,
     ensemble: bool,
+    averaging: Averaging,
     breakdown: bool,
     as_json: bool,
     options: EvalOptions,
@@ -53,10 +63,13 @@ def evaluate(
       epochal eval quickstart/ar --against quickstart/mdm
       epochal eval quickstart/mdm --breakdown
       epochal eval runs/a runs/b@last --ensemble
+      epochal eval runs/a runs/b --ensemble --average logits
       epochal eval quickstart/mdm --estimator paper --json
     """
     if sum((bool(against), ensemble, breakdown)) > 1:
         raise UserError("--against, --ensemble and --breakdown do not go together; give one")
+    if not ensemble:
+        refuse(["averaging"], "needs --ensemble")
     if len(runs) > 1 and not ensemble:
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
     check_runs([*runs, *([against] if against else [])])
@@ -70,7 +83,7 @@ def evaluate(
     if against:
         result = gap(runs[0], against, options)
     elif ensemble:
-        result = score_ensemble(runs, options)
+        result = score_ensemble(runs, options, averaging)
     elif breakdown:
         result = evaluate_in_parts(runs[0], options)
     else:
@@ -179,7 +192,7 @@ def _print_ensemble(found: EnsembleResult) -> None:
     per_byte = found.ensemble.bits_per_byte
     rows = [
         *((name, _nll(one)) for name, one in zip(found.names, found.members, strict=True)),
-        ("ensemble", _nll(found.ensemble)),
+        (f"ensemble, mean {found.average}", _nll(found.ensemble)),
         ("gain over the best", f"{found.gain:+.4f} ± {found.gain_error:.4f} nats/token"),
         ("bits per byte", f"{per_byte:.4f}" if per_byte else "not known"),
         ("perplexity", f"{found.ensemble.perplexity:,.1f}"),

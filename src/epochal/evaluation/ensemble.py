@@ -1,4 +1,4 @@
-"""Several models as one: their mean probability (ensemble), or their mean weights (average)."""
+"""Several models as one: their mean prediction (ensemble), or their mean weights (average)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from epochal.errors import RunError, UserError
+from epochal.errors import OptionError, RunError, UserError
 from epochal.estimates import gap as paired_gap
 from epochal.evaluation.evaluate import Scorer, distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
+from epochal.likelihood.nll import Averaging, Ensemble
+from epochal.models import Transformer
 from epochal.runs import NLLResult, RunFolder, RunRecord, checkpoints, parse_run_checkpoint
 from epochal.training import checkpoint
 
@@ -22,6 +25,8 @@ from epochal.training import checkpoint
 class EnsembleResult:
     """NLL of an ensemble and of its members, on the same tokens with the same masks."""
 
+    average: Averaging
+    """What was averaged: the members' probabilities, or their logits."""
     ensemble: NLLResult
     members: list[NLLResult]
     names: list[str]
@@ -32,13 +37,21 @@ class EnsembleResult:
     gain_error: float
 
 
-def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> EnsembleResult:
-    """Score runs of one family as an ensemble: −log of the mean of their probabilities.
+def ensemble(
+    runs: Sequence[str | Path],
+    options: EvalOptions | None = None,
+    averaging: Averaging = "probabilities",
+) -> EnsembleResult:
+    """Score runs of one family as an ensemble: −log of the mean of their probabilities, or of the
+    softmax of the mean of their logits.
 
     A run may be given as `RUN@CHECKPOINT` (best, last, ema or a step), so that checkpoints of
     one run can be combined. Nothing is stored with the runs. Raises UserError for fewer than two,
-    or for models that differ in family, sequence length or tokenizer.
+    or for models that differ in family, sequence length or tokenizer, or, for logits, in the rows
+    of their tables; OptionError for another `averaging`.
     """
+    if averaging not in get_args(Averaging):
+        raise OptionError("averaging", averaging, f"it is not {' or '.join(get_args(Averaging))}")
     given = options or EvalOptions()
     if len(runs) < 2:
         raise UserError("an ensemble needs at least two runs or checkpoints; give more")
@@ -47,7 +60,9 @@ def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> 
         loaded = [load_run(path, name or given.checkpoint, given.device) for path, name in members]
         _check_alike(runs, loaded)
         scorer = Scorer.of(RunRecord(members[0][0]), loaded[0], given, shard)
-        everything = tuple(one.model for one in loaded)
+        everything = Ensemble(tuple(one.model for one in loaded), averaging)
+        if averaging == "logits":
+            _check_rows(runs, everything.models)
         name = f"ensemble of {len(loaded)}"
         together, whole = scorer.score(loaded[0], everything, name, given)
         # As many draws for the members as the tolerance took, so that they pair with it.
@@ -57,6 +72,7 @@ def ensemble(runs: Sequence[str | Path], options: EvalOptions | None = None) -> 
     best = min(range(len(each)), key=lambda n: each[n][0].nll_nats_per_token)
     found = paired_gap(each[best][1], whole)
     return EnsembleResult(
+        average=averaging,
         ensemble=together,
         members=[result for result, _ in each],
         names=[str(run) for run in runs],
@@ -125,6 +141,18 @@ def _checkpoints(runs: Sequence[str], last: int | None) -> list[tuple[RunRecord,
             "with `checkpoint.keep` or `checkpoint.keep_every`"
         )
     return [(record, str(step)) for step in (steps if last is None else steps[-last:])]
+
+
+def _check_rows(names: Sequence[str | Path], models: Sequence[Transformer]) -> None:
+    """Models whose logits are of the same ids."""
+    rows = [len(model.table) for model in models]
+    for name, count in zip(names, rows, strict=True):
+        if count != rows[0]:
+            raise UserError(
+                f"{names[0]} and {name} have tables of {rows[0]:,} and {count:,} rows "
+                "(`model.padded_vocab_size`), so their logits have no mean; average their "
+                "probabilities"
+            )
 
 
 def _check_alike(names: Sequence[str | Path], loaded: Sequence[LoadedModel]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,8 +32,24 @@ EVALUATION_SEED = 0
 
 Report = Callable[[float], None]
 Integers = NDArray[np.int64]
-Models = Transformer | tuple[Transformer, ...]
-"""A model, or several whose probabilities are averaged (an ensemble)."""
+Averaging = Literal["probabilities", "logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Several models as one, at each position: the mean of their probabilities, or the softmax of
+    the mean of their logits, a geometric mean. For logits their tables have equally many rows."""
+
+    models: tuple[Transformer, ...]
+    average: Averaging = "probabilities"
+
+
+Models = Transformer | Ensemble
+
+
+def members(model: Models) -> tuple[Transformer, ...]:
+    """The models that it consists of."""
+    return model.models if isinstance(model, Ensemble) else (model,)
 
 
 @dataclass(slots=True)
@@ -103,7 +120,7 @@ class Evaluator:
 
     def add_draw(self, model: Models, report: Report = lambda done: None) -> None:
         """Score all windows once more, with new masks. `report` hears the share done."""
-        for one in model if isinstance(model, tuple) else (model,):
+        for one in members(model):
             one.eval()
         sums = self._empty()
         launched: tuple[_Batch, _TokenNLL] | None = None
@@ -276,7 +293,7 @@ class _TokenNLL:
 
 @torch.no_grad()
 def _launch(model: Models, problem: Problem, machine: Machine) -> _TokenNLL:
-    """Start scoring a problem. Of several models: −log of their mean probability."""
+    """Start scoring a problem."""
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
     targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
@@ -284,7 +301,14 @@ def _launch(model: Models, problem: Problem, machine: Machine) -> _TokenNLL:
     arguments = problem.arguments(device)
     each = []
     with machine.autocast():
-        for one in model if isinstance(model, tuple) else (model,):
+        if isinstance(model, Ensemble) and model.average == "logits":
+            # The mean of logits is one output layer: hidden states and tables side by side.
+            states = [one(*arguments).flatten(0, 1) / len(model.models) for one in model.models]
+            tables = [one.table for one in model.models]
+            hidden, table = torch.cat(states, dim=1), torch.cat(tables, dim=1)
+            nll = token_nll(hidden, table, targets, place, machine.compiled)
+            return _TokenNLL(nll, index, problem.targets.shape)
+        for one in members(model):
             hidden = one(*arguments)
             if getattr(one, "scores", True):
                 each.append(

@@ -20,7 +20,7 @@ from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
 from epochal.likelihood.draws import DrawPlan, EvalShard
-from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, row_nll
+from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, members, row_nll
 from epochal.objectives import Draw, Objective
 
 
@@ -63,7 +63,7 @@ class PaperEvaluator:
         draw = self.draws
         levels, keys = self._plan.levels(draw), self._plan.keys(draw)
         values = np.zeros(self.rows)
-        for one in model if isinstance(model, tuple) else (model,):
+        for one in members(model):
             one.eval()
         parts = [slice(a, min(a + self.batch, self.rows)) for a in range(0, self.rows, self.batch)]
         for part, counts in self.shard.shard_batches(parts):

@@ -53,6 +53,7 @@ RESULTS: dict[str, str] = {
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",
     "study": "epochal.report.study.StudyResult",
     "train": "epochal.cli.train.Trained",
+    "distill": "epochal.cli.train.Trained",
     "train --dry-run": "epochal.training.dry_run.DryRun",
     "eval": "epochal.runs.result.NLLResult",
     "eval --breakdown": "epochal.evaluation.evaluate.NLLResultInParts",

@@ -49,6 +49,7 @@ _MODULES = {
     "compare": "epochal.studies.compare",
     "compare_existing": "epochal.studies.compare",
     "critical_unique_tokens": "epochal.scaling.plan",
+    "distill": "epochal.training.distill",
     "download": "epochal.data.download",
     "downstream": "epochal.downstream_tasks.downstream",
     "dry_run": "epochal.training.dry_run",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from epochal.sweeps.submit import submit as submit
     from epochal.sweeps.sweep import sweep as sweep
     from epochal.sweeps.tune import tune as tune
+    from epochal.training.distill import distill as distill
     from epochal.training.dry_run import dry_run as dry_run
     from epochal.training.options import DryRunOptions as DryRunOptions
     from epochal.training.train import train as train

@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "eval": ("evaluate", "evaluate", "Compute a run's validation NLL, with its error."),
     "downstream": ("downstream", "downstream", "Score a run on tasks of lm-evaluation-harness."),
     "average": ("average", "average", "Average the weights of several checkpoints."),
+    "distill": ("distill", "distill", "Train one model on what several runs predict."),
     "memorise": ("memorise", "memorise", "Measure what runs reproduce of their training text."),
     "compare": ("compare", "compare", "Train families on the same tokens, and compare them."),
     "sweep": ("sweep", "sweep", "Train many runs from one file: isoFLOP, epochs, seeds, …"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from epochal.cli.output import (
 )
 from epochal.results import to_json
 from epochal.training.options import DryRunOptions
+
+if TYPE_CHECKING:
+    from epochal.runs import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,11 @@ def train(
     from epochal.training.train import train as run
 
     record = run(recipe, overrides, restart=restart, profile=profile)
+    print_trained(record, evaluate, as_json)
+
+
+def print_trained(record: RunRecord, evaluate: bool, as_json: bool) -> None:
+    """Evaluate a run if asked to, and print what came of it, on the main process."""
     from epochal.training.parallel.world import is_secondary_rank
 
     result = None

@@ -27,6 +27,9 @@ BLOCK_ELEMENTS = 2**24
 """Logits per block: 32 MB in bf16 (benchmarks/README.md shows the effect of other sizes)."""
 
 Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
+Score = Callable[[Tensor, slice], Tensor]
+"""Logits [C, V] of a block, and which of the scored positions it has → [C] losses; the logits
+become the gradient of the losses' weighted sum."""
 
 
 def linear_nll(
@@ -49,9 +52,31 @@ def linear_nll(
     is filled with the NLL of each position, for the log. `softmax` replaces `_softmax` if the
     table has only part of the rows.
     """
-    dtype = _compute_dtype(hidden)
-    apply: Callable[..., Tensor] = _LinearNLL.apply
-    return apply(hidden, table, targets, weights, index, dtype, compiled, each, softmax)
+    if softmax is None:
+        softmax = _compiled(_fused_softmax) if compiled else _softmax
+
+    def score(logits: Tensor, block: slice) -> Tensor:
+        nll = softmax(logits, targets[block], weights[block])
+        if each is not None:
+            each[block] = nll
+        return nll
+
+    return linear_loss(hidden, table, weights, index, score, compiled=compiled)
+
+
+def linear_loss(
+    hidden: Tensor,
+    table: Tensor,
+    weights: Tensor,
+    index: Tensor | None,
+    score: Score,
+    *,
+    compiled: bool = False,
+) -> Tensor:
+    """Scalar Σ_s weights[s] · loss of hidden[index[s]] · tableᵀ, by blocks of logits, which `score`
+    turns into losses and gradients. Otherwise as `linear_nll`."""
+    apply: Callable[..., Tensor] = _LinearLoss.apply
+    return apply(hidden, table, weights, index, score, compute_dtype(hidden), compiled)
 
 
 @torch.no_grad()
@@ -67,17 +92,17 @@ def token_nll(
     `compiled` reads the logits once or twice through torch.compile, without a wide copy of them.
     """
     picked_nll = _compiled(_nll) if compiled else _nll
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     rows = (hidden if index is None else hidden[index]).to(dtype)
     cast = table.to(dtype)
-    out = torch.empty(len(rows), dtype=_wide(rows).dtype, device=hidden.device)
+    out = torch.empty(len(rows), dtype=widened(rows).dtype, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for block in _blocks(len(rows), len(table)):
             out[block] = picked_nll(rows[block] @ cast.T, targets[block])
     return out
 
 
-class _LinearNLL(torch.autograd.Function):
+class _LinearLoss(torch.autograd.Function):
     """Computes gradients in the forward pass, from the same logits, and scales them in backward."""
 
     @staticmethod
@@ -85,23 +110,19 @@ class _LinearNLL(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         table: Tensor,
-        targets: Tensor,
         weights: Tensor,
         index: Tensor | None,
+        score: Score,
         dtype: torch.dtype,
         compiled: bool,
-        each: Tensor | None,
-        softmax: Softmax | None,
     ) -> Tensor:
         add: Callable[..., Tensor] = torch.Tensor.add_
         if compiled:
             add = _compiled(add, None)
-        if softmax is None:
-            softmax = _compiled(_fused_softmax) if compiled else _softmax
         rows = (hidden if index is None else hidden[index]).to(dtype)
         cast = table.to(dtype)
         blocks = _blocks(len(rows), len(table))
-        wide = _wide(rows[:0]).dtype
+        wide = widened(rows[:0]).dtype
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad_rows = torch.empty_like(rows)
         grad_table = torch.zeros(table.shape, dtype=wide, device=table.device)
@@ -113,10 +134,7 @@ class _LinearNLL(torch.autograd.Function):
             for block in blocks:
                 part = logits[: block.stop - block.start]
                 torch.mm(rows[block], cast.T, out=part)
-                nll = softmax(part, targets[block], weights[block])
-                total += (nll * weights[block]).sum()
-                if each is not None:
-                    each[block] = nll
+                total += (score(part, block) * weights[block]).sum()
                 torch.mm(part, cast, out=grad_rows[block])
                 if product is None:
                     grad_table.addmm_(part.T, rows[block])
@@ -138,15 +156,16 @@ class _LinearNLL(torch.autograd.Function):
         else:
             # Positions are distinct, so this copy is deterministic on every device.
             grad_hidden = grad_rows.new_zeros(shape).index_copy_(0, index, grad_rows)
-        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None, None, None
+        return grad_hidden, grad_table.to(table_dtype), None, None, None, None, None
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """Type of matrix products with these hidden states: autocast's where it is on."""
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     """`x` in float32 at least."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -160,7 +179,7 @@ def _blocks(rows: int, vocabulary: int) -> list[slice]:
 
 def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """[C] NLL of a block; `logits` [C, V] become the gradient of its weighted sum."""
-    x = _wide(logits)  # `logits` itself if they are float32: the rest is in place
+    x = widened(logits)  # `logits` itself if they are float32: the rest is in place
     top = x.amax(dim=1, keepdim=True)
     picked = x.gather(1, targets[:, None])
     x.sub_(top).exp_()
@@ -175,7 +194,7 @@ def _softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """`_softmax`, in a form that the compiler turns into two passes over the logits."""
-    x = _wide(logits)
+    x = widened(logits)
     log_sum = torch.logsumexp(x, dim=1, keepdim=True)
     picked = x.gather(1, targets[:, None])
     hit = torch.arange(x.shape[1], device=x.device)[None, :] == targets[:, None]
@@ -186,7 +205,7 @@ def _fused_softmax(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
     """[C] NLL of a block of logits [C, V]."""
-    x = _wide(logits)
+    x = widened(logits)
     return torch.logsumexp(x, dim=1) - x.gather(1, targets[:, None]).squeeze(1)
 
 

@@ -270,12 +270,15 @@ _ADDED_SINCE_V1 = frozenset(
         "eval.ema",
         "model.init_std",
         "model.parametrisation",
+        "distill.share",
+        "distill.temperature",
     }
 )
 # A run that stops at a fault has skipped none so far, so another policy changes none of its steps.
 # At these defaults the keys are not in the identity.
 _FAULT_POLICY_DEFAULTS = {"train.on_nan": "stop", "train.on_spike": "ignore"}
-# The trunk of `train.start_from` is identified by its content, not its path (training/branch.py).
+# The trunk of `train.start_from` is identified by its content, not its path (training/branch.py),
+# and so are teachers (runs/teachers.py).
 _NEUTRAL = (
     "run_dir",
     "data.corpus",
@@ -284,6 +287,7 @@ _NEUTRAL = (
     "data.tokenizer",
     "train.start_from",
     "train.start_step",
+    "distill.teachers",
 )
 
 

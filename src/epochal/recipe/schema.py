@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from epochal.errors import RecipeError
 from epochal.families import families, family_names
 from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
+from epochal.recipe.distill import Distill
 from epochal.recipe.model import Model
 from epochal.units import Count, Every, Interval, Quantity
 
@@ -231,6 +232,7 @@ class Recipe:
     """Family → its options, in files the section of the family's name. Missing ones are added at
     their defaults."""
     train: Train = field(default_factory=Train)
+    distill: Distill = field(default_factory=Distill)
     eval: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
@@ -255,6 +257,12 @@ class Recipe:
                 '`data.order` = "megatron"'
             )
         _check_schedule(self.train)
+        if self.distill.teachers and self.parallel.tensor * self.parallel.pipeline > 1:
+            raise RecipeError(
+                f"`distill.teachers` with `parallel.tensor` = {self.parallel.tensor} and "
+                f"`parallel.pipeline` = {self.parallel.pipeline}: a student is trained on whole "
+                "layers; distribute it with `parallel.data` and `parallel.zero`"
+            )
         if self.eval.ema and not self.train.ema:
             raise RecipeError(
                 "`eval.ema` = true needs an average to validate: set `train.ema`, for example "

@@ -52,6 +52,7 @@ def _sort_key(line: RunSummary, sort: Sort) -> float:
 _COLUMNS = ("family", "model.size", "data.unique_tokens", "train.epochs")
 """Settings with a column of their own."""
 _ABSENT = "unset"
+_HASHES = ("corpus.", "distill.teachers")
 
 
 def _differing(identities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,8 +67,8 @@ def _differing(identities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if all(value == values[0] for value in values):
             continue
         for value, (_, own) in zip(values, compared, strict=True):
-            # The first letters of a corpus' hash are enough to distinguish corpora.
-            own[key] = value[:8] if key.startswith("corpus.") else value
+            # The first letters of a hash are enough to distinguish corpora or teachers.
+            own[key] = value[:8] if key.startswith(_HASHES) else value
     return differing
 
 

@@ -20,11 +20,12 @@ from typing import Any
 from epochal import files
 from epochal.data.corpus import open_corpus
 from epochal.errors import RunError
-from epochal.recipe import Recipe, identity
+from epochal.recipe import Recipe
 from epochal.recipe.renames import old_names
 from epochal.results import Note, NoteCode, note, to_json
 from epochal.runs import RunFolder, RunRecord
 from epochal.runs.find import find_runs
+from epochal.runs.teachers import run_identity
 
 
 class FinishedRuns:
@@ -63,7 +64,7 @@ def recipe_hash(recipe: Recipe, version_0_1: bool = False) -> str:
 
     `version_0_1`: from the keys' names in that version, as its sweep.json has it.
     """
-    values = identity(recipe)
+    values = run_identity(recipe)
     return _recipe_hash(old_names(values) if version_0_1 else values)
 
 

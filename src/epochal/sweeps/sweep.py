@@ -11,11 +11,12 @@ from epochal import files
 from epochal.data.corpus import open_corpus
 from epochal.errors import RecipeError, RunError, UserError
 from epochal.progress import say
-from epochal.recipe import Recipe, identity, recipe_toml
+from epochal.recipe import Recipe, recipe_toml
 from epochal.recipe.load import differing_keys
 from epochal.recipe.schema import Data
 from epochal.results import note
 from epochal.runs import RunFolder, RunRecord
+from epochal.runs.teachers import run_identity
 from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep
 from epochal.sweeps.launch import Launch, MayStart
@@ -182,7 +183,7 @@ def _check_own_folder(recipe: Recipe, folder: RunFolder) -> None:
     info = folder.read_info()
     if info is None:
         return
-    stored, wanted = dict(info.get("identity", {})), identity(recipe)
+    stored, wanted = dict(info.get("identity", {})), run_identity(recipe)
     differing = [key for key in differing_keys(stored, wanted) if not key.startswith("corpus.")]
     if differing:
         key = differing[0]

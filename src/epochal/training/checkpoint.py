@@ -70,6 +70,8 @@ class TrainState:
     """Sum of the training loss since the last line in metrics.jsonl."""
     loss_steps: int = 0
     """Steps in that sum."""
+    teacher_kl_sum: float = 0.0
+    """Sum of a student's T² · KL over the same steps."""
     noise_sums: list[float] = field(default_factory=list)
     """Sums by noise level over the same steps (`NoiseSums`)."""
     norms: list[float] = field(default_factory=list)

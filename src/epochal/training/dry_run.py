@@ -31,6 +31,8 @@ class DryRunNote(NoteCode):
     """No tokenizer is named."""
     SINGLE_EPOCH = "single_epoch"
     """The corpus is assumed to be large enough."""
+    WITHOUT_TEACHERS = "without_teachers"
+    """A student's teachers are not in its figures. Values: teachers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ def dry_run(
     bf16 = settings.train.precision != "fp32" and fused
     rows = -(-settings.train.global_batch_size // sharding.data)
     micro = micro_rows(settings, sharding.data, sharding.pipeline)
+    if teachers := len(settings.distill.teachers):
+        notes.append(note(DryRunNote.WITHOUT_TEACHERS, teachers=teachers))
     return DryRun(
         family=settings.family,
         size=settings.model.size,

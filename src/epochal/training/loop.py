@@ -286,10 +286,11 @@ class _Meter:
         loop = self._loop
         if not state.loss_steps:
             return  # all of these steps had faults
-        memory = loop.machine.peak_memory()
+        memory, kl = loop.machine.peak_memory(), state.teacher_kl_sum / state.loss_steps
         values = {
             **loop._progress(state),
             "loss": state.loss_sum / state.loss_steps,
+            **({} if loop.stepper.teachers is None else {"teacher_kl": kl}),
             "lr": lr,
             "grad_norm": state.norms[-1] if state.norms else result.grad_norm,
             "tokens_per_second": round(self._speed, 1),
@@ -300,12 +301,14 @@ class _Meter:
         }
         loop.logger.log("train", state.step, values)
         state.loss_sum, state.loss_steps, state.noise_sums = 0.0, 0, []
+        state.teacher_kl_sum = 0.0
         self._waited = self._worked = 0.0
 
 
 def _count_step(state: TrainState, result: StepResult) -> None:
     """Add a step whose update was made to the sums for the log."""
     state.loss_sum += result.loss
+    state.teacher_kl_sum += result.teacher_kl
     state.loss_steps += 1
     before = state.noise_sums or [0.0] * len(result.noise_sums)
     state.noise_sums = [a + b for a, b in zip(before, result.noise_sums, strict=True)]

@@ -21,12 +21,14 @@ from epochal.data.rows import Order
 from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.objectives import Objective, Problem, Rows
+from epochal.objectives.distillation import distilled_loss
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import micro_batch_size, micro_rows
 from epochal.training.guard import Fault, find_fault
 from epochal.training.optim import WeightAverage, clip, grad_clip_microbatches
 from epochal.training.parallel.parallelize import ParallelModel, single_device
 from epochal.training.parallel.pipeline import Inputs
+from epochal.training.teachers import Teachers
 
 BINS = 10
 
@@ -77,7 +79,7 @@ class StepResult:
     """Result of a step."""
 
     loss: float
-    """Training loss, nats per token."""
+    """Training loss, nats per token; of a student, its usual part alone."""
     grad_norm: float
     """Norm of the gradient before clipping."""
     scored: int
@@ -90,6 +92,8 @@ class StepResult:
     """Time spent waiting for rows and masks."""
     seconds: float = 0.0
     """Time of the step, up to the update."""
+    teacher_kl: float = 0.0
+    """T² · KL from the teachers to the student, in nats per token; 0 without teachers."""
 
 
 class Stepper:
@@ -104,10 +108,13 @@ class Stepper:
         order: Order,
         machine: Machine,
         parallel_model: ParallelModel | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
-        """`parallel_model` calls the model on several processes; None for a single one."""
+        """`parallel_model` calls the model on several processes; None for a single one. `teachers`
+        are those of a student."""
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
+        self.teachers = teachers
         self.parallel_model = (
             single_device(model, machine) if parallel_model is None else parallel_model
         )
@@ -149,14 +156,20 @@ class Stepper:
         waited = time.perf_counter() - began
         indices = [problem.scored() for problem in problems]
         denominator, scored = self._count(problems, indices)
-        loss = torch.zeros(1, device=self.machine.device)
+        loss, teacher_kl = torch.zeros(2, 1, device=self.machine.device)
         noise_sums = NoiseSums(self.machine.device)
 
         def part_of(number: int, hidden: Tensor) -> Tensor:
             problem, index = problems[number], indices[number]
-            each = noise_sums.nll_buffer(problem, index)
-            part = self._nll(hidden, problem, index, each) / denominator
-            noise_sums.add(problem, index, each)
+            if self.teachers is not None:
+                total, each, sums = self._distilled(hidden, problem, index, self.teachers)
+                noise_sums.add(problem, index, each)
+                loss.add_(sums[0] / denominator)
+                teacher_kl.add_(sums[1] / denominator)
+                return total / denominator
+            buffer = noise_sums.nll_buffer(problem, index)
+            part = self._nll(hidden, problem, index, buffer) / denominator
+            noise_sums.add(problem, index, buffer)
             loss.add_(part.detach())
             return part
 
@@ -164,10 +177,11 @@ class Stepper:
         limit = self.recipe.train.grad_clip / grad_clip_microbatches(self.recipe)
         norm = clip(list(self.model.parameters()), limit, self.parallel_model.norm)
         # All figures of the step, in one wait for the device.
-        sums = self.world.all_reduce_sum_on_device(torch.cat((loss, noise_sums.sums)))
-        mean, norm_value, *by_level = torch.cat((sums[:1], norm[None].to(sums), sums[1:])).tolist()
+        figures = torch.cat((loss, teacher_kl, noise_sums.sums))
+        sums = self.world.all_reduce_sum_on_device(figures)
+        norm_value, mean, kl, *by_level = torch.cat((norm[None].to(sums), sums)).tolist()
         spent = time.perf_counter() - began
-        result = StepResult(mean, norm_value, scored, None, by_level, waited, spent)
+        result = StepResult(mean, norm_value, scored, None, by_level, waited, spent, kl)
         if fault := find_fault(self.recipe.train, step + 1, mean, norm_value, self.norm_limit):
             self.optimizer.zero_grad(set_to_none=True)
             return replace(result, fault=fault)
@@ -220,6 +234,33 @@ class Stepper:
                 compiled=self.machine.compiled,
                 each=each,
             )
+
+    def _distilled(
+        self, hidden: Tensor, problem: Problem, index: Tensor | None, teachers: Teachers
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A student's Σ weights · loss of a problem, the NLL of each scored position, and
+        [2] Σ weights · NLL and Σ weights · T² · KL."""
+        device = self.machine.device
+        place = None if index is None else index.to(device, non_blocking=True)
+        targets, weights = (
+            (flat if index is None else flat[index]).to(device, non_blocking=True)
+            for flat in (problem.targets.flatten(), problem.weights.flatten())
+        )
+        figures = torch.zeros(2, len(targets), device=device)
+        soft = teachers.soft_targets(problem, place, self.machine)
+        with self.machine.autocast():
+            total = distilled_loss(
+                hidden.flatten(0, 1),
+                self.model.output_weight,
+                targets,
+                weights,
+                place,
+                soft,
+                teachers.settings.share,
+                figures=figures,
+                compiled=self.machine.compiled,
+            )
+        return total, figures[0], (figures * weights).sum(dim=1)
 
     def _count(self, problems: list[Problem], indices: list[Tensor | None]) -> tuple[float, int]:
         """(denominator, scored positions) of the whole step, over all processes."""

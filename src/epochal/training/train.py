@@ -26,12 +26,13 @@ from epochal.likelihood.nll import Evaluator
 from epochal.models import Transformer, initialise
 from epochal.objectives import objective
 from epochal.progress import say
-from epochal.recipe import Recipe, RecipeLike, RunNumbers, identity, load_recipe, run_numbers
+from epochal.recipe import Recipe, RecipeLike, RunNumbers, load_recipe, run_numbers
 from epochal.recipe.load import differing_keys
 from epochal.recipe.numbers import MICRO_BATCH_TOKENS
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.runs.record import FORMAT
+from epochal.runs.teachers import find_teachers, run_identity
 from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.law import read_laws
 from epochal.training.branch import Start, find_start
@@ -49,6 +50,7 @@ from epochal.training.parallel.world import (
 )
 from epochal.training.profile import ProfiledStepper
 from epochal.training.step import Stepper
+from epochal.training.teachers import check_teachers, load_teachers
 
 
 @report_errors_once()
@@ -72,6 +74,7 @@ def train(
     corpus = open_corpus(settings.data)
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
     plan = plan_mesh(settings, process_count(), corpus.tokenizer.vocabulary)
+    check_teachers(settings, corpus.tokenizer)
     machine = local_device(find_machine(settings.train))
     folder = _run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
@@ -244,6 +247,7 @@ def make_stepper(
         order(),
         machine,
         parallel_model,
+        load_teachers(settings, corpus.tokenizer, machine, bare_model),
     )
 
 
@@ -295,7 +299,7 @@ def run_info(
 ) -> dict[str, Any]:
     """Content of run.json, except the status; without a corpus (an import) no facts about one."""
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
-    what = identity(settings) | (corpus.identity() if corpus else {})
+    what = run_identity(settings) | (corpus.identity() if corpus else {})
     return {
         "format": FORMAT,
         "family": settings.family,
@@ -322,6 +326,7 @@ def run_info(
             "compiled": machine.compiled,
             "processes": to_json(plan or MeshPlan()),
         },
+        **({"teachers": to_json(find_teachers(settings))} if settings.distill.teachers else {}),
     }
 
 

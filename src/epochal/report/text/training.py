@@ -18,6 +18,8 @@ TEXTS: Mapping[NoteCode, Text] = {
     DryRunNote.GPT2_VOCABULARY: "numbers are for GPT-2's vocabulary; give yours with "
     "data.tokenizer=…",
     DryRunNote.SINGLE_EPOCH: "the corpus is assumed to be large enough for a single epoch",
+    DryRunNote.WITHOUT_TEACHERS: "FLOPs, memory and time are the student's alone, without its "
+    "teachers ({teachers})",
 }
 
 

@@ -38,6 +38,7 @@ NAMES = [
     "compare",
     "compare_existing",
     "critical_unique_tokens",
+    "distill",
     "download",
     "downstream",
     "dry_run",

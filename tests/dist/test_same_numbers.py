@@ -41,6 +41,8 @@ MODES = {
     "zero-3-recomputing-offload": (BOTH, 2, ZERO3 | FULL | {"parallel__offload": True}),
     "ddp-compiled": (("ar",), 2, COMPILED),
     "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
+    "ddp-student": (("student",), 2, ONE_ROW),
+    "zero-3-student": (("student",), 2, ZERO3),
     "tensor": (BOTH, 2, TENSOR),
     "tensor-sequence": (SCALED, 2, SEQUENCE),
     "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
@@ -66,6 +68,7 @@ MODELS = {
         "model__base_depth": 2,
         "model__base_head_dim": 4,
     },
+    "student": {"family": "mdm", "seed": 5, "distill__teachers": ["mdm", "mdm8"]},
 }
 # name: ((processes and mode until step 12), (processes and mode from there on)), of mdm
 MOVES = {
@@ -82,7 +85,10 @@ def values(corpus, folder, name, model, **changes):
     """A run of 24 steps at a rate at which rounding does not grow."""
     steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__grad_clip": 0.5}
     steady |= {"checkpoint__every": "4 steps", "eval__every": "12 steps", "parallel__timeout": 120}
-    return overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
+    given = overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
+    if teachers := given.get("distill.teachers"):
+        given["distill.teachers"] = [str(folder / teacher) for teacher in teachers]
+    return given
 
 
 @pytest.fixture(scope="module")

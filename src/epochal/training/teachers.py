@@ -16,7 +16,7 @@ from epochal.models import Transformer
 from epochal.objectives import Problem
 from epochal.objectives.distillation import SoftTargets, soft_targets
 from epochal.recipe import Recipe
-from epochal.recipe.schema import Distill
+from epochal.recipe.distill import Distill
 from epochal.runs import RunRecord
 from epochal.runs.teachers import Teacher, find_teachers
 from epochal.training import checkpoint

@@ -65,6 +65,7 @@ LONG = {
     "study": "takes at least minutes",
     "sweep": "trains",
     "train": "trains",
+    "distill": "trains",
     "downstream": "needs lm-evaluation-harness and rows of tasks",
     "import": "reads a checkpoint of another program",
 }

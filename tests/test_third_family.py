@@ -131,6 +131,13 @@ def test_train_and_evaluate(trained, run):
     assert 2 < scored["nll_nats_per_token"] < 6
 
 
+def test_it_has_students(trained, run, tmp_path):
+    run("distill", trained / "replaced", "--out", tmp_path / "s", "seed=7", "train.steps=3")
+    record = RunRecord(tmp_path / "s")
+    assert record.family == "replaced"
+    assert min(line["teacher_kl"] for line in record.metrics("train")) > 0
+
+
 def test_compare_takes_all_three(trained, run):
     found = run("compare", *(trained / name for name in families.family_names()))
     assert {one["family"] for one in found["runs"]} == {"ar", "mdm", "replaced"}

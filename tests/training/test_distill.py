@@ -199,9 +199,11 @@ def test_checkpoints_are_teachers(tiny_corpus, teachers, tmp_path):
     ],
 )
 def test_what_cannot_be_taught(tiny_corpus, teachers, tmp_path, changes, error, message):
-    given = {"distill__teachers": names(teachers, "ar")} | changes
+    given = {"family": "ar"} | changes
+    family = given.pop("family")
+    given = {"distill__teachers": names(teachers, "ar")} | given
     with pytest.raises(error, match=message):
-        train(None, student(tiny_corpus, teachers, "ar", tmp_path / "s", **given))
+        train(None, student(tiny_corpus, teachers, family, tmp_path / "s", **given))
     assert not (tmp_path / "s").exists()
 
 
@@ -214,14 +216,6 @@ def test_another_tokenizer(teachers, tmp_path):
     other = prepare(tmp_path / "text.jsonl", tmp_path / "other", options).folder
     with pytest.raises(RecipeError, match="differ in tokenizer, so it cannot answer"):
         train(None, student(other, teachers, "ar", tmp_path / "s"))
-
-
-def test_any_family_has_students(tiny_corpus, tmp_path, third_family):
-    teacher = train(None, overrides(tiny_corpus, tmp_path / "t", family=third_family))
-    record = distill([teacher.path], tmp_path / "s", overrides={"seed": 7, "train.steps": 3})
-    assert record.family == third_family
-    assert record.status == "finished"
-    assert record.metrics("train")[0]["teacher_kl"] > 0
 
 
 def test_the_students_recipe(teachers, tmp_path):
@@ -273,13 +267,13 @@ def test_the_command_line(tiny_corpus, teachers, tmp_path, capsys, family):
     assert code == 0
     if family == "ar":  # a recipe of its own
         recipe = tmp_path / "small.toml"
-        recipe.write_text('family = "ar"\n[model]\nd_model = 16\n')
+        recipe.write_text('family = "ar"\n[model]\nd_model = 24\n')
         changes = overrides(tiny_corpus, "unused", train__steps=2)
         del changes["run_dir"], changes["model.d_model"]
         words = ["distill", runs[0], str(recipe), "--out", str(tmp_path / "small")]
         code, told, err = command(capsys, *words, *as_words(changes))
         assert code == 0, err
-        assert RunRecord(tmp_path / "small").recipe.model.d_model == 16
+        assert RunRecord(tmp_path / "small").recipe.model.d_model == 24
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ CONSTANTS = {
 }
 _OWN = {
     "linear-penalty": {"P": 3e-4},
-    "quokka-additive": {"P": 0.1, "delta": 3.0},
+    "quokka-additive": {"P": 0.3, "delta": 3.0},
 }
 """Constants that a law has otherwise, so that its term matters and does not dwarf all others."""
 SIZES = (7e6, 2e7, 5e7, 1.2e8, 3e8, 8e8, 2e9)

@@ -48,7 +48,7 @@ def test_each_law_against_its_formula_written_out(point):
     repeated = min(u, d) * (d / min(u, d)) ** c["p_e"] * math.exp(-((r_d / e_p) ** c["gamma"]))
     h = c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
     h = (h + c["C"] * n ** c["gamma"] / u ** c["delta"]) / (c["L0"] - c["E"])
-    additive = 0.1 * (n / u) ** c["kappa"] * math.log10(d / min(u, d)) ** 3
+    additive = 0.3 * (n / u) ** c["kappa"] * math.log10(d / min(u, d)) ** 3
     plain = c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
     expected = {
         "chinchilla": plain,

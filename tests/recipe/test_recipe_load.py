@@ -78,10 +78,10 @@ def test_a_length_given_replaces_the_files(tmp_path):
     ],
 )
 def test_override_syntax(text, value):
-    from epochal.recipe.load import split_override
+    from epochal.recipe.load import read_overrides
 
     key = text.partition("=")[0].strip()
-    assert split_override(text) == (key, value)
+    assert read_overrides([text]) == {key: value}
 
 
 MISTAKES = [

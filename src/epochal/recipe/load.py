@@ -39,10 +39,7 @@ def load_recipe(
             raise RecipeError("give overrides with a recipe file, or change the Recipe itself")
         return recipe
     tree = {} if recipe is None else read_toml(find_recipe(recipe))
-    changes = (
-        overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
-    )
-    apply_overrides(tree, dict(changes))
+    apply_overrides(tree, read_overrides(overrides))
     loaded = recipe_from_tree(tree)
     if loaded.run_dir is None:
         name = "run" if recipe is None else Path(recipe).stem
@@ -80,7 +77,14 @@ def read_toml(path: Path) -> Tree:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
 
 
-def split_override(text: str) -> tuple[str, Any]:
+def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides as they may be given, as dotted key → value. Raises RecipeError."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    return dict(map(_split_override, overrides))
+
+
+def _split_override(text: str) -> tuple[str, Any]:
     """`train.epochs=20` → ("train.epochs", 20). The value is TOML; a bare word is a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

@@ -17,7 +17,7 @@ from epochal.families import family_names, get_family
 from epochal.generation.config import GenerationConfig
 from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, load_recipe
-from epochal.recipe.load import split_override
+from epochal.recipe.load import read_overrides
 from epochal.results import to_json
 from epochal.runs import RunRecord
 from epochal.studies.options import CompareOptions
@@ -40,8 +40,7 @@ def compare(
     and `evaluate` raise.
     """
     options = options or CompareOptions()
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
-    changes = dict(pairs)
+    changes = read_overrides(overrides)
     if "family" in changes:
         raise RecipeError("`family` has no place here: compare trains several families")
     names = dict.fromkeys(options.families or family_names())

@@ -26,8 +26,8 @@ from epochal.recipe.load import (
     apply_overrides,
     check_keys,
     flat,
+    read_overrides,
     read_toml,
-    split_override,
 )
 from epochal.units import Count, Quantity
 
@@ -175,9 +175,7 @@ def sweep_from_tree(
                 raise RecipeError(f"`{section}` is outside of [base]; write `base.{section}`")
             hint = nearest(section, _SECTIONS) or f" Sections are {', '.join(_SECTIONS)}."
             raise RecipeError(f"unknown section `{section}` in a sweep.{hint}")
-    changes = dict(
-        overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
-    )
+    changes = read_overrides(overrides)
     if "sweep" in tree:
         tree["sweep"] = {_new_name(key): value for key, value in _section(tree, "sweep").items()}
     _apply(tree, changes)

@@ -13,10 +13,10 @@ from epochal.recipe.load import (
     Tree,
     apply_overrides,
     find_recipe,
+    read_overrides,
     read_toml,
     recipe_from_tree,
     recipe_tree,
-    split_override,
 )
 from epochal.runs import RunRecord, parse_run_checkpoint
 from epochal.training.train import train
@@ -49,9 +49,7 @@ def student_recipe(
     """The recipe that `distill` trains."""
     if not teachers:
         raise UserError("a student needs at least one teacher; give runs")
-    given = dict(
-        overrides.items() if isinstance(overrides, Mapping) else map(split_override, overrides)
-    )
+    given = read_overrides(overrides)
     for key, source in (("run_dir", "the output folder"), ("distill.teachers", "the runs given")):
         if key in given:
             raise RecipeError(f"`{key}` is set by {source}; leave it out")

@@ -25,7 +25,7 @@ from epochal.scaling.forms.form import FitProblem, Form, Inputs
 from epochal.scaling.law import SINGLE_EPOCH, ScalingLaw, interval_of
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Points
-from epochal.scaling.search import best_ends, solve
+from epochal.scaling.search import best_ends, refitted, solve
 
 _BOOTSTRAP_ROUNDS = 40
 _BOOTSTRAP_TOLERANCE = 1e-5
@@ -157,12 +157,9 @@ def _profile(
     """
     at = problem.form.index(name)
     values = np.log(_PROFILE)
-    part = replace(problem, fixed={**problem.fixed, name: 0.0})
-    base = np.repeat(part.map()[0][None], len(values), axis=0)
-    base[:, at] = values
-    _, lowest = best_ends(part, minima, len(values), rounds=40, base=base)
+    lowest = refitted(problem, minima, name, values, rounds=40)
     best = minima[0]
-    within = float((np.abs(problem.residuals(best[None])) <= problem.delta).mean())
+    within = problem.share_within(best)
     freedom = max(1.0, problem.rows - len(problem.free))
     least = min(objective, float(lowest.min()))
     limit = least * float(np.exp(0.5 * _CHI2 / freedom * (1 + within))) + 1e-18

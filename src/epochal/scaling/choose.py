@@ -17,7 +17,7 @@ from epochal.estimates import Floats
 from epochal.results import Note, NoteCode, note
 from epochal.scaling.estimate import PointFit, groups_of, point_fit
 from epochal.scaling.forms import DATA_CONSTRAINED, FORMS
-from epochal.scaling.forms.form import FitProblem
+from epochal.scaling.forms.form import NOTHING, FitProblem
 from epochal.scaling.identified import unidentified
 from epochal.scaling.law import SINGLE_EPOCH
 from epochal.scaling.options import FitOptions
@@ -38,8 +38,6 @@ than one standard error and an AICc lower by more than this."""
 _FOLDS = 12
 _FEWEST_GROUPS = 4
 _MOST_MINIMA = 6
-_NOTHING = 1e-6
-"""Errors below this are of rounding; differences between them say nothing."""
 
 
 class ChoiceReason(NoteCode):
@@ -114,11 +112,9 @@ def choose_law(
     rows = next(iter(fits.values())).rows
     groups = _held_out_groups(rows)
     best = min(fits.values(), key=lambda fit: float(fit.objectives[0]))
-    inside = float((np.abs(best.problem.residuals(best.constants[:1])) <= options.huber).mean())
+    within = best.problem.share_within(best.constants[0])
     errors = {name: _held_out_errors(fit, groups) for name, fit in fits.items()}
-    scores = {
-        name: _aicc(fit.problem, float(fit.objectives[0]), inside) for name, fit in fits.items()
-    }
+    scores = {name: _aicc(fit.problem, fit.objectives[:1], within) for name, fit in fits.items()}
     unknown = {name: unidentified(fit.problem, fit.constants[0]) for name, fit in fits.items()}
     known = [name for name in fits if not unknown[name]]
     if not known:  # the default, whose half-lives are reported as not identified
@@ -158,21 +154,18 @@ def _held_out_errors(fit: PointFit, groups: NDArray[np.int64]) -> Floats:
     ends, _ = best_ends(fit.problem, fit.constants[:_MOST_MINIMA], number, weights)
     errors = np.abs(replace(fit.problem, residual="log").residuals(ends))
     held: Floats = errors[folds, np.arange(len(groups))]
-    return np.maximum(np.where(np.isfinite(held), held, 10.0), _NOTHING)
+    return np.maximum(np.where(np.isfinite(held), held, 10.0), NOTHING)
 
 
-def _aicc(problem: FitProblem, objective: float, inside: float) -> float | None:
+def _aicc(problem: FitProblem, objectives: Floats, within: float) -> float | None:
     """AICc of Huber's terms as a likelihood at its best scale; None with too few rows for it.
 
-    −2 log L = 2n/(1 + inside)·log(objective/n): Laplace's likelihood if no row is within δ
-    (`inside` 0), the normal one if all are. The scale counts as a constant. The same rule as
-    that of the profiles' limit (intervals.py).
+    `within` is the share of rows within δ. The scale counts as a constant.
     """
     rows, count = problem.rows, len(problem.free) + 1
     if rows <= count + 1:
         return None
-    least = float(problem.huber(np.array(_NOTHING)))
-    misfit = 2 * rows / (1 + inside) * np.log(max(objective / rows, least))
+    misfit = float(problem.misfit(objectives, within)[0])
     return float(misfit + 2 * count + 2 * count * (count + 1) / (rows - count - 1))
 
 

@@ -21,6 +21,8 @@ from epochal.units import format_count
 
 _STAGE_1_EPOCHS = 2.5
 """Most epochs of rows in stage 1 of a two-stage fit (Muennighoff's notebook)."""
+_WITHIN = 0.01
+"""Minima whose objective is within this share of the lowest are all reported."""
 _LARGE = 1.1  # rows with N above N_opt(u) by this factor can identify R_N
 
 
@@ -59,6 +61,12 @@ class PointFit:
     """Unconstrained constants of the minima, best first, [M, k]."""
     objectives: Floats
     """[M]."""
+
+
+def close_to_best(objectives: Floats) -> NDArray[np.bool_]:
+    """Which of the objectives [M], lowest first, are within 1 % of it."""
+    close: NDArray[np.bool_] = objectives <= objectives[0] * (1 + _WITHIN) + 1e-24
+    return close
 
 
 def point_fit(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from epochal.errors import DataError
 from epochal.estimates import Floats
@@ -24,7 +23,13 @@ from epochal.scaling.checks import (
     spread,
 )
 from epochal.scaling.choose import Choice, choose_law
-from epochal.scaling.estimate import ConstantStatus, PointFit, make_problem, point_fit
+from epochal.scaling.estimate import (
+    ConstantStatus,
+    PointFit,
+    close_to_best,
+    make_problem,
+    point_fit,
+)
 from epochal.scaling.fixed import read_fixed
 from epochal.scaling.floor import SharedFloor, shared_floor
 from epochal.scaling.forms import FORMS
@@ -41,8 +46,6 @@ from epochal.scaling.read import Source, read_source
 from epochal.scaling.repetition import RepetitionCosts, repetition_costs
 from epochal.scaling.search import search
 
-WITHIN = 0.01
-"""Minima whose objective is within this share of the lowest are all reported."""
 _TRADE_OFF = 1e3
 
 
@@ -222,7 +225,7 @@ def _fit_family(
     predicted = (
         np.exp(problem.log_loss + residuals) if options.residual == "log" else rows.loss + residuals
     )
-    close = _close(objectives)
+    close = close_to_best(objectives)
     held = fixed | not_identified(unknown)
     error = extrapolation_error(
         rows, form, theta, held, frozenset(unknown), tie_exponents=options.tie_exponents
@@ -267,7 +270,9 @@ def _with_intervals(
     """
     rows, unknown = estimate.rows, estimate.unknown
     problem, constants, objectives = estimate.problem, estimate.constants, estimate.objectives
-    errors = spread(problem, constants[_close(objectives)], objectives[0], rows, options, family)
+    errors = spread(
+        problem, constants[close_to_best(objectives)], objectives[0], rows, options, family
+    )
     if lost := [name for name in errors.profiles if errors.intervals[name] == (None, None)]:
         unknown += lost
         estimate.constant_status |= dict.fromkeys(lost, note(ConstantStatus.ANY_VALUE))
@@ -275,7 +280,7 @@ def _with_intervals(
         constants, objectives = search(problem)
         curves = {name: errors.profiles[name] for name in lost}
         errors = spread(
-            problem, constants[_close(objectives)], objectives[0], rows, options, family
+            problem, constants[close_to_best(objectives)], objectives[0], rows, options, family
         )
         errors.profiles |= curves
     for name in errors.profiles:
@@ -287,12 +292,6 @@ def _with_intervals(
         elif low is None and high is not None:
             estimate.constant_status[name] = note(ConstantStatus.AT_MOST, high=high)
     return problem, constants, objectives, errors
-
-
-def _close(objectives: Floats) -> NDArray[np.bool_]:
-    """Which minima are within 1 % of the lowest."""
-    close: NDArray[np.bool_] = objectives <= objectives[0] * (1 + WITHIN) + 1e-24
-    return close
 
 
 def _minima(

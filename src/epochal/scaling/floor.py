@@ -8,7 +8,7 @@ terms are taken as a likelihood at the family's own best scale, as in profiles o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import chi2
@@ -18,11 +18,10 @@ from epochal.estimates import Floats
 from epochal.scaling.checks import Interval
 from epochal.scaling.estimate import PointFit
 from epochal.scaling.law import LEVEL
-from epochal.scaling.search import best_ends
+from epochal.scaling.search import refitted
 
 _CELLS, _ROUNDS = 21, 3
 _SMALLEST = 1e-3  # nats, the lowest floor looked at
-_NOTHING = 1e-6  # residuals below it are of rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +81,11 @@ def _own(fit: PointFit) -> float:
 
 def _misfits(fit: PointFit, grid: Floats) -> Floats:
     """−2·log of the likelihood with E fixed at each value of the grid."""
-    problem = fit.problem
-    part = replace(problem, fixed={**problem.fixed, "E": 0.0})
-    base = np.repeat(part.map()[0][None], len(grid), axis=0)
-    base[:, problem.form.index("E")] = np.log(grid)
-    _, lowest = best_ends(part, fit.constants[:4], len(grid), rounds=80, base=base)
-    return _misfit(fit, lowest)
+    return _misfit(fit, refitted(fit.problem, fit.constants[:4], "E", np.log(grid), rounds=80))
 
 
 def _misfit(fit: PointFit, objectives: Floats) -> Floats:
-    """2n/(1 + inside)·log(objective/n); `inside` is the share of runs within δ at the minimum."""
-    problem = fit.problem
-    inside = float((np.abs(problem.residuals(fit.constants[:1])) <= problem.delta).mean())
-    least = float(problem.huber(np.array(_NOTHING)))
-    misfit: Floats = (
-        2 * problem.rows / (1 + inside) * np.log(np.maximum(objectives / problem.rows, least))
-    )
-    return misfit
+    return fit.problem.misfit(objectives, fit.problem.share_within(fit.constants[0]))
 
 
 def _interval(values: Floats, misfits: Floats, best: int) -> Interval:

@@ -17,7 +17,7 @@ from epochal.errors import DataError
 from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.scaling.checks import Interval, spread
-from epochal.scaling.estimate import point_fit
+from epochal.scaling.estimate import close_to_best, point_fit
 from epochal.scaling.forms.penalties import LINEAR_PENALTY
 from epochal.scaling.law import TAIL, interval_of
 from epochal.scaling.options import FitOptions
@@ -98,8 +98,9 @@ def _cost(
     fit = point_fit(points, family, LINEAR_PENALTY, options, fixed)
     at = LINEAR_PENALTY.index("P")
     lowest = float(fit.objectives[0])
-    close = fit.objectives <= 1.01 * lowest + 1e-24
-    errors = spread(fit.problem, fit.constants[close], lowest, fit.rows, options, family)
+    errors = spread(
+        fit.problem, fit.constants[close_to_best(fit.objectives)], lowest, fit.rows, options, family
+    )
     samples = [np.exp(draws[:, at]) for draws in errors.samples]
     rows = fit.rows
     largest = float(((rows.epochs - 1) * rows.params / rows.unique_tokens).max())

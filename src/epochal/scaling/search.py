@@ -106,6 +106,14 @@ def best_ends(
     return ends[best, row], objectives[best, row]
 
 
+def refitted(problem: FitProblem, minima: Floats, name: str, values: Floats, rounds: int) -> Floats:
+    """Lowest objectives with one constant fixed at each of the unconstrained `values`, [V]."""
+    part = replace(problem, fixed={**problem.fixed, name: 0.0})
+    base = np.repeat(part.map()[0][None], len(values), axis=0)
+    base[:, problem.form.index(name)] = values
+    return best_ends(part, minima, len(values), rounds=rounds, base=base)[1]
+
+
 class _State:
     """A batch on its way."""
 

@@ -12,17 +12,13 @@ import numpy as np
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import (
-    ALPHA,
-    BETA,
     DELTA,
+    FIVE,
     KAPPA,
     OLD_PENALTY,
     PENALTIES,
     R_D,
     R_N,
-    A,
-    B,
-    E,
     Form,
     Grid,
     Inputs,
@@ -70,13 +66,12 @@ def _coupled(columns: Floats, where: Inputs) -> list[Term]:
     return [(beta * both, derivatives), (e, {2: 1.0})]
 
 
-_FIVE = (A, B, E, ALPHA, BETA)
-_SEVEN = (*_FIVE, R_D, R_N)
+_SEVEN = (*FIVE, R_D, R_N)
 _LIVES = (0.5, 2.0, 8.0, 30.0, 120.0, 500.0, 3000.0)
 _HALF_LIVES = Grid(np.log(np.array([(d, n) for d in _LIVES for n in _LIVES])))
 CHINCHILLA = Form(
     "chinchilla",
-    _FIVE,
+    FIVE,
     "L = E + A/N^alpha + B/D^beta",
     "Hoffmann et al. 2022 (arXiv 2203.15556), approach 3",
     chinchilla_terms,

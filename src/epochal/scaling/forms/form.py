@@ -22,7 +22,10 @@ _LOG_INFINITE = float(np.log(1e12))
 _LOG_NOTHING = float(np.log(1e-9))
 """Unconstrained value of a half-life of 0: tokens beyond the first epoch, or parameters beyond
 N_opt(u), count for nothing."""
-_LOG_ZERO = -1e4  # log of a number of repetitions that is 0: any power of it vanishes
+NOTHING = 1e-6
+"""Residuals below it are of rounding; differences between them say nothing."""
+LOG_ZERO = -1e4
+"""Log of a number of repetitions that is 0: any power of it vanishes."""
 _LARGEST = 300.0  # exp of it is still a float
 
 
@@ -82,6 +85,8 @@ DELTA = Constant("delta", (0.3, 4.0), positive=False)
 UNINFORMED = Constant("L0", (np.log(0.1), np.log(100.0)))
 """Loss of a model that knows nothing; given, not fitted: ln V, or the unigram entropy."""
 KAPPA = Constant("kappa", (0.0, 4.0), positive=False)
+FIVE = (A, B, E, ALPHA, BETA)
+"""Those of the Chinchilla law, with which most others begin."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,7 +261,7 @@ def power(
 def log_repetitions(where: Inputs) -> Floats:
     """log R; where nothing repeats, so low that any power of R vanishes."""
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log(where.repetitions), _LOG_ZERO)
+        return np.maximum(np.log(where.repetitions), LOG_ZERO)
 
 
 def penalty(columns: Floats, where: Inputs, first: int) -> Term:
@@ -371,3 +376,19 @@ class FitProblem:
         """Σ weights · Huber terms, [S]; NaN counts as infinite."""
         total = (weights * self.huber(self.residuals(constants))).sum(axis=-1)
         return np.where(np.isfinite(total), total, np.inf)
+
+    def share_within(self, constants: Floats) -> float:
+        """Share of rows whose residual is within δ, by the constants [k]."""
+        return float((np.abs(self.residuals(constants[None])) <= self.delta).mean())
+
+    def misfit(self, objectives: Floats, within: float) -> Floats:
+        """−2·log of Huber's terms as a likelihood at its best scale, [S], but for a constant.
+
+        2n/(1 + within)·log(objective/n): Laplace's likelihood if no row is within δ, the normal
+        one if all are (our rule in between). Residuals below NOTHING count as that.
+        """
+        least = float(self.huber(np.array(NOTHING)))
+        misfit: Floats = (
+            2 * self.rows / (1 + within) * np.log(np.maximum(objectives / self.rows, least))
+        )
+        return misfit

@@ -12,16 +12,12 @@ import numpy as np
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import (
-    ALPHA,
-    BETA,
     DELTA,
+    FIVE,
     KAPPA,
     OLD_PENALTY,
     PENALTIES,
-    A,
-    B,
     Constant,
-    E,
     Form,
     Grid,
     Inputs,
@@ -42,12 +38,11 @@ def _linear(columns: Floats, where: Inputs) -> list[Term]:
     return [*chinchilla_terms(columns, where), (size, {5: 1.0})]
 
 
-_FIVE = (A, B, E, ALPHA, BETA)
 _P = Constant("P", (float(np.log(1e-9)), float(np.log(1e3))))
 """At the lower end a thousand repetitions with 100 parameters per token cost 0.0001 nats."""
 LINEAR_PENALTY = Form(
     "linear-penalty",
-    (*_FIVE, _P),
+    (*FIVE, _P),
     "L = E + A/N^alpha + B/D^beta + P·(D/u − 1)·(N/U)",
     "Lovelace et al. 2026 (arXiv 2605.01640), exponents of the penalty fixed at 1",
     _linear,
@@ -57,7 +52,7 @@ LINEAR_PENALTY = Form(
 )
 _PENALTY = Form(
     "penalty",
-    (*_FIVE, P, DELTA, KAPPA),
+    (*FIVE, P, DELTA, KAPPA),
     "L = E + A/N^alpha + B/D^beta + P·(D/u − 1)^delta·(N/U)^kappa",
     "Lovelace et al. 2026 (arXiv 2605.01640)",
     _penalty,

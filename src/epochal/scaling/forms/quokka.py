@@ -14,13 +14,10 @@ import numpy as np
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import (
-    ALPHA,
-    BETA,
+    FIVE,
     KAPPA,
-    A,
-    B,
+    LOG_ZERO,
     Constant,
-    E,
     Form,
     Grid,
     Inputs,
@@ -31,7 +28,6 @@ from epochal.scaling.forms.form import (
     power,
 )
 
-_LOWEST = -1e4  # log of a logarithm that is 0
 _MOST = 60.0  # exp of it is beyond any loss
 
 
@@ -46,7 +42,7 @@ def _epochs(columns: Floats, where: Inputs) -> list[Term]:
     log_d = where.log_u + p_e * log_e - lost
     by: dict[int, Floats | float] = {
         5: log_e,
-        6: -lost * np.maximum(over, _LOWEST),
+        6: -lost * np.maximum(over, LOG_ZERO),
         7: lost * gamma,
         8: lost * gamma * where.log_unique,
         9: -lost * gamma * where.log_n,
@@ -63,7 +59,7 @@ def _additive(columns: Floats, where: Inputs) -> list[Term]:
     p, delta, kappa = columns[5:8]
     with np.errstate(divide="ignore"):
         logs = np.log(np.log1p(where.repetitions) / np.log(10.0))
-    log_log = np.maximum(logs, _LOWEST)
+    log_log = np.maximum(logs, LOG_ZERO)
     crowding = where.log_n - where.log_unique
     derivatives: dict[int, Floats | float] = {5: 1.0, 6: log_log, 7: crowding}
     return [
@@ -72,7 +68,6 @@ def _additive(columns: Floats, where: Inputs) -> list[Term]:
     ]
 
 
-_FIVE = (A, B, E, ALPHA, BETA)
 _EPOCHS = (
     Constant("p_e", (0.1, 5.0), positive=False),
     Constant("gamma", (0.05, 4.0), positive=False),
@@ -95,7 +90,7 @@ _SHAPES = np.array(
 _SOURCE = "Ni et al. 2025 (Quokka, arXiv 2510.03280)"
 QUOKKA = Form(
     "quokka",
-    (*_FIVE, *_EPOCHS),
+    (*FIVE, *_EPOCHS),
     "L = E + A/N^alpha + B/D'^beta, D' = u·e^p_e·exp(−((e − 1)/e_p)^gamma), e = D/u, "
     "e_p = c_p·U^m_p/N^k_p",
     f"{_SOURCE}, equation 15",
@@ -106,7 +101,7 @@ QUOKKA = Form(
 )
 _ADDITIVE = Form(
     "quokka-additive",
-    (*_FIVE, P, Constant("delta", (0.3, 9.0), positive=False), KAPPA),
+    (*FIVE, P, Constant("delta", (0.3, 9.0), positive=False), KAPPA),
     "L = E + A/N^alpha + B/D^beta + P·(N/U)^kappa·(log10(D/u))^delta",
     f"{_SOURCE}, equation 21",
     _additive,

@@ -30,7 +30,7 @@ from epochal.scaling.estimate import (
     make_problem,
     point_fit,
 )
-from epochal.scaling.fixed import read_fixed
+from epochal.scaling.fixed import fixed_for, read_fixed
 from epochal.scaling.floor import SharedFloor, shared_floor
 from epochal.scaling.forms import FORMS
 from epochal.scaling.forms.form import FitProblem, Form, not_identified
@@ -165,7 +165,7 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
     asked: dict[str, tuple[Points, Form, dict[str, float], Choice | None]] = {}
     refused: dict[str, str] = {}
     for family in families:
-        fixed = {**fix.get("", {}), **fix.get(family, {})}
+        fixed = fixed_for(fix, family)
         try:
             part = points.of_family(family)
             if form is not None:

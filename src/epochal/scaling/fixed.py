@@ -27,6 +27,11 @@ def read_fixed(fix: str | Path | Mapping[str, Any] | None) -> Fixed:
     return per_family | {"": {k: float(v) for k, v in fix.items() if not isinstance(v, Mapping)}}
 
 
+def fixed_for(fixed: Fixed, family: str) -> dict[str, float]:
+    """The constants of one family, those for all families among them."""
+    return {**fixed.get("", {}), **fixed.get(family, {})}
+
+
 def _read_fixed(path: str | Path) -> dict[str, dict[str, float]]:
     """Constants to fix, from a file: at the top level for all families, or per family.
 

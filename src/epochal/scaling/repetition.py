@@ -18,6 +18,7 @@ from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.scaling.checks import Interval, spread
 from epochal.scaling.estimate import close_to_best, point_fit
+from epochal.scaling.fixed import Fixed, fixed_for
 from epochal.scaling.forms.penalties import LINEAR_PENALTY
 from epochal.scaling.law import TAIL, interval_of
 from epochal.scaling.options import FitOptions
@@ -65,9 +66,7 @@ class RepetitionCosts:
     """Every two families that both show a cost."""
 
 
-def repetition_costs(
-    points: Points, options: FitOptions, fixed: Mapping[str, Mapping[str, float]]
-) -> RepetitionCosts:
+def repetition_costs(points: Points, options: FitOptions, fixed: Fixed) -> RepetitionCosts:
     """P of each family of `points`, by the law linear-penalty.
 
     `fixed` are constants per family ("": all) that are not fitted; those that the law does not have
@@ -77,8 +76,8 @@ def repetition_costs(
     for family in family_names():
         if family not in points.family:
             continue
-        both = {**fixed.get("", {}), **fixed.get(family, {})}
-        own = {name: value for name, value in both.items() if name in LINEAR_PENALTY.constants}
+        given = fixed_for(fixed, family).items()
+        own = {name: value for name, value in given if name in LINEAR_PENALTY.constants}
         try:
             found.append(_cost(points.of_family(family), family, options, own))
         except DataError:  # said of the law that was asked for, if it matters

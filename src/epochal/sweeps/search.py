@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import isinf
 
 DROPOUTS = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Dropout doubles, too, but for its first step from none."""
@@ -59,6 +60,11 @@ class Outcome:
     """Best held-out NLL, nats per token; infinite where the run diverged."""
     turned_up: bool = False
     """Whether its held-out loss had risen again by the end."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it has no NLL."""
+        return isinf(self.nll)
 
 
 @dataclass(frozen=True, slots=True)

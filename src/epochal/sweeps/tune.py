@@ -50,15 +50,18 @@ class _Cell:
     repeats: dict[str, SweepRun] = field(default_factory=dict)
     """Of the best point, with other seeds."""
     states: dict[str, RunState] = field(default_factory=dict)
+    outcomes: dict[str, Outcome | None] = field(default_factory=dict)
+    """Name of a run that is done → what it showed; None where it was not trained to its end."""
 
     @property
     def search(self) -> Search:
-        known = {
-            point: _outcome(self.states[name])
-            for name, point in self.asked.items()
-            if name in self.states
-        }
+        known = {p: self.outcomes[name] for name, p in self.asked.items() if name in self.outcomes}
         return Search(self.start, self.axes, known)
+
+    def done(self, state: RunState) -> None:
+        """Take over a run's state, and read what it showed."""
+        self.states[state.name] = state
+        self.outcomes[state.name] = _outcome(state)
 
     def settings(self, point: Point) -> Settings:
         return Settings(**{axis.value: self.start.value(axis, point) for axis in Axis})
@@ -70,7 +73,9 @@ class _Cell:
             old = [before.get(name) for name in names]
             if any(one is None or one.state != State.FINISHED for one in old):
                 return
-            self.states |= {one.name: one for one in old if one is not None}
+            for one in old:
+                if one is not None:
+                    self.done(one)
 
     def ask(self, point: Point) -> str:
         """Note that a point is wanted; the name of its run."""
@@ -254,11 +259,11 @@ def _train(
         may_start=may_start,
     )
     for state in result.runs:
-        owner[state.name].states[state.name] = state
+        owner[state.name].done(state)
 
 
 def _outcome(state: RunState) -> Outcome | None:
-    """What a run showed; None where it was not trained to its end."""
+    """Reads a run's record."""
     if state.state == State.FINISHED and state.nll is not None and math.isfinite(state.nll):
         curve = validation_curve(RunRecord(state.run_dir))
         return Outcome(state.nll, curve is not None and curve.overfits)
@@ -290,16 +295,18 @@ def _tuned(cell: _Cell, folder: SweepFolder) -> Tuned:
     search = cell.search
     at, _ = search.next()
     runs = {point: _tuned_run(cell, name, point) for name, point in cell.asked.items()}
-    neighbours = []
-    nlls = [_nll(state) for name, state in cell.states.items() if name in cell.repeats]
-    seed_nlls = [nll for nll in (runs[at].nll, *nlls) if nll is not None]
+    again = [outcome for name in cell.repeats if (outcome := cell.outcomes[name]) is not None]
+    seed_nlls = [
+        one.nll for one in (search.known[at], *again) if one is not None and not one.diverged
+    ]
     spread = stdev(seed_nlls) if len(seed_nlls) > 1 else None
-    if search.known.get(at) is not None:
+    neighbours = []
+    if search.known[at] is not None:
         neighbours = [
-            _neighbour(cell, at, point, axis, closed, spread or 0.0)
+            _neighbour(cell, search, at, point, axis, closed, spread or 0.0)
             for axis in cell.axes
             for point, _, closed in search.neighbours(at, axis)
-            if axis is not Axis.DROPOUT or closed is not Closed.LIMIT
+            if axis is not Axis.DROPOUT or closed is None  # beyond its ends there is no value
         ]
     numbers = [
         cell.numbers(cell.asked.get(name, at))
@@ -336,37 +343,35 @@ _EXCUSED = (Verdict.LIMIT, Verdict.NOT_TURNED_UP)
 
 
 def _tuned_run(cell: _Cell, name: str, point: Point) -> TunedRun:
-    state = cell.states[name]
-    outcome, nll = _outcome(state), _nll(state)
+    state, outcome = cell.states[name], cell.outcomes[name]
+    finished = outcome is not None and not outcome.diverged
     return TunedRun(
         run=state.run_dir,
         settings=cell.settings(point),
-        nll=nll,
+        nll=outcome.nll if outcome is not None and finished else None,
         turned_up=outcome is not None and outcome.turned_up,
-        diverged=outcome is not None and nll is None,
-        reason=state.reason if nll is None else None,
+        diverged=outcome is not None and outcome.diverged,
+        reason=None if finished else state.reason,
     )
 
 
-def _nll(state: RunState) -> float | None:
-    """The NLL of a finished run; None of one that diverged or was not trained to its end."""
-    outcome = _outcome(state)
-    return None if outcome is None or math.isinf(outcome.nll) else outcome.nll
-
-
 def _neighbour(
-    cell: _Cell, at: Point, point: Point, axis: Axis, closed: Closed | None, spread: float
+    cell: _Cell,
+    search: Search,
+    at: Point,
+    point: Point,
+    axis: Axis,
+    closed: Closed | None,
+    spread: float,
 ) -> Neighbour:
     """What is known of a step from the best point; `spread` is what another seed changes."""
-    outcome = cell.search.known.get(point)
+    outcome, value = search.known.get(point), cell.start.value(axis, point)
     if closed is Closed.LIMIT or (closed and outcome is None):
-        value = math.nan if axis is Axis.DROPOUT else cell.start.value(axis, point)
         return Neighbour(axis=axis, value=value, verdict=Verdict(closed.value))
-    value = cell.start.value(axis, point)
     if outcome is None:
         return Neighbour(axis=axis, value=value, verdict=Verdict.UNTRIED)
     difference, error = math.inf, 0.0
-    if math.isfinite(outcome.nll):
+    if not outcome.diverged:
         names = {one: name for name, one in cell.asked.items()}
         records = [RunRecord(cell.states[names[one]].run_dir) for one in (point, at)]
         difference, error = nll_difference(*records)

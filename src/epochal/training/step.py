@@ -213,24 +213,28 @@ class Stepper:
                 part = part_of(number, hidden)
                 (part * self.parallel_model.scale).backward()  # type: ignore[no-untyped-call]
 
+    def _scored(
+        self, problem: Problem, index: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Targets and weights of a problem's scored positions, and these, on the device."""
+
+        def moved(values: Tensor) -> Tensor:
+            return values.to(self.machine.device, non_blocking=True)
+
+        flat = problem.targets.flatten(), problem.weights.flatten()
+        targets, weights = (moved(one if index is None else one[index]) for one in flat)
+        return targets, weights, None if index is None else moved(index)
+
     def _nll(
         self, hidden: Tensor, problem: Problem, index: Tensor | None, each: Tensor | None
     ) -> Tensor:
         """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
         positions (None for all), `each` a buffer for the NLL of each of these."""
-        device = self.machine.device
-
-        def scored(values: Tensor) -> Tensor:
-            flat = values.flatten()
-            return (flat if index is None else flat[index]).to(device, non_blocking=True)
-
         with self.machine.autocast():
             return self.parallel_model.nll(
                 hidden.flatten(0, 1),
                 self.model.output_weight,
-                scored(problem.targets),
-                scored(problem.weights),
-                None if index is None else index.to(device, non_blocking=True),
+                *self._scored(problem, index),
                 compiled=self.machine.compiled,
                 each=each,
             )
@@ -240,13 +244,8 @@ class Stepper:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A student's Σ weights · loss of a problem, the NLL of each scored position, and
         [2] Σ weights · NLL and Σ weights · T² · KL."""
-        device = self.machine.device
-        place = None if index is None else index.to(device, non_blocking=True)
-        targets, weights = (
-            (flat if index is None else flat[index]).to(device, non_blocking=True)
-            for flat in (problem.targets.flatten(), problem.weights.flatten())
-        )
-        figures = torch.zeros(2, len(targets), device=device)
+        targets, weights, place = self._scored(problem, index)
+        figures = torch.zeros(2, len(targets), device=self.machine.device)
         soft = teachers.soft_targets(problem, place, self.machine)
         with self.machine.autocast():
             total = distilled_loss(

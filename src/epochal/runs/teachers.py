@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,14 @@ def find_teachers(recipe: Recipe) -> list[Teacher]:
     return found
 
 
-def run_identity(recipe: Recipe) -> dict[str, Any]:
-    """`recipe.identity`, and the weights of its teachers if it has any. Raises what
-    `find_teachers` raises."""
-    if not recipe.distill.teachers:
+def run_identity(recipe: Recipe, teachers: Sequence[Teacher] | None = None) -> dict[str, Any]:
+    """`recipe.identity`, and the weights of its teachers if it has any.
+
+    `teachers` are those of the recipe where they were found before: finding them reads all their
+    weights. Raises what `find_teachers` raises.
+    """
+    teachers = find_teachers(recipe) if teachers is None else teachers
+    if not teachers:
         return identity(recipe)
-    weights = [teacher.sha256 for teacher in find_teachers(recipe)]
+    weights = [teacher.sha256 for teacher in teachers]
     return identity(recipe) | {"distill.teachers": files.sha256_json(weights)}

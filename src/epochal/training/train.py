@@ -32,7 +32,7 @@ from epochal.recipe.numbers import MICRO_BATCH_TOKENS
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord, read_lines
 from epochal.runs.record import FORMAT
-from epochal.runs.teachers import find_teachers, run_identity
+from epochal.runs.teachers import Teacher, run_identity
 from epochal.scaling.advisor import advise, progress_text
 from epochal.scaling.law import read_laws
 from epochal.training.branch import Start, find_start
@@ -74,11 +74,11 @@ def train(
     corpus = open_corpus(settings.data)
     numbers = run_numbers(settings, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
     plan = plan_mesh(settings, process_count(), corpus.tokenizer.vocabulary)
-    check_teachers(settings, corpus.tokenizer)
+    teachers = check_teachers(settings, corpus.tokenizer)
     machine = local_device(find_machine(settings.train))
     folder = _run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
-        info = run_info(settings, corpus, numbers, machine, plan)
+        info = run_info(settings, corpus, numbers, machine, plan, teachers)
         finished, start = world.run_on_rank_zero(
             lambda: _prepare(settings, corpus, numbers, info, restart, held)
         )
@@ -296,10 +296,11 @@ def run_info(
     numbers: RunNumbers,
     machine: Machine,
     plan: MeshPlan | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> dict[str, Any]:
     """Content of run.json, except the status; without a corpus (an import) no facts about one."""
     stores = {"train": corpus.train, "validation": corpus.validation} if corpus else {}
-    what = run_identity(settings) | (corpus.identity() if corpus else {})
+    what = run_identity(settings, teachers) | (corpus.identity() if corpus else {})
     return {
         "format": FORMAT,
         "family": settings.family,
@@ -326,7 +327,7 @@ def run_info(
             "compiled": machine.compiled,
             "processes": to_json(plan or MeshPlan()),
         },
-        **({"teachers": to_json(find_teachers(settings))} if settings.distill.teachers else {}),
+        **({"teachers": to_json(teachers)} if teachers else {}),
     }
 
 

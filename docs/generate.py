@@ -48,6 +48,7 @@ RESULTS: dict[str, str] = {
     "import hf": "epochal.interop.imports.ImportedRun",
     "export hf": "epochal.interop.exports.ExportedFolder",
     "export safetensors": "epochal.interop.exports.ExportedFile",
+    "export records": "epochal.runs.pack.PackedRuns",
     "fit": "epochal.scaling.fit.FitReport",
     "plan": "epochal.scaling.planner.PlanReport",
     "plan --reverse": "epochal.scaling.planner.CriticalDataReport",

@@ -142,6 +142,7 @@ def test_import_and_export(check, tiny_pair, tmp_path):
     check("export hf", "export", "hf", run, "--out", tmp_path / "hf")
     single = tmp_path / "x.safetensors"
     check("export safetensors", "export", "safetensors", run, "--out", single)
+    check("export records", "export", "records", tiny_pair, "--out", tmp_path / "records.zip")
     check("import hf", "import", "hf", tmp_path / "hf", "--out", tmp_path / "back")
     original = Path(__file__).parents[1] / "data_files" / "megatron_ar"
     words = (original, "--out", tmp_path / "theirs", "--family", "ar", "--vocabulary", 500)

@@ -79,11 +79,12 @@ def import_from_hf(folder: str, out: str, options: ImportOptions, as_json: bool)
 
 @click.group()
 def export() -> None:
-    """Export trained models for other programs.
+    """Export trained models for other programs, and the records of runs.
 
     \b
     Examples:
       epochal export hf quickstart/ar --out exported/ar
+      epochal export records runs/my-sweep --out records/my-sweep.zip
       epochal export safetensors quickstart/ar --out ar.safetensors
     """
 
@@ -169,6 +170,38 @@ def export_to_hf(
     print_pairs([("exported", str(made.path)), ("files", ", ".join(made.files))])
     if not made.has_tokenizer:
         click.echo("\nThe run has no tokenizer, so the model knows ids but no text.")
+
+
+@export.command("records")
+@click.argument("folder")
+@click.option("--out", required=True, metavar="FILE", help="The archive to write, a .zip.")
+@json_option
+def export_records(folder: str, out: str, as_json: bool) -> None:
+    """Export the records of a sweep or a tuning as one small archive that `epochal report` reads.
+
+    Of each finished run: recipe, run.json, validation curve, and the evaluations of its best
+    checkpoint with their sums per document; of a tuning its tune.json. No weights, no text, no
+    absolute paths; the same runs give the same bytes.
+
+    \b
+    Examples:
+      epochal export records runs/my-sweep --out records/my-sweep.zip
+      epochal report records --out records.html
+    """
+    from epochal.runs.pack import pack_runs
+
+    made = pack_runs(folder, out)
+    if as_json:
+        print_json(made)
+        return
+    print_pairs(
+        [
+            ("exported", str(made.path)),
+            ("runs", f"{made.runs:,}"),
+            ("size", f"{format_count(made.bytes)} bytes"),
+            ("left out", ", ".join(made.left_out) or "none"),
+        ]
+    )
 
 
 def _print_run(record: RunRecord, as_json: bool) -> None:

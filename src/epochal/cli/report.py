@@ -17,8 +17,9 @@ from epochal.report.options import ReportOptions
 def report(runs: tuple[str, ...], out: str, options: ReportOptions, as_json: bool) -> None:
     """Write one self-contained HTML page about runs; it loads nothing from the network.
 
-    RUNS are run folders, or folders that hold runs. The page has the verdict, corpus, runs,
-    validation loss against epochs and against compute, texts the models wrote, and recipes.
+    RUNS are run folders, folders that hold runs, or archives of `epochal export records`. The page
+    has the verdict, corpus, runs, validation loss against epochs and against compute, texts the
+    models wrote, and recipes.
     Of a sweep it also has isoFLOP curves, loss over size and epochs, the value of repetition,
     the quality of the fit, and the plan. Runs that are not finished or not evaluated are shown
     as such.

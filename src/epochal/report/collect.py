@@ -165,7 +165,7 @@ class Run:
     record: RunRecord
     summary: RunSummary
     label: str
-    """The folder's name, or its path where another run has the same name."""
+    """The folder's name, with the folder above it, or its path, where another has the same."""
     curve: Curve | None
     """Validation during training; None before the first evaluation."""
     loss: tuple[Floats, Floats]
@@ -219,11 +219,18 @@ def read_runs(places: Sequence[str | Path]) -> list[Run]:
     """
     runs = [_read(path) for path in find_runs(places)]
     times = Counter(run.label for run in runs)
-    runs = [r if times[r.label] == 1 else replace(r, label=str(r.record.path)) for r in runs]
+    runs = [r if times[r.label] == 1 else replace(r, label=_longer(r, runs)) for r in runs]
     order = family_names().index
     return sorted(
         runs, key=lambda r: (r.unique_tokens, order(r.family), r.params, r.summary.flops_spent)
     )
+
+
+def _longer(run: Run, runs: Sequence[Run]) -> str:
+    """The last two parts of a run's path, or all of it where another has the same."""
+    parts = [other.record.path.parts[-2:] for other in runs]
+    own = run.record.path.parts[-2:]
+    return "/".join(own) if parts.count(own) == 1 else str(run.record.path)
 
 
 def _read(path: Path) -> Run:

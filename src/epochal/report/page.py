@@ -11,10 +11,7 @@ import jinja2
 from epochal import files
 from epochal.comparison import Comparison
 from epochal.errors import OptionError, RunError
-from epochal.report.collect import (
-    group_runs,
-    read_runs,
-)
+from epochal.report.collect import group_runs, read_runs
 from epochal.report.content import FIGURES, page_content
 from epochal.report.curves import curve_plots
 from epochal.report.drawing import FORMATS, save
@@ -28,6 +25,7 @@ from epochal.report.text.format import (
     sentence,
 )
 from epochal.results import Note
+from epochal.runs.pack import unpacked
 from epochal.scaling.fit import FitReport
 from epochal.scaling.options import check_law
 from epochal.scaling.planner import PlanReport
@@ -57,15 +55,24 @@ def write_report(
     fit: FitReport | None = None,
     plan: PlanReport | None = None,
 ) -> Report:
-    """Write the page about the runs in `places` (run folders, or folders that hold runs).
+    """Write the page about the runs in `places`: run folders, folders of runs, or of records.
 
     `fit` and `plan` are results already made; else they are made here. With `options.figures`
     every figure is also written into `<out>-figures/`. Raises RunError for a place without runs or
     a damaged record, UserError for an unknown law or format, StorageError if `out` cannot be
     written.
     """
-    options = options or ReportOptions()
-    target = Path(out)
+    with unpacked(places) as folders:
+        return _write_report(folders, Path(out), options or ReportOptions(), fit, plan)
+
+
+def _write_report(
+    places: Sequence[Path],
+    target: Path,
+    options: ReportOptions,
+    fit: FitReport | None,
+    plan: PlanReport | None,
+) -> Report:
     if target.is_dir():
         raise RunError(
             f"{target} is a folder; name the page to write, such as {target}/report.html"

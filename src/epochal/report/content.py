@@ -32,6 +32,7 @@ from epochal.report.text.comparison import verdict
 from epochal.report.text.fit import dropped_line, half_life, isoflop_notes
 from epochal.report.text.format import count, flops, listed, number, sentence
 from epochal.report.text.plan import advice_text, extrapolation_text, verdict_sentence
+from epochal.runs.pack import is_archived
 from epochal.scaling.advisor import advise
 from epochal.scaling.fit import FamilyFit
 from epochal.scaling.planner import FamilyPlan, PlanNote, PlanReport
@@ -276,13 +277,14 @@ def _warnings(groups: Sequence[Group]) -> Iterator[str]:
             if run.summary.status in _STATUS:
                 yield f"{run.label} {_STATUS[run.summary.status]}."
         for run in group.runs:
-            again = f"run `epochal eval {shlex.quote(str(run.record.path))}`"
+            path = shlex.quote(str(run.record.path))
+            again = "" if is_archived(run.record.path) else f"; run `epochal eval {path}`"
             if run.result is None and run.curve is None:
                 yield f"{run.label} has no validation result yet."
             elif run.outdated:
-                yield f"{run.label} has a better checkpoint than the evaluated one; {again}."
+                yield f"{run.label} has a better checkpoint than the evaluated one{again}."
             elif run.result is None:
-                yield f"{run.label} has not been evaluated, so its error is unknown; {again}."
+                yield f"{run.label} has not been evaluated, so its error is unknown{again}."
         if group.left_out:
             yield f"The verdict does not cover {listed([r.label for r in group.left_out])}."
 

@@ -87,7 +87,7 @@ def unpacked(places: Sequence[str | Path]) -> Iterator[list[Path]]:
             if place not in archives and (not archives or find_runs([place], needed=False)):
                 found.append(place)
             for archive in archives:
-                folder = Path(stack.enter_context(TemporaryDirectory())) / archive.stem
+                folder = Path(stack.enter_context(TemporaryDirectory(suffix=SUFFIX))) / archive.stem
                 try:
                     with zipfile.ZipFile(archive) as content:
                         content.extractall(folder)
@@ -98,6 +98,11 @@ def unpacked(places: Sequence[str | Path]) -> Iterator[list[Path]]:
                     ) from None
                 found.append(folder)
         yield found
+
+
+def is_archived(run: Path) -> bool:
+    """Whether a run's folder is that of an unpacked archive: there are no weights to evaluate."""
+    return any(parent.suffix == SUFFIX for parent in run.parents)
 
 
 def _evaluated(record: RunRecord) -> bool:

@@ -15,11 +15,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from epochal.estimates import Floats
-from epochal.scaling.checks import bootstrap
-from epochal.scaling.estimate import groups_of
 from epochal.scaling.forms import FORMS
 from epochal.scaling.forms.form import FitProblem, Inputs
 from epochal.scaling.law import law_from_constants
+from epochal.scaling.resample import refit_resamples
 from epochal.scaling.search import search
 from parts.options import Options
 from parts.timing import Row, ratio_row, take_turns, time_rows
@@ -67,15 +66,17 @@ def measure(options: Options) -> list[Row]:
     starts, points, resamples = options.starts, options.points, options.resamples
     grid = np.array(list(itertools.product(*_GRID)), dtype=float)
     problem = make_problem(points, seed=1)
-    groups = groups_of(range(points))
+    shares = np.full(points, 1 / points)
+    weights = np.random.default_rng(0).multinomial(points, shares, size=resamples).astype(float)
     best = search(problem, most=1)[0][:1]
     peer_name = f"L-BFGS-B, {len(grid)} starts"
     reached: dict[str, list[float]] = {"ours": [], peer_name: []}
     draws = iter(range(10**6))
 
     def peer() -> None:
-        generator = np.random.default_rng(next(draws))
-        chosen = generator.choice(len(grid), min(starts, len(grid)), replace=False)
+        chosen = np.random.default_rng(next(draws)).choice(
+            len(grid), min(starts, len(grid)), replace=False
+        )
         reached[peer_name].append(usual(problem, grid[chosen]))
 
     times = take_turns(
@@ -83,7 +84,7 @@ def measure(options: Options) -> list[Row]:
         {
             "fit": lambda: reached["ours"].append(ours(problem)),
             peer_name: peer,
-            "resamples": lambda: bootstrap(problem, best, groups, resamples, seed=0),
+            "resamples": lambda: refit_resamples(problem, best, weights),
         },
         options.rounds,
     )

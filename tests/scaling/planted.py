@@ -70,6 +70,14 @@ def runs(planted, noise=0.0, seed=0, epochs=EPOCHS, budgets=BUDGETS, sizes=SIZES
     return replace(points, vocabulary=50257) if "L0" in planted.constants else points
 
 
+def join(*parts):
+    """Points of several families or recipes."""
+    columns = ("params", "tokens", "unique_tokens", "loss")
+    joined = (np.concatenate([getattr(p, c) for p in parts]) for c in columns)
+    points = make_points(*joined, family=[name for part in parts for name in part.family])
+    return replace(points, recipe=[name for part in parts for name in part.recipe])
+
+
 def write_csv(path, points, extra=""):
     """The points as a file."""
     lines = ["params,tokens,unique_tokens,val_loss,family"]

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-from planted import constants, law, make_points, runs, write_csv
+from planted import constants, join, law, runs, write_csv
 
 import epochal
 from epochal.cli.main import main
 from epochal.errors import DataError
 from epochal.report.text import describe
-from epochal.report.text.fit import cost_ratio, repetition_cost, shared_floor
+from epochal.report.text.fit import shared_floor
 from epochal.scaling.choose import choose_law
 from epochal.scaling.estimate import ConstantStatus, point_fit
-from epochal.scaling.fit import FitNote, fit_points
+from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
 from epochal.scaling.identified import unidentified
 from epochal.scaling.law import law_from_constants, read_laws
 from epochal.scaling.optimum import best_length, optima
 from epochal.scaling.options import FitOptions, PlanOptions
 from epochal.scaling.plan import read_preset
-from epochal.scaling.read import read_csv
-from epochal.scaling.repetition import repetition_costs
+from epochal.scaling.repetition import PenaltyNote
 
-GRID = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
 QUICK = FitOptions(bootstraps=0)
 OPTIMA = (
     (10e6, (145e6, 171), (43e6, 235)),
@@ -108,69 +103,20 @@ def test_constants_of_earlier_names_are_read(tmp_path):
 
 
 def test_a_penalty_that_punishes_the_first_repetition_is_told():
+    """Not the saturating law, whose delta is another exponent."""
+    below = runs(law("saturating", delta=0.6))
+    fit = fit_points(below, FitOptions(law="saturating", bootstraps=0)).families["ar"]
+    assert PenaltyNote.FIRST_REPEAT_PUNISHED not in {one.code for one in fit.notes}
+
     def codes(delta):
         points = runs(law("penalty", delta=delta))
         found = fit_points(points, FitOptions(law="penalty", bootstraps=0)).families["ar"]
         return {one.code: one for one in found.notes}
 
-    told = codes(0.6)[FitNote.FIRST_REPEAT_PUNISHED]
+    told = codes(0.6)[PenaltyNote.FIRST_REPEAT_PUNISHED]
     assert told.values["delta"] == pytest.approx(0.6)
     assert "delta = 0.6 is below 1" in describe(told)
-    assert FitNote.FIRST_REPEAT_PUNISHED not in codes(1.2)
-
-
-def test_what_repeating_costs_is_the_planted_penalty_whatever_the_law():
-    points = both(runs(law("linear-penalty")), runs(law("linear-penalty", "mdm", P=2e-5)))
-    costs = repetition_costs(points, QUICK, {})
-    assert [one.penalty for one in costs.families] == pytest.approx([3e-4, 2e-5], rel=1e-4)
-    assert costs.pairs[0].ratio == pytest.approx(15, rel=1e-4)
-    assert costs.pairs[0].interval is None
-
-
-def both(first, second):
-    """Points of two families."""
-    columns = ("params", "tokens", "unique_tokens", "loss")
-    joined = (np.concatenate([getattr(p, c) for p in (first, second)]) for c in columns)
-    return make_points(*joined, family=[*first.family, *second.family])
-
-
-def test_a_cost_that_cannot_be_seen_is_no_number():
-    points = runs(law("chinchilla"), noise=0.005)
-    cost = repetition_costs(points, FitOptions(bootstraps=60), {}).families[0]
-    assert cost.interval[0] is None
-    if cost.penalty is None:
-        assert "repeating costs nothing in runs of up to 90 epochs" in repetition_cost(cost)
-    clear = runs(law("linear-penalty"), noise=0.005)
-    cost = repetition_costs(clear, FitOptions(bootstraps=60), {}).families[0]
-    assert cost.interval[0] < cost.penalty < cost.interval[1]
-    assert cost.interval[0] < 3e-4 < cost.interval[1]
-    assert not repetition_costs(runs(law(), epochs=(1,)), QUICK, {}).families
-
-
-def test_what_repeating_costs_on_the_papers_grid(tmp_path, capsys):
-    """Our reading with other code (field-2026.md §1): AR 0.0041, diffusion 0.00027, and 0.00016
-    from 10 epochs on."""
-    points = read_csv(GRID)
-    costs = repetition_costs(points, FitOptions(bootstraps=100), {})
-    ar, mdm = costs.families
-    assert ar.penalty == pytest.approx(0.0041, rel=0.15)
-    assert 0.00014 < mdm.penalty < 0.00030
-    assert ar.interval[0] < ar.penalty < ar.interval[1]
-    pair = costs.pairs[0]
-    assert 12 < pair.ratio < 30
-    assert pair.interval[0] > 4
-    later = points.take(points.epochs >= 10)
-    assert repetition_costs(later, QUICK, {}).families[1].penalty == pytest.approx(16e-5, rel=0.15)
-    assert "what it costs MDM" in cost_ratio(pair)
-    with pytest.raises(SystemExit):
-        main(["fit", str(GRID), "--bootstraps", "20"])
-    said = capsys.readouterr().out
-    assert said.startswith("Repeating costs AR ")
-    assert f"AR: P = {ar.penalty:.2g} (95 %: " in said
-    with pytest.raises(SystemExit):
-        main(["fit", str(GRID), "--bootstraps", "0", "--json"])
-    told = json.loads(capsys.readouterr().out)["repetition"]
-    assert told["families"][0]["penalty"] == pytest.approx(ar.penalty)
+    assert PenaltyNote.FIRST_REPEAT_PUNISHED not in codes(1.2)
 
 
 def test_quokkas_epoch_law_predicts_its_optima_as_printed():
@@ -274,7 +220,7 @@ def test_a_penalty_without_effect_is_not_identified(tmp_path, capsys):
 def test_one_floor_for_all_families():
     """The floor that both families were planted with is found and supported; of two it is not."""
     second = {"A": 250.0, "B": 1000.0, "R_D": 490.0, "R_N": 1200.0}
-    alike = both(runs(law(), 0.005, 1), runs(law(family="mdm", **second), 0.005, 2))
+    alike = join(runs(law(), 0.005, 1), runs(law(family="mdm", **second), 0.005, 2))
     report = fit_points(alike, FitOptions(share_floor=True, bootstraps=0))
     floor = report.floor
     assert floor.supported
@@ -288,7 +234,7 @@ def test_one_floor_for_all_families():
         assert floor.separate[family] == pytest.approx(alone[family].constants["E"], rel=1e-6)
         # What the sum of misfits is at its minimum: no family is better than alone.
         assert fit.objective >= alone[family].objective
-    apart = both(runs(law(), 0.005, 1), runs(law(family="mdm", E=2.4, **second), 0.005, 2))
+    apart = join(runs(law(), 0.005, 1), runs(law(family="mdm", E=2.4, **second), 0.005, 2))
     other = fit_points(apart, FitOptions(share_floor=True, bootstraps=0)).floor
     assert not other.supported
     assert other.statistic > other.limit == pytest.approx(3.841, abs=1e-3)
@@ -296,7 +242,7 @@ def test_one_floor_for_all_families():
 
 
 def test_without_noise_the_shared_floor_is_the_planted_one():
-    pair = both(runs(law("chinchilla")), runs(law("chinchilla", "mdm", A=250.0, B=1000.0)))
+    pair = join(runs(law("chinchilla")), runs(law("chinchilla", "mdm", A=250.0, B=1000.0)))
     options = FitOptions(law="chinchilla", share_floor=True, max_epochs=100.0, bootstraps=0)
     assert fit_points(pair, options).floor.value == pytest.approx(1.85, rel=1e-3)
 
@@ -304,6 +250,6 @@ def test_without_noise_the_shared_floor_is_the_planted_one():
 def test_a_floor_that_cannot_be_shared_is_refused():
     with pytest.raises(DataError, match="two or more families"):
         fit_points(runs(law()), FitOptions(share_floor=True, bootstraps=0))
-    pair = both(runs(law()), runs(law(family="mdm")))
+    pair = join(runs(law()), runs(law(family="mdm")))
     with pytest.raises(DataError, match="E is fixed"):
         fit_points(pair, FitOptions(share_floor=True, fix={"E": 1.8}, bootstraps=0))

@@ -37,7 +37,7 @@ def fit(sources: tuple[str, ...], options: FitOptions, out: Path | None, as_json
     """Fit a scaling law to each family of runs, with intervals and what is not identified.
 
     RUNS are run folders or folders that hold runs. A CSV has the columns params, tokens,
-    unique_tokens, val_loss and, optionally, family, seed, run and setting.
+    unique_tokens, val_loss and, optionally, family, seed, run, setting and recipe.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def fit(sources: tuple[str, ...], options: FitOptions, out: Path | None, as_json
 
 def _print_fit(report: FitReport) -> None:
     """Tables and sentences, on standard output."""
-    if report.repetition is not None and report.repetition.families:
+    if report.repetition is not None and report.repetition.linear is not None:
         _print_repetition(report.repetition)
     if report.floor is not None:
         from epochal.report.text.fit import shared_floor
@@ -92,14 +92,25 @@ def _print_fit(report: FitReport) -> None:
 
 
 def _print_repetition(costs: RepetitionCosts) -> None:
-    """The headline: what repeating costs, R repetitions of N/U parameters per unique token."""
-    from epochal.report.text.fit import cost_ratio, repetition_cost
+    """The headline: what repeating costs each recipe, then both conventions for the exponents."""
+    from epochal.report.text.fit import cost_ratios, penalty_exponents, repetition_cost
 
-    for pair in costs.pairs:
-        click.echo(sentence(cost_ratio(pair)) + ".")
-    click.echo("The penalty P·R·N/U on R repetitions (arXiv 2605.01640):")
-    for cost in costs.families:
-        print_note(repetition_cost(cost))
+    if costs.headline is not None and (headline := cost_ratios(costs.headline)) is not None:
+        click.echo(sentence(headline) + ".")
+    for found in (costs.fitted, costs.linear):
+        if found is None or not found.costs:
+            continue
+        floor = "" if found.floor is None else f", E = {found.floor:.4f} for all"
+        click.echo(f"Penalty P·R^delta·(N/U)^kappa, {penalty_exponents(found)}{floor}:")
+        for cost in found.costs:
+            print_note(repetition_cost(cost))
+        ratios = cost_ratios(found)
+        if ratios is not None and found is not costs.headline:
+            print_note(ratios)
+        for one in found.notes:
+            print_note(describe(one))
+    for name, error in costs.left_out.items():
+        print_note(f"no P for {name}: {error}")
     click.echo("")
 
 

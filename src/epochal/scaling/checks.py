@@ -15,22 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from epochal import rng
 from epochal.estimates import Floats
 from epochal.results import Note, NoteCode, note
-from epochal.scaling.estimate import groups_of, make_problem
+from epochal.scaling.estimate import make_problem
 from epochal.scaling.forms.form import FitProblem, Form, Inputs
 from epochal.scaling.law import SINGLE_EPOCH, ScalingLaw, interval_of
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Points
-from epochal.scaling.search import best_ends, refitted, solve
+from epochal.scaling.resample import refit_resamples, resample_weights
+from epochal.scaling.search import refitted, solve
 
-_BOOTSTRAP_ROUNDS = 40
-_BOOTSTRAP_TOLERANCE = 1e-5
-_FEW_BUDGETS = (3, 10)
-"""Fewest and most unique-token budgets with which whole budgets are resampled too."""
 _PROFILE = np.geomspace(0.05, 2e5, 45)
 _CHI2 = 3.841
 """95 % point of χ² with one degree of freedom."""
@@ -72,8 +67,9 @@ def spread(
     family: str,
 ) -> Spread:
     """Intervals from resamples; profiles of the half-lives widen and open theirs."""
-    starts = _with_floors(problem, minima)
-    samples = _resample(problem, starts, rows, options, family) if options.bootstraps else []
+    starts = with_floors(problem, minima)
+    sets = resample_weights(rows, options, family) if options.bootstraps else []
+    samples = [refit_resamples(problem, starts, weights) for weights in sets]
     intervals: dict[str, Interval] = {}
     if samples:
         lows, highs = interval_of([problem.form.constrain(s) for s in samples], whole_range=False)
@@ -91,7 +87,7 @@ def spread(
     return Spread(samples, intervals, curves)
 
 
-def _with_floors(problem: FitProblem, minima: Floats) -> Floats:
+def with_floors(problem: FitProblem, minima: Floats) -> Floats:
     """The minima, and for one whose E is nearly 0 a start with a real floor.
 
     From E = 0 the logarithm of E hardly moves, so resamples would never leave it.
@@ -103,46 +99,6 @@ def _with_floors(problem: FitProblem, minima: Floats) -> Floats:
     lifted = minima[minima[:, at] < floor - 1.5][:1].copy()
     lifted[:, at] = floor
     return np.concatenate([minima, lifted])
-
-
-def _resample(
-    problem: FitProblem, minima: Floats, rows: Points, options: FitOptions, family: str
-) -> list[Floats]:
-    """Resamples of runs, and of whole budgets where there are few."""
-    runs = groups_of(rows.run)
-    samples = [bootstrap(problem, minima, runs, options.bootstraps, options.seed, family)]
-    budgets = groups_of(np.round(np.log(rows.unique_tokens), 2).tolist())
-    number = int(budgets.max()) + 1
-    repeated = bool((rows.epochs > SINGLE_EPOCH).any())
-    if repeated and _FEW_BUDGETS[0] <= number <= _FEW_BUDGETS[1]:
-        count = max(50, options.bootstraps // 3)
-        samples.append(bootstrap(problem, minima, budgets, count, options.seed + 1, family))
-    return samples
-
-
-def bootstrap(
-    problem: FitProblem,
-    minima: Floats,
-    groups: NDArray[np.int64],
-    count: int,
-    seed: int,
-    family: str = "",
-) -> Floats:
-    """Unconstrained constants of `count` resamples of whole groups, [count, k].
-
-    Each resample is fitted from every one of the `minima` [M, k]; the best end counts. The
-    families draw apart: with equal draws on equal grids, their errors would be paired by chance.
-    """
-    generator = np.random.Generator(
-        np.random.Philox(rng.stream_key(seed, f"fit bootstrap {family}"))
-    )
-    number = int(groups.max()) + 1
-    drawn = generator.multinomial(number, np.full(number, 1 / number), size=count)
-    weights = drawn[:, groups].astype(float)
-    ends, _ = best_ends(
-        problem, minima, count, weights, rounds=_BOOTSTRAP_ROUNDS, tolerance=_BOOTSTRAP_TOLERANCE
-    )
-    return ends
 
 
 def _profile(

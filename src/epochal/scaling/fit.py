@@ -42,8 +42,8 @@ from epochal.scaling.law import (
 )
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Dropped, Points, unigram_level_notes
-from epochal.scaling.read import Source, read_source
-from epochal.scaling.repetition import RepetitionCosts, repetition_costs
+from epochal.scaling.read import Source, read_all
+from epochal.scaling.repetition import RepetitionCosts, penalty_notes, repetition_costs
 from epochal.scaling.search import search
 
 _TRADE_OFF = 1e3
@@ -62,8 +62,6 @@ class FitNote(NoteCode):
     """half_life_constant: R_D; longest: epochs of the longest run."""
     ONE_UNIQUE_BUDGET = "one_unique_budget"
     """All runs have one number of unique tokens."""
-    FIRST_REPEAT_PUNISHED = "first_repeat_punished"
-    """delta: below 1, the penalty rises steepest at the first repetition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,7 +119,7 @@ class FitReport:
     floor: SharedFloor | None = None
     """The E of all families, with `share_floor`; the other constants' intervals hold it there."""
     repetition: RepetitionCosts | None = None
-    """What repeating costs each family, whatever the law; None if not asked for."""
+    """What repeating costs each recipe, whatever the law; None if not asked for."""
     notes: list[Note] = field(default_factory=list)
     """What to know about the points."""
 
@@ -141,11 +139,13 @@ def fit(source: Source, options: FitOptions | None = None) -> FitReport:
     OptionError for an option that the kind of source does not take.
     """
     options = options or FitOptions()
-    points = read_source(source, options)
+    table = read_all(source, options)
+    points = table.points if options.all_settings else table.best()
     report = fit_points(points, options)
+    of_recipes = table.best(within_recipes=True)
     return replace(
         report,
-        repetition=repetition_costs(points, options, read_fixed(options.fix)),
+        repetition=repetition_costs(of_recipes, options, read_fixed(options.fix)),
         notes=[*report.notes, *unigram_level_notes(points)],
     )
 
@@ -342,6 +342,4 @@ def _fit_notes(
     budgets = np.unique(np.round(np.log(rows.unique_tokens), 2))
     if "R_D" in problem.free and len(budgets) == 1:
         notes.append(note(FitNote.ONE_UNIQUE_BUDGET))
-    if values.get("delta", 1.0) < 1:
-        notes.append(note(FitNote.FIRST_REPEAT_PUNISHED, delta=values["delta"]))
-    return notes
+    return [*notes, *penalty_notes(form, values)]

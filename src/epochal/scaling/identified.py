@@ -6,6 +6,7 @@ import numpy as np
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import FitProblem
+from epochal.scaling.joint import JointProblem
 
 _NO_EFFECT = 1e-4
 """A constant that changes no prediction by this share when it is multiplied by e (an exponent: plus
@@ -15,7 +16,7 @@ _SINGULAR = 1e-6
 _PART = 0.3  # of a direction of length 1, from which a constant takes part in it
 
 
-def condition_of(problem: FitProblem, constants: Floats) -> float:
+def condition_of(problem: FitProblem | JointProblem, constants: Floats) -> float:
     """Largest over smallest singular value of the gradient, its columns scaled to length 1."""
     gradient = _gradient(problem, constants)
     lengths = np.linalg.norm(gradient, axis=0)
@@ -25,7 +26,7 @@ def condition_of(problem: FitProblem, constants: Floats) -> float:
     return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
 
 
-def unidentified(problem: FitProblem, constants: Floats) -> tuple[str, ...]:
+def unidentified(problem: FitProblem | JointProblem, constants: Floats) -> tuple[str, ...]:
     """Free constants without effect on any point, and those that trade off exactly.
 
     `constants` [k] are those of the minimum. E is never named: a floor of nearly 0 says that the
@@ -43,7 +44,7 @@ def unidentified(problem: FitProblem, constants: Floats) -> tuple[str, ...]:
     return tuple(name for name in problem.free if name in lost)
 
 
-def _gradient(problem: FitProblem, constants: Floats) -> Floats:
+def _gradient(problem: FitProblem | JointProblem, constants: Floats) -> Floats:
     """Of the residuals by the free constants, centred, [points, free]."""
     _, matrix = problem.map()
     gradient: Floats = (matrix.T @ problem.residuals_with_gradient(constants[None])[1][0]).T

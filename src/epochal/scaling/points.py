@@ -128,6 +128,13 @@ class Points:
     """Vocabulary size in all runs; None if unknown or not the same."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"json": False})
     """Run → its recipe, as plain tables; empty for points without run folders."""
+    recipe: list[str] = field(default_factory=list)
+    """What tells each point's recipe from the family's others, "" where there are none; not given:
+    all of them alike."""
+
+    def __post_init__(self) -> None:
+        if not self.recipe:
+            object.__setattr__(self, "recipe", [""] * len(self.params))
 
     def __len__(self) -> int:
         return len(self.params)
@@ -164,6 +171,7 @@ class Points:
             sequence_length=self.sequence_length,
             vocabulary=self.vocabulary,
             recipes=self.recipes,
+            recipe=[self.recipe[i] for i in index],
         )
 
     def of_family(self, family: str) -> Points:
@@ -213,6 +221,8 @@ class Candidate:
     loss: float
     setting: Mapping[str, Any]
     """All that may differ at one point, by name."""
+    recipe: str = ""
+    """What tells its recipe from the family's others."""
 
 
 def setting_of(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,10 +234,13 @@ def setting_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def dominated_settings(runs: Sequence[Candidate]) -> dict[int, Note]:
-    """Index → why the run is left out: another setting has the lower mean loss at its point."""
+def dominated_settings(runs: Sequence[Candidate], within_recipes: bool = False) -> dict[int, Note]:
+    """Index → why the run is left out: another setting has the lower mean loss at its point.
+
+    Settings of the family count, or, `within_recipes`, only those of the same recipe.
+    """
     reasons: dict[int, Note] = {}
-    for indices in _points(runs):
+    for indices in _points(runs, within_recipes):
         by_setting: dict[Hashable, list[int]] = defaultdict(list)
         for index in indices:
             by_setting[_key(runs[index].setting)].append(index)
@@ -252,11 +265,12 @@ def dominated_settings(runs: Sequence[Candidate]) -> dict[int, Note]:
     return reasons
 
 
-def _points(runs: Sequence[Candidate]) -> list[list[int]]:
-    """Indices of runs of one family at one point."""
+def _points(runs: Sequence[Candidate], within_recipes: bool) -> list[list[int]]:
+    """Indices of runs of one family (and recipe) at one point."""
     curves: dict[Hashable, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
-        curves[run.family, run.params, run.unique_tokens].append(index)
+        recipe = run.recipe if within_recipes else ""
+        curves[run.family, recipe, run.params, run.unique_tokens].append(index)
     points = []
     for indices in curves.values():
         indices.sort(key=lambda i: runs[i].tokens)

@@ -35,13 +35,31 @@ from epochal.scaling.points import (
     dominated_settings,
     setting_of,
 )
+from epochal.scaling.recipes import recipe_labels
 from epochal.units import parse_number
 
 _COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
-_OPTIONAL = ("family", "seed", "run", "setting")
+_OPTIONAL = ("family", "seed", "run", "setting", "recipe")
 Source = Points | str | Path | Sequence[str | Path]
 _FOR_RUNS = ("at", "force")
 _FOR_CSV = ("columns", "where")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All points of a source, before some are left out as no setting to choose."""
+
+    points: Points
+    candidates: Sequence[Candidate]
+    """One per point."""
+
+    def best(self, within_recipes: bool = False) -> Points:
+        """The points of each family's best setting, or of each recipe's; the others as dropped."""
+        reasons = dominated_settings(self.candidates, within_recipes)
+        points = self.points
+        rest = points.take(np.array([i not in reasons for i in range(len(points))], dtype=bool))
+        dropped = [points.drop(index, reason) for index, reason in sorted(reasons.items())]
+        return replace(rest, notes=points.notes, dropped=[*points.dropped, *dropped])
 
 
 def read_source(source: Source, options: FitOptions) -> Points:
@@ -49,18 +67,24 @@ def read_source(source: Source, options: FitOptions) -> Points:
 
     Raises OptionError for an option that the kind of source does not take.
     """
+    table = read_all(source, options)
+    return table.points if options.all_settings else table.best()
+
+
+def read_all(source: Source, options: FitOptions) -> Table:
+    """As `read_source`, with all settings."""
     if isinstance(source, Points):
         _refuse(options, (*_FOR_RUNS, *_FOR_CSV, "all_settings"), "points that are already read")
-        return source
+        return Table(source, ())
     places = [source] if isinstance(source, str | Path) else list(source)
     tables = [place for place in places if Path(place).suffix.lower() == ".csv"]
     if not tables:
         _refuse(options, _FOR_CSV, "run folders; it needs a CSV file")
-        return read_points(places, options.at, options.force, options.all_settings)
+        return _read_runs(places, options.at, options.force)
     if len(places) > 1:
         raise UserError("give one CSV file, or run folders, not both and not several files")
     _refuse(options, _FOR_RUNS, "a CSV file; it needs run folders")
-    return read_csv(tables[0], options.columns, options.where, options.all_settings)
+    return _read_table(tables[0], options.columns, options.where)
 
 
 def _refuse(options: FitOptions, names: Sequence[str], source: str) -> None:
@@ -82,6 +106,12 @@ def read_points(
     for a place without runs, and for runs with several validation sets, vocabularies or
     sequence lengths unless `force`.
     """
+    table = _read_runs(places, at, force)
+    return table.points if all_settings else table.best()
+
+
+def _read_runs(places: Sequence[str | Path], at: At, force: bool) -> Table:
+    """All points of the runs among and below `places`."""
     records = [RunRecord(path) for path in find_runs(places)]
     if not force:
         hint = "give runs with one corpus, tokenizer and sequence length, or set force"
@@ -95,15 +125,12 @@ def read_points(
             dropped.append(row)
         else:
             rows.append(row)
-    if not all_settings:
-        reasons = dominated_settings([row.candidate for row in rows])
-        dropped += [row.drop(reasons[i]) for i, row in enumerate(rows) if i in reasons]
-        rows = [row for i, row in enumerate(rows) if i not in reasons]
     if not rows:
         examples = "; ".join(f"{d.run}: {d.reason.code}" for d in dropped[:3])
         raise RunError(f"none of the {len(records)} runs gives a point ({examples})")
     n, d, u, loss = (np.array([getattr(r, c) for r in rows], dtype=float) for c in _COLUMNS)
-    return Points(
+    recipes = recipe_labels([r.family for r in rows], [(Path(r.run), r.setting) for r in rows])
+    points = Points(
         n,
         d,
         u,
@@ -117,7 +144,13 @@ def read_points(
         sequence_length=_same(row.sequence_length for row in rows),
         vocabulary=_same(row.vocabulary for row in rows),
         recipes={row.run: row.recipe for row in rows if row.recipe is not None},
+        recipe=recipes,
     )
+    candidates = [
+        Candidate(r.family, r.params, r.planned, r.unique_tokens, r.val_loss, r.setting, recipe)
+        for r, recipe in zip(rows, recipes, strict=True)
+    ]
+    return Table(points, candidates)
 
 
 def _trunks(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -145,17 +178,6 @@ class _Row:
     planned: float
     """Tokens of the whole run."""
     setting: Mapping[str, Any]
-
-    @property
-    def candidate(self) -> Candidate:
-        """The run as one of several at its point."""
-        unique, loss = self.unique_tokens, self.val_loss
-        return Candidate(self.family, self.params, self.planned, unique, loss, self.setting)
-
-    def drop(self, reason: Note) -> Dropped:
-        """The record of a run that is left out."""
-        n, d, u, loss = self.params, self.tokens, self.unique_tokens, self.val_loss
-        return Dropped(self.run, self.family, n, d, u, loss, reason)
 
 
 def _notes(rows: Sequence[_Row], at: At) -> list[Note]:
@@ -237,11 +259,21 @@ def read_csv(
     """The points of a CSV file with a header.
 
     Columns: params, tokens, val_loss; unique_tokens (missing: every row is one epoch), family
-    (missing: the first of the list), seed, run and setting. Of rows that share all numbers but the
-    loss the best `setting` stays, unless `all_settings`. `columns` maps these names to the file's
-    own; `where` keeps only rows whose column has that text. Counts may be written like 100M.
-    Raises DataError naming the row for a value that is not a positive number.
+    (missing: the first of the list), seed, run, setting and recipe. Of rows that share all numbers
+    but the loss the best setting and recipe stays, unless `all_settings`. `columns` maps these
+    names to the file's own; `where` keeps only rows whose column has that text. Counts may be
+    written like 100M. Raises DataError naming the row for a value that is not a positive number.
     """
+    table = _read_table(path, columns, where)
+    return table.points if all_settings else table.best()
+
+
+def _read_table(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+) -> Table:
+    """All points of a CSV file."""
     path = Path(path)
     renamed = {name: name for name in (*_COLUMNS, *_OPTIONAL)} | dict(columns or {})
     header, rows = _read(path)
@@ -263,6 +295,7 @@ def read_csv(
         texts["seed"].append(row.get(renamed["seed"]) or "")
         texts["run"].append(row.get(renamed["run"]) or f"row {number}")
         texts["setting"].append(row.get(renamed["setting"]) or "none")
+        texts["recipe"].append(row.get(renamed["recipe"]) or "")
     notes = []
     if single:
         notes.append(note(PointsNote.SINGLE_EPOCH_ASSUMED, file=path.name))
@@ -270,23 +303,31 @@ def read_csv(
         default = family_names()[0]
         notes.append(note(PointsNote.FAMILY_ASSUMED, file=path.name, family=default))
     n, d, u, loss = (np.array(values[name]) for name in _COLUMNS)
-    points = Points(n, d, u, loss, texts["family"], texts["run"], texts["seed"], notes=notes)
-    return points if all_settings else _best_settings(points, texts["setting"])
-
-
-def _best_settings(points: Points, settings: Sequence[str]) -> Points:
-    """The points of the best setting each, the others as dropped."""
-    columns = (points.params, points.tokens, points.unique_tokens, points.loss)
-    runs = [
-        Candidate(family, n, d, u, loss, {"setting": setting})
-        for family, n, d, u, loss, setting in zip(
-            points.family, *(column.tolist() for column in columns), settings, strict=True
+    points = Points(
+        n,
+        d,
+        u,
+        loss,
+        texts["family"],
+        texts["run"],
+        texts["seed"],
+        notes=notes,
+        recipe=texts["recipe"],
+    )
+    named = ("setting", "recipe") if renamed["recipe"] in header else ("setting",)
+    candidates = [
+        Candidate(
+            texts["family"][i],
+            float(n[i]),
+            float(d[i]),
+            float(u[i]),
+            float(loss[i]),
+            {name: texts[name][i] for name in named},
+            texts["recipe"][i],
         )
+        for i in range(len(n))
     ]
-    reasons = dominated_settings(runs)
-    rest = points.take(np.array([i not in reasons for i in range(len(points))], dtype=bool))
-    dropped = [points.drop(index, reason) for index, reason in sorted(reasons.items())]
-    return replace(rest, notes=points.notes, dropped=dropped)
+    return Table(points, candidates)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

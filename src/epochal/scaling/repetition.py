@@ -1,42 +1,69 @@
-"""What repeating costs each family: the coefficient P of an additive penalty.
+"""What repeating costs each recipe: the coefficient P of an additive penalty.
 
-P·R·N/U nats are added by R repetitions of U unique tokens with N parameters (arXiv 2605.01640,
-both exponents fixed at 1, so that P can be compared between families and recipes). It is fitted
-beside the law that was asked for, to overfitted runs, too.
+P·R^delta·(N/U)^kappa nats are added by R repetitions of U unique tokens with N parameters (arXiv
+2605.01640). A recipe is all that runs share but for size, unique tokens, length, seed and learning
+rate. Each has its own P and its own A, B, E, alpha and beta, since regularisation changes these,
+too. The exponents are those of all recipes together, so that P can be compared; or both are 1, so
+that it can be compared with that of other texts. Overfitted runs are fitted, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
 from epochal.errors import DataError
 from epochal.estimates import Floats
 from epochal.families import family_names
-from epochal.scaling.checks import Interval, spread
-from epochal.scaling.estimate import close_to_best, point_fit
+from epochal.results import Note, NoteCode, note
+from epochal.scaling.checks import Interval, with_floors
+from epochal.scaling.estimate import PointFit, close_to_best, make_problem, point_fit
 from epochal.scaling.fixed import Fixed, fixed_for
-from epochal.scaling.forms.penalties import LINEAR_PENALTY
+from epochal.scaling.forms.form import Form
+from epochal.scaling.forms.penalties import LINEAR_PENALTY, PENALTY
+from epochal.scaling.identified import unidentified
+from epochal.scaling.joint import JointProblem
 from epochal.scaling.law import TAIL, interval_of
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Points
+from epochal.scaling.resample import refit_resamples, resample_weights
+from epochal.scaling.search import best_ends, minima_from
 
 _SEEN = 1e-3
 """Nats of the largest penalty of the runs below which no cost is seen."""
+_EXPONENTS = ("delta", "kappa")
+_STARTS = {"delta": (0.5, 1.0, 1.6), "kappa": (0.4, 1.0)}
+"""Exponents that a joint fit starts from."""
+_TRIED = 4
+"""Minima of each recipe alone that it starts from."""
+_POLISHED = 3
+
+
+class PenaltyNote(NoteCode):
+    """Warnings about a penalty on repetition."""
+
+    FIRST_REPEAT_PUNISHED = "first_repeat_punished"
+    """delta: below 1, the penalty rises steepest at the first repetition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RepetitionCost:
-    """P of one family, nats per repetition of as many unique tokens as parameters."""
+    """P of one recipe, nats of the first repetition of as many unique tokens as parameters."""
 
     family: str
+    recipe: str
+    """What tells it from the family's others; "" if there are none."""
     penalty: float | None
     """None: no cost is seen, the largest penalty of the runs is below 0.001 nats."""
     interval: Interval | None
     """95 %; a lower end of None reaches to no cost. None without resamples."""
+    ratio: float | None
+    """P over the lowest P; None where either is not seen."""
+    ratio_interval: Interval | None
+    """95 %; an open end is None. None without resamples, and for the lowest itself."""
     runs: int
     """That were fitted."""
     longest: float
@@ -46,93 +73,209 @@ class RepetitionCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostRatio:
-    """What repeating costs one family over what it costs another, P over P."""
+class PenaltyFit:
+    """P of all recipes with the same exponents."""
 
-    first: str
-    second: str
-    ratio: float
-    interval: Interval | None
-    """95 %; an open end is None. None without resamples."""
+    exponents: dict[str, float]
+    """delta and kappa."""
+    exponent_intervals: dict[str, Interval]
+    """95 %; empty for exponents that are not fitted, and without resamples."""
+    floor: float | None
+    """E of all recipes, nats per token, if it is shared; else each has its own."""
+    costs: list[RepetitionCost]
+    """Of the recipes whose runs determine P."""
+    notes: list[Note]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepetitionCosts:
-    """P of all families, and their ratios."""
+    """What repeating costs, with either convention for the exponents."""
 
-    families: list[RepetitionCost]
-    """Those whose runs determine it."""
-    pairs: list[CostRatio]
-    """Every two families that both show a cost."""
+    fitted: PenaltyFit | None
+    """With the exponents that fit all recipes best; None if the runs do not identify them."""
+    linear: PenaltyFit | None
+    """With both exponents 1; None if no recipe's runs determine P."""
+    left_out: dict[str, str]
+    """Recipes whose runs do not determine P ("ar", or "ar weight_decay=0.8"), and the error."""
+
+    @property
+    def headline(self) -> PenaltyFit | None:
+        """The one to quote: with fitted exponents, unless these punish the first repetition."""
+        return self.linear if self.fitted is None or self.fitted.notes else self.fitted
 
 
 def repetition_costs(points: Points, options: FitOptions, fixed: Fixed) -> RepetitionCosts:
-    """P of each family of `points`, by the law linear-penalty.
+    """P of each recipe of `points`; with `options.share_floor`, E is one constant for all.
 
     `fixed` are constants per family ("": all) that are not fitted; those that the law does not have
-    are left aside. Families whose runs do not determine P are left out.
+    are left aside.
     """
-    found = []
+    alone: dict[tuple[str, str], PointFit] = {}
+    left_out = {}
     for family in family_names():
-        if family not in points.family:
-            continue
-        given = fixed_for(fixed, family).items()
-        own = {name: value for name, value in given if name in LINEAR_PENALTY.constants}
-        try:
-            found.append(_cost(points.of_family(family), family, options, own))
-        except DataError:  # said of the law that was asked for, if it matters
-            continue
-    pairs = [
-        _ratio(first, second)
-        for first, second in combinations(found, 2)
-        if first.penalty is not None and second.penalty is not None
+        own = points.of_family(family)
+        given = fixed_for(fixed, family)
+        known = {name: given[name] for name in given if name in LINEAR_PENALTY.constants}
+        for recipe in dict.fromkeys(own.recipe):
+            part = own.take(np.array([one == recipe for one in own.recipe], dtype=bool))
+            try:
+                alone[family, recipe] = point_fit(
+                    part, family, LINEAR_PENALTY, options, known, polished=_POLISHED
+                )
+            except DataError as error:
+                left_out[f"{family} {recipe}".rstrip()] = str(error)
+    if not alone:
+        return RepetitionCosts(fitted=None, linear=None, left_out=left_out)
+    return RepetitionCosts(
+        fitted=_penalty_fit(alone, PENALTY, options, fixed),
+        linear=_penalty_fit(alone, LINEAR_PENALTY, options, fixed),
+        left_out=left_out,
+    )
+
+
+def _penalty_fit(
+    alone: Mapping[tuple[str, str], PointFit], form: Form, options: FitOptions, fixed: Fixed
+) -> PenaltyFit | None:
+    """All recipes by one form; None if its exponents are not identified.
+
+    `alone` are the recipes' own fits with both exponents 1, by (family, recipe).
+    """
+    fits = list(alone.values())
+    parts = []
+    for (family, _), fit in alone.items():
+        given = {form.renamed.get(k, k): v for k, v in fixed_for(fixed, family).items()}
+        exponents = {n: given[n] for n in _EXPONENTS if n in given and n in form.constants}
+        parts.append(make_problem(fit.rows, form, options, fit.fixed | exponents, []))
+    names = (*_EXPONENTS, "E") if options.share_floor else _EXPONENTS
+    joint = JointProblem(
+        parts, tuple(name for name in names if all(name in part.free for part in parts))
+    )
+    minima, objectives = minima_from(joint, _starts(joint, form, fits), most=_POLISHED)
+    if set(_EXPONENTS) & set(unidentified(joint, minima[0])):
+        return None
+    minima = minima[close_to_best(objectives)]
+    lifted = [
+        with_floors(part, own[None])[-1]
+        for part, own in zip(parts, np.split(minima[0], len(parts)), strict=True)
     ]
-    return RepetitionCosts(families=found, pairs=pairs)
+    draws: list[Floats] = []
+    if options.bootstraps:
+        sets = [resample_weights(fit.rows, options, " ".join(key)) for key, fit in alone.items()]
+        draws = [
+            refit_resamples(joint, np.vstack([minima, np.concatenate(lifted)]), np.hstack(weights))
+            for weights in zip(*sets, strict=False)
+        ]
+    return _values(alone, form, joint, minima[0], draws)
+
+
+def _starts(joint: JointProblem, form: Form, fits: Sequence[PointFit]) -> Floats:
+    """Constants of all recipes to start from, [S, G·k]: their own, at each of some exponents."""
+    free = [name for name in _EXPONENTS if name in form.constants]
+    starts = []
+    for values in product(*(_STARTS[name] for name in free)):
+        ends = []
+        for part, fit in zip(joint.parts, fits, strict=True):
+            tried = {**dict(zip(free, values, strict=True)), **part.fixed}
+            own = fit.constants[:_TRIED]
+            own = np.column_stack([own, *(np.full(len(own), tried[name]) for name in free)])
+            ends.append(best_ends(replace(part, fixed=tried), own, 1)[0][0])
+        starts.append(np.concatenate(ends))
+    return np.stack(starts)
+
+
+def _values(
+    alone: Mapping[tuple[str, str], PointFit],
+    form: Form,
+    joint: JointProblem,
+    best: Floats,
+    draws: Sequence[Floats],
+) -> PenaltyFit:
+    """The numbers of a joint fit; `best` [G·k], `draws` of resamples, each [S, G·k]."""
+    values = [form.constrain(one) for one in np.split(best, len(alone))]
+    sets = [[form.constrain(one) for one in np.split(d, len(alone), axis=1)] for d in draws]
+
+    def at(name: str, number: int) -> list[Floats]:
+        return [own[number][:, form.index(name)] for own in sets]
+
+    exponents = {
+        name: float(values[0][form.index(name)]) if name in form.constants else 1.0
+        for name in _EXPONENTS
+    }
+    costs = [
+        _cost(key, fit.rows, float(own[form.index("P")]), at("P", number), exponents)
+        for number, ((key, fit), own) in enumerate(zip(alone.items(), values, strict=True))
+    ]
+    intervals: dict[str, Interval] = {
+        name: _ends(at(name, 0)) for name in _EXPONENTS if name in joint.shared and draws
+    }
+    shared = "E" in joint.shared
+    return PenaltyFit(
+        exponents=exponents,
+        exponent_intervals=intervals,
+        floor=float(values[0][form.index("E")]) if shared else None,
+        costs=_with_ratios(costs),
+        notes=penalty_notes(form, dict(zip(form.constants, values[0].tolist(), strict=True))),
+    )
+
+
+def penalty_notes(form: Form, values: Mapping[str, float]) -> list[Note]:
+    """Warnings about the constants of a law that has a penalty on repetition."""
+    if "P" in form.constants and values.get("delta", 1.0) < 1:
+        return [note(PenaltyNote.FIRST_REPEAT_PUNISHED, delta=values["delta"])]
+    return []
+
+
+def _ends(samples: Sequence[Floats]) -> tuple[float, float]:
+    low, high = interval_of(samples, whole_range=False, tail=TAIL)
+    return float(low), float(high)
 
 
 def _cost(
-    points: Points, family: str, options: FitOptions, fixed: Mapping[str, float]
+    key: tuple[str, str],
+    rows: Points,
+    value: float,
+    samples: list[Floats],
+    exponents: Mapping[str, float],
 ) -> RepetitionCost:
-    """P of one family. Raises DataError if its points do not determine it."""
-    fit = point_fit(points, family, LINEAR_PENALTY, options, fixed)
-    at = LINEAR_PENALTY.index("P")
-    lowest = float(fit.objectives[0])
-    errors = spread(
-        fit.problem, fit.constants[close_to_best(fit.objectives)], lowest, fit.rows, options, family
-    )
-    samples = [np.exp(draws[:, at]) for draws in errors.samples]
-    rows = fit.rows
-    largest = float(((rows.epochs - 1) * rows.params / rows.unique_tokens).max())
-    value = float(np.exp(fit.constants[0, at]))
+    """P of one recipe, without its ratio."""
+    crowding = (rows.params / rows.unique_tokens) ** exponents["kappa"]
+    largest = float(((rows.epochs - 1) ** exponents["delta"] * crowding).max())
     interval: Interval | None = None
     if samples:
-        low, high = (float(end) for end in interval_of(samples, whole_range=False))
+        low, high = _ends(samples)
         interval = (low if low * largest >= _SEEN else None, high)
     return RepetitionCost(
-        family=family,
+        family=key[0],
+        recipe=key[1],
         penalty=value if value * largest >= _SEEN else None,
         interval=interval,
+        ratio=None,
+        ratio_interval=None,
         runs=len(rows),
         longest=float(rows.epochs.max()),
         samples=samples,
     )
 
 
-def _ratio(first: RepetitionCost, second: RepetitionCost) -> CostRatio:
-    """First over second; ends are open where the other's, or its own, cost may be none."""
-    assert first.penalty is not None
-    assert second.penalty is not None
-    interval: Interval | None = None
-    if first.interval is not None and second.interval is not None:
-        pairs = [x[: len(y)] / y[: len(x)] for x in first.samples for y in second.samples]
-        low, high = (float(end) for end in interval_of(pairs, whole_range=False, tail=TAIL))
-        interval = (
-            low if first.interval[0] is not None else None,
-            high if second.interval[0] is not None else None,
-        )
-    return CostRatio(
-        first=first.family,
-        second=second.family,
-        ratio=first.penalty / second.penalty,
-        interval=interval,
-    )
+def _with_ratios(costs: Sequence[RepetitionCost]) -> list[RepetitionCost]:
+    """With each P over the lowest; ends are open where one of the two costs may be none."""
+    seen = [cost for cost in costs if cost.penalty is not None]
+    if not seen:
+        return list(costs)
+    lowest = min(seen, key=lambda cost: cost.penalty or 0.0)
+    found = []
+    for cost in costs:
+        if cost.penalty is None or lowest.penalty is None:
+            found.append(cost)
+            continue
+        interval: Interval | None = None
+        if cost is not lowest and cost.interval is not None and lowest.interval is not None:
+            pairs = [x / y for x, y in zip(cost.samples, lowest.samples, strict=True)]
+            low, high = _ends(pairs)
+            interval = (
+                low if cost.interval[0] is not None else None,
+                high if lowest.interval[0] is not None else None,
+            )
+        ratio = cost.penalty / lowest.penalty
+        found.append(replace(cost, ratio=ratio, ratio_interval=interval))
+    return found

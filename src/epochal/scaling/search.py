@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import FitProblem, Grid, Inputs, effective
+from epochal.scaling.joint import Problem
 from epochal.scaling.law import SINGLE_EPOCH
 
 _TOLERANCE = 1e-11
@@ -39,7 +40,13 @@ _KEEP = 28
 def search(problem: FitProblem, most: int = _MOST_POLISHED) -> tuple[Floats, Floats]:
     """All distinct minima, best first, up to `most` of the best polished: unconstrained constants
     [M, k] and objectives [M]."""
-    starts = _starts(problem)
+    return minima_from(problem, _starts(problem), most)
+
+
+def minima_from(
+    problem: Problem, starts: Floats, most: int = _MOST_POLISHED
+) -> tuple[Floats, Floats]:
+    """As `search`, from `starts` [S, k]."""
     if len(starts) > _KEEP:
         early, reached = solve(problem, starts, rounds=_DEEPEN)
         starts = early[np.argsort(reached, kind="stable")[:_KEEP]]
@@ -53,7 +60,7 @@ def search(problem: FitProblem, most: int = _MOST_POLISHED) -> tuple[Floats, Flo
 
 
 def _distinct(
-    problem: FitProblem, constants: Floats, objective: Floats, apart: float = 0.02
+    problem: Problem, constants: Floats, objective: Floats, apart: float = 0.02
 ) -> tuple[Floats, Floats]:
     """Ends that differ by more than `apart` in some free unconstrained constant, best first."""
     base_free = problem.to_free(constants)
@@ -67,7 +74,7 @@ def _distinct(
 
 
 def solve(
-    problem: FitProblem,
+    problem: Problem,
     starts: Floats,
     weights: Floats | None = None,
     rounds: int = 60,
@@ -88,7 +95,7 @@ def solve(
 
 
 def best_ends(
-    problem: FitProblem,
+    problem: Problem,
     minima: Floats,
     count: int,
     weights: Floats | None = None,
@@ -118,7 +125,7 @@ class _State:
     """A batch on its way."""
 
     def __init__(
-        self, problem: FitProblem, starts: Floats, weights: Floats | None, base: Floats | None
+        self, problem: Problem, starts: Floats, weights: Floats | None, base: Floats | None
     ) -> None:
         self.problem = problem
         fixed, self.matrix = problem.map()
@@ -211,7 +218,7 @@ def _solve(matrices: Floats, sides: Floats) -> Floats:
     return result
 
 
-def _polish(problem: FitProblem, start: Floats) -> tuple[Floats, float]:
+def _polish(problem: Problem, start: Floats) -> tuple[Floats, float]:
     """BFGS on the exact objective with its gradient → (unconstrained constants [k], objective).
 
     The objective is scaled up, or the stopping rules would fire early. The better of start and

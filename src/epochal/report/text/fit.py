@@ -16,7 +16,7 @@ from epochal.scaling.estimate import ConstantStatus
 from epochal.scaling.fit import FamilyFit, FitNote
 from epochal.scaling.floor import SharedFloor
 from epochal.scaling.points import Dropped, DropReason, PointsNote
-from epochal.scaling.repetition import CostRatio, RepetitionCost
+from epochal.scaling.repetition import PenaltyFit, PenaltyNote, RepetitionCost
 from epochal.units import format_count
 
 
@@ -94,8 +94,9 @@ TEXTS: dict[NoteCode, Any] = {
     "({longest:.3g} epochs)",
     FitNote.ONE_UNIQUE_BUDGET: "all runs have one number of unique tokens: another U is "
     "extrapolation",
-    FitNote.FIRST_REPEAT_PUNISHED: "delta = {delta:.2g} is below 1: the penalty rises steepest at "
-    "the first repetition, so do not take from this law that one epoch is better than two",
+    PenaltyNote.FIRST_REPEAT_PUNISHED: "delta = {delta:.2g} is below 1: the penalty rises "
+    "steepest at the first repetition, so do not take from this law that one epoch is better than "
+    "two",
     ChoiceReason.NOTHING_REPEATS: "fewer than two runs repeat their tokens, so nothing separates "
     "the laws",
     ChoiceReason.ONLY_ONE: "it was the only one that could be fitted",
@@ -174,9 +175,14 @@ def half_life(fit: FamilyFit) -> str:
     return f"half-life {fit.half_life:.3g} repetitions{interval}"
 
 
+def recipe_name(cost: RepetitionCost) -> str:
+    """ "AR", or "AR weight_decay=1.6"."""
+    return f"{get_family(cost.family).short} {cost.recipe}".rstrip()
+
+
 def repetition_cost(cost: RepetitionCost) -> str:
-    """ "AR: P = 0.0041 (95 %: 0.003 to 0.006) nats per repetition at N = U"."""
-    name = get_family(cost.family).short
+    """ "AR: P = 0.0041 (95 %: 0.003 to 0.006)"."""
+    name = recipe_name(cost)
     low, high = cost.interval or (None, None)
     if cost.penalty is None:
         most = "" if high is None else f"; P is at most {high:.2g} (95 %)"
@@ -184,20 +190,38 @@ def repetition_cost(cost: RepetitionCost) -> str:
     interval = (
         "" if high is None else f" (95 %: {'0' if low is None else f'{low:.2g}'} to {high:.2g})"
     )
-    return f"{name}: P = {cost.penalty:.2g}{interval} nats per repetition and parameter per token"
+    return f"{name}: P = {cost.penalty:.2g}{interval}"
 
 
-def cost_ratio(pair: CostRatio) -> str:
-    """ "repeating costs AR 15 × (95 %: 9 to 26) what it costs MDM"."""
-    low, high = pair.interval or (None, None)
-    first, second = (get_family(name).short for name in (pair.first, pair.second))
+def cost_ratios(found: PenaltyFit) -> str | None:
+    """ "repeating costs AR 15 × (95 %: 9 to 26) what it costs MDM"; None without two costs."""
+    seen = [cost for cost in found.costs if cost.ratio is not None]
+    if len(seen) < 2:
+        return None
+    lowest = min(seen, key=lambda cost: cost.ratio or 0.0)
+    others = [_ratio(cost) for cost in seen if cost is not lowest]
+    return f"repeating costs {listed(others)} what it costs {recipe_name(lowest)}"
+
+
+def _ratio(cost: RepetitionCost) -> str:
+    low, high = cost.ratio_interval or (None, None)
     ends = {
         (False, False): "",
         (True, False): f" (95 %: at least {low or 0:.2g})",
         (False, True): f" (95 %: at most {high or 0:.2g})",
         (True, True): f" (95 %: {low or 0:.2g} to {high or 0:.2g})",
     }[low is not None, high is not None]
-    return f"repeating costs {first} {pair.ratio:.2g} ×{ends} what it costs {second}"
+    return f"{recipe_name(cost)} {cost.ratio:.2g} ×{ends}"
+
+
+def penalty_exponents(found: PenaltyFit) -> str:
+    """ "delta = 0.72 (95 %: 0.6 to 0.9) and kappa = 1"."""
+    parts = []
+    for name, value in found.exponents.items():
+        low, high = found.exponent_intervals.get(name, (None, None))
+        interval = "" if low is None else f" (95 %: {low:.2g} to {high:.2g})"
+        parts.append(f"{name} = {value:.2g}{interval}")
+    return listed(parts)
 
 
 def shared_floor(floor: SharedFloor) -> str:

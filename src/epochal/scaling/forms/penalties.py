@@ -50,7 +50,7 @@ LINEAR_PENALTY = Form(
     candidate=True,
     grids=(Grid(np.log([[1e-4], [1e-2]]), keep_all=True),),
 )
-_PENALTY = Form(
+PENALTY = Form(
     "penalty",
     (*FIVE, P, DELTA, KAPPA),
     "L = E + A/N^alpha + B/D^beta + P·(D/u − 1)^delta·(N/U)^kappa",
@@ -61,4 +61,4 @@ _PENALTY = Form(
     grids=(PENALTIES,),
     renamed=OLD_PENALTY,
 )
-FORMS = (LINEAR_PENALTY, _PENALTY)
+FORMS = (LINEAR_PENALTY, PENALTY)

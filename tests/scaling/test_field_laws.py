@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from planted import constants, join, law, runs, write_csv
 
@@ -14,6 +16,7 @@ from epochal.errors import DataError
 from epochal.report.text import describe
 from epochal.report.text.fit import shared_floor
 from epochal.scaling.choose import choose_law
+from epochal.scaling.crossing import critical_compute
 from epochal.scaling.estimate import ConstantStatus, point_fit
 from epochal.scaling.fit import fit_points
 from epochal.scaling.forms import FORMS
@@ -22,8 +25,10 @@ from epochal.scaling.law import law_from_constants, read_laws
 from epochal.scaling.optimum import best_length, optima
 from epochal.scaling.options import FitOptions, PlanOptions
 from epochal.scaling.plan import read_preset
+from epochal.scaling.read import read_csv
 from epochal.scaling.repetition import PenaltyNote
 
+GRID = Path(__file__).parents[1] / "data_files" / "paper_grid_100M.csv"
 QUICK = FitOptions(bootstraps=0)
 OPTIMA = (
     (10e6, (145e6, 171), (43e6, 235)),
@@ -167,6 +172,45 @@ def test_quokkas_preset_plans():
     report = epochal.plan(1e8, 1e20, PlanOptions(laws="quokka"))
     assert [plan.family for plan in report.families] == ["mdm"]
     assert any("Quokka" in describe(one) for one in report.notes)
+
+
+def test_the_grids_preset_crosses_where_the_papers_runs_do():
+    """The first diffusion run below the best AR run of no more compute; the paper's own law, with
+    the R_D and R_N that it prints, puts the crossing at four times that."""
+    points, preset = read_csv(GRID), read_preset("paper-grid")
+    ar, mdm = (points.of_family(name) for name in ("ar", "mdm"))
+    wins = [
+        flops
+        for flops, loss in zip(mdm.flops, mdm.loss, strict=True)
+        if loss < ar.loss[ar.flops <= flops].min()
+    ]
+    seen = min(wins)
+    assert seen == pytest.approx(2.6e19, rel=0.01)
+    unique = float(points.unique_tokens[0])
+    found = critical_compute(preset["ar"], preset["mdm"], unique)
+    assert found.leaders == ["ar", "mdm"]
+    assert found.crossings[0] == pytest.approx(seen, rel=0.15)
+    assert found.interval[0] < seen < found.interval[1] < 3.2e19
+    printed = read_preset("paper")
+    late = critical_compute(printed["ar"], printed["mdm"], unique)
+    assert 3 < late.interval[0] / seen < late.crossings[0] / seen < 5
+    for family, best in (("ar", ar), ("mdm", mdm)):  # runs scatter by 0.05 nats
+        law = preset[family]
+        assert optima(law, 2e20, unique).loss[0] == pytest.approx(best.loss.min(), abs=0.05)
+        error = np.abs(law.predict(best.params, best.tokens, best.unique_tokens) / best.loss - 1)
+        assert np.median(error) < 0.02
+
+
+def test_the_grids_preset_is_what_a_fit_of_the_grid_gives():
+    fix = {"delta": 1.0}
+    fits = fit_points(read_csv(GRID), FitOptions(law="penalty", fix=fix, bootstraps=0)).families
+    for family, preset in read_preset("paper-grid").items():
+        for name, value in preset.constants.items():
+            assert fits[family].constants[name] == pytest.approx(value, rel=1e-3)
+        assert {len(one) for one in preset.samples} == {100}
+    report = epochal.plan(1e8, 1e20, PlanOptions(laws="paper-grid"))
+    assert report.winner == "mdm"
+    assert any("all runs of the grid have 100M unique tokens" in describe(n) for n in report.notes)
 
 
 def test_the_saturating_law_between_its_ends():

@@ -102,7 +102,8 @@ class PlanOptions:
     mfu: float | None = None
     """Share of the GPUs' peak that is reached; 0.4 if not given."""
     laws: str | Path | Any = option("paper", metavar="NAME|FILE")
-    """paper (AR and MDM), muennighoff (AR), quokka (MDM), or a file of `epochal fit --out`."""
+    """paper or paper-grid (AR and MDM), muennighoff (AR), quokka (MDM), or a file of `epochal fit
+    --out`."""
     sizes: Sequence[str] = option((), metavar="A,B,…", parse=_split_sizes)
     """Sizes to choose from: names of the ladder or numbers of parameters."""
     corpus: str | Path | None = option(None, metavar="FOLDER")

@@ -32,6 +32,7 @@ from epochal.units import Interval
 
 PRESETS = {
     "paper": (PlanNote.PAPER_CONSTANTS, PlanNote.PAPER_FIT, PlanNote.PAPER_BEST_RUNS),
+    "paper-grid": (PlanNote.GRID_CONSTANTS, PlanNote.GRID_ONE_BUDGET),
     "muennighoff": (PlanNote.MUENNIGHOFF_CONSTANTS,),
     "quokka": (PlanNote.QUOKKA_CONSTANTS, PlanNote.QUOKKA_OPTIMA),
 }

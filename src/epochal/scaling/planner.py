@@ -74,6 +74,8 @@ class PlanNote(NoteCode):
     DOES_NOT_FIT = "does_not_fit"
     """family, gpu, gpus, memory; sharded: bytes per GPU."""
     MUENNIGHOFF_CONSTANTS = "muennighoff_constants"
+    GRID_CONSTANTS = "grid_constants"
+    GRID_ONE_BUDGET = "grid_one_budget"
     PAPER_CONSTANTS = "paper_constants"
     PAPER_FIT = "paper_fit"
     PAPER_BEST_RUNS = "paper_best_runs"

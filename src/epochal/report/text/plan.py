@@ -149,6 +149,11 @@ TEXTS: dict[NoteCode, Any] = {
     "equation 15 as printed, rounded; without intervals. Their runs kept the learning rate",
     PlanNote.QUOKKA_OPTIMA: "against their best runs on 10M to 139M unique tokens, the law puts "
     "the size too low by a factor of 1.7 to 3.5, and the epochs at 0.8 to 2.1 times as many",
+    PlanNote.GRID_CONSTANTS: "fitted by us to the 139 runs of the paper's loss grid (arXiv "
+    "2507.15857, Fig. 2, digitised; weight decay and dropout 0.1). Its crossing lies where these "
+    "runs show it, at 2.4·10¹⁹ FLOPs (seen: 2.6·10¹⁹); the paper's law puts it at 10²⁰",
+    PlanNote.GRID_ONE_BUDGET: "all runs of the grid have 100M unique tokens: for any other number, "
+    "the law is extrapolated",
     PlanNote.PAPER_CONSTANTS: "the paper (arXiv 2507.15857) prints only R_D and R_N; A, B, E, "
     "alpha and beta were read off its Fig. 5. Intervals are the range of two readings and both "
     "printed R_D, ± 0.01 nats",

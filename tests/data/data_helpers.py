@@ -11,6 +11,7 @@ import numpy as np
 
 FILES = Path(__file__).parents[1] / "data_files"
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 
 def original_index(dtype_code, itemsize, sizes, document_list):

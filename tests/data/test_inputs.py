@@ -56,7 +56,7 @@ def test_inputs_that_cannot_be_used(tmp_path):
     ):
         TextInputs.find(["https://x.org/a.txt"])
     tree(tmp_path, "only/a.pdf", "only/b.pdf", "empty/.x")
-    with pytest.raises(DataError, match=r"only holds no known text \(2 .pdf\); known are plain"):
+    with pytest.raises(DataError, match=r"only holds no known text \(2 .pdf\); known are .txt, "):
         TextInputs.find([tmp_path / "only"])
     with pytest.raises(DataError, match=r"empty holds no known text \(empty\)"):
         TextInputs.find([tmp_path / "empty"])

@@ -96,8 +96,7 @@ def test_a_large_zstd_file(tmp_path):
 
 FAULTS = [
     ("x.jsonl", '{"text": "a"}\n{"text"\n', r"x.jsonl, line 2 is not valid JSON"),
-    ("x.jsonl", '[{"text": "a"}]', r"line 1 is an array, not an object like \{\"text\": …\}"),
-    ("x.jsonl", '[\n{"text": "a"}]', r"line 1 is not valid JSON .* one JSON array, .*jq -c"),
+    ("x.jsonl", '{"text": "a"}\n["a"]', r"line 2 is an array, not an object like \{\"text\": …\}"),
     ("x.jsonl", "3", r"line 1 is the value 3, not an object"),
     (
         "x.jsonl",
@@ -114,15 +113,15 @@ FAULTS = [
     ),
     ("x.jsonl", b'{"text": "ok"}\n{"text": "\xff"}', r"not valid UTF-8 at byte 25.*`invalid_utf8`"),
     ("x.jsonl", '{"n": ' + "9" * 5000 + "}", r"line 1 is not valid JSON"),
-    ("x.jsonl", "[" * 100_000, r"line 1 is not valid JSON"),
-    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; fix .*`invalid_utf8` = replace"),
+    ("x.jsonl", '{"a":' * 100_000, r"line 1 is not valid JSON"),
+    ("x.txt", b"abc\xff", r"x.txt is not valid UTF-8 at byte 3; .*fix .*`invalid_utf8` = replace"),
     ("x.txt", b"\xef\xbb\xbfabc\xff", r"at byte 6;"),
-    ("x.txt", "text".encode("utf-16"), r"at byte 0 \(it looks like UTF-16; convert it with `iconv"),
+    ("x.txt", "text".encode("utf-16"), r"at byte 0; it looks like utf-16 \(`encoding`"),
     ("x.txt.gz", gzip.compress(b"text" * 999)[:-9], r"x.txt.gz is truncated or damaged"),
-    ("x.txt.gz", b"plain text", r"x.txt.gz is truncated or damaged \(Not a gzipped file"),
+    ("x.txt.gz", b"plain text", r"x.txt.gz is not gzip, in spite of its name; if it is"),
     ("x.txt.gz", gzip.compress(b"text" * 99)[:12] + b"\xff" * 20, r"truncated or damaged"),
     ("x.txt.zst", zstandard.compress(b"text" * 999)[:-3], r"truncated or damaged .*has no end"),
-    ("x.txt.zst", b"plain text", r"x.txt.zst is truncated or damaged"),
+    ("x.txt.zst", b"plain text", r"x.txt.zst is not zstd, in spite of its name; if it is"),
     ("x.parquet", b"no parquet", r"x.parquet is truncated or damaged"),
     ("x.parquet", b"", r"x.parquet is truncated or damaged"),
 ]

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from epochal import files
 from epochal.data.builtin import builtin_documents, interpreter
+from epochal.data.fields import Reading
+from epochal.data.formats import KNOWN, TEXT, Format, by_content, by_suffix, rank, read_file
 from epochal.data.metadata import SourceFile, Sources
+from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
-from epochal.data.readers import Compression, Documents, Kind, read_documents
+from epochal.data.readers import Documents
 from epochal.errors import DataError
 from epochal.progress import bar
+from epochal.results import Note, NoteCode, note
 
 BUILTIN = "builtin"
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".text")
-JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
-_NOT_TEXT = (
-    *(".pdf", ".doc", ".docx", ".odt", ".epub"),
-    *(".zip", ".tar", ".7z", ".bz2", ".xz", ".arrow"),
-)
 _LISTED = 100
-KNOWN = "plain text (.txt .md .rst .tex .text), .jsonl, .parquet; text and JSON also .gz or .zst"
+_HIDDEN_ORDER = "state.json"  # of a folder that `datasets` saved: names its files
+_SPLITS = "dataset_dict.json"  # of one with several such folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Source:
 
     name: str
     path: Path | None
-    kind: Kind
-    compression: Compression
+    kind: Format
     bytes: int
 
 
@@ -48,7 +47,9 @@ class TextInputs:
     sources: tuple[Source, ...]
     options: PrepareOptions
     skipped: Counter[str] = field(default_factory=Counter)
-    """Number of files in folders that are of no known kind, by suffix."""
+    """Number of files in folders that are not read, by suffix."""
+    told: dict[NoteCode, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """What was noted while reading: code → file → values."""
 
     @staticmethod
     def find(inputs: Sequence[str | Path], options: PrepareOptions | None = None) -> TextInputs:
@@ -61,19 +62,19 @@ class TextInputs:
         if "" in map(str, inputs):  # Path("") would be the current folder
             raise DataError("an input is empty; give text files, folders or `builtin`")
         sources: list[Source] = []
-        skipped: Counter[str] = Counter()
+        found = TextInputs((), options or PrepareOptions())
         for given in inputs:
             path = Path(given)
             if str(given) == BUILTIN:
-                sources.append(Source(BUILTIN, None, "text", "", 0))
+                sources.append(Source(BUILTIN, None, TEXT, 0))
             elif path.is_dir():
-                sources += _in_folder(path, skipped)
+                sources += _in_folder(path, found)
             elif path.exists():
-                sources.append(_named(path))
+                sources.append(_named(path, found))
             else:
                 hint = "; download it first" if "://" in str(given) else ""
                 raise DataError(f"there is no file or folder {given}{hint}")
-        return TextInputs(tuple(sources), options or PrepareOptions(), skipped)
+        return replace(found, sources=tuple(sources))
 
     @property
     def bytes(self) -> int:
@@ -91,7 +92,22 @@ class TextInputs:
     def _read(self, source: Source) -> Documents:
         if source.path is None:
             return ((text, 0) for text in builtin_documents())
-        return read_documents(source.path, source.kind, source.compression, self.options)
+        tell = partial(self.tell, str(source.path))
+        reading = Reading(str(source.path), self.options, tell)
+        return read_file(source.path, source.path.name, source.kind, reading)
+
+    def tell(self, file: str, code: NoteCode, **values: Any) -> None:
+        """Note something about a file; the same again is not counted again."""
+        self.told.setdefault(code, {}).setdefault(file, values)
+
+    def notes(self) -> Iterator[Note]:
+        """What was noted while finding and reading: one note of a kind."""
+        if self.skipped:
+            suffixes = dict(self.skipped.most_common())
+            yield note(CorpusNote.SKIPPED_FILES, files=self.skipped.total(), suffixes=suffixes)
+        for code, by_file in self.told.items():
+            file, values = next(iter(by_file.items()))
+            yield note(code, file=file, files=len(by_file), **values)
 
     @cached_property
     def identity(self) -> str:
@@ -146,67 +162,75 @@ def _builtin_facts() -> SourceFile:
     )
 
 
-def _in_folder(folder: Path, skipped: Counter[str]) -> list[Source]:
-    sources: list[Source] = []
+def _in_folder(folder: Path, found: TextInputs) -> list[Source]:
+    """The files of the lowest rank in a folder, sorted."""
+    folder = _split_folder(folder, found)
     here: Counter[str] = Counter()
+    ranked: dict[int, list[Path]] = {}
     for path in _walk(folder):
-        kind = _kind(path)
-        if kind is None:
+        place = rank(path.name)
+        if place is None:
             here[path.suffix.lower() or "no suffix"] += 1
         else:
-            name = path.relative_to(folder).as_posix()
-            sources.append(Source(name, path, *kind, path.stat().st_size))
-    skipped.update(here)
-    if not sources:
+            ranked.setdefault(place, []).append(path)
+    for place in sorted(ranked)[1:]:
+        here.update(path.suffix.lower() for path in ranked[place])
+    found.skipped.update(here)
+    if not ranked:
         content = ", ".join(f"{count} {suffix}" for suffix, count in here.most_common(5)) or "empty"
         raise DataError(f"the folder {folder} holds no known text ({content}); known are {KNOWN}")
-    return sources
+    return [_source(path, path.relative_to(folder).as_posix()) for path in ranked[min(ranked)]]
+
+
+def _split_folder(folder: Path, found: TextInputs) -> Path:
+    """Of a `DatasetDict` that `datasets` saved the folder of its training split."""
+    if not (folder / _SPLITS).is_file() or not (folder / "train").is_dir():
+        return folder
+    others = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name != "train"
+    )
+    if others:
+        found.tell(str(folder), CorpusNote.ONE_SPLIT, split="train", others=others)
+    return folder / "train"
+
+
+def _source(path: Path, name: str, kind: Format | None = None) -> Source:
+    # A name that is not UTF-8 is kept as Python writes it, and cannot be saved like that.
+    written = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return Source(written, path, kind or by_suffix(path.name) or TEXT, path.stat().st_size)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files of a folder, sorted by path; hidden ones and links to folders are left out."""
     for where, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = _saved_files(Path(where)) or names
         paths = (Path(where) / name for name in sorted(names) if not name.startswith("."))
         yield from (path for path in paths if path.is_file())
+
+
+def _saved_files(folder: Path) -> list[str]:
+    """The data files of a folder that `datasets` saved, where caches may lie beside them."""
+    try:
+        listed = json.loads((folder / _HIDDEN_ORDER).read_text(encoding="utf-8"))["_data_files"]
+        return [str(each["filename"]) for each in listed]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _refuse(error: OSError) -> None:
     raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def _named(path: Path) -> Source:
-    """A file named by the user: an unknown suffix counts as plain text."""
-    if path.suffix.lower() in _NOT_TEXT:
-        raise DataError(f"{path} is not read as text; extract its text first. Known are {KNOWN}")
+def _named(path: Path, found: TextInputs) -> Source:
+    """A file named by the user: of an unknown suffix it is known by its content, or plain text."""
     if not path.is_file():
         raise DataError(
             f"{path} is a pipe or device, which can be read only once, but text is read twice; "
             "save it to a file first"
         )
-    inner, compression = _unpacked_name(path)
-    kind = _kind(path) or (("jsonl" if inner.endswith(".json") else "text"), compression)
-    return Source(path.name, path, *kind, path.stat().st_size)
-
-
-def _unpacked_name(path: Path) -> tuple[str, Compression]:
-    name = path.name.lower()
-    for suffix, compression in _COMPRESSIONS.items():
-        if name.endswith(suffix):
-            return name.removesuffix(suffix), compression
-    return name, ""
-
-
-def _kind(path: Path) -> tuple[Kind, Compression] | None:
-    """How to read a file, by its suffix; None if it is unknown.
-
-    A plain .json in a folder is more often a setting than a corpus, so it must be named.
-    """
-    name, compression = _unpacked_name(path)
-    if name.endswith(TEXT_SUFFIXES):
-        return "text", compression
-    if name.endswith(JSON_LINES_SUFFIXES) or (compression and name.endswith(".json")):
-        return "jsonl", compression
-    if name.endswith(".parquet") and not compression:
-        return "parquet", ""
-    return None
+    if by_suffix(path.name) is not None:
+        return _source(path, path.name)
+    kind = by_content(path) or TEXT
+    found.tell(str(path), CorpusNote.UNKNOWN_SUFFIX, kind=kind.name)
+    return _source(path, path.name, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from epochal.options import option
 from epochal.units import parse_count
 
 DocumentRule = Literal["file", "line", "blank-line"]
+ListRule = Literal["line", "blank-line", "space", "documents"]
 InvalidUTF8 = Literal["error", "replace"]
 DEFAULT_VALIDATION = 0.05
 
@@ -31,7 +33,13 @@ class PrepareOptions:
     documents: DocumentRule = "file"
     """What one document is in a plain text file: the file, a line, or a paragraph."""
     text_field: str = "text"
-    """Key (JSON lines) or column (Parquet) that holds the text."""
+    """Key (JSON) or column (Parquet, Arrow, CSV) that holds the text. A path like meta.text leads
+    into nested fields; a name with a dot of its own comes first."""
+    lists: ListRule | None = None
+    """What becomes of a field that holds a list of texts: joined by a line end, a blank line or a
+    space, or each a document. Refused if not given."""
+    encoding: str = option("utf-8", metavar="NAME")
+    """Encoding of plain text, JSON and CSV, by a name that Python knows, such as cp1252, utf-16."""
     end_of_document: str | None = option(None, metavar="TOKEN")
     """Token that ends documents, if the tokenizer's has an unusual name."""
     drop_duplicates: bool = False
@@ -51,6 +59,14 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value that is not allowed."""
         _choice(self, documents=DocumentRule, invalid_utf8=InvalidUTF8)
+        if self.lists is not None:
+            _choice(self, lists=ListRule)
+        try:
+            "a".encode(self.encoding)
+            object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
+        except LookupError:
+            problem = "give a name that Python knows, such as utf-8, cp1252, utf-16, shift_jis"
+            raise OptionError("encoding", self.encoding, problem) from None
         if self.validation is not None and not 0 <= self.validation < 1:
             problem = "give a share of the text from 0 (no validation set) to below 1, such as 0.05"
             raise OptionError("validation", self.validation, problem)

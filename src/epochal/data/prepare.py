@@ -39,6 +39,8 @@ from epochal.results import Note, note
 _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, minutes of work
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
+_LATER = {"shuffle": None, "lists": None, "encoding": "utf-8"}
+"""Options that came later: at this default a corpus made before is still the same."""
 _PROGRESS_EVERY = 32
 
 
@@ -76,8 +78,9 @@ def prepare(
         "invalid_utf8": options.invalid_utf8,
         "seed": options.seed,
     }
-    if options.shuffle is not None:  # a corpus made before this setting existed is still the same
-        settings["shuffle"] = options.shuffle
+    for name, usual in _LATER.items():
+        if (value := getattr(options, name)) != usual:
+            settings[name] = value
     folder = Path(out)
     with _sole_use(folder):
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
@@ -85,7 +88,8 @@ def prepare(
         split = split_corpus(texts, held_out, options.share, options.seed, options.drop_duplicates)
         tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
         corpus = _write_corpus(folder, split, tokenizer, settings, options.workers)
-        return replace(corpus, notes=(*_skipped(texts, held_out), *split.notes, *notes))
+        noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]
+        return replace(corpus, notes=(*noted, *split.notes, *notes))
 
 
 @contextlib.contextmanager
@@ -148,14 +152,6 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> Sequence[str | N
     if any(len(str(value)) == _HASH_LENGTH for value in (old, new)) or key not in before:
         return ["made with other ", NamedOption(key)]
     return ["made with ", NamedOption(key, str(old)), f", not {new}"]
-
-
-def _skipped(*texts: TextInputs | None) -> Iterator[Note]:
-    """Files in folders that are not read."""
-    for each in texts:
-        if each is not None and each.skipped:
-            suffixes = dict(each.skipped.most_common())
-            yield note(CorpusNote.SKIPPED_FILES, files=each.skipped.total(), suffixes=suffixes)
 
 
 def _train(selection: Selection, size: int) -> tuple[Tokenizer, list[Note]]:

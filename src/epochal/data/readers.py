@@ -1,261 +1,232 @@
-"""Documents of one file: plain text, JSON lines or Parquet, plain, gzip or zstd.
+"""Documents of one file of text, JSON or CSV.
 
-Each reader gives pairs of a document's text and the bytes of the file consumed so far (for a
-progress bar). A fault of the file is a DataError with the file, the place and what to do.
+Each reader takes a file's content as a stream and gives pairs of a document and the bytes of the
+file consumed so far (for a progress bar). A fault of the file is a DataError with the file, the
+place and what to do.
 """
 
 from __future__ import annotations
 
-import gzip
+import codecs
+import csv
 import io
+import itertools
 import json
-import zlib
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from epochal.data.options import PrepareOptions
-from epochal.errors import DataError, NamedOption, nearest
+from epochal.data.fields import Reading, no_field, splits
+from epochal.data.notes import CorpusNote
+from epochal.data.packing import CHUNK
+from epochal.errors import DataError
 
-Kind = Literal["text", "jsonl", "parquet"]
-Compression = Literal["", "gz", "zst"]
 Documents = Iterator[tuple[str, int]]
 
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
+_LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 128 KB
 
 
-def read_documents(
-    path: Path, kind: Kind, compression: Compression, options: PrepareOptions
-) -> Documents:
-    """The documents of one file. Documents without text come as ''."""
-    with _faults(path):
-        if kind == "parquet":
-            yield from _parquet(path, options)
+@dataclass(frozen=True)
+class File(Reading):
+    """One file, opened for a reader."""
+
+    stream: io.BufferedReader
+    """Its content, unpacked."""
+    position: Callable[[], int]
+    """Bytes of the file itself consumed so far."""
+    size: int
+    """Bytes of the file itself."""
+    name: str
+    """Its own name, by which its kind is known."""
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """(offset in bytes, line with its end) of each line, without a byte-order mark."""
+        offset = 0
+        for line in self._raw_lines():
+            skip = len(_BOM) if offset == 0 and line.startswith(_BOM) else 0
+            yield offset + skip, line[skip:]
+            offset += len(line)
+
+    def _raw_lines(self) -> Iterator[bytes]:
+        """Lines end with \\n; in a file without any, as old Macs wrote, with \\r."""
+        start = self.stream.peek(CHUNK)
+        if b"\n" in start or b"\r" not in start[:-1]:
+            yield from self.stream
             return
-        with _opened(path, compression) as (stream, raw):
-            yield from _READERS[kind](path, stream, raw, options)
+        rest = b""
+        while chunk := self.stream.read(CHUNK):
+            *lines, rest = (rest + chunk).split(b"\r")
+            yield from (line + b"\r" for line in lines)
+        if rest:
+            yield rest
 
 
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    """Faults of files and of their compression → DataError."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged ({error}); get it again") from error
-    except OSError as error:
-        if error.errno is None:  # not the system's, but pyarrow's about what the file holds
-            raise DataError(f"{path} is truncated or damaged ({error}); get it again") from error
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _opened(path: Path, compression: Compression) -> Iterator[tuple[IO[bytes], BinaryIO]]:
-    """The content of a file as a stream, and the file itself, whose position gives the progress."""
-    with path.open("rb") as raw:
-        if compression == "gz":
-            with gzip.open(raw, "rb") as unpacked:
-                yield io.BufferedReader(unpacked, _CHUNK), raw
-        elif compression == "zst":
-            with io.BufferedReader(_Zstd(path, raw), _CHUNK) as unpacked:
-                yield unpacked, raw
-        else:
-            yield raw, raw
-
-
-class _Zstd(io.RawIOBase):
-    """Unpacked content of a zstd file of one or more frames, which detects a truncated one."""
-
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
-        import zstandard
-
-        self._path, self._raw = path, raw
-        self._error: type[Exception] = zstandard.ZstdError
-        self._new = zstandard.ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._packed = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            if not self._packed and not (chunk := self._raw.read(_CHUNK)):
-                if self._frame is not None:
-                    raise EOFError("the last zstd frame has no end")
-                return 0
-            self._packed = self._packed or chunk
-            self._ready = memoryview(self._unpack())
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _unpack(self) -> bytes:
-        self._frame = self._frame or self._new()
-        try:
-            content: bytes = self._frame.decompress(self._packed)
-        except self._error as error:
-            raise DataError(
-                f"{self._path} is truncated or damaged ({error}); get it again"
-            ) from error
-        self._packed = self._frame.unused_data if self._frame.eof else b""
-        self._frame = None if self._frame.eof else self._frame
-        return content
-
-
-def _decode(content: bytes, path: Path, offset: int, options: PrepareOptions) -> str:
-    try:
-        return content.decode(errors="strict" if options.invalid_utf8 == "error" else "replace")
-    except UnicodeDecodeError as error:
-        looks = ""
-        if offset == 0 and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            looks = " (it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`)"
-        raise DataError(
-            f"{path} is not valid UTF-8 at byte {offset + error.start:,}{looks}; fix the file, or "
-            "have such bytes read as U+FFFD (",
-            NamedOption("invalid_utf8", "replace"),
-            ")",
-        ) from None
-
-
-def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(offset in bytes, line with its end) of each line, without a byte-order mark."""
-    offset = 0
-    for line in stream:
-        skip = len(_BOM) if offset == 0 and line.startswith(_BOM) else 0
-        yield offset + skip, line[skip:]
-        offset += len(line)
-
-
-def _text(path: Path, stream: IO[bytes], raw: BinaryIO, options: PrepareOptions) -> Documents:
-    if options.documents == "file":
-        content = stream.read()
+def read_text(file: File) -> Documents:
+    """Plain text, cut into documents by the option `documents`."""
+    if file.options.documents == "file":
+        content = file.stream.read()
         skip = len(_BOM) if content.startswith(_BOM) else 0
-        yield _decode(content[skip:], path, skip, options), raw.tell()
-    elif options.documents == "line":
-        for offset, line in _lines(stream):
-            text = _decode(line, path, offset, options).rstrip("\r\n")
-            yield text if text.strip() else "", raw.tell()
+        yield file.text(content[skip:], file.place, skip), file.position()
+    elif file.options.documents == "line":
+        for offset, line in file.lines():
+            text = file.text(line, file.place, offset).rstrip("\r\n")
+            yield text if text.strip() else "", file.position()
     else:
         paragraph: list[str] = []
-        for offset, line in _lines(stream):
-            text = _decode(line, path, offset, options)
+        for offset, line in file.lines():
+            text = file.text(line, file.place, offset)
             if text.strip():
                 paragraph.append(text)
             elif paragraph:
-                yield "".join(paragraph).rstrip("\r\n"), raw.tell()
+                yield "".join(paragraph).rstrip("\r\n"), file.position()
                 paragraph = []
         if paragraph:
-            yield "".join(paragraph).rstrip("\r\n"), raw.tell()
+            yield "".join(paragraph).rstrip("\r\n"), file.position()
 
 
-def _jsonl(path: Path, stream: IO[bytes], raw: BinaryIO, options: PrepareOptions) -> Documents:
-    for number, (offset, line) in enumerate(_lines(stream), 1):
+def read_json(file: File) -> Documents:
+    """A JSON value a line, or one array of them."""
+    start = file.stream.peek(CHUNK)
+    if start.removeprefix(_BOM).lstrip()[:1] == b"[":
+        yield from _array(file)
+        return
+    for number, (offset, line) in enumerate(file.lines(), 1):
+        if line.startswith(_BOM):  # of a file that `cat` put behind another
+            file.tell(CorpusNote.MARK_INSIDE, line=number)
+            offset, line = offset + len(_BOM), line[len(_BOM) :]
         if not line.strip():
             continue
-        text = _decode(line, path, offset, options)
-        place = f"{path}, line {number}"
+        text = file.text(line, file.place, offset)
+        place = f"{file.place}, line {number}"
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
-            hint = ""
-            if number == 1 and text.lstrip().startswith("["):
-                hint = "; it looks like one JSON array, turn it into lines with `jq -c '.[]'`"
-            raise DataError(f"{place} is not valid JSON ({error}){hint}") from None
-        yield _field(row, place, options), raw.tell()
+            raise DataError(f"{place} is not valid JSON ({error})") from None
+        for document in file.row(row, place):
+            yield document, file.position()
 
 
-def _field(row: Any, place: str, options: PrepareOptions) -> str:
-    """The text of one JSON line; '' for null."""
-    field = options.text_field
-    if not isinstance(row, dict):
-        kind = "an array" if isinstance(row, list) else f"the value {row!r:.40}"
-        raise DataError(f"{place} is {kind}, not an object like {{{json.dumps(field)}: …}}")
-    if field not in row:
-        there = ", ".join(map(repr, row)) or "none"
+_BLANK = re.compile(r"\s*")
+_NEAR_THE_END = 16  # characters within which a value may only be cut by the end of what is read
+
+
+class _Text:
+    """UTF-8 as text that grows on demand: [at, end) is what is still to be parsed."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._done = file, 0
+        errors = "strict" if file.options.invalid_utf8 == "error" else "replace"
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors)
+        self.text, self.at, self.ended = "", 0, False
+
+    def grow(self) -> bool:
+        """Read more, at least as much as is there; False at the end of the file."""
+        if self.ended:
+            return False
+        chunk = self._file.stream.read(max(CHUNK, len(self.text) - self.at))
+        kept = self._decoder.getstate()[0]
+        self.ended = not chunk
+        try:
+            more = self._decoder.decode(chunk, self.ended)
+        except UnicodeDecodeError:
+            more = self._file.text(kept + chunk, self._file.place, self._done - len(kept))
+        self._done += len(chunk)
+        self.text, self.at = self.text[self.at :] + more, 0
+        return True
+
+    def next_sign(self) -> str:
+        """The next character that is not blank; '' at the end of the file."""
+        while True:
+            blank = _BLANK.match(self.text, self.at)
+            self.at = blank.end() if blank else self.at
+            if self.at < len(self.text) or not self.grow():
+                return self.text[self.at : self.at + 1]
+
+    def value(self, place: str) -> Any:
+        """The JSON value that begins here. Raises DataError."""
+        while True:
+            try:
+                value, self.at = json.JSONDecoder().raw_decode(self.text, self.at)
+                return value
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated string")
+                if not (cut or error.pos >= len(self.text) - _NEAR_THE_END) or not self.grow():
+                    raise DataError(f"{place} is not valid JSON ({error.msg})") from None
+            except RecursionError as error:
+                raise DataError(f"{place} is not valid JSON ({error})") from None
+
+
+def _array(file: File) -> Documents:
+    """The elements of one JSON array: objects, or texts. Only one is in memory at a time."""
+    text = _Text(file)
+    text.next_sign()
+    for number in itertools.count(1):
+        text.at += 1  # over [ or ,
+        place = f"{file.place}, element {number} of the array"
+        sign = text.next_sign()
+        if number == 1 and sign == "]":
+            break
+        row = text.value(place)
+        for document in file.value(row, place) if isinstance(row, str) else file.row(row, place):
+            yield document, file.position()
+        if (sign := text.next_sign()) == "]":
+            break
+        if sign != ",":
+            problem = f"has {sign!r} behind it" if sign else "is the last, but `]` is missing"
+            raise DataError(f"{place} {problem}; the file is truncated or damaged")
+    text.at += 1
+    if sign := text.next_sign():
         raise DataError(
-            f"{place} has no field {field!r}; its fields are {there}.{nearest(field, row)} Name "
-            "the one with the text (",
-            NamedOption("text_field"),
-            ")",
+            f"{file.place} goes on behind its JSON array, with {sign!r}; give one array, or one "
+            "object a line"
         )
-    text = row[field]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise DataError(
-            f"{place}: the field {field!r} holds {type(text).__name__} {text!r:.40}, not text; "
-            "name the field with the text (",
-            NamedOption("text_field"),
-            ")",
-        )
-    return _without_surrogates(text, place, options)
 
 
-def _without_surrogates(text: str, place: str, options: PrepareOptions) -> str:
-    """JSON can spell half a character (\\ud800), which no UTF-8 can hold."""
+def read_csv(file: File) -> Documents:
+    """CSV or TSV with a header; the separator is the one that shows the wanted column."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    lines = (file.text(line, file.place, offset) for offset, line in file.lines())
+    first = next((line for line in lines if line.strip()), "")
+    wanted = [name for name, _ in splits(file.options.text_field)]
+    separators = "\t,;|" if ".tsv" in file.name.lower() else ",;\t|"
+    headers = {s: next(csv.reader([first], delimiter=s), []) for s in separators}
+    separator = next((s for s in headers if wanted[0] in headers[s]), None)
+    separator = separator or max(separators, key=lambda s: len(headers[s]))
+    rows = csv.reader(itertools.chain([first], lines), delimiter=separator, strict=True)
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        if options.invalid_utf8 == "error":
-            raise DataError(
-                f"{place} spells half a character (a lone surrogate), which is not valid Unicode; "
-                "fix it, or have it read as U+FFFD (",
-                NamedOption("invalid_utf8", "replace"),
-                ")",
-            ) from None
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _parquet(path: Path, options: PrepareOptions) -> Documents:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    field, size = options.text_field, path.stat().st_size
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_column(path, file.schema_arrow, field)
-            total, row = file.metadata.num_rows, 0
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                column = batch.column(0)
-                if pa.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()
-                for value in column.cast(pa.large_binary()).to_pylist():
-                    place = Path(f"{path}, row {row}, column {field!r}")
-                    row += 1
-                    yield _decode(value or b"", place, 0, options), size * row // total
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is truncated or damaged ({error}); get it again") from error
-
-
-def _check_column(path: Path, schema: Any, field: str) -> None:
-    import pyarrow as pa
-
-    if field not in schema.names:
-        there = ", ".join(map(repr, schema.names))
+        header = next(rows, [])
+        place = _one_column(file, header)
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{file.place}, line {rows.line_num} has {len(row)} columns, its header "
+                    f"{len(header)}; put fields that hold {separator!r} into quotes"
+                )
+            yield row[place], file.position()
+    except csv.Error as error:
         raise DataError(
-            f"{path} has no column {field!r}; its columns are {there}."
-            f"{nearest(field, schema.names)} Name the one with the text (",
-            NamedOption("text_field"),
-            ")",
-        )
-    kind = schema.field(field).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not any(test(kind) for test in is_text):
-        raise DataError(
-            f"{path}: the column {field!r} holds {kind}, not text; name the column with the text (",
-            NamedOption("text_field"),
-            ")",
-        )
+            f"{file.place}, line {rows.line_num} is not valid CSV ({error}); a field with quotes "
+            'needs quotes around it, and each of its own doubled ("")'
+        ) from None
 
 
-_READERS: dict[str, Callable[[Path, IO[bytes], BinaryIO, PrepareOptions], Documents]] = {
-    "text": _text,
-    "jsonl": _jsonl,
-}
+def _one_column(file: File, names: list[str]) -> int:
+    """Where the column with the text stands. Raises DataError if there is none or two."""
+    field = file.options.text_field
+    if (count := names.count(field)) > 1:
+        doubled_column(file, count)
+    if not count:
+        no_field(f"{file.place} has no column", "columns", field, names)
+    return names.index(field)
+
+
+def doubled_column(file: Reading, count: int) -> None:
+    """Raise DataError: two columns have the name."""
+    raise DataError(
+        f"{file.place} has {count} columns named {file.options.text_field!r}; rename or remove "
+        "all but one"
+    )

@@ -22,8 +22,19 @@ _NO_METADATA = "none, so hashes, tokenizer and origin cannot be checked"
 def _skipped(values: Mapping[str, Any]) -> str:
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in list(values["suffixes"].items())[:_FEW])
     return (
-        f"left out {count(values['files'], 'file')} of unknown kind ({kinds}); name one to read it"
+        f"left out {count(values['files'], 'file')} of another kind ({kinds}); name one to read it"
     )
+
+
+def _of_files(text: str) -> Text:
+    """`text`, which begins with what is true of the first file, with the number of the others."""
+
+    def describe(values: Mapping[str, Any]) -> str:
+        more = values["files"] - 1
+        others = f" (and {count(more, 'more file')})" if more else ""
+        return "{file}{others}: ".format(others=others, **values) + text.format(**values)
+
+    return describe
 
 
 def _validation_share(values: Mapping[str, Any]) -> str:
@@ -36,6 +47,21 @@ def _validation_share(values: Mapping[str, Any]) -> str:
 
 TEXTS: dict[NoteCode, Text] = {
     CorpusNote.SKIPPED_FILES: _skipped,
+    CorpusNote.SKIPPED_MEMBERS: _of_files(
+        "{read:,} files of the archive are read, {skipped:,} are of another kind"
+    ),
+    CorpusNote.UNKNOWN_SUFFIX: _of_files("the suffix is unknown; read as {kind}"),
+    CorpusNote.ONE_SPLIT: lambda values: (
+        f"{values['file']}: only the split {values['split']} is read, not "
+        f"{', '.join(values['others'])}; name a split's folder to read it"
+    ),
+    CorpusNote.NULL_COLUMN: _of_files(
+        "the column {field!r} holds nothing but nulls, so its rows are empty documents"
+    ),
+    CorpusNote.BINARY_AS_TEXT: _of_files("the column {field!r} holds bytes; read as UTF-8"),
+    CorpusNote.MARK_INSIDE: _of_files(
+        "line {line:,} begins with a byte-order mark, as where files were joined; passed over"
+    ),
     CorpusNote.REPEATED: (
         "{repeated:,} of {documents:,} documents repeat an earlier one word for word; "
         "`--drop-duplicates` leaves them out"

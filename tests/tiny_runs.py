@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-SPEED = ("tokens_per_second", "mfu", "data_wait", "peak_memory_bytes")
+SPEED = ("tokens_per_second", "mfu", "data_wait", "peak_memory_bytes", "threads")
 
 
 def make_corpus(folder):

@@ -14,9 +14,15 @@ Names are imported when they are first used, so that `import epochal` does not w
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from epochal._version import __version__ as __version__
+
+# Threads that wait for each other sleep instead of spinning, which beside other work costs them
+# their share of the cores: steps took 5 to 25 times as long (docs/one-machine.md). OpenMP reads
+# this when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MODULES = {
     "DownloadOptions": "epochal.data.options",

@@ -29,6 +29,7 @@ from epochal.training.parallel.world import World
 from epochal.training.saver import Saver
 from epochal.training.step import NoiseSums, Stepper, StepResult
 from epochal.training.stop import StopRequest
+from epochal.training.threads import ThreadCount, restored_threads
 from epochal.units import Interval
 
 Evaluate = Callable[[Transformer], dict[str, float]]
@@ -54,6 +55,10 @@ class Loop:
     def __post_init__(self) -> None:
         stepper = self.stepper
         self.recipe, self.machine = stepper.recipe, stepper.machine
+        # Compiled code is made for one number of threads; processes share the cores.
+        free = self.machine.device.type == "cpu" and not self.machine.compiled
+        alone = free and self.world.size == 1
+        self._threads = ThreadCount(torch.get_num_threads()) if alone else None
         trained = (stepper.model, stepper.optimizer, stepper.average)
         self._saver = Saver(
             self.folder.checkpoints, self.recipe.checkpoint.keep, self.world, *trained
@@ -75,6 +80,7 @@ class Loop:
         with (
             StopRequest(self.folder.stop_file, self.world.main).listening() as stop,
             torch.random.fork_rng(devices),
+            restored_threads(),
             bar(f"train {self.recipe.family}", self.numbers.steps) as progress,
         ):
             meter = _Meter(self, progress, state.seconds)
@@ -122,7 +128,7 @@ class Loop:
                 self._stop(state, stop.who(exit_code), exit_code)
             lr = learning_rate(settings, state.step, self.numbers)
             self.stepper.norm_limit = norm_limit(settings, state)
-            result = self.stepper(state.step, lr)
+            result = self._step(state.step, lr)
             state.step += 1
             if result.fault is None:
                 _count_step(state, result)
@@ -141,6 +147,16 @@ class Loop:
                 self._saver.save(state)
                 saved = time.monotonic()
                 meter.skip()
+
+    def _step(self, step: int, lr: float) -> StepResult:
+        if self._threads is None:
+            return self.stepper(step, lr)
+        count = self._threads.next()
+        torch.set_num_threads(count)
+        began = time.perf_counter()
+        result = self.stepper(step, lr)
+        self._threads.took(count, time.perf_counter() - began)
+        return result
 
     def _handle(self, state: TrainState, result: StepResult, fault: Fault) -> None:
         """Continue after a step whose update was not made, as the recipe says."""
@@ -297,6 +313,7 @@ class _Meter:
             "mfu": round(self._mfu, 4),
             "data_wait": round(self._waited / self._worked, 4),
             **({} if memory is None else {"peak_memory_bytes": memory}),
+            **({} if loop._threads is None else {"threads": torch.get_num_threads()}),
             **NoiseSums.means(state.noise_sums),
         }
         loop.logger.log("train", state.step, values)

@@ -83,6 +83,8 @@ NOT_HERE = (
     "runs/private",
     "compare quickstart train",  # trains
     "fit runs/sweep",
+    "--law tuned-size",  # runs of four sizes
+    "--law ensemble",  # ensembles of four sizes
     "isoflop",
     "law.toml",
     "constants.toml",

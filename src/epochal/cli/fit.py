@@ -9,14 +9,16 @@ import click
 
 from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_note, print_table
+from epochal.errors import OptionError
 from epochal.families import get_family
 from epochal.report.text import describe
 from epochal.report.text.format import count, sentence
-from epochal.scaling.options import FitOptions
+from epochal.scaling.options import LIMIT_LAWS, FitOptions
 
 if TYPE_CHECKING:
     from epochal.scaling.choose import Choice, LawScore
     from epochal.scaling.fit import FamilyFit, FitReport
+    from epochal.scaling.limits import Limits
     from epochal.scaling.repetition import RepetitionCosts
 
 _MOST = 8
@@ -37,22 +39,29 @@ def fit(sources: tuple[str, ...], options: FitOptions, out: Path | None, as_json
     """Fit a scaling law to each family of runs, with intervals and what is not identified.
 
     RUNS are run folders or folders that hold runs. A CSV has the columns params, tokens,
-    unique_tokens, val_loss and, optionally, family, seed, run, setting and recipe.
+    unique_tokens, val_loss and, optionally, family, seed, run, setting and recipe. For
+    --law ensemble: a CSV with members for tokens, or JSON files of `epochal eval --ensemble`.
 
     \b
     Examples:
       epochal fit runs/sweep --law auto --out law.toml
       epochal fit points.csv --law chinchilla --json
+      epochal fit runs/tuned --law tuned-size
     """
     from epochal.scaling.fit import fit as run_fit
 
+    if out is not None and options.law in LIMIT_LAWS:
+        raise OptionError("out", str(out), f"the law {options.law} says nothing of length to plan")
     report = run_fit(list(sources), options)
     if out is not None:
         report.save(out)
     if as_json:
         print_json(report)
         return
-    _print_fit(report)
+    if report.limits is not None:
+        _print_limits(report.limits)
+    else:
+        _print_fit(report)
     if out is not None:
         click.echo(f"\nsaved: {out}")
 
@@ -89,6 +98,18 @@ def _print_fit(report: FitReport) -> None:
         print_note(f"refused: {reason}")
     for one in report.notes:
         print_note(describe(one))
+
+
+def _print_limits(found: Limits) -> None:
+    """One row per curve, then what was refused."""
+    from epochal.report.text.fit import limit_row
+
+    header = ["family", "unique tokens", "loss in", "points", "limit E", "95 %", "A", "alpha"]
+    print_table(header, [limit_row(one) for one in (*found.limits, *found.joint, *found.data)])
+    click.echo("")
+    click.echo("L = E + A/x^alpha (arXiv 2509.14786); sizes and unique tokens in billions.")
+    for reason in found.refused:
+        print_note(f"refused: {reason}")
 
 
 def _print_repetition(costs: RepetitionCosts) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from epochal.errors import DataError
+from epochal.errors import DataError, UserError
 from epochal.estimates import Floats
 from epochal.families import family_names
 from epochal.results import Note, NoteCode, note
@@ -40,7 +40,8 @@ from epochal.scaling.law import (
     ScalingLaw,
     write_laws,
 )
-from epochal.scaling.options import FitOptions
+from epochal.scaling.limits import Limits, fit_limits
+from epochal.scaling.options import LIMIT_LAWS, FitOptions, check_law
 from epochal.scaling.points import Dropped, Points, unigram_level_notes
 from epochal.scaling.read import Source, read_all
 from epochal.scaling.repetition import RepetitionCosts, penalty_notes, repetition_costs
@@ -120,14 +121,18 @@ class FitReport:
     """The E of all families, with `share_floor`; the other constants' intervals hold it there."""
     repetition: RepetitionCosts | None = None
     """What repeating costs each recipe, whatever the law; None if not asked for."""
+    limits: Limits | None = None
+    """With the law tuned-size or ensemble, instead of laws of families."""
     notes: list[Note] = field(default_factory=list)
     """What to know about the points."""
 
     def save(self, path: str | Path) -> None:
         """Write the laws, with their resamples, to a .toml or .json file for `epochal plan`.
 
-        Raises UserError for another suffix.
+        Raises UserError for another suffix, and for limits, from which nothing can be planned.
         """
+        if self.limits is not None:
+            raise UserError(f"the law {self.law} says nothing of length: it has no law file")
         write_laws(path, list(self.families.values()), self.options)
 
 
@@ -139,6 +144,9 @@ def fit(source: Source, options: FitOptions | None = None) -> FitReport:
     OptionError for an option that the kind of source does not take.
     """
     options = options or FitOptions()
+    if options.law in LIMIT_LAWS:
+        found = fit_limits(source, options)
+        return FitReport(law=options.law, families={}, refused={}, options=options, limits=found)
     table = read_all(source, options)
     points = table.points if options.all_settings else table.best()
     report = fit_points(points, options)
@@ -157,7 +165,7 @@ def fit_points(points: Points, options: FitOptions) -> FitReport:
     DataError if no family's points can determine the law, or, for a floor to share, if those of
     one cannot; OptionError for an unknown law.
     """
-    form = FORMS.get(options.law)  # None: "auto"
+    form = FORMS.get(check_law(options.law))  # None: "auto"
     fix = read_fixed(options.fix)
     families = [name for name in family_names() if name in points.family]
     if not families:

@@ -34,12 +34,21 @@ def check_law(law: str) -> str:
     return law
 
 
+LIMIT_LAWS = ("tuned-size", "ensemble")
+"""Laws in one thing that grows, the rest at its best: limits.py."""
+
+
+def _fit_names() -> tuple[str, ...]:
+    return (*_law_names(), *LIMIT_LAWS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """How points are read and a law is fitted to them."""
 
-    law: str = option("data-constrained", choices=_law_names)
-    """Form of the law; auto chooses one per family by its error on held-out runs."""
+    law: str = option("data-constrained", choices=_fit_names)
+    """Form of the law; auto chooses one per family by its error on held-out runs. tuned-size and
+    ensemble: the loss in N of each size's best run, in the number of an ensemble's members."""
     fix: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE", renamed=["--hold"])
     """TOML or JSON file with constants that are not fitted."""
     two_stage: bool = False
@@ -76,7 +85,8 @@ class FitOptions:
     """Fit run folders with several corpora, tokenizers or sequence lengths."""
 
     def __post_init__(self) -> None:
-        check_law(self.law)
+        if self.law not in LIMIT_LAWS:
+            check_law(self.law)
         for name in ("overfit_threshold", "max_epochs", "huber"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -8,7 +8,6 @@ for runs whose learning rate does not decay.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from epochal.errors import DataError, OptionError, RecipeError, RunError, UserError, nearest
-from epochal.families import families, family_names
+from epochal.errors import DataError, OptionError, RecipeError, RunError, UserError
+from epochal.families import family_names
 from epochal.recipe import recipe_tree
 from epochal.results import Note, note
 from epochal.runs import RunRecord
@@ -36,13 +35,16 @@ from epochal.scaling.points import (
     setting_of,
 )
 from epochal.scaling.recipes import recipe_labels
-from epochal.units import parse_number
+from epochal.scaling.table import check_header, column_names, read_family, read_number, read_rows
 
 _COLUMNS = ("params", "tokens", "unique_tokens", "val_loss")
+_REQUIRED = ("params", "tokens", "val_loss")
 _OPTIONAL = ("family", "seed", "run", "setting", "recipe")
 Source = Points | str | Path | Sequence[str | Path]
-_FOR_RUNS = ("at", "force")
-_FOR_CSV = ("columns", "where")
+FOR_RUNS = ("at", "force")
+"""Options that need run folders."""
+FOR_CSV = ("columns", "where")
+"""Options that need a CSV file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +76,21 @@ def read_source(source: Source, options: FitOptions) -> Points:
 def read_all(source: Source, options: FitOptions) -> Table:
     """As `read_source`, with all settings."""
     if isinstance(source, Points):
-        _refuse(options, (*_FOR_RUNS, *_FOR_CSV, "all_settings"), "points that are already read")
+        refuse(options, (*FOR_RUNS, *FOR_CSV, "all_settings"), "points that are already read")
         return Table(source, ())
     places = [source] if isinstance(source, str | Path) else list(source)
     tables = [place for place in places if Path(place).suffix.lower() == ".csv"]
     if not tables:
-        _refuse(options, _FOR_CSV, "run folders; it needs a CSV file")
+        refuse(options, FOR_CSV, "run folders; it needs a CSV file")
         return _read_runs(places, options.at, options.force)
     if len(places) > 1:
         raise UserError("give one CSV file, or run folders, not both and not several files")
-    _refuse(options, _FOR_RUNS, "a CSV file; it needs run folders")
+    refuse(options, FOR_RUNS, "a CSV file; it needs run folders")
     return _read_table(tables[0], options.columns, options.where)
 
 
-def _refuse(options: FitOptions, names: Sequence[str], source: str) -> None:
+def refuse(options: FitOptions, names: Sequence[str], source: str) -> None:
+    """Raise OptionError for one of `names` that is not at its default."""
     for name in names:
         if (value := getattr(options, name)) != getattr(FitOptions(), name):
             raise OptionError(name, value, f"has no effect on {source}")
@@ -275,9 +278,9 @@ def _read_table(
 ) -> Table:
     """All points of a CSV file."""
     path = Path(path)
-    renamed = {name: name for name in (*_COLUMNS, *_OPTIONAL)} | dict(columns or {})
-    header, rows = _read(path)
-    _check_header(path, header, renamed, where or {})
+    renamed = column_names(columns, (*_COLUMNS, *_OPTIONAL))
+    header, rows = read_rows(path)
+    check_header(path, header, renamed, where or {}, _REQUIRED)
     rows = [(n, r) for n, r in rows if all(r.get(k) == v for k, v in (where or {}).items())]
     if not rows:
         raise DataError(
@@ -290,8 +293,8 @@ def _read_table(
     for number, row in rows:
         for name in _COLUMNS:
             source = "tokens" if name == "unique_tokens" and single else name
-            values[name].append(_number(path, number, renamed[source], row))
-        texts["family"].append(_family(path, number, row.get(renamed["family"])))
+            values[name].append(read_number(path, number, renamed[source], row))
+        texts["family"].append(read_family(path, number, row.get(renamed["family"])))
         texts["seed"].append(row.get(renamed["seed"]) or "")
         texts["run"].append(row.get(renamed["run"]) or f"row {number}")
         texts["setting"].append(row.get(renamed["setting"]) or "none")
@@ -328,61 +331,3 @@ def _read_table(
         for i in range(len(n))
     ]
     return Table(points, candidates)
-
-
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header, and (line number, values) of each row."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(line for line in file if not line.startswith("#"))
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = [
-                (number, {k: (v or "").strip() for k, v in row.items() if k is not None})
-                for number, row in enumerate(reader, start=1)
-            ]
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}; give a CSV of points or run folders") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path} as a CSV file: {error}") from error
-    return header, rows
-
-
-def _check_header(
-    path: Path, header: Sequence[str], renamed: Mapping[str, str], where: Mapping[str, str]
-) -> None:
-    if strange := [name for name in renamed if name not in (*_COLUMNS, *_OPTIONAL)]:
-        known = (*_COLUMNS, *_OPTIONAL)
-        raise OptionError("columns", strange[0], f"unknown column; columns are {', '.join(known)}")
-    for name in ("params", "tokens", "val_loss"):
-        if renamed[name] not in header:
-            hint = nearest(renamed[name], header)
-            raise DataError(
-                f"{path} has no column {renamed[name]!r}; it has {', '.join(header) or 'none'}."
-                f"{hint} Rename it, or map it with columns: {name}=NAME"
-            )
-    for name in where:
-        if name not in header:
-            raise DataError(f"{path} has no column {name!r}; it has {', '.join(header)}")
-
-
-def _number(path: Path, row: int, column: str, values: Mapping[str, str]) -> float:
-    text = values.get(column, "")
-    try:
-        return parse_number(text)
-    except UserError:
-        raise DataError(
-            f"{path}, row {row}: {column} = {text!r} is not a positive number; fix or remove "
-            "the row"
-        ) from None
-
-
-def _family(path: Path, row: int, text: str | None) -> str:
-    if not text:
-        return family_names()[0]
-    for family in families():
-        if text.lower() in (family.name, *family.aliases):
-            return family.name
-    raise DataError(
-        f"{path}, row {row}: unknown family {text!r}; write {' or '.join(family_names())}"
-    )

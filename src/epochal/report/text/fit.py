@@ -15,6 +15,7 @@ from epochal.scaling.choose import ChoiceReason
 from epochal.scaling.estimate import ConstantStatus
 from epochal.scaling.fit import FamilyFit, FitNote
 from epochal.scaling.floor import SharedFloor
+from epochal.scaling.limits import Limit, Variable
 from epochal.scaling.points import Dropped, DropReason, PointsNote
 from epochal.scaling.repetition import PenaltyFit, PenaltyNote, RepetitionCost
 from epochal.units import format_count
@@ -222,6 +223,27 @@ def penalty_exponents(found: PenaltyFit) -> str:
         interval = "" if low is None else f" (95 %: {low:.2g} to {high:.2g})"
         parts.append(f"{name} = {value:.2g}{interval}")
     return listed(parts)
+
+
+def limit_row(one: Limit) -> list[str]:
+    """[family, unique tokens, loss in, points, limit, interval, A, alpha] of a curve."""
+    names = {
+        Variable.PARAMS: "N, of ensembles' limits" if one.of_limits else "N",
+        Variable.MEMBERS: f"K, {format_count(one.params or 0)} each",
+        Variable.UNIQUE_TOKENS: "U, of the limits",
+    }
+    low, high = one.intervals.get("E", (None, None))
+    ends = " – ".join("open" if end is None else f"{end:.3f}" for end in (low, high))
+    return [
+        get_family(one.family).short,
+        "–" if one.unique_tokens is None else format_count(one.unique_tokens),
+        names[one.variable],
+        str(len(one.x)),
+        f"{one.limit:.3f}",
+        ends if one.intervals else "–",
+        f"{one.constants['A']:.3g}",
+        f"{one.constants['alpha']:.3g}",
+    ]
 
 
 def shared_floor(floor: SharedFloor) -> str:

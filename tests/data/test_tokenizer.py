@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
+from epochal.data.parallel import map_texts
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
 from epochal.errors import DataError
@@ -54,8 +55,8 @@ def test_what_is_no_text_is_still_shown(bpe):
 
 def test_documents_in_order_on_any_number_of_threads(bpe):
     documents = [f"document {n} " * (n % 50) for n in range(3000)]
-    for workers in (1, 4, None):
-        encoded = list(bpe.encode_documents(iter(documents), workers))
+    for workers in (1, 4):
+        encoded = list(map_texts(bpe.encode, iter(documents), workers))
         assert [bpe.decode(ids) for ids in encoded] == documents
 
 
@@ -241,10 +242,35 @@ def test_the_byte_tokenizer_has_its_own_end():
         load_tokenizer("bytes", "</s>")
 
 
+def test_a_special_token_that_the_vocabulary_finds_in_text_is_cut(tmp_path):
+    hf = word_level("[UNK]", "a", "</s>", "<", "/s>", split=pre_tokenizers.WhitespaceSplit())
+    tokenizer = load_tokenizer(save(hf, tmp_path))
+    assert tokenizer.encode("a </s> a").tolist() == [1, 3, 4, 1]
+    pieces = [("<unk>", 0.0), ("</s>", -1.0), *((letter, -2.0) for letter in "▁</s>ab")]
+    unigram = HFTokenizer(models.Unigram(pieces, unk_id=0))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    unigram.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer = load_tokenizer(save(unigram, tmp_path))
+    assert tokenizer.unknown == 0
+    for text in ("a</s>b", "</s></s>", "a b"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.end_of_document not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_the_unknown_token_is_no_fault_of_the_text(tmp_path):
+    """WordPiece encodes what it has nothing for, such as its own brackets, to [UNK]."""
+    hf = HFTokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    hf.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    hf.add_special_tokens(["[UNK]", "[SEP]"])
+    tokenizer = load_tokenizer(save(hf, tmp_path))
+    assert tokenizer.end_of_document == 2
+    assert tokenizer.encode("a [UNK] [SEP]").tolist() == [1, 0, 0, 0, 0, 0, 0]
+    assert tokenizer.first_unknown("a (a)") == "("
+    assert tokenizer.first_unknown("a a") == ""
+
+
 def test_a_tokenizer_that_insists_on_special_ids_in_text(tmp_path):
-    hf = word_level("[UNK]", "a", "</s>", split=pre_tokenizers.WhitespaceSplit())
-    with pytest.raises(DataError, match="plain text '</s>' into its special token"):
-        load_tokenizer(save(hf, tmp_path))
     newline = HFTokenizer(models.BPE({"Ċ": 0, "a": 1}, []))
     newline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     with pytest.raises(DataError, match="into its special token"):

@@ -38,6 +38,11 @@ class CorpusNote(NoteCode):
     `validation_documents` of `documents`."""
     TOKENIZER_SAMPLE = "tokenizer_sample"
     """The tokenizer was trained on one training document in `one_in`."""
+    TEXT_LOST = "text_lost"
+    """`documents` of `of` have characters that the tokenizer loses, the first one `lost`."""
+    TEXT_CHANGED = "text_changed"
+    """The tokenizer's normaliser changes the text of `documents` of `of`, first `before` to
+    `after`."""
     SMALL_VOCABULARY = "small_vocabulary"
     """The text gave the tokenizer only `vocabulary` of the `wanted` tokens."""
 

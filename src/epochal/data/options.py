@@ -42,6 +42,8 @@ class PrepareOptions:
     """Encoding of plain text, JSON and CSV, by a name that Python knows, such as cp1252, utf-16."""
     end_of_document: str | None = option(None, metavar="TOKEN")
     """Token that ends documents, if the tokenizer's has an unusual name."""
+    allow_lossy: bool = False
+    """Accept a tokenizer that has nothing for some characters of the text and loses them."""
     drop_duplicates: bool = False
     """Keep one of several documents with equal text."""
     invalid_utf8: InvalidUTF8 = "error"

@@ -24,6 +24,7 @@ from epochal.data.corpus import (
     is_prepared,
     refuse_foreign,
 )
+from epochal.data.fidelity import Fidelity
 from epochal.data.inputs import TextInputs
 from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
@@ -87,9 +88,10 @@ def prepare(
             return existing
         split = split_corpus(texts, held_out, options.share, options.seed, options.drop_duplicates)
         tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
-        corpus = _write_corpus(folder, split, tokenizer, settings, options.workers)
+        fidelity = Fidelity(tokenizer, options.allow_lossy)
+        corpus = _write_corpus(folder, split, fidelity, settings, options.workers)
         noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]
-        return replace(corpus, notes=(*noted, *split.notes, *notes))
+        return replace(corpus, notes=(*noted, *split.notes, *notes, *fidelity.notes()))
 
 
 @contextlib.contextmanager
@@ -205,11 +207,12 @@ class _Side:
 def _write_corpus(
     folder: Path,
     split: CorpusSplit,
-    tokenizer: Tokenizer,
+    fidelity: Fidelity,
     settings: dict[str, Any],
     workers: int | None,
 ) -> Corpus:
     """Write the corpus and open it. A kill at any moment leaves a whole corpus or none."""
+    tokenizer = fidelity.tokenizer
     dtype = store_dtype(tokenizer.vocabulary)
     with (
         StoreWriter(folder / TRAIN, dtype) as train_writer,
@@ -219,7 +222,7 @@ def _write_corpus(
         validation = _Side("validation", validation_writer, split.selections[-1])
         with bar("Tokenising", split.text_bytes) as progress:
             for selection in split.selections:
-                _write(selection, train, validation, tokenizer, workers, progress.update)
+                _write(selection, train, validation, fidelity, workers, progress.update)
         if (seed := settings.get("shuffle")) is not None:
             key = rng.stream_key(seed, "document order")
             numbers = np.flatnonzero(split.selections[0].train)
@@ -242,18 +245,19 @@ def _write(
     selection: Selection,
     train: _Side,
     validation: _Side,
-    tokenizer: Tokenizer,
+    fidelity: Fidelity,
     workers: int | None,
     update: Callable[[float, str], None],
 ) -> None:
     repeats = _repeats(selection, selection.train) | _repeats(selection, selection.validation)
     lengths = selection.scan.lengths
-    encoded = tokenizer.encode_documents(selection.texts(selection.used), workers)
+    encoded = fidelity.encode(selection.texts(selection.used), workers)
+    mark = np.int32(fidelity.tokenizer.end_of_document)
     numbers = np.flatnonzero(selection.used)
-    for place, (number, ids) in enumerate(zip(numbers, encoded, strict=True)):
+    for place, (number, (ids, kept)) in enumerate(zip(numbers, encoded, strict=True)):
         side = train if selection.train[number] else validation
-        document = np.append(ids, np.int32(tokenizer.end_of_document))
-        side.add(document, int(lengths[number]), bool(repeats[number]))
+        text_bytes = int(lengths[number]) if kept is None else kept
+        side.add(np.append(ids, mark), text_bytes, bool(repeats[number]))
         if place % _PROGRESS_EVERY == 0:
             update(
                 train.text_bytes + validation.text_bytes,

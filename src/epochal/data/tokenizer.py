@@ -9,9 +9,9 @@ readers skip (seen with tokenizers 0.21 and 0.23).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +23,6 @@ from tokenizers import Tokenizer as HFTokenizer
 from epochal import files
 from epochal.data.fast_bpe import FastBPE, Ids, encode_slowly, letters_to_bytes, why_unproven
 from epochal.data.metadata import TokenizerFacts
-from epochal.data.parallel import cores, map_texts
 from epochal.errors import DataError, NamedOption
 
 TOKENIZER_KEY = "epochal"
@@ -57,7 +56,10 @@ class Tokenizer:
         hf.add_special_tokens([AddedToken(self.end_token, special=True, normalized=False)])
         content = json.loads(hf.to_str())
         self._special = {added["content"] for added in content["added_tokens"] if added["special"]}
-        self._refuse_special_ids()
+        self.unknown = _unknown(content["model"], hf)
+        """Id of all text that the vocabulary has nothing for; None if there is none."""
+        self._cuts: re.Pattern[str] | None = None
+        self._cut_special_tokens()
         self.kind = _kind(content, self._tokens, self.end_of_document)
         self.why_slow = None if self.kind == "bytes" else why_unproven(hf)
         """Why texts are encoded by `tokenizers`, not the faster tiktoken; None if they are not."""
@@ -69,13 +71,26 @@ class Tokenizer:
             return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
         if self._fast is not None:
             return self._fast.encode(text)
-        return encode_slowly(self._hf, text)
+        return self._encode_in_parts(text)
 
-    def encode_documents(
-        self, texts: Iterable[str], workers: int | None = None
-    ) -> Iterator[NDArray[np.int32]]:
-        """Ids of each text, in order, on `workers` threads (all cores if not given)."""
-        return map_texts(self.encode, texts, workers if workers is not None else cores())
+    def _encode_in_parts(self, text: str) -> Ids:
+        """Where `text` spells a special token that the vocabulary would find, it is cut in two."""
+        cuts = [m.start() + 1 for m in self._cuts.finditer(text)] if self._cuts else []
+        if not cuts:
+            return encode_slowly(self._hf, text)
+        parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        return np.concatenate([encode_slowly(self._hf, part) for part in parts])
+
+    def normalized(self, text: str) -> str:
+        """`text` as the tokenizer's normaliser changes it before anything else."""
+        normalizer = self._hf.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def first_unknown(self, text: str) -> str:
+        """The first part of `text` that is encoded to the unknown token; '' if there is none."""
+        encoding = self._hf.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return next((text[a:b] for number, (a, b) in pairs if number == self.unknown), "")
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of ids. A mask shows as [MASK], bytes that are not UTF-8 as U+FFFD."""
@@ -174,15 +189,32 @@ class Tokenizer:
         text = json.dumps(content, ensure_ascii=False, indent=2)
         files.write_text(Path(path), text + "\n")
 
-    def _refuse_special_ids(self) -> None:
+    def _cut_special_tokens(self) -> None:
+        """Let texts be cut behind a character, so that none gets the id of a special token.
+
+        Raises DataError for a token that is found in plain text all the same.
+        """
+        found = [spelt for token in sorted(self._special) for spelt in self._found_in_text(token)]
+        if not found:
+            return
+        self._cuts = re.compile("|".join(f"(?={re.escape(spelt)})" for spelt in found))
         for token in sorted(self._special):
-            spelt = (letters_to_bytes(token) or token.encode()).decode(errors="replace")
-            number = self._hf.token_to_id(token)
-            if any(number in encode_slowly(self._hf, text) for text in {token, spelt}):
+            if self._found_in_text(token):
                 raise DataError(
                     f"the tokenizer {self.name} turns the plain text {token!r} into its special "
                     "token, so text could end a document by accident; use another tokenizer"
                 )
+
+    def _found_in_text(self, token: str) -> set[str]:
+        """Spellings of a special token that are encoded to its id as if they were text.
+
+        The unknown token's do not count: it is what any text may be encoded to.
+        """
+        number = self._hf.token_to_id(token)
+        if number == self.unknown != self.end_of_document:
+            return set()
+        spelt = (letters_to_bytes(token) or token.encode()).decode(errors="replace")
+        return {text for text in {token, spelt} if number in self._encode_in_parts(text)}
 
 
 class UnknownTokenizer(Tokenizer):
@@ -258,6 +290,13 @@ def _find_end_token(hf: HFTokenizer, name: str, end_token: str | None) -> str:
         NamedOption("end_of_document"),
         ")",
     )
+
+
+def _unknown(model: dict[str, Any], hf: HFTokenizer) -> int | None:
+    if (number := model.get("unk_id")) is not None:
+        return int(number)
+    token = model.get("unk_token")
+    return hf.token_to_id(token) if token else None
 
 
 def _kind(content: dict[str, Any], tokens: list[str], end: int) -> str:

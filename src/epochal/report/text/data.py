@@ -78,6 +78,13 @@ TEXTS: dict[NoteCode, Text] = {
     CorpusNote.TOKENIZER_SAMPLE: (
         "the tokenizer was trained on one training document in {one_in} (1 GB of text)"
     ),
+    CorpusNote.TEXT_LOST: (
+        "the tokenizer loses characters of {documents:,} of {of:,} documents, first {lost!a}"
+    ),
+    CorpusNote.TEXT_CHANGED: (
+        "the tokenizer's normaliser changes the text of {documents:,} of {of:,} documents, first "
+        "{before!a} to {after!a}"
+    ),
     CorpusNote.SMALL_VOCABULARY: (
         "the text gave the tokenizer only {vocabulary:,} of the {wanted:,} tokens wanted"
     ),

@@ -17,7 +17,7 @@ from epochal.evaluation.ensemble import average, ensemble
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
-from epochal.likelihood.nll import Ensemble
+from epochal.likelihood.nll import Ensemble, Part
 from epochal.runs import RunRecord
 from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
@@ -167,6 +167,53 @@ def test_checkpoints_of_a_run(tiny_pair, family, averaging):
     assert found.gain == pytest.approx(min(nll) - found.ensemble.nll_nats_per_token)
 
 
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+@pytest.mark.parametrize("averaging", ["probabilities", "logits"])
+def test_parts_are_scored_as_if_alone(members, family, averaging):
+    """A part's NLL is the mean of its groups', each an ensemble of its own; one pass serves all."""
+    three = (*members, Oracle(random_joint(3)))
+    groups = ((0, 1), (0, 2), (1, 2))
+    it = evaluator(family, stream(44))
+    for _ in range(3):
+        it.add_draw(Ensemble(three, averaging, (Part(((1,),)), Part(groups, averaging))))
+    passes, each = three[2].positions_computed, []
+    for models in (three, three[1:2], *(tuple(three[n] for n in group) for group in groups)):
+        alone = evaluator(family, stream(44))
+        for _ in range(3):
+            alone.add_draw(Ensemble(models, averaging))
+        each.append(alone.plain_values())
+    found = [one.plain_values() for one in (it, *it.parts)]
+    for values, expected in zip(found, (*each[:2], np.mean(each[2:], axis=0)), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert three[2].positions_computed == 4 * passes  # three of these by ensembles alone
+    it.clear()
+    assert it.parts == []
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_the_ladder_of_a_run_s_checkpoints(tiny_pair, tmp_path, family):
+    """Each K against ensembles of all pairs; twice the same member, since a run has two."""
+    run = tiny_pair / family
+    names = [f"{run}@best", f"{run}@last", f"{run}@best"]
+    options = EvalOptions(draws=3, estimator="paper" if family == "mdm" else "stratified")
+    found = ensemble(names, options)
+    ladder = {(one.average, one.members): one for one in found.ladder}
+    assert list(ladder) == [(a, k) for a in ("probabilities", "logits") for k in (1, 2, 3)]
+    assert [one.groups for one in found.ladder] == [3, 3, 1] * 2
+    alone = np.mean([one.nll_nats_per_token for one in found.members])
+    for averaging in ("probabilities", "logits"):
+        pairs = [ensemble([names[i], names[j]], options, averaging) for i, j in ((0, 1), (1, 2))]
+        pairs = [pair.ensemble.nll_nats_per_token for pair in pairs]
+        same = found.members[0].nll_nats_per_token  # best with best
+        one, two, three = (ladder[averaging, k] for k in (1, 2, 3))
+        assert one.nll_nats_per_token == pytest.approx(alone, rel=1e-9)
+        assert (one.gain, one.gain_error) == (0, 0)
+        assert two.nll_nats_per_token == pytest.approx(np.mean([*pairs, same]), rel=1e-6)
+        assert two.gain == pytest.approx(alone - two.nll_nats_per_token)
+        assert three.nll_nats_per_token < two.nll_nats_per_token < alone
+    assert found.ensemble.nll_nats_per_token == ladder["probabilities", 3].nll_nats_per_token
+
+
 _copies = []
 
 
@@ -234,6 +281,8 @@ def test_the_command_line(tiny_pair, tmp_path, capsys):
     assert RunRecord(ar).info["best"]["step"] == json.loads(out)["members"][0]["step"]
     code, out, _ = command(capsys, "eval", f"{ar}@best", f"{ar}@last", "--ensemble")
     assert "gain over the best" in out
+    assert "mean probabilities" in out
+    assert "mean logits" in out
     words = ("eval", f"{ar}@best", f"{ar}@last", "--average", "logits")
     code, out, _ = command(capsys, *words, "--ensemble")
     assert "ensemble, mean logits" in out

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.objectives import cross_entropy, linear_nll, token_nll
+from epochal.objectives import cross_entropy, linear_nll, mean_logit_nll, token_nll
 
 
 def problem(positions, width, vocabulary, scored, seed, dtype=torch.float64, spread=1.0):
@@ -207,3 +207,19 @@ def test_a_second_backward_is_refused_rather_than_wrong():
     with pytest.raises(RuntimeError):
         total.backward()
     assert np.isfinite(hidden.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("block", [64, cross_entropy.BLOCK_ELEMENTS])
+def test_the_mean_of_logits_of_groups(block, monkeypatch):
+    """Widths may differ; against the softmax written out in float64."""
+    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+    make = torch.Generator().manual_seed(0)
+    hidden = [torch.randn(9, width, generator=make, dtype=torch.float64) for width in (4, 6, 5)]
+    tables = [torch.randn(11, one.shape[1], generator=make, dtype=torch.float64) for one in hidden]
+    index, targets = torch.tensor([0, 2, 3, 7]), torch.tensor([1, 10, 0, 5])
+    groups = [(0,), (0, 2), (0, 1, 2)]
+    logits = torch.stack([x[index] @ t.T for x, t in zip(hidden, tables, strict=True)])
+    found = mean_logit_nll(hidden, tables, targets, groups, index)
+    for group, nll in zip(groups, found, strict=True):
+        p = torch.softmax(logits[list(group)].mean(dim=0), dim=1)
+        torch.testing.assert_close(nll, -p[torch.arange(4), targets].log())

@@ -198,3 +198,14 @@ def _print_ensemble(found: EnsembleResult) -> None:
         ("perplexity", f"{found.ensemble.perplexity:,.1f}"),
     ]
     print_pairs(rows)
+    click.echo()
+    averages = list(dict.fromkeys(one.average for one in found.ladder))
+    header = ["members", *(f"mean {average}" for average in averages), "gain over one"]
+    lines = []
+    for size in range(1, len(found.members) + 1):
+        same = [one for one in found.ladder if one.members == size]
+        chosen = next(one for one in same if one.average == found.average)
+        figures = [f"{one.nll_nats_per_token:.4f} ± {one.standard_error:.4f}" for one in same]
+        gain = "–" if size == 1 else f"{chosen.gain:+.4f} ± {chosen.gain_error:.4f}"
+        lines.append([str(size), *figures, gain])
+    print_table(header, lines)

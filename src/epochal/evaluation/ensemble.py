@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,34 @@ from typing import get_args
 import torch
 
 from epochal.errors import OptionError, RunError, UserError
+from epochal.estimates import Estimate
 from epochal.estimates import gap as paired_gap
 from epochal.evaluation.evaluate import Scorer, distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
-from epochal.likelihood.nll import Averaging, Ensemble
+from epochal.likelihood.nll import Averaging, Ensemble, Part
 from epochal.models import Transformer
 from epochal.runs import NLLResult, RunFolder, RunRecord, checkpoints, parse_run_checkpoint
 from epochal.training import checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleSize:
+    """Ensembles of `members` of the models: the mean over groups in which each counts as often."""
+
+    members: int
+    """K: 1, 2, … all."""
+    average: Averaging
+    groups: int
+    """Models i, i + 1, … i + K − 1, in the order given and around its end, for each i."""
+    nll_nats_per_token: float
+    """Mean NLL of the groups."""
+    standard_error: float
+    """From draws and documents, which are the same for all K."""
+    gain: float
+    """Mean NLL of the models alone minus this, nats per token."""
+    gain_error: float
+    """Paired by draws and documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +54,9 @@ class EnsembleResult:
     gain: float
     """NLL of the best member minus that of the ensemble, nats per token."""
     gain_error: float
+    ladder: list[EnsembleSize]
+    """For each K with probabilities averaged, then with logits; no logits where the models' tables
+    have unlike numbers of rows."""
 
 
 def ensemble(
@@ -43,7 +65,7 @@ def ensemble(
     averaging: Averaging = "probabilities",
 ) -> EnsembleResult:
     """Score runs of one family as an ensemble: −log of the mean of their probabilities, or of the
-    softmax of the mean of their logits.
+    softmax of the mean of their logits; all of them, each alone, and 2, 3, … of them.
 
     A run may be given as `RUN@CHECKPOINT` (best, last, ema or a step), so that checkpoints of
     one run can be combined. Nothing is stored with the runs. Raises UserError for fewer than two,
@@ -60,25 +82,57 @@ def ensemble(
         loaded = [load_run(path, name or given.checkpoint, given.device) for path, name in members]
         _check_alike(runs, loaded)
         scorer = Scorer.of(RunRecord(members[0][0]), loaded[0], given, shard)
-        everything = Ensemble(tuple(one.model for one in loaded), averaging)
+        models = tuple(one.model for one in loaded)
         if averaging == "logits":
-            _check_rows(runs, everything.models)
-        name = f"ensemble of {len(loaded)}"
-        together, whole = scorer.score(loaded[0], everything, name, given)
-        # As many draws for the members as the tolerance took, so that they pair with it.
-        if given.tolerance is not None and not loaded[0].objective.exact:
-            given = dataclasses.replace(given, tolerance=None, draws=together.draws)
-        each = [scorer.score(one, one.model, f"step {one.step}", given) for one in loaded]
-    best = min(range(len(each)), key=lambda n: each[n][0].nll_nats_per_token)
-    found = paired_gap(each[best][1], whole)
+            _check_rows(runs, models)
+        single, ladder = _parts(models)
+        everything = Ensemble(models, averaging, (*single, *ladder))
+        together, whole = scorer.score(loaded[0], everything, f"ensemble of {len(loaded)}", given)
+        found = [one.result() for one in scorer.evaluator.parts]
+    each, sizes = found[: len(single)], found[len(single) :]
+    best = min(range(len(each)), key=lambda number: each[number].nll)
+    gain = paired_gap(each[best], whole)
     return EnsembleResult(
         average=averaging,
         ensemble=together,
-        members=[result for result, _ in each],
+        members=[
+            scorer.result(one, estimate, f"step {one.step}", together.seconds)
+            for one, estimate in zip(loaded, each, strict=True)
+        ],
         names=[str(run) for run in runs],
         best=best,
-        gain=found.difference,
-        gain_error=found.error,
+        gain=gain.difference,
+        gain_error=gain.error,
+        ladder=[
+            _size(part, estimate, sizes[0]) for part, estimate in zip(ladder, sizes, strict=True)
+        ],
+    )
+
+
+def _parts(models: Sequence[Transformer]) -> tuple[list[Part], list[Part]]:
+    """(each model alone, the ladder): for each K and what is averaged, all groups of K
+    neighbours in a ring, so that the chance of who is a member is the same for every K."""
+    count = len(models)
+    alike = len({len(model.table) for model in models}) == 1
+    rings = [
+        tuple(sorted({tuple(sorted((i + k) % count for k in range(size))) for i in range(count)}))
+        for size in range(1, count + 1)
+    ]
+    averages: tuple[Averaging, ...] = get_args(Averaging) if alike else ("probabilities",)
+    ladder = [Part(groups, average) for average in averages for groups in rings]
+    return [Part(((number,),)) for number in range(count)], ladder
+
+
+def _size(part: Part, found: Estimate, alone: Estimate) -> EnsembleSize:
+    gain = paired_gap(alone, found)
+    return EnsembleSize(
+        members=len(part.groups[0]),
+        average=part.average,
+        groups=len(part.groups),
+        nll_nats_per_token=found.nll,
+        standard_error=found.error,
+        gain=gain.difference,
+        gain_error=gain.error,
     )
 
 

@@ -228,12 +228,16 @@ class Scorer:
         """The figures of `models`, which are `loaded` or contain it, and what they come from.
         `name` is the checkpoint's."""
         start = time.monotonic()
-        evaluator, per_byte = self.evaluator, self.data.bytes_per_token
-        evaluator.clear()
+        self.evaluator.clear()
         found = self.estimate(models, options)
+        return self.result(loaded, found, name, time.monotonic() - start), found
+
+    def result(self, loaded: LoadedModel, found: Estimate, name: str, seconds: float) -> NLLResult:
+        """The figures of an estimate that this scorer made."""
+        evaluator, per_byte = self.evaluator, self.data.bytes_per_token
         exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
         documents = found.error_documents
-        result = NLLResult(
+        return NLLResult(
             family=loaded.family,
             checkpoint=name,
             step=loaded.step,
@@ -249,9 +253,8 @@ class Scorer:
             draws=evaluator.draws,
             sequence_length=loaded.sequence_length,
             validation_sha256=self.data.validation.content_sha256,
-            seconds=time.monotonic() - start,
+            seconds=seconds,
         )
-        return result, found
 
     def estimate(self, models: Models, options: EvalOptions) -> Estimate:
         """From as many draws as asked for, or until the error is small enough."""

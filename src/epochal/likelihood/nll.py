@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from epochal.likelihood.controls import (
 )
 from epochal.likelihood.draws import DrawPlan, EvalShard
 from epochal.models import Transformer
-from epochal.objectives import Draw, Objective, Problem, token_nll
+from epochal.objectives import Draw, Objective, Problem, mean_logit_nll, token_nll
 
 EVALUATION_SEED = 0
 """One seed for all, so that every checkpoint and every model meets the same masks."""
@@ -41,6 +42,17 @@ class Ensemble:
     the mean of their logits, a geometric mean. For logits their tables have equally many rows."""
 
     models: tuple[Transformer, ...]
+    average: Averaging = "probabilities"
+    parts: tuple[Part, ...] = ()
+    """What else is scored in the same passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The mean NLL of groups of an ensemble's models, each group an ensemble of its own."""
+
+    groups: tuple[tuple[int, ...], ...]
+    """Which of the models, from 0."""
     average: Averaging = "probabilities"
 
 
@@ -110,6 +122,8 @@ class Evaluator:
 
     def clear(self) -> None:
         """Forget all draws."""
+        self.parts: list[Evaluator] = []
+        """One for each of `Ensemble.parts`, once there is a draw."""
         self._draws: list[_DrawSums] = []
         self._history = None if self.objective.exact else History(self.rows, self.windows.stride)
 
@@ -122,21 +136,28 @@ class Evaluator:
         """Score all windows once more, with new masks. `report` hears the share done."""
         for one in members(model):
             one.eval()
-        sums = self._empty()
-        launched: tuple[_Batch, _TokenNLL] | None = None
+        each: list[Evaluator] = scored_together(self, model)
+        sums = [one._empty() for one in each]
+        launched: tuple[_Batch, list[_TokenNLL]] | None = None
+
+        def add(batch: _Batch, found: list[_TokenNLL]) -> None:
+            for one, nll, total in zip(each, found, sums, strict=True):
+                one._add(batch, nll, total)
+            report(batch.part.stop / self.rows)
+
         # The next batch is made ready in a thread while the model runs, and the last one's
         # figures are added up after the next has been launched: the device does not wait.
         with ThreadPoolExecutor(1) as pool:
             for batch in _ahead(pool, self._batches(self.draws)):
                 now = batch, _launch(model, batch.problem, self.machine)
                 if launched is not None:
-                    self._add(*launched, sums, report)
+                    add(*launched)
                 launched = now
         if launched is not None:
-            self._add(*launched, sums, report)
-        self._draws.append(
-            _DrawSums(*self.shard.sums([getattr(sums, one.name) for one in fields(sums)]))
-        )
+            add(*launched)
+        for evaluator, total in zip(each, sums, strict=True):
+            arrays = [getattr(total, one.name) for one in fields(total)]
+            evaluator._draws.append(_DrawSums(*self.shard.sums(arrays)))
 
     def result(self) -> Estimate:
         """The estimate from all draws so far."""
@@ -194,11 +215,10 @@ class Evaluator:
         parts = [slice(a, min(a + self.batch, full)) for a in range(0, full, self.batch)]
         return [*parts, slice(full, self.rows)] if full < self.rows else parts
 
-    def _add(self, batch: _Batch, found: _TokenNLL, sums: _DrawSums, report: Report) -> None:
+    def _add(self, batch: _Batch, found: _TokenNLL, sums: _DrawSums) -> None:
         """Add a batch's weighted sums to their segments."""
         nll = found.positions()
         part, shift = batch.part, self.objective.shift
-        report(part.stop / self.rows)
         if not batch.counts:
             return
         width = batch.tokens.shape[1]
@@ -292,40 +312,73 @@ class _TokenNLL:
 
 
 @torch.no_grad()
-def _launch(model: Models, problem: Problem, machine: Machine) -> _TokenNLL:
-    """Start scoring a problem."""
+def _launch(model: Models, problem: Problem, machine: Machine) -> list[_TokenNLL]:
+    """Start scoring a problem: with the model, and with each of its parts."""
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
     targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
     place = None if index is None else index.to(device, non_blocking=True)
     arguments = problem.arguments(device)
-    each = []
+    models = members(model)
+    parts = [Part((tuple(range(len(models))),))]
+    if isinstance(model, Ensemble):
+        parts = [Part(parts[0].groups, model.average), *model.parts]
     with machine.autocast():
-        if isinstance(model, Ensemble) and model.average == "logits":
-            # The mean of logits is one output layer: hidden states and tables side by side.
-            states = [one(*arguments).flatten(0, 1) / len(model.models) for one in model.models]
-            tables = [one.table for one in model.models]
-            hidden, table = torch.cat(states, dim=1), torch.cat(tables, dim=1)
-            nll = token_nll(hidden, table, targets, place, machine.compiled)
-            return _TokenNLL(nll, index, problem.targets.shape)
-        for one in members(model):
-            hidden = one(*arguments)
-            if getattr(one, "scores", True):
-                each.append(
-                    token_nll(hidden.flatten(0, 1), one.table, targets, place, machine.compiled)
-                )
-            else:  # an earlier stage of a pipeline, whose figures do not count
-                each.append(torch.zeros(len(targets), device=device))
-    if len(each) == 1:
-        return _TokenNLL(each[0], index, problem.targets.shape)
-    mean = np.log(len(each)) - torch.logsumexp(-torch.stack(each).double(), dim=0)
-    return _TokenNLL(mean, index, problem.targets.shape)
+        hidden = [one(*arguments) for one in models]
+        alone = [
+            token_nll(states.flatten(0, 1), one.table, targets, place, machine.compiled)
+            if getattr(one, "scores", True)
+            # an earlier stage of a pipeline, whose figures do not count
+            else torch.zeros(len(targets), device=device)
+            for states, one in zip(hidden, models, strict=True)
+        ]
+        found: dict[tuple[tuple[int, ...], Averaging], Tensor] = {
+            ((number,), average): nll
+            for number, nll in enumerate(alone)
+            for average in get_args(Averaging)
+        }
+        wanted = {(group, part.average) for part in parts for group in part.groups} - found.keys()
+        if blended := sorted(group for group, average in wanted if average == "logits"):
+            states = [one.flatten(0, 1) for one in hidden]
+            each = mean_logit_nll(states, [one.table for one in models], targets, blended, place)
+            found |= {(group, "logits"): nll for group, nll in zip(blended, each, strict=True)}
+    for group, average in wanted - found.keys():
+        members_nll = torch.stack([alone[number] for number in group]).double()
+        found[group, average] = np.log(len(group)) - torch.logsumexp(-members_nll, dim=0)
+    return [
+        _TokenNLL(
+            _mean([found[group, part.average] for group in part.groups]),
+            index,
+            problem.targets.shape,
+        )
+        for part in parts
+    ]
 
 
-def row_nll(model: Models, problem: Problem, machine: Machine) -> Floats:
+def _mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).double().mean(dim=0)
+
+
+def row_nlls(model: Models, problem: Problem, machine: Machine) -> list[Floats]:
+    """[B] Σ weights · NLL of each row, with the model and with each of its parts."""
+    weights = problem.weights.double().numpy()
+    found = [one.positions() for one in _launch(model, problem, machine)]
+    return [np.asarray((weights * nll).sum(axis=1)) for nll in found]
+
+
+def row_nll(model: Transformer, problem: Problem, machine: Machine) -> Floats:
     """[B] Σ weights · NLL of each row."""
-    nll = _launch(model, problem, machine).positions()
-    return np.asarray((problem.weights.double().numpy() * nll).sum(axis=1))
+    return row_nlls(model, problem, machine)[0]
+
+
+def scored_together(evaluator: Any, model: Models) -> list[Any]:
+    """The evaluator, and its `parts`, which it gets at the first draw: copies without draws."""
+    parts = model.parts if isinstance(model, Ensemble) else ()
+    if not evaluator.draws:
+        evaluator.parts = [copy.copy(evaluator) for _ in parts]
+        for one in evaluator.parts:
+            one.clear()
+    return [evaluator, *evaluator.parts]
 
 
 def _ahead(pool: ThreadPoolExecutor, items: Iterator[_Batch]) -> Iterator[_Batch]:

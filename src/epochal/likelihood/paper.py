@@ -20,7 +20,14 @@ from epochal.device import Machine
 from epochal.errors import DataError
 from epochal.estimates import Estimate, Layout, estimate
 from epochal.likelihood.draws import DrawPlan, EvalShard
-from epochal.likelihood.nll import EVALUATION_SEED, Models, Report, members, row_nll
+from epochal.likelihood.nll import (
+    EVALUATION_SEED,
+    Models,
+    Report,
+    members,
+    row_nlls,
+    scored_together,
+)
 from epochal.objectives import Draw, Objective
 
 
@@ -51,6 +58,7 @@ class PaperEvaluator:
 
     def clear(self) -> None:
         """Forget all draws."""
+        self.parts: list[PaperEvaluator] = []
         self._values: list[NDArray[np.float64]] = []
 
     @property
@@ -62,7 +70,8 @@ class PaperEvaluator:
         """Go through the set once more, with new noise."""
         draw = self.draws
         levels, keys = self._plan.levels(draw), self._plan.keys(draw)
-        values = np.zeros(self.rows)
+        each: list[PaperEvaluator] = scored_together(self, model)
+        values = [np.zeros(self.rows) for _ in each]
         for one in members(model):
             one.eval()
         parts = [slice(a, min(a + self.batch, self.rows)) for a in range(0, self.rows, self.batch)]
@@ -72,11 +81,12 @@ class PaperEvaluator:
             problem = self.objective.paper_problem(
                 torch.from_numpy(tokens), Draw(levels[part], keys[part])
             )
-            nll = row_nll(model, problem, self.machine)
-            if counts:
-                values[part] = nll
+            found = row_nlls(model, problem, self.machine)
+            for total, nll in zip(values, found, strict=True) if counts else ():
+                total[part] = nll
             report(part.stop / self.rows)
-        self._values += self.shard.sums([values])
+        for evaluator, total in zip(each, self.shard.sums(values), strict=True):
+            evaluator._values.append(total)
 
     def result(self) -> Estimate:
         """The mean over all draws so far."""

@@ -6,7 +6,7 @@ import importlib
 
 from epochal.families import get_family
 from epochal.objectives.autoregressive import Autoregressive
-from epochal.objectives.cross_entropy import linear_nll, token_nll
+from epochal.objectives.cross_entropy import linear_nll, mean_logit_nll, token_nll
 from epochal.objectives.masked_diffusion import MaskedDiffusion
 from epochal.objectives.problem import Attention, Draw, Objective, Problem, Rows
 from epochal.recipe import Recipe
@@ -28,6 +28,7 @@ __all__ = [
     "Problem",
     "Rows",
     "linear_nll",
+    "mean_logit_nll",
     "objective",
     "token_nll",
 ]

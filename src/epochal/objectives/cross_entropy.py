@@ -15,7 +15,7 @@ V rows of the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -99,6 +99,33 @@ def token_nll(
     with torch.autocast(hidden.device.type, enabled=False):
         for block in _blocks(len(rows), len(table)):
             out[block] = picked_nll(rows[block] @ cast.T, targets[block])
+    return out
+
+
+@torch.no_grad()
+def mean_logit_nll(
+    hidden: Sequence[Tensor],
+    tables: Sequence[Tensor],
+    targets: Tensor,
+    groups: Sequence[Sequence[int]],
+    index: Tensor | None = None,
+) -> list[Tensor]:
+    """Per group of models [S] −log softmax(mean of their logits)[targets]; float32 or wider.
+
+    Hidden states [P, E] and table [V, E] of each model, E its own; a group is numbers of models.
+    Logits are computed once for all groups, block by block.
+    """
+    dtype = compute_dtype(hidden[0])
+    rows = [(states if index is None else states[index]).to(dtype) for states in hidden]
+    cast = [table.to(dtype) for table in tables]
+    wide = widened(rows[0][:0]).dtype
+    out = [torch.empty(len(targets), dtype=wide, device=targets.device) for _ in groups]
+    with torch.autocast(targets.device.type, enabled=False):
+        for block in _blocks(len(targets), sum(map(len, tables))):
+            logits = [widened(x[block] @ t.T) for x, t in zip(rows, cast, strict=True)]
+            for group, nll in zip(groups, out, strict=True):
+                mean = torch.stack([logits[number] for number in group]).mean(dim=0)
+                nll[block] = _nll(mean, targets[block])
     return out
 
 

@@ -14,7 +14,7 @@ from epochal.recipe import run_numbers
 from epochal.results import note
 from epochal.sizes import GPT2_VOCABULARY, LADDER, get_gpu
 from epochal.sweeps.designs import CorpusFacts, design_runs
-from epochal.sweeps.file import sweep_from_tree
+from epochal.sweeps.file import load_sweep, sweep_from_tree
 from epochal.sweeps.listing import ListingNote, list_sweep
 
 UNIQUE = 50_000_000
@@ -196,6 +196,35 @@ def test_runs_that_repeat_too_often_are_left_out():
         made(tree, unique_tokens=1_000_000)
 
 
+def test_members_of_an_ensemble_are_trained_longer_with_less_decay():
+    """From a tuned recipe on the command line, as its page shows."""
+    tree = {"base": base() | {"family": "mdm", "model": {"size": "7M"}}}
+    tree["base"]["train"] |= {"epochs": 20, "weight_decay": 0.8, "lr": 3e-3}
+    made_of = ("sweep.design=ensemble", "sweep.seeds=[1,2,3]")
+    runs = made(copy.deepcopy(tree), *made_of)
+    assert [run.name for run in runs] == ["mdm-s1", "mdm-s2", "mdm-s3"]
+    assert [run.recipe.seed for run in runs] == [1, 2, 3]
+    for train in (run.recipe.train for run in runs):
+        assert (train.epochs, train.weight_decay, train.lr) == (40, 0.4, 3e-3)
+    own = ("sweep.epochs_factor=1.5", "sweep.decay_factor=0", "train.steps=3")
+    own = made(copy.deepcopy(tree), *made_of, *own)
+    assert own[0].recipe.train.steps == 4
+    assert own[0].recipe.train.weight_decay == 0
+    both = made(tree, *made_of, 'sweep.families=["ar", "mdm"]', "sweep.epochs=[1, 2]")
+    assert [(run.recipe.family, run.recipe.train.epochs) for run in both][::3] == [
+        ("ar", 2), ("ar", 4), ("mdm", 2), ("mdm", 4)
+    ]  # fmt: skip
+
+
+def test_a_recipe_becomes_a_sweep_by_overrides_of_sweep(tmp_path):
+    file = tmp_path / "tuned.toml"
+    file.write_text('run_dir = "x"\nfamily = "mdm"\n[train]\nepochs = 4\n[model]\nsize = "7M"\n')
+    sweep = load_sweep(file, ["sweep.design=grid", "sweep.seeds=[1, 2]"])
+    assert [run.name for run in design_runs(sweep)] == ["mdm-s1", "mdm-s2"]
+    with pytest.raises(RecipeError, match=r"is a recipe; `epochal train .* sweep.design"):
+        load_sweep(file, ["train.epochs=2"])
+
+
 def test_a_list_of_runs():
     tree = {
         "sweep": {"design": "list", "seeds": [5]},
@@ -238,6 +267,10 @@ def test_overrides_reach_base_sweep_parts_and_grid():
         ({"sweep": {"design": "epochs", "epochs": [1], "sizes": ["7B"]}}, ["7B"]),
         ({"sweep": {"design": "epochs", "epochs": [1], "evaluate": 3}}, ["evaluate", "3"]),
         ({"sweep": {"design": "data-value", "epochs": [1, 2]}}, ["sweep.flops", "missing"]),
+        ({"sweep": {"design": "ensemble"}}, ["sweep.seeds", "missing"]),
+        ({"sweep": {"design": "ensemble", "seeds": [1, 1]}}, ["sweep.seeds", "two or more"]),
+        ({"sweep": {"design": "grid", "decay_factor": 0.5}}, ["decay_factor", "ensemble"]),
+        ({"sweep": {"design": "ensemble", "epochs_factor": 0}}, ["epochs_factor", "greater"]),
         ({"sweep": {"design": "list"}}, ["[[runs]]"]),
         ({"sweep": {"design": "ablation", "epochs": [1]}}, ["variants"]),
         ({"grid": {"train": {"lrr": [1]}}}, ["train.lrr", "train.lr"]),

@@ -38,9 +38,9 @@ def sweep(
 ) -> int:
     """Train many runs from one file: isoFLOP grids, epochs, data value, ablations, trunks, seeds.
 
-    SWEEP is a TOML file with a [sweep] section, or the name of a shipped one. KEY=VALUE changes
-    it: sweep.KEY what is varied, grid.KEY the values of a recipe key, and a bare recipe key the
-    recipe of all runs.
+    SWEEP is a TOML file with a [sweep] section, or the name of a shipped one; with sweep.design=…
+    it may be a recipe. KEY=VALUE changes it: sweep.KEY what is varied, grid.KEY the values of a
+    recipe key, and a bare recipe key the recipe of all runs.
 
     Runs that are finished, also in other sweeps, are recognised by recipe and corpus and not done
     again. A run that fails does not end the others; the exit code is then 1. Ctrl-C or SIGTERM
@@ -51,6 +51,7 @@ def sweep(
       epochal sweep isoflop.toml --dry-run --gpu H100
       epochal sweep isoflop.toml --jobs 2
       epochal sweep isoflop.toml sweep.seeds=[1,2] train.global_batch_size=32
+      epochal sweep tuned-ar.toml sweep.design=ensemble sweep.seeds=[1,2,3,4]
       epochal sweep isoflop.toml --slurm --gpus 8 --time 12h --dry-run
     """
     if slurm:

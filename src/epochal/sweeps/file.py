@@ -38,7 +38,7 @@ _RENAMED = {"stop_hopeless": "early_stopping"}
 """Old key of `[sweep]` → today's."""
 
 
-Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk", "list"]
+Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk", "ensemble", "list"]
 _LENGTHS = ("flops", "epochs", "tokens")
 """Axes that say how long a run is; a part has at most one, but for data-value."""
 
@@ -53,7 +53,8 @@ class Axes:
     """isoflop: every size at every FLOP budget. epochs: every size for every number of epochs.
     data-value: one FLOP budget spent on 1/k of the data for k epochs. grid: every combination.
     ablation: the base and each of `[variants]`. trunk: one long run at a constant rate, and for
-    each length a run that starts from it and decays. list: the `[[runs]]` as they stand."""
+    each length a run that starts from it and decays. ensemble: every combination, longer and with
+    less weight decay, once per seed. list: the `[[runs]]` as they stand."""
     families: tuple[str, ...] = ()
     """Names of families."""
     sizes: tuple[str, ...] = ()
@@ -70,6 +71,10 @@ class Axes:
     """Each run once per seed."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """Leave out runs that would repeat their tokens more often."""
+    epochs_factor: Annotated[float, Field(gt=0)] | None = None
+    """ensemble: length of a member beside that of the recipe; 2 if not given."""
+    decay_factor: Annotated[float, Field(ge=0)] | None = None
+    """ensemble: its weight decay beside the recipe's; 0.5 if not given."""
 
     def __post_init__(self) -> None:
         given = [key for key in _LENGTHS if getattr(self, key)]
@@ -87,6 +92,16 @@ class Axes:
         if self.design == "list" and (self.families or self.sizes or self.unique_tokens):
             raise RecipeError(
                 "only `sweep.seeds` goes with the design list: each run has its own other settings"
+            )
+        factors = ("epochs_factor", "decay_factor")
+        if self.design != "ensemble" and any(getattr(self, key) is not None for key in factors):
+            raise RecipeError(
+                "`sweep.epochs_factor` and `sweep.decay_factor` belong to the design ensemble"
+            )
+        if self.design == "ensemble" and len(set(self.seeds)) < 2:
+            raise RecipeError(
+                f"`sweep.seeds` = {list(self.seeds)}: an ensemble has a member per seed; give two "
+                "or more"
             )
         if self.design == "data-value":
             _check_data_value(self)
@@ -110,6 +125,7 @@ _NEEDS: dict[Design, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "grid": (_LENGTHS, ()),
     "ablation": (_LENGTHS, ()),
     "trunk": (_LENGTHS, ()),
+    "ensemble": (_LENGTHS, ("seeds",)),
     "list": ((), ()),
 }
 
@@ -150,7 +166,8 @@ class Sweep:
 
 
 def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
-    """The sweep in a file, or a shipped one by name, with overrides.
+    """The sweep in a file, or a shipped one by name, with overrides. With overrides of `sweep.` the
+    file may be a recipe, the base of all runs.
 
     `overrides` are like `sweep.flops=[1e15]`, `grid.train.lr=[1e-3, 2e-3]`, or a bare recipe key,
     `train.global_batch_size=32`, which changes `[base]`. Raises RecipeError naming the key, the
@@ -159,10 +176,19 @@ def load_sweep(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     path = find_recipe(str(name))
     tree = read_toml(path)
     if "sweep" not in tree:
-        raise RecipeError(
-            f"{path} has no [sweep] section, so it is a recipe; `epochal train {name}` trains it"
-        )
+        if not is_sweep(tree, overrides):
+            raise RecipeError(
+                f"{path} has no [sweep] section, so it is a recipe; `epochal train {name}` trains "
+                "it, and sweep.design=… makes a sweep of it"
+            )
+        tree.pop("run_dir", None)
+        tree = {"base": tree}
     return sweep_from_tree(tree, path.stem, overrides)
+
+
+def is_sweep(tree: Tree, overrides: Sequence[str] | Mapping[str, Any]) -> bool:
+    """Whether a file's values are a sweep's, or its overrides make it one."""
+    return "sweep" in tree or any(key.startswith("sweep.") for key in read_overrides(overrides))
 
 
 def sweep_from_tree(
@@ -250,7 +276,7 @@ def _axes(values: Tree) -> Axes:
             hint = nearest(key, known + list(_OPTIONS)) or by_value
             raise RecipeError(f"unknown key `sweep.{key}`.{hint}")
     # A single value is a list of one.
-    single = ("design", "max_epochs")
+    single = ("design", "max_epochs", "epochs_factor", "decay_factor")
     lists = {
         key: value if key in single or isinstance(value, list) else [value]
         for key, value in values.items()

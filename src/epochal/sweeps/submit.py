@@ -15,7 +15,7 @@ from epochal.recipe.load import read_toml
 from epochal.results import Note, NoteCode, note
 from epochal.runs import RunFolder
 from epochal.sweeps.designs import CorpusFacts, design_runs
-from epochal.sweeps.file import load_sweep
+from epochal.sweeps.file import is_sweep, load_sweep
 from epochal.sweeps.options import Resources, SubmitOptions
 from epochal.sweeps.record import DONE, RunState, State, SweepFolder
 from epochal.sweeps.slurm import TrainTask, script, submit_tasks
@@ -71,7 +71,7 @@ def submit(
     resources, options = resources or Resources(), options or SubmitOptions()
     _check_cluster(resources, options)
     path = find_recipe(str(source))
-    if "sweep" in read_toml(path):
+    if is_sweep(read_toml(path), overrides):
         return _submit_sweep(path, overrides, resources, options)
     if options.retry:
         raise OptionError("retry", True, f"is for a sweep, and {source} is a recipe")

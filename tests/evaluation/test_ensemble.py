@@ -12,13 +12,15 @@ import torch
 from test_oracle import JOINT, evaluator, stream, windows_of
 
 from epochal.cli.main import main
-from epochal.errors import RunError, UserError
+from epochal.errors import RecipeError, RunError, UserError
 from epochal.evaluation.ensemble import average, ensemble
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
 from epochal.likelihood.nll import Ensemble, Part
 from epochal.runs import RunRecord
+from epochal.training.train import train
+from tiny_runs import overrides
 from tiny_world import LENGTH, MASK, Oracle, enumerated_bound, random_joint
 
 
@@ -212,6 +214,22 @@ def test_the_ladder_of_a_run_s_checkpoints(tiny_pair, tmp_path, family):
         assert two.gain == pytest.approx(alone - two.nll_nats_per_token)
         assert three.nll_nats_per_token < two.nll_nats_per_token < alone
     assert found.ensemble.nll_nats_per_token == ladder["probabilities", 3].nll_nats_per_token
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_the_snapshots_of_a_run_with_cycles(tiny_corpus, tmp_path, family):
+    """The end of each of three cycles of 24 steps has a checkpoint; alone, the run is all three."""
+    changes = {"family": family, "train__cycles": 3, "checkpoint__keep": 1}
+    record = train(None, overrides(tiny_corpus, tmp_path / "run", **changes))
+    found = ensemble([record.path], EvalOptions(draws=2))
+    assert [member.step for member in found.members] == [8, 16, 24]
+    assert found.names == [f"{record.path}@{step}" for step in (8, 16, 24)]
+    same = ensemble(found.names, EvalOptions(draws=2))
+    assert same.ensemble.nll_nats_per_token == found.ensemble.nll_nats_per_token
+    with pytest.raises(UserError, match="at least two"):
+        ensemble([f"{record.path}@8"])
+    with pytest.raises(RecipeError, match=r"`train\.cycles` = 25 are more than the run's 24 steps"):
+        train(None, overrides(tiny_corpus, tmp_path / "other", train__cycles=25))
 
 
 _copies = []

@@ -54,6 +54,7 @@ CHANGES = {
     "train.warmup": 0.1,
     "train.decay": 0.2,
     "train.decay_shape": "sqrt",
+    "train.cycles": 3,
     "train.lr_progress": "samples",
     "train.grad_clip_reduction": "sum",
     "train.grad_clip_microbatches": 2,

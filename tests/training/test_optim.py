@@ -13,6 +13,7 @@ import original
 from epochal.errors import RecipeError
 from epochal.models import Transformer, initialise
 from epochal.recipe import load_recipe
+from epochal.recipe.numbers import cycle_ends
 from epochal.recipe.schema import Train
 from epochal.sizes import Architecture
 from epochal.training.optim import grad_clip_microbatches, learning_rate, make_optimizer
@@ -122,6 +123,38 @@ def test_wsd_warms_up_stays_and_decays(shape):
     assert found[60:] == pytest.approx(1e-4 + 9e-4 * left)
 
 
+@pytest.mark.parametrize("progress", ["steps", "samples"])
+def test_cycles_are_torchs_warm_restarts(progress):
+    """Of 100 steps in four cycles, 10 of warm-up in the first; the rest is torch's."""
+    found = rates(cycles=4, lr_progress=progress)
+    late = progress == "samples"  # the rate of a step is that of the rows before it
+    assert found[:11] == pytest.approx(rates(cycles=1, lr_progress=progress)[:11], rel=0.02)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1e-3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 25, eta_min=1e-4)
+    expected = []
+    for _ in range(75):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    if late:
+        assert found[25:] == pytest.approx(expected, rel=1e-9)
+    else:  # a step earlier, so that the last step of a cycle has the least rate
+        expected = [1e-4 if n % 25 == 0 else rate for n, rate in enumerate(expected)]
+        assert found[25:] == pytest.approx([*expected[1:], 1e-4], rel=1e-9)
+
+
+def test_cycles_of_other_schedules_and_uneven_lengths():
+    assert cycle_ends(settings(cycles=3), 100) == [33, 67, 100]
+    for schedule in ("linear", "wsd"):
+        found = rates(schedule=schedule, cycles=3)
+        assert [found[end - 1] for end in (33, 67, 100)] == pytest.approx([1e-4] * 3)
+        assert found[33] == pytest.approx(1e-3, rel=0.05)
+    wsd = rates(schedule="wsd", cycles=2, decay=0.4)
+    assert wsd[50:80] == [1e-3] * 30
+    assert wsd[80:] == pytest.approx(rates(schedule="wsd", decay=0.2)[80:])
+
+
 def test_a_branch_has_been_warmed_up_by_its_trunk():
     changes = {"schedule": "wsd", "decay": 0.4}
     branch = rates(start_from="runs/trunk", **changes)
@@ -194,6 +227,12 @@ def test_parts_of_the_clipped_sum():
         ({"train__schedule": "wsd", "train__warmup": 0.5, "train__decay": 0.6}, "more than all"),
         ({"train__start_from": "runs/x"}, 'schedule="wsd"'),
         ({"train__start_step": 5}, "needs `train.start_from`"),
+        ({"train__cycles": 2, "train__schedule": "constant"}, "each cycle decays"),
+        (
+            {"train__cycles": 2, "train__schedule": "wsd", "train__start_from": "runs/x"},
+            "with a trunk",
+        ),
+        ({"train__cycles": 5, "train__warmup": 0.3}, "more than the first"),
         ({"eval__ema": True}, "set `train.ema`"),
     ],
 )

@@ -26,6 +26,7 @@ KINDS = {
         "train__hidden_dropout": 0.1,
         "train__attention_dropout": 0.1,
         "train__micro_batch_size": 3,
+        "train__cycles": 3,
     },
     "ar-ablations-ema-wsd": {
         "family": "ar",
@@ -35,6 +36,7 @@ KINDS = {
         "eval__ema": True,
         "train__schedule": "wsd",
         "train__decay": 0.5,
+        "train__cycles": 2,
     },
     "mdm-completep-ema": {
         "family": "mdm",

@@ -17,6 +17,7 @@ from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
 from epochal.likelihood.nll import Averaging, Ensemble, Part
 from epochal.models import Transformer
+from epochal.recipe.numbers import cycle_ends
 from epochal.runs import NLLResult, RunFolder, RunRecord, checkpoints, parse_run_checkpoint
 from epochal.training import checkpoint
 
@@ -68,15 +69,21 @@ def ensemble(
     softmax of the mean of their logits; all of them, each alone, and 2, 3, … of them.
 
     A run may be given as `RUN@CHECKPOINT` (best, last, ema or a step), so that checkpoints of
-    one run can be combined. Nothing is stored with the runs. Raises UserError for fewer than two,
+    one run can be combined; a single run with `train.cycles` stands for the ends of all its cycles.
+    Nothing is stored with the runs. Raises UserError for fewer than two,
     or for models that differ in family, sequence length or tokenizer, or, for logits, in the rows
     of their tables; OptionError for another `averaging`.
     """
     if averaging not in get_args(Averaging):
         raise OptionError("averaging", averaging, f"it is not {' or '.join(get_args(Averaging))}")
     given = options or EvalOptions()
+    if len(runs) == 1:
+        runs = _snapshots(str(runs[0]))
     if len(runs) < 2:
-        raise UserError("an ensemble needs at least two runs or checkpoints; give more")
+        raise UserError(
+            "an ensemble needs at least two runs or checkpoints, or one run with `train.cycles`; "
+            "give more"
+        )
     with distributed_eval() as shard:
         members = [parse_run_checkpoint(str(run)) for run in runs]
         loaded = [load_run(path, name or given.checkpoint, given.device) for path, name in members]
@@ -107,6 +114,16 @@ def ensemble(
             _size(part, estimate, sizes[0]) for part, estimate in zip(ladder, sizes, strict=True)
         ],
     )
+
+
+def _snapshots(run: str) -> list[str]:
+    """The ends of a run's cycles as `RUN@STEP`."""
+    path, checkpoint_name = parse_run_checkpoint(run)
+    if checkpoint_name is not None:
+        return [run]
+    record = RunRecord(path)
+    ends = cycle_ends(record.recipe.train, int(record.numbers["steps"]))
+    return [f"{path}@{step}" for step in ends]
 
 
 def _parts(models: Sequence[Transformer]) -> tuple[list[Part], list[Part]]:

@@ -265,6 +265,7 @@ _ADDED_SINCE_V1 = frozenset(
         "data.order",
         "train.decay",
         "train.decay_shape",
+        "train.cycles",
         "train.lr_progress",
         "train.grad_clip_reduction",
         "train.ema",

@@ -94,6 +94,11 @@ def decay_begin(settings: Train, total: int) -> float:
     return total * (1 - settings.decay)
 
 
+def cycle_ends(settings: Train, steps: int) -> list[int]:
+    """Steps after which the schedule's cycles end, the last one `steps`."""
+    return [round(steps * (n + 1) / settings.cycles) for n in range(settings.cycles)]
+
+
 def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbers:
     """The numbers of `recipe` on a corpus of `unique_tokens` tokens.
 
@@ -126,6 +131,11 @@ def run_numbers(recipe: Recipe, unique_tokens: int, vocabulary: int) -> RunNumbe
         raise RecipeError(
             f"`train.{key}` = {amount:g} is {rows} rows of {length} tokens, less than one step of "
             f"`train.global_batch_size` = {batch}; train longer or lower the batch"
+        )
+    if recipe.train.cycles > rows // batch:
+        raise RecipeError(
+            f"`train.cycles` = {recipe.train.cycles} are more than the run's {rows // batch:,} "
+            "steps; train longer or lower them"
         )
     return RunNumbers(
         vocabulary=vocabulary,

@@ -73,9 +73,13 @@ class Train:
     """Shape of the decay from lr to min_lr after the warm-up. wsd: warm up, constant lr, decay
     over the last `decay` of the run."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the run in which wsd decays."""
+    """Share of the run, or of each cycle, in which wsd decays."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     """Shape of wsd's decay; sqrt falls as 1 − √share (Hägele et al., arXiv 2405.18392)."""
+    cycles: Positive = 1
+    """How often the schedule is gone through, in equal parts of the run, each from lr again and
+    only the first with a warm-up. The end of each has a permanent checkpoint (a snapshot; Huang et
+    al., arXiv 1704.00109)."""
     lr_progress: Literal["steps", "samples"] = "steps"
     """What the schedule counts. steps: the end of each step, so the last has rate min_lr.
     samples: as Megatron, the rows seen before the step, so the first has rate 0."""
@@ -294,15 +298,26 @@ class Recipe:
 
 def _check_schedule(train: Train) -> None:
     """Raise RecipeError for settings of the schedule that contradict each other."""
-    if train.schedule == "wsd" and train.warmup + train.decay > 1:
+    if train.schedule == "wsd" and train.warmup * train.cycles + train.decay > 1:
         raise RecipeError(
             f"`train.warmup` = {train.warmup:g} and `train.decay` = {train.decay:g} are shares of "
-            "the run and together more than all of it; lower one"
+            "the run (decay: of each cycle) and together more than all of it; lower one"
         )
     if train.start_from is not None and train.schedule not in ("wsd", "constant"):
         raise RecipeError(
             f"`train.start_from` continues at the trunk's constant rate, but `train.schedule` = "
             f'"{train.schedule}"; set train.schedule="wsd" and train.decay'
+        )
+    if train.cycles > 1 and (train.schedule == "constant" or train.start_from is not None):
+        other = '`train.schedule` = "constant"' if train.schedule == "constant" else "a trunk"
+        raise RecipeError(
+            f"`train.cycles` = {train.cycles} with {other}: each cycle decays from lr by itself; "
+            "leave one of them out"
+        )
+    if train.warmup * train.cycles > 1:
+        raise RecipeError(
+            f"`train.warmup` = {train.warmup:g} is more than the first of `train.cycles` = "
+            f"{train.cycles} cycles; lower it"
         )
     if train.start_step is not None and train.start_from is None:
         raise RecipeError("`train.start_step` needs `train.start_from`, the trunk's folder")

@@ -338,6 +338,11 @@ def _start(name: str, recipe: Recipe, numbers: RunNumbers) -> int:
             f'`train.schedule` = "{train.schedule}" has no place in the design trunk, which has '
             'the schedule "wsd"; leave it out'
         )
+    if train.cycles > 1:
+        raise RecipeError(
+            f"`train.cycles` = {train.cycles} has no place in the design trunk: each branch decays "
+            "once; leave it out"
+        )
     if train.start_from is not None:
         raise RecipeError(
             "`train.start_from` has no place in the design trunk: each branch starts from the "

@@ -17,6 +17,7 @@ from epochal.errors import TrainingDiverged, TrainingStopped
 from epochal.models import Transformer
 from epochal.progress import Bar, bar, say
 from epochal.recipe import RunNumbers
+from epochal.recipe.numbers import cycle_ends
 from epochal.runs import RunFolder, checkpoints
 from epochal.training import checkpoint
 from epochal.training.checkpoint import TrainState
@@ -195,7 +196,8 @@ class Loop:
     def _permanent(self, state: TrainState) -> bool:
         """Whether this step has a permanent checkpoint."""
         every, at = self.recipe.checkpoint.keep_every, self.numbers.at
-        return state.step in self.recipe.checkpoint.keep_at or (
+        ends = cycle_ends(self.recipe.train, self.numbers.steps)[:-1]  # the last one stays anyway
+        return state.step in (*self.recipe.checkpoint.keep_at, *ends) or (
             every is not None and every.due(at(state.step - 1), at(state.step))
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from epochal.models import BLOCKS, Transformer
 from epochal.recipe import Recipe, RunNumbers
-from epochal.recipe.numbers import decay_begin, micro_batch_size
+from epochal.recipe.numbers import cycle_ends, decay_begin, micro_batch_size
 from epochal.recipe.schema import Train
 from epochal.sizes import Multipliers
 
@@ -89,21 +90,32 @@ def learning_rate(settings: Train, step: int, numbers: RunNumbers) -> float:
     """Rate of step number `step` (0 … steps − 1).
 
     Linear warm-up over the first `warmup` share of the run, then the schedule's decay from lr to
-    min_lr, reached at the last step. Progress is counted at the end of the step, so no step has
-    rate 0; with `lr_progress` = "samples" it is, as in Megatron, the rows seen before the step
-    divided by all rows requested.
+    min_lr, reached at the last step; with cycles, at the last of each, and the next begins at lr
+    (Loshchilov and Hutter, arXiv 1608.03983). Progress is counted at the end of the step, so no
+    step has rate 0; with `lr_progress` = "samples" it is, as in Megatron, the rows seen before the
+    step divided by all rows requested.
     """
-    done, total = step + 1, numbers.steps
+    done, total, per_step = step + 1, numbers.steps, 1
     if settings.lr_progress == "samples":
-        done, total = step * numbers.global_batch_size, numbers.rows
+        done, total, per_step = (
+            step * numbers.global_batch_size,
+            numbers.rows,
+            numbers.global_batch_size,
+        )
+    ends = cycle_ends(settings, numbers.steps)
+    cycle = bisect_right(ends, step)
+    first = per_step * ends[cycle - 1] if cycle else 0
+    end = total if cycle == len(ends) - 1 else per_step * ends[cycle]
     # A run that branches from a trunk was warmed up there.
     warmup = settings.warmup * total if settings.start_from is None else 0.0
     if done < warmup:
         return settings.lr * done / warmup
-    begin = decay_begin(settings, total) if settings.schedule == "wsd" else warmup
+    begin = first if cycle else warmup
+    if settings.schedule == "wsd":
+        begin = first + decay_begin(settings, end - first)
     if settings.schedule == "constant" or done <= begin:
         return settings.lr
-    share = (done - begin) / max(total - begin, 1e-9)
+    share = (done - begin) / max(end - begin, 1e-9)
     shape = settings.decay_shape if settings.schedule == "wsd" else settings.schedule
     return settings.min_lr + (settings.lr - settings.min_lr) * _DECAYS[shape](share)
 

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from epochal.errors import OptionError, RecipeError
 from epochal.recipe import find_recipe, load_recipe
+from epochal.recipe.load import apply_overrides
+from epochal.report.text.tune import certificate
 from epochal.results import note
 from epochal.sweeps import tune as tuning
+from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.options import TuneOptions
 from epochal.sweeps.record import RunReason, RunState, State
 from epochal.sweeps.search import Axis, Closed, Outcome, Point, Search, Start, decay_prior
@@ -356,3 +359,67 @@ def test_real_runs_are_searched_and_a_second_call_resumes(tiny_corpus, tmp_path)
     assert {one.axis for one in search.neighbours} == {Axis.LR}
     assert tuned(tiny_corpus, tmp_path, options, **changes) == first
     assert find_recipe(search.recipe).is_file()
+
+
+SIZES = ["48x1x2", "24x1x2", "96x1x2"]
+
+
+def sized(tiny_corpus, tmp_path, sizes=SIZES, options=None, **changes):
+    """A tuning of several sizes of one family."""
+    tree = {"sweep": {"design": "grid", "families": ["ar"], "sizes": list(sizes)}, "base": {}}
+    apply_overrides(tree["base"], started(tiny_corpus, tmp_path, **changes))
+    values = {"out": tmp_path / "out"} | (options or {})
+    return tune(sweep_from_tree(tree, "sizes"), (), TuneOptions(**values))
+
+
+@pytest.mark.parametrize("parametrisation", ["standard", "completep"])
+def test_larger_models_start_from_what_smaller_ones_found(
+    trained, tiny_corpus, tmp_path, parametrisation
+):
+    """The smallest first, wherever it stands; the best rate is as the parametrisation says."""
+    rounds, world = trained
+    scaled = parametrisation == "standard"
+
+    def nll(recipe):
+        width = recipe.model.d_model
+        return surface(0.08 * (24 / width if scaled else 1), 0.025)(recipe)
+
+    world["nll"] = nll
+    changes = {"model__parametrisation": parametrisation}
+    result = sized(tiny_corpus, tmp_path, **changes)
+    middle, small, large = result.searches
+    assert [one.carried_from for one in result.searches] == [small.name, None, middle.name]
+    assert small.start.settings.lr == pytest.approx(0.01)
+    assert small.best.settings.lr == pytest.approx(0.08)
+    for one, before in ((middle, small), (large, middle)):
+        factor = 0.5 if scaled else 1.0
+        assert one.start.settings.lr == pytest.approx(before.best.settings.lr * factor)
+        assert one.start.settings.weight_decay == before.best.settings.weight_decay
+        assert one.best == one.start
+        assert one.certified
+        assert len(one.runs) < len(small.runs)
+        assert "started from what" in certificate(one)
+    firsts = [
+        next(
+            n for n, names in enumerate(rounds) if any(name.startswith(one.name) for name in names)
+        )
+        for one in (small, middle, large)
+    ]
+    assert firsts == sorted(set(firsts))
+    count = len(rounds)
+    assert sized(tiny_corpus, tmp_path, **changes) == result
+    assert not any(rounds[count:])
+
+
+def test_starts_that_differ_in_more_than_size_or_gave_nothing_are_not_carried(
+    trained, tiny_corpus, tmp_path
+):
+    _, world = trained
+    plain = surface(0.02, 0.1)
+    world["nll"] = lambda recipe: None if recipe.model.d_model == 24 else plain(recipe)
+    middle, small, large = sized(tiny_corpus, tmp_path, options={"axes": ("lr",)}).searches
+    assert small.best.nll is None
+    assert middle.carried_from is None
+    assert middle.start.settings.lr == pytest.approx(0.01)
+    assert large.carried_from == middle.name
+    assert large.start.settings.lr == pytest.approx(middle.best.settings.lr / 2)

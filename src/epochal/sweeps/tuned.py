@@ -83,6 +83,8 @@ class Tuned:
     params: int
     unique_tokens: int
     start: TunedRun
+    carried_from: str | None
+    """The search of a smaller model that found the start's settings; None: the recipe's."""
     best: TunedRun
     runs: list[TunedRun]
     """In the order in which they were asked for."""

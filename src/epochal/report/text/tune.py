@@ -66,6 +66,8 @@ def certificate(search: Tuned) -> str:
             f" ({len(search.seed_nlls)} seeds: mean {fmean(search.seed_nlls):.4f}, standard "
             f"deviation {search.seed_spread:.4f})"
         )
+    if search.carried_from is not None:
+        found += f", started from what {search.carried_from} found"
     if search.certified:
         return f"{found}. Certified: every step of two is worse by more than its error"
     return f"{found}. Not certified: the steps marked ! are not shown to be worse"

@@ -141,6 +141,7 @@ def evaluation(path, names, losses, whole, **changes):
         "ensemble": asdict(result("ar", whole)),
         "members": [asdict(result("ar", loss)) for loss in losses],
         "names": names,
+        "ladder": [],
     }
     path.write_text(json.dumps(content | changes))
     return path
@@ -159,6 +160,18 @@ def test_results_of_eval(tmp_path, monkeypatch):
     found = read_ensembles(files, ENSEMBLE)
     assert sorted(found.members.tolist()) == [1.0] * 8 + [2.0, 3.0, 4.0, 8.0]
     assert set(found.points.unique_tokens) == {100_000.0}
+    ladder = [
+        {"average": average, "members": k, "nll_nats_per_token": 3.34 + 0.23 / k**1.02 + extra}
+        for average, extra in (("probabilities", 0.0), ("logits", 1.0))
+        for k in range(1, 9)
+    ]
+    all_in_one = evaluation(
+        tmp_path / "all.json", names, alone, 3.34 + 0.23 / 8**1.02, ladder=ladder
+    )
+    found = read_ensembles(all_in_one, ENSEMBLE)
+    assert sorted(found.members.tolist()) == [1.0] * 8 + list(range(2, 9))
+    assert max(found.points.loss) < 3.6
+    assert fit_limits(all_in_one, ENSEMBLE).limits[0].limit == pytest.approx(3.34, abs=0.02)
     (one,) = fit_limits(files, ENSEMBLE).limits
     assert one.limit == pytest.approx(3.34, abs=0.02)
     logits = evaluation(tmp_path / "5.json", names[:2], alone[:2], 3.4, average="logits")

@@ -37,7 +37,8 @@ def read_ensembles(source: Source, options: FitOptions) -> Ensembles:
     """Ensembles of a CSV file, or of JSON files that `epochal eval --ensemble --json` printed.
 
     A CSV has the columns params, members, unique_tokens, val_loss and, optionally, family. A JSON
-    file gives the ensemble, and each of its members as an ensemble of one. Raises UserError for
+    file gives the ensemble, those of 2, 3, … of its members, and each of them as an ensemble of
+    one. Raises UserError for
     other sources, and for results of several kinds of average or validation sets.
     """
     places = [source] if isinstance(source, str | Path) else source
@@ -87,6 +88,10 @@ def _from_results(paths: Sequence[Path]) -> Ensembles:
             family = str(whole["family"])
             loss = float(whole["nll_nats_per_token"])
             rows.append((family, params, float(len(names)), unique, loss))
+            for rung in content["ladder"]:
+                if rung["average"] == content["average"] and 1 < rung["members"] < len(names):
+                    loss = float(rung["nll_nats_per_token"])
+                    rows.append((family, params, float(rung["members"]), unique, loss))
             for name, member in zip(names, content["members"], strict=True):
                 loss = float(member["nll_nats_per_token"])
                 alone[name] = (family, params, 1.0, unique, loss)

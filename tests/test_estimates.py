@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.estimates import Estimate, Layout, estimate, gap
+from epochal.estimates import Estimate, Layout, estimate, gap, gap_of_seeds
 
 
 def layout(tokens, document=None, group=None):
@@ -166,3 +166,28 @@ def test_other_documents_are_refused():
         gap(made([1, 2], [3, 4]), made([1, 2], [4, 3]))
     with pytest.raises(ValueError, match="different validation sets"):
         gap(made([1, 2], [3, 4]), made([1], [7]))
+
+
+def test_seeds_add_their_own_error(random):
+    """Against draws of everything: documents, what a seed adds to all of them, and noise."""
+    tokens, hard = np.full(60, 50), random.normal(0, 40, 60)
+
+    def seeds(nll, count):
+        shifts = random.normal(0, 0.02, count)
+        totals = [50 * (nll + shift) + hard + random.normal(0, 1, 60) for shift in shifts]
+        zeros = np.zeros(60)
+        return [Estimate(t.sum() / 3000, 0.0, np.nan, t, tokens, zeros) for t in totals]
+
+    found = [gap_of_seeds(seeds(3.1, 3), seeds(3.0, 3)) for _ in range(1000)]
+    spread = np.std([one.difference for one in found])
+    assert np.sqrt(np.mean([one.error**2 for one in found])) == pytest.approx(spread, rel=0.1)
+    inside = [one.interval()[0] < 0.1 < one.interval()[1] for one in found]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+
+
+def test_one_seed_each_is_the_plain_difference(random):
+    one, other = (
+        Estimate(n, 0.01, 0.1, random.normal(n, 1, 20), np.full(20, 7), np.full(20, 0.1))
+        for n in (3.0, 4.0)
+    )
+    assert gap_of_seeds([one], [other]) == gap(one, other)

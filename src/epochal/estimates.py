@@ -20,7 +20,8 @@ freedom for the sum of the two variances.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,11 +123,14 @@ class Gap:
     """NaN if there is a single document or row to judge by."""
     freedom: float
     """Degrees of freedom of `error`; infinite where it is of many."""
+    error_seeds: float = 0.0
+    """Of the mean over seeds; 0 with a single seed on either side, which has no spread."""
 
     @property
     def error(self) -> float:
-        """Standard error of both parts together; unknown parts count as nothing."""
-        return float(np.hypot(np.nan_to_num(self.error_draws), np.nan_to_num(self.error_documents)))
+        """Standard error of all parts together; unknown parts count as nothing."""
+        parts = (self.error_draws, self.error_documents, self.error_seeds)
+        return float(np.linalg.norm(np.nan_to_num(parts)))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Student's confidence interval of the difference."""
@@ -171,6 +175,43 @@ def gap(a: Estimate, b: Estimate) -> Gap:
         freedom=_satterthwaite(
             [(documents, len(a.unit_tokens) - 1), (float(draws), float(draws_freedom))]
         ),
+    )
+
+
+def gap_of_seeds(runs: Sequence[Estimate], others: Sequence[Estimate]) -> Gap:
+    """Mean NLL of `runs`, seeds of one recipe, minus that of `others`, paired by documents.
+
+    Documents and draws as in `gap`, of the seeds' mean totals; to these s²/n over the seeds of
+    either side is added. Raises ValueError if not all were scored on the same documents.
+    """
+    found = gap(_mean(runs), _mean(others))
+    parts = [
+        (float(np.std([one.nll for one in side], ddof=1)) / len(side) ** 0.5, len(side) - 1.0)
+        for side in (runs, others)
+        if len(side) > 1
+    ]
+    return replace(
+        found,
+        error_seeds=float(np.linalg.norm([error for error, _ in parts])),
+        freedom=_satterthwaite([(found.error, found.freedom), *parts]) if parts else found.freedom,
+    )
+
+
+def _mean(seeds: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates of several runs, whose draws are independent."""
+    if len(seeds) == 1:
+        return seeds[0]
+    if any(not np.array_equal(one.unit_tokens, seeds[0].unit_tokens) for one in seeds):
+        raise ValueError("the results are of different validation sets")
+    count = len(seeds)
+    return Estimate(
+        nll=float(np.mean([one.nll for one in seeds])),
+        error_draws=float(np.linalg.norm(np.nan_to_num([one.error_draws for one in seeds])))
+        / count,
+        error_documents=np.nan,
+        unit_totals=np.mean([one.unit_totals for one in seeds], axis=0),
+        unit_tokens=seeds[0].unit_tokens,
+        unit_variances=np.sum([one.unit_variances for one in seeds], axis=0) / count**2,
     )
 
 

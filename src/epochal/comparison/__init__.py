@@ -1,6 +1,13 @@
 """Run records in, which family learned more out. No torch here."""
 
-from epochal.comparison.compare import Comparison, Pair, compare_runs, is_clear, nll_difference
+from epochal.comparison.compare import (
+    Comparison,
+    Pair,
+    compare_runs,
+    is_clear,
+    nll_difference,
+    nll_gap,
+)
 from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 
 __all__ = [
@@ -11,4 +18,5 @@ __all__ = [
     "curve_crossing",
     "is_clear",
     "nll_difference",
+    "nll_gap",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
 from epochal.errors import RunError
-from epochal.estimates import Estimate, gap
+from epochal.estimates import Estimate, Gap, gap_of_seeds
 from epochal.families import family_names, get_family
 from epochal.results import Note, NoteCode, note
 from epochal.runs import NLLResult, RunRecord
@@ -119,12 +119,22 @@ def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
 
     Raises RunError where one was not evaluated, or not on the same tokens in the same way.
     """
-    first, second = _result(run), _result(other)
+    found = nll_gap([run], [other])
+    return found.difference, found.error
+
+
+def nll_gap(runs: Sequence[RunRecord], others: Sequence[RunRecord]) -> Gap:
+    """Mean NLL of `runs` minus that of `others` at their best, paired by document.
+
+    Both are seeds of one recipe each. Raises RunError where one was not evaluated, or not on the
+    same tokens in the same way.
+    """
+    run, other = runs[0], others[0]
+    results = [_result(one) for one in (*runs, *others)]
     same = ("validation_sha256", "sequence_length")
-    if all(getattr(first, name) == getattr(second, name) for name in same):
+    if all(getattr(one, name) == getattr(results[0], name) for one in results for name in same):
         try:
-            found = gap(_estimate(run), _estimate(other))
-            return found.difference, found.error
+            return gap_of_seeds(list(map(_estimate, runs)), list(map(_estimate, others)))
         except ValueError:  # not the same documents
             pass
     raise RunError(

@@ -38,11 +38,22 @@ from epochal.scaling.fit import FamilyFit
 from epochal.scaling.planner import FamilyPlan, PlanNote, PlanReport
 from epochal.units import format_count, format_epochs
 
-FIGURES = ("epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan", "steps")
+FIGURES = (
+    "evidence",
+    "epochs",
+    "flops",
+    "isoflop",
+    "contours",
+    "repetition",
+    "quality",
+    "plan",
+    "steps",
+)
 """Sections with figures."""
 _SECTIONS = {
     "corpus": "Corpus",
     "runs": "Runs",
+    "evidence": "Tuned families",
     "advice": "Runs in progress",
     "epochs": "Epochs",
     "compute": "Compute",
@@ -73,8 +84,10 @@ def page_content(
     laws: Laws,
     plan: PlanReport | None,
     plots: Mapping[str, list[Plot]],
+    evidence: Sequence[Mapping[str, Any]] = (),
+    standings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the template shows."""
+    """What the template shows; `standings` says where the runs stand on evidence of others."""
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     meets, leads = bool(curve_crossings(groups)), frontier_leads(groups)
     study, fits = laws.study, laws.families
@@ -123,6 +136,8 @@ def page_content(
         "stores": facts.store_rows(groups),
         "corpora": [facts.corpus(group) for group in groups],
         "machines": facts.machines(runs),
+        "evidence": evidence,
+        "standings": standings,
     }
     return context | {"sections": _sections(context, plots)}
 
@@ -130,7 +145,9 @@ def page_content(
 def _sections(context: Mapping[str, Any], plots: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(anchor, name) of the page's sections, for its list of contents."""
     shown = {name: bool(plots.get(name)) for name in _SECTIONS}
-    shown |= {name: bool(context[name]) for name in ("advice", "plan", "tasks", "texts")}
+    shown |= {
+        name: bool(context[name]) for name in ("evidence", "advice", "plan", "tasks", "texts")
+    }
     shown |= {
         "corpus": True,
         "runs": True,

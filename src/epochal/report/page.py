@@ -15,9 +15,13 @@ from epochal.report.collect import group_runs, read_runs
 from epochal.report.content import FIGURES, page_content
 from epochal.report.curves import curve_plots
 from epochal.report.drawing import FORMATS, save
+from epochal.report.evidence import Evidence
+from epochal.report.evidence_figures import evidence_plots
 from epochal.report.law_figures import law_plots
-from epochal.report.laws import find_laws, find_plan, read_study
+from epochal.report.laws import Laws, find_laws, find_plan, read_study
 from epochal.report.options import ReportOptions
+from epochal.report.searches import find_evidence
+from epochal.report.text.evidence import page_texts, standings
 from epochal.report.text.format import (
     for_page,
     printable,
@@ -54,16 +58,18 @@ def write_report(
     *,
     fit: FitReport | None = None,
     plan: PlanReport | None = None,
+    evidence: Evidence | None = None,
 ) -> Report:
     """Write the page about the runs in `places`: run folders, folders of runs, or of records.
 
-    `fit` and `plan` are results already made; else they are made here. With `options.figures`
-    every figure is also written into `<out>-figures/`. Raises RunError for a place without runs or
-    a damaged record, UserError for an unknown law or format, StorageError if `out` cannot be
-    written.
+    `fit` and `plan` are results already made; else they are made here. `evidence` of other runs is
+    shown beside these; by default that of searches in `places`, if there are any. With
+    `options.figures` every figure is also written into `<out>-figures/`. Raises RunError for a
+    place without runs or a damaged record, UserError for an unknown law or format, StorageError if
+    `out` cannot be written.
     """
     with unpacked(places) as folders:
-        return _write_report(folders, Path(out), options or ReportOptions(), fit, plan)
+        return _write_report(folders, Path(out), options or ReportOptions(), fit, plan, evidence)
 
 
 def _write_report(
@@ -72,6 +78,7 @@ def _write_report(
     options: ReportOptions,
     fit: FitReport | None,
     plan: PlanReport | None,
+    evidence: Evidence | None,
 ) -> Report:
     if target.is_dir():
         raise RunError(
@@ -81,15 +88,21 @@ def _write_report(
         raise OptionError("figures", unknown[0], "give pdf, svg or png")
     study = read_study(places)
     law = check_law(options.law or str(study.get("law") or "data-constrained"))
-    runs = read_runs(places)
+    found, shown = find_evidence(places)
+    # Of searches only the runs that they end with; the others are in the section about them.
+    runs = read_runs(shown or places)
     groups = group_runs(runs)
-    laws = find_laws(runs, study, law, fit)
+    laws = Laws() if shown and fit is None else find_laws(runs, study, law, fit)
     if plan is None:
         plan = find_plan(runs, laws, options.flops or study.get("flops"))
+    others = evidence is not None  # the evidence is of other runs than these
+    evidence = evidence or found
     with for_page():
         drawn = curve_plots(groups) | law_plots(laws.families, plan)
+        drawn["evidence"] = evidence_plots(evidence)
         plots = {name: drawn[name] for name in FIGURES if drawn[name]}
-        content = page_content(runs, groups, laws, plan, plots)
+        where = standings(runs, evidence) if others else []
+        content = page_content(runs, groups, laws, plan, plots, page_texts(evidence), where)
         files.write_text(target, _environment().get_template("page.html.j2").render(content))
     all_plots = [plot for section in plots.values() for plot in section]
     folder = target.with_name(f"{target.stem}-figures")

@@ -26,6 +26,7 @@ RESAMPLES = 200
 _EQUAL = 1e-9  # nats that are no difference
 _STEPS = 8  # per decade
 _SPAN = 1e14
+_LONGEST = 1e6  # epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,30 @@ def critical_compute(first: ScalingLaw, second: ScalingLaw, unique_tokens: float
         ),
         (first, second),
         (low, low * _SPAN),
+        -1.0,
+    )
+
+
+def critical_compute_of_size(
+    first: ScalingLaw, second: ScalingLaw, unique_tokens: float, params: float
+) -> Crossings:
+    """Compute at which the lead changes between models of one size, trained equally long.
+
+    From one epoch up. For laws fitted to runs of that size, which say nothing of other sizes.
+    """
+
+    def loss(law: ScalingLaw, x: Floats, constants: Floats | None) -> Floats:
+        tokens = np.exp(x) / (6.0 * params)
+        if constants is None:
+            return law.predict(params, tokens, unique_tokens)
+        # Of resamples all are asked at one compute.
+        return law.predict_with(constants, params, tokens[0], unique_tokens)
+
+    low = 6.0 * params * unique_tokens
+    return _crossings(
+        lambda x, a, b: loss(second, x, b) - loss(first, x, a),
+        (first, second),
+        (low, low * _LONGEST),
         -1.0,
     )
 

@@ -114,7 +114,7 @@ class ScalingLaw:
 
         Where the law does not cover repetition (`repeats`), repeated tokens count for nothing.
         """
-        losses: Floats = self._losses(self.theta[None], params, tokens, unique_tokens)[0]
+        losses: Floats = self.predict_with(self.theta[None], params, tokens, unique_tokens)[0]
         return losses
 
     def predict_interval(
@@ -123,10 +123,13 @@ class ScalingLaw:
         """95 % interval of each prediction (of the law, without a run's own scatter)."""
         if not self.samples:
             raise UserError(f"the law {self.source or self.form.name} has no resamples")
-        draws = [self._losses(s, params, tokens, unique_tokens) for s in self.samples]
+        draws = [self.predict_with(s, params, tokens, unique_tokens) for s in self.samples]
         return interval_of(draws, self.whole_range)
 
-    def _losses(self, constants: Floats, params: Any, tokens: Any, unique_tokens: Any) -> Floats:
+    def predict_with(
+        self, constants: Floats, params: Any, tokens: Any, unique_tokens: Any
+    ) -> Floats:
+        """The loss by each of several sets of constants [S, k], such as resamples: [S, ...]."""
         unique = tokens if unique_tokens is None else unique_tokens
         n, d, u = np.broadcast_arrays(
             *(np.asarray(v, dtype=float) for v in (params, tokens, unique))

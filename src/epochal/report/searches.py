@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -352,7 +352,10 @@ def _penalties(runs: list[_Run]) -> Iterator[Penalty]:
             points = _points(runs, settings, params)
         except EpochalError:  # said of the law
             continue
-        for cost in repetition_costs(points, options, {"": _ONE_SIZE}).families:
+        # Each kind of settings is one recipe, also where the best decay depends on the length.
+        points = replace(points, recipe=[""] * len(points))
+        fitted = repetition_costs(points, options, {"": _ONE_SIZE}).linear
+        for cost in fitted.costs if fitted is not None else []:
             yield Penalty(
                 family=cost.family,
                 settings=settings,

@@ -291,9 +291,27 @@ def test_without_noise_the_shared_floor_is_the_planted_one():
     assert fit_points(pair, options).floor.value == pytest.approx(1.85, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_a_floor_can_be_shared_with_any_law(name):
+    epochs, budgets = ((1,) if name == "chinchilla" else (1, 4, 30, 300)), (2.5e7, 1e8, 1e9, 5e9)
+    grid = {"epochs": epochs, "budgets": budgets, "sizes": SIZES}
+    parts = [
+        runs(law(name, family, A=a), 0.002, seed, **grid)
+        for seed, (family, a) in enumerate((("ar", 336.0), ("mdm", 250.0)), start=11)
+    ]
+    options = FitOptions(law=name, share_floor=True, bootstraps=0)
+    report = fit_points(replace(join(*parts), vocabulary=50257), options)
+    low, high = report.floor.interval
+    assert (low or 0) < 1.85 < (high or 9)
+    assert report.floor.supported
+    assert {fit.constants["E"] for fit in report.families.values()} == {report.floor.value}
+
+
 def test_a_floor_that_cannot_be_shared_is_refused():
     with pytest.raises(DataError, match="two or more families"):
         fit_points(runs(law()), FitOptions(share_floor=True, bootstraps=0))
     pair = join(runs(law()), runs(law(family="mdm")))
     with pytest.raises(DataError, match="E is fixed"):
         fit_points(pair, FitOptions(share_floor=True, fix={"E": 1.8}, bootstraps=0))
+    with pytest.raises(DataError, match="E is fixed"):
+        fit_points(pair, FitOptions(share_floor=True, two_stage=True, bootstraps=0))

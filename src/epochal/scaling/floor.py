@@ -20,7 +20,7 @@ from epochal.scaling.estimate import PointFit
 from epochal.scaling.law import LEVEL
 from epochal.scaling.search import refitted
 
-_CELLS, _ROUNDS = 21, 3
+_CELLS, _ROUNDS = 21, 4
 _SMALLEST = 1e-3  # nats, the lowest floor looked at
 
 
@@ -85,7 +85,11 @@ def _misfits(fit: PointFit, grid: Floats) -> Floats:
 
 
 def _misfit(fit: PointFit, objectives: Floats) -> Floats:
-    return fit.problem.misfit(objectives, fit.problem.share_within(fit.constants[0]))
+    """With the degrees of freedom that the other constants leave, as in profiles."""
+    problem = fit.problem
+    share = max(1, problem.rows - len(problem.free)) / problem.rows
+    misfit = problem.misfit(objectives, problem.share_within(fit.constants[0]))
+    return share * misfit
 
 
 def _interval(values: Floats, misfits: Floats, best: int) -> Interval:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,14 +12,7 @@ from epochal.results import Note, NoteCode
 from epochal.scaling.fit import FitReport
 from epochal.scaling.optimum import LadderChoice
 from epochal.scaling.planner import PlanReport
-
-DROPOUT, DECAY = "dropout 0.1", "weight decay 1"
-SETTINGS: Mapping[str, Tree] = {
-    DROPOUT: {"train.attention_dropout": 0.1, "train.hidden_dropout": 0.1},
-    DECAY: {"train.weight_decay": 1.0},
-}
-"""Regularisation to try, name → recipe keys, the likelier to help first: dropout where the probes
-have none, ten times their weight decay (arXiv 2507.15857 §8 has 0.1 for both). Chosen by us."""
+from epochal.sweeps.tuned import Tuned
 
 
 class StageNote(NoteCode):
@@ -30,6 +22,8 @@ class StageNote(NoteCode):
     """Values: unique_tokens."""
     MEASURED = "measured"
     """Values: tokens_per_second, of the fastest size in one slot."""
+    TUNED = "tuned"
+    """Values: runs, certified, searches."""
     PROBED = "probed"
     """Values: finished, runs."""
     REGULARISED = "regularised"
@@ -60,10 +54,18 @@ class StudyNote(NoteCode):
     SETTING_UNUSED = "setting_unused"
     """It helped at a run that repeats its tokens more. Values: family, setting, trial_epochs,
     epochs."""
+    NOT_LEARNED = "not_learned"
+    """All rates of a search looked the same: before a model learns from context, they do. Values:
+    family, lr (that is used), nll, unigram_nll."""
+    LADDER = "ladder"
+    """How a family's ladder was extended. Values: family, ratio (r), weight_of_data, inflation."""
+    NOT_IDENTIFIED = "not_identified"
+    """A constant of a law. Values: family, constant; params, unique_tokens, epochs of a run that
+    would identify it."""
     NOT_COMPARABLE = "not_comparable"
     """Two evaluations. Values: problem (the error's sentence)."""
     NOT_TRIED = "not_tried"
-    """Which regularisation the study did not try."""
+    """Which settings the study did not try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegularisationTrial:
-    """A family's best probe trained again with one setting changed."""
+    """A family's longest probe of the ladder trained again with another regularisation."""
 
     family: str
     setting: str
-    """A key of SETTINGS."""
+    """Its name."""
+    keys: Tree
+    """Recipe keys of the setting."""
     run: str
     baseline_run: str
     """Name of the probe."""
@@ -102,11 +106,6 @@ class RegularisationTrial:
     """Why there is no `nll`."""
 
     @property
-    def keys(self) -> Tree:
-        """Recipe keys of the setting."""
-        return dict(SETTINGS[self.setting])
-
-    @property
     def ratio(self) -> float:
         """NLL with the setting over NLL without; 1 where it was not trained."""
         return 1.0 if self.nll is None else self.nll / self.baseline_nll
@@ -119,10 +118,11 @@ class HeldOutResult:
     run: str
     family: str
     predicted: float
-    """By the law, times the ratio of the regularisation trial where its setting was taken."""
+    """From its size's ladder, times the ratio of the trial whose setting was taken."""
     law_prediction: float
-    """By the law alone."""
+    """By the law of the family."""
     interval: tuple[float, float]
+    """Has the loss in 90 % of cases."""
     seen: float
     inside: bool
     """Whether `seen` is in the interval."""
@@ -199,6 +199,8 @@ class StudyResult:
     """Families that overfit the whole text."""
     held_out: HeldOutResults | None
     """None without a law."""
+    tuned: list[Tuned]
+    """The searches of the learning rate, one per family; empty where there was no time."""
     regularisation: list[RegularisationTrial]
     notes: list[Note]
     stages: list[Stage]

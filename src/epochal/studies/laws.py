@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from epochal.comparison import nll_difference
@@ -21,7 +22,6 @@ from epochal.progress import hidden
 from epochal.report.study import HeldOutResult, HeldOutResults, RegularisationTrial, StudyNote
 from epochal.results import Note, note
 from epochal.runs import RunRecord
-from epochal.scaling.checks import UNKNOWN_EXTRAPOLATION_ERROR, optimistic_loss
 from epochal.scaling.fit import FitReport, fit_points
 from epochal.scaling.forms import FORMS
 from epochal.scaling.law import ScalingLaw
@@ -30,7 +30,8 @@ from epochal.scaling.options import OVERFIT_SHARE, FitOptions
 from epochal.scaling.points import DropReason, Points, drop_unigram_level_runs
 from epochal.scaling.read import read_points
 from epochal.studies.compare import compare_existing
-from epochal.studies.probes import Costs
+from epochal.studies.ladder import DEFAULT_HALF_LIFE, Ladders, Prediction, ladders_of
+from epochal.studies.probes import FARTHEST, REPEATED, Costs
 from epochal.sweeps.record import RunState, State
 
 LEAST_SPARE = 2
@@ -43,7 +44,7 @@ LARGER = 2.5
 optimum grows by about as much over the compute that the check has above the probes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyLaws:
     """Laws of all families."""
 
@@ -66,17 +67,46 @@ class StudyLaws:
     ) -> dict[str, LadderChoice]:
         """The size and length recommended for each family with this compute.
 
-        A family below the unigram baseline trains the same as the first that is not.
+        The size whose ladder leads to the lowest loss, of those with runs that are long enough; by
+        the law, where there is none. A family below the unigram baseline trains the same as the
+        first that is not.
         """
-        families = self.report.families
-        chosen = {family: _best(law, unique, flops, params) for family, law in families.items()}
+        chosen: dict[str, LadderChoice] = {}
+        for family, law in self.report.families.items():
+            found = [
+                LadderChoice(
+                    size, n, tokens := flops / (6 * n), tokens / min(tokens, unique), loss.loss
+                )
+                for size, n in params.items()
+                if (loss := self.prediction(family, n, flops / (6 * n))) is not None
+            ]
+            by_law = _best(law, unique, flops, params)
+            chosen[family] = min(found, key=lambda one: one.loss, default=by_law)
         trusted = [family for family in chosen if family not in self.below_unigram_baseline]
         for family in self.below_unigram_baseline:
             if family in chosen and trusted:
                 other = chosen[trusted[0]]
-                loss = float(families[family].predict(other.params, other.tokens, unique))
-                chosen[family] = replace(other, loss=loss)
+                seen = self.prediction(family, other.params, other.tokens)
+                law = self.report.families[family]
+                loss = float(law.predict(other.params, other.tokens, unique))
+                chosen[family] = replace(other, loss=loss if seen is None else seen.loss)
         return chosen
+
+    def prediction(self, family: str, params: float, tokens: float) -> Prediction | None:
+        """From the ladder of a size; None without one, or with runs that are far too short."""
+        ladders = self.ladders[family]
+        own = [one for one in ladders.ladders if abs(one.params / params - 1) < 1e-6]
+        if not own or tokens > 2 * FARTHEST * own[0].tokens[-1]:
+            return None
+        return ladders.predict(params, tokens)
+
+    @cached_property
+    def ladders(self) -> dict[str, Ladders]:
+        """The ladders of each family, repetition as its law has it."""
+        return {
+            family: ladders_of(self.points, family, law.constants.get("R_D") or DEFAULT_HALF_LIFE)
+            for family, law in self.report.families.items()
+        }
 
     def affordable(
         self, unique: int, params: Mapping[str, float], costs: Costs, seconds: float
@@ -86,8 +116,7 @@ class StudyLaws:
         for _ in range(40):
             middle = (low * high) ** 0.5
             longest = 0.0
-            for family, law in self.report.families.items():
-                one = _best(law, unique, middle, params)
+            for family, one in self.choices(unique, middle, params).items():
                 longest = max(longest, costs.seconds(family, one.name, one.tokens))
             low, high = (middle, high) if longest <= seconds else (low, middle)
         return low
@@ -141,7 +170,29 @@ def study_laws(
         note(StudyNote.BELOW_UNIGRAM_BASELINE, family=family, nll=lowest, unigram_nll=unigram_nll)
         for family, lowest in below.items()
     ]
-    return StudyLaws(points, report, unigram_nll, below), notes
+    laws = StudyLaws(points, report, unigram_nll, below)
+    return laws, notes + _ladder_notes(laws)
+
+
+def _ladder_notes(laws: StudyLaws) -> list[Note]:
+    """How the ladders were extended, and which constants the runs do not identify."""
+    notes = []
+    for family, ladders in laws.ladders.items():
+        if ladders.ladders:
+            values = {"ratio": ladders.ratio, "weight_of_data": ladders.weight_of_data}
+            values |= {"inflation": ladders.inflation}
+            notes.append(note(StudyNote.LADDER, family=family, **values))
+    points = laws.points
+    for family, law in laws.report.families.items():
+        for constant in ("R_D", "R_N"):
+            if constant in law.constants and law.constants[constant] is None:
+                size = float(points.params.max() if constant == "R_N" else points.params.min())
+                unique = int(points.unique_tokens.min())
+                run = {"params": size, "unique_tokens": unique, "epochs": 4 * REPEATED}
+                notes.append(
+                    note(StudyNote.NOT_IDENTIFIED, family=family, constant=constant, **run)
+                )
+    return notes
 
 
 def _fitted(points: Points, law: str, notes: list[Note]) -> FitReport | None:
@@ -212,33 +263,35 @@ def _compare(
 ) -> HeldOutResult:
     """Prediction and outcome of a held-out run.
 
-    `loss` is the law's prediction. The interval is the law's, and on either side twice the
-    scatter of the runs it was fitted to and its extrapolation margin; where that is not known,
-    it reaches down to what the runs' own trend may bring. A family below the unigram baseline may
-    have learnt as much as another by then, so its interval reaches down to there. The laws know
-    no regularisation: with the setting of a `trial` the prediction falls by the share that the
-    setting brought at the probe, and the interval reaches from there to where it brings nothing.
+    `loss` is what was predicted, from the size's ladder or else by the law, with its interval. A
+    family below the unigram baseline may have learnt as much as another by then, so its interval
+    reaches down to there. The ladders know no regularisation: with the setting of a `trial` the
+    prediction falls by the share that the setting brought at the probe, and the interval reaches
+    from there to where it brings nothing.
     """
     law = laws.report.families[state.family]
     point = read_points([state.run_dir])
     where = (point.params, point.tokens, point.unique_tokens)
-    low, high = (float(end[0]) for end in law.predict_interval(*where))
-    error = 2 * float(law.residuals.std()) * loss + float(law.extrapolation_margin(*where)[0])
-    low, high = min(low, loss) - error, max(high, loss) + error
-    if law.extrapolation_error >= UNKNOWN_EXTRAPOLATION_ERROR:
-        low = min(low, optimistic_loss(law.points, float(point.flops[0])))
+    by_law = float(law.predict(*where)[0])
+    found = laws.prediction(state.family, float(point.params[0]), float(point.tokens[0]))
+    if found is None:
+        low, high = (float(end[0]) for end in law.predict_interval(*where))
+        error = 2 * float(law.residuals.std()) * loss + float(law.extrapolation_margin(*where)[0])
+        found = Prediction(loss, min(low, loss) - error, max(high, loss) + error)
+    low, high = found.low, found.high
     below = state.family in laws.below_unigram_baseline
-    for family, other in laws.report.families.items():
+    for family in laws.report.families:
         if below and family not in laws.below_unigram_baseline:
-            low = min(low, float((other.predict(*where) - other.extrapolation_margin(*where))[0]))
+            other = laws.prediction(family, float(point.params[0]), float(point.tokens[0]))
+            low = low if other is None else min(low, other.low)
     ratio = 1.0 if trial is None else trial.ratio
     low *= ratio
     seen = float(point.loss[0])
     return HeldOutResult(
         run=state.name,
         family=state.family,
-        predicted=loss * ratio,
-        law_prediction=loss,
+        predicted=found.loss * ratio,
+        law_prediction=by_law,
         interval=(low, high),
         seen=seen,
         inside=low <= seen <= high,

@@ -1,16 +1,13 @@
-"""The probe sweep of a study: sizes × lengths, fresh and repeated, all families, within a time.
+"""The probes of a study: sizes × lengths and a repeated subset, all families, within a time.
 
-To predict a longer run on the whole text, a law needs: how the loss falls with tokens seen once,
-up to about a quarter of that run's compute; the cost of repetition (R*_D), from few tokens seen
-many times; and the cost of a model too large for its tokens (R*_N), from sizes on both sides of
-the optimum (arXiv 2305.16264 §5; reference laws in `epochal.scaling`). A run over a part of the
-whole text costs as much as a run that repeats fewer tokens, and shows more about the long run, so
-the ladder of lengths uses the whole text, and only repetition uses subsets of it.
+The ladder: some neighbouring sizes at lengths that double, on the whole text, every run with a
+schedule of its own. All sizes take part in the short lengths, and only those that are predicted
+best in the longer ones, since larger models fall more steeply and cost more. At a length all sizes
+take the same time. Repeating a subset shows the cost of repetition (R*_D, arXiv 2305.16264 §5).
 """
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,37 +22,44 @@ SMALL_SHAPES = ("32x2x2", "48x2x2", "64x3x2", "96x3x3", "128x4x4", "192x4x6", "2
 """width x layers x heads below the ladder's useful range for small vocabularies. Chosen by us."""
 WIDTH_OF_FULL_RATE = 128
 FULL_RATE, LEAST_RATE = 2e-3, 2e-4
-"""Learning rates by width: full up to 128, then falling as 1/width. Chosen by us: a rate good for
-width 96 made the loss jump at widths above 256."""
-RUNG = 2.0
-"""Ratio of neighbouring lengths of the ladder. Chosen by us: a small model first learns how often
-each token is, and only runs well beyond that show anything about longer ones."""
+"""Learning rates by width before they are searched: full up to 128, then falling as 1/width. Chosen
+by us: a rate good for width 96 made the loss jump at widths above 256."""
+INITIAL = 0.5
+"""Standard deviation of the initial weights, times √width. Measured on the built-in text with
+48x2x2, AR, 100,000 tokens: 4.30 nats per token instead of 4.63 with 0.02, and 4.04 with a rate of
+4e-3, with which models begun from 0.02 become unstable."""
 LEAST_PARTS = 4
-"""Tokens of the whole text over those of the largest subset, at least."""
+"""Tokens of the whole text over those of a subset, at least."""
 MOST_EPOCHS = 64.0
 """Epochs of a probe, at most. Chosen by us: small models on few tokens overfit long before."""
+REPEATED = 16
+"""Epochs of the longest run on a subset. Chosen by us: several times the R*_D of AR training."""
 TOKENS_PER_PARAM = 10.0
-"""Tokens of the longest run per parameter of the middle size. Chosen by us: the sizes then lie
-on both sides of the optimum for most of the lengths."""
+"""Tokens of the longest run per parameter of the middle size. Chosen by us."""
+FARTHEST = 4.0
+"""Compute of the check over that of the largest probe, at most: beyond, a law is not reliable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Lengths of the probes of each size."""
+    """How many runs there are."""
 
-    rungs: int
-    """Lengths on the whole text, each half of the next."""
-    repeats: Mapping[int, tuple[float, ...]]
-    """n → lengths on a subset of 1/n of the middle size's longest run, as shares of the size's
-    longest."""
+    kept: tuple[int, ...]
+    """Sizes at each length of the ladder, the shortest first."""
+    repeats: tuple[float, ...]
+    """Lengths on a subset at the middle size, as shares of its longest."""
+    searched: int
+    """Runs of a family's search of the learning rate for which there is time."""
 
 
 DESIGNS = (
-    Design(4, {64: (1 / 4, 1.0), 16: (1 / 2,)}),
-    Design(3, {16: (1 / 2, 1.0)}),
-    Design(3, {16: (1.0,)}),
+    Design((4, 4, 2, 2), (1 / 2, 1.0), 6),
+    Design((3, 3, 2, 1), (1 / 2, 1.0), 4),
+    Design((3, 3, 1), (1 / 2, 1.0), 0),
 )
-"""The fullest first. All repeat a subset 16 times or more at the middle size."""
+"""The fullest first."""
+SEARCHED_AT = 1
+"""Place of the length of the search in the ladder, from the longest: half of it. Chosen by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Probe:
     epochs: float
     seconds: float = field(default=0.0, compare=False)
     """Expected, in one slot."""
+    lr: float | None = None
+    """Learning rate; that of the size, if not searched."""
 
     @property
     def tokens(self) -> int:
@@ -100,7 +106,13 @@ class Probe:
     @property
     def name(self) -> str:
         """Name of the run."""
-        return f"{self.family}-{self.size}-U{self.unique_tokens}-D{self.tokens}"
+        rate = "" if self.lr is None else f"-lr{self.lr:.3g}"
+        return f"{self.family}-{self.size}-U{self.unique_tokens}-D{self.tokens}{rate}"
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return full_rate(self.size) if self.lr is None else self.lr
 
     def with_costs(self, costs: Costs) -> Probe:
         """The probe with the seconds of these costs."""
@@ -108,8 +120,7 @@ class Probe:
 
     def keys(self, changes: Mapping[str, Any]) -> Tree:
         """Recipe keys of the run, with `changes`."""
-        shape = _shape_of(self.size)
-        rate = max(LEAST_RATE, FULL_RATE * min(1.0, WIDTH_OF_FULL_RATE / shape.d_model))
+        shape = shape_of(self.size)
         return {
             "family": self.family,
             "data.unique_tokens": self.unique_tokens,
@@ -117,8 +128,9 @@ class Probe:
             "model.layers": shape.layers,
             "model.heads": shape.heads,
             "model.head_dim": shape.head_dim,
-            "train.lr": rate,
-            "train.min_lr": rate / 10,
+            "model.init_std": float(f"{INITIAL / shape.d_model**0.5:.3g}"),
+            "train.lr": self.rate,
+            "train.min_lr": self.rate / 10,
             "train.tokens": self.tokens,
             **changes,
         }
@@ -126,28 +138,48 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A probe sweep."""
+    """What the probes are, but for the sizes that are kept."""
 
-    probes: list[Probe]
-    """Cheapest first, the families side by side."""
-
-    @property
-    def seconds(self) -> float:
-        """Expected, in one slot."""
-        return sum(probe.seconds for probe in self.probes)
-
-    @property
-    def unique_tokens(self) -> list[int]:
-        """The subsets and the whole text, smallest first."""
-        return sorted({probe.unique_tokens for probe in self.probes})
+    sizes: list[str]
+    """Smallest first."""
+    rungs: list[dict[str, int]]
+    """Size → tokens at each length, the shortest first."""
+    kept: list[int]
+    """Sizes that take part in each."""
+    repeats: list[tuple[int, int]]
+    """(unique tokens, tokens) at the middle size."""
+    searched: int
+    """Runs of a family's search of the learning rate for which there is time."""
 
     @property
-    def sizes(self) -> list[str]:
-        """The sizes, smallest first."""
-        return list(dict.fromkeys(probe.size for probe in self.probes))
+    def middle(self) -> str:
+        """The size of the search and of the repeated subsets."""
+        return self.sizes[(len(self.sizes) - 1) // 2]
+
+    @property
+    def searched_tokens(self) -> int:
+        """Length of the search's runs."""
+        return self.rungs[-1 - SEARCHED_AT][self.middle]
+
+    def seconds(self, costs: Costs) -> float:
+        """Expected, in one slot, for all families; of the sizes kept, the dearest."""
+        total = 0.0
+        for family in family_names():
+            for lengths, kept in zip(self.rungs, self.kept, strict=True):
+                each = [costs.seconds(family, size, n) for size, n in lengths.items()]
+                total += sum(sorted(each)[-kept:])
+            total += sum(costs.seconds(family, self.middle, n) for _, n in self.repeats)
+            total += self.searched * costs.seconds(family, self.middle, self.searched_tokens)
+        return total
 
 
-def _shape_of(size: str) -> Architecture:
+def full_rate(size: str) -> float:
+    """The learning rate of a size before it is searched."""
+    width = shape_of(size).d_model
+    return max(LEAST_RATE, FULL_RATE * min(1.0, WIDTH_OF_FULL_RATE / width))
+
+
+def shape_of(size: str) -> Architecture:
     """The architecture of a size: a name of the ladder, or width x layers x heads."""
     if size in LADDER:
         return LADDER[size]
@@ -157,8 +189,8 @@ def _shape_of(size: str) -> Architecture:
 
 def candidate_sizes(vocabulary: int) -> dict[str, int]:
     """Size → parameters, smallest first: the small shapes and the ladder above them."""
-    small = {size: _shape_of(size).params(vocabulary) for size in SMALL_SHAPES}
-    top = max(_shape_of(size).params_non_embedding for size in SMALL_SHAPES)
+    small = {size: shape_of(size).params(vocabulary) for size in SMALL_SHAPES}
+    top = max(shape_of(size).params_non_embedding for size in SMALL_SHAPES)
     ladder = {
         name: shape.params(vocabulary)
         for name, shape in LADDER.items()
@@ -168,111 +200,82 @@ def candidate_sizes(vocabulary: int) -> dict[str, int]:
 
 
 def lay_out(
-    costs: Costs, params: Mapping[str, int], unique_tokens: int, seconds: float, least: int
+    costs: Costs,
+    params: Mapping[str, int],
+    unique_tokens: int,
+    seconds: float,
+    check_seconds: float,
+    least: int,
 ) -> Layout:
-    """The probe sweep for `seconds` of all slots together on a corpus of `unique_tokens`.
+    """The probes for `seconds` of all slots together on a corpus of `unique_tokens`.
 
-    Three neighbouring sizes around the optimum of the longest run, whose longest runs all take the
-    same time; `least` is the smallest useful number of tokens. The fullest design is taken
-    whose smallest subset is twice that, the last one with just that. Where nothing fits, it is the
-    cheapest there is, of more than `seconds`. Raises UserError for a text that is too short.
+    The fullest design whose longest runs have a fourth of `check_seconds` (those of a family's
+    check) or more, around the size that is best for that length; `least` is the smallest useful
+    number of tokens. Where nothing fits, it is the cheapest there is, of more than `seconds`.
+    Raises UserError for a text that is too short.
     """
     if unique_tokens < least * LEAST_PARTS:
         raise UserError(
             f"the text has {unique_tokens:,} unique tokens; a study needs at least "
             f"{least * LEAST_PARTS:,} to compare subsets, so give it more text"
         )
-    sweeps = [_Sweep(costs, sizes, unique_tokens, least) for sizes in _triples(costs, params)]
     for design in DESIGNS:
-        wanted = least if design is DESIGNS[-1] else min(2 * least, unique_tokens // LEAST_PARTS)
+        wanted = check_seconds / FARTHEST if design is not DESIGNS[-1] else 0.0
         fitting = []
-        for sweep in sweeps:
-            longest = sweep.longest(design, seconds, wanted)
-            if longest is not None:
-                off = abs(math.log(params[sweep.sizes[1]] * TOKENS_PER_PARAM / longest))
-                fitting.append((off, sweep.layout(design, longest)))
+        for sizes in _neighbours(costs, params, max(design.kept)):
+            lengths = _possible(costs, sizes, design, unique_tokens, least)
+            within = [one for one in lengths if one.seconds(costs) <= seconds]
+            if within and _training(costs, within[-1]) >= wanted:
+                top = within[-1].rungs[-1][within[-1].middle]
+                off = abs(math.log(params[within[-1].middle] * TOKENS_PER_PARAM / top))
+                fitting.append((off, within[-1]))
         if fitting:
             return min(fitting, key=lambda pair: pair[0])[1]
-    last = DESIGNS[-1]
-    shortest = next(iter(sweeps[0].possible(last, least)), least * max(last.repeats))
-    return min((sweep.layout(last, shortest) for sweep in sweeps), key=lambda one: one.seconds)
+    cheapest = [
+        next(_possible(costs, sizes, DESIGNS[-1], unique_tokens, least))
+        for sizes in _neighbours(costs, params, max(DESIGNS[-1].kept))
+    ]
+    return min(cheapest, key=lambda one: one.seconds(costs))
 
 
-def _triples(costs: Costs, params: Mapping[str, int]) -> Iterator[list[str]]:
-    """Three neighbours of the measured sizes."""
+def _training(costs: Costs, layout: Layout) -> float:
+    """Seconds that the longest run trains for, without its start and evaluation."""
+    return _per_token(costs, layout.middle) * layout.rungs[-1][layout.middle] * costs.factor
+
+
+def _neighbours(costs: Costs, params: Mapping[str, int], number: int) -> Iterator[list[str]]:
+    """So many neighbours of the measured sizes."""
     sizes = [s for s in params if all((f, s) in costs.seconds_per_token for f in family_names())]
-    for first in range(len(sizes) - 2):
-        yield sizes[first : first + 3]
+    number = min(number, len(sizes))
+    for first in range(len(sizes) - number + 1):
+        yield sizes[first : first + number]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sweep:
-    """Probe sweeps of three sizes on one text."""
+def _possible(
+    costs: Costs, sizes: Sequence[str], design: Design, unique: int, least: int
+) -> Iterator[Layout]:
+    """Layouts of a design by the length of the middle size's longest run, to two digits."""
+    kept = [min(number, len(sizes)) for number in design.kept]
+    middle = sizes[(len(sizes) - 1) // 2]
+    doubled = 2 ** (len(kept) - 1)
+    dearest = max(_per_token(costs, size) for size in sizes) / _per_token(costs, middle)
+    for longest in _round_numbers(doubled * least * dearest, MOST_EPOCHS * unique):
+        tops = {s: longest * _per_token(costs, middle) / _per_token(costs, s) for s in sizes}
+        tops = {size: min(top, MOST_EPOCHS * unique) for size, top in tops.items()}
+        rungs = [
+            {size: _two_digits(top * 2.0 ** (place + 1 - len(kept))) for size, top in tops.items()}
+            for place in range(len(kept))
+        ]
+        subset = max(least, _two_digits(min(longest / REPEATED, unique / LEAST_PARTS)))
+        repeats = [(subset, _two_digits(longest * share)) for share in design.repeats]
+        repeats = [(u, min(d, int(MOST_EPOCHS * u))) for u, d in repeats if d > 1.5 * u]
+        yield Layout(list(sizes), rungs, kept, list(dict.fromkeys(repeats)), design.searched)
 
-    costs: Costs
-    sizes: Sequence[str]
-    unique_tokens: int
-    least: int
 
-    def longest(self, design: Design, seconds: float, smallest: int) -> int | None:
-        """The longest run of the middle size, to two digits, that `seconds` allow.
-
-        None if the smallest subset would have less than `smallest` tokens.
-        """
-        lengths = self.possible(design, smallest)
-        within = bisect.bisect_right(
-            lengths, seconds, key=lambda length: self.layout(design, length).seconds
-        )
-        while within and self.layout(design, lengths[within - 1]).seconds > seconds:
-            within -= 1  # more rungs for a shorter run: the cost is not quite monotone
-        return lengths[within - 1] if within else None
-
-    def possible(self, design: Design, smallest: int) -> list[int]:
-        """Longest runs of the middle size, to two digits, with no subset below `smallest`."""
-        low = min(design.repeats) * smallest
-        lengths = _round_numbers(
-            min(low, max(design.repeats) * smallest),
-            max(low, int(MOST_EPOCHS * self.unique_tokens)),
-        )
-        return [n for n in lengths if self.subset(n, max(design.repeats)) >= smallest]
-
-    def subset(self, longest: float, parts: int) -> int:
-        """Unique tokens of a subset."""
-        return _two_digits(min(longest / parts, self.unique_tokens / LEAST_PARTS))
-
-    def layout(self, design: Design, longest: int) -> Layout:
-        """The sweep whose middle size is trained on `longest` tokens at most."""
-        order: dict[Probe, float] = {}
-        for size in self.sizes:
-            for unique, tokens in self.lengths(design, size, longest):
-                for family in family_names():
-                    seconds = self.costs.seconds(family, size, tokens)
-                    probe = Probe(family, size, unique, tokens / unique, seconds)
-                    order[probe] = self.costs.seconds(family_names()[0], size, tokens)
-        return Layout(sorted(order, key=lambda probe: order[probe]))
-
-    def lengths(self, design: Design, size: str, longest: int) -> list[tuple[int, int]]:
-        """(U, D) of the runs of one size, fresh ones first."""
-        top = longest * self._per_token(self.sizes[1]) / self._per_token(size)
-        top = min(top, MOST_EPOCHS * self.unique_tokens)
-        # Down to a quarter of the text: two lengths or more without repetition.
-        rungs = design.rungs
-        while top / RUNG ** (rungs - 1) > self.unique_tokens / LEAST_PARTS:
-            rungs += 1
-        fresh = [_two_digits(top / RUNG**rung) for rung in range(rungs)]
-        runs = [(self.unique_tokens, tokens) for tokens in fresh if tokens >= self.least]
-        before = 0
-        for parts, shares in design.repeats.items():
-            unique = self.subset(longest, parts)
-            if unique < 2 * before:  # of a small text, all subsets are nearly its quarter
-                continue
-            before = unique
-            repeated = [_two_digits(min(top * share, MOST_EPOCHS * unique)) for share in shares]
-            runs += [(unique, tokens) for tokens in repeated if tokens > 1.5 * unique]
-        return list(dict.fromkeys(runs))
-
-    def _per_token(self, size: str) -> float:
-        return sum(self.costs.seconds_per_token[family, size] for family in family_names())
+def _per_token(costs: Costs, size: str) -> float:
+    """Seconds per token, the mean over the families."""
+    each = [costs.seconds_per_token[family, size] for family in family_names()]
+    return sum(each) / len(each)
 
 
 def _two_digits(number: float) -> int:
@@ -283,5 +286,6 @@ def _two_digits(number: float) -> int:
 
 def _round_numbers(low: float, high: float) -> list[int]:
     """Numbers of two significant digits from low to high."""
-    numbers = (digits * 10**power for power in range(12) for digits in range(10, 100))
-    return [number for number in numbers if low <= number <= high]
+    numbers = [digits * 10**power for power in range(12) for digits in range(10, 100)]
+    low = min(low, high)
+    return [number for number in numbers if low <= number <= high] or [_two_digits(high)]

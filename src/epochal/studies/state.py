@@ -12,7 +12,7 @@ from epochal import files
 from epochal.errors import RunError
 from epochal.report.study import Stage
 from epochal.results import Note
-from epochal.studies.probes import Costs, Probe
+from epochal.studies.probes import Costs, Layout
 
 FORMAT = 1
 """Of state.json; the first version did not write it."""
@@ -76,16 +76,10 @@ def _read(path: Path) -> dict[str, Any]:
             float(values.get("factor", 1.0))
             if "costs" in values:
                 _read_costs(values["costs"])
-            for key, part, kind in (
-                ("layout", "probes", list),
-                ("regularise", "probes", list),
-                ("check", "flops", float),
-            ):
+            for key, part in (("ladder", "layout"), ("tune", "seconds"), ("check", "flops")):
                 if key in values:
                     float(values[key]["budget"])
-                    kind(values[key][part])
-            for probe in values.get("layout", {"probes": []})["probes"]:
-                Probe(**probe)
+                    Layout(**values[key][part]) if part == "layout" else float(values[key][part])
             return dict(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"is damaged ({type(error).__name__}: {error})"

@@ -28,14 +28,17 @@ from epochal.report.text.study import page_content
 from epochal.results import note
 from epochal.scaling.planner import PlanReport, make_plan
 from epochal.scaling.points import corpus_unigram_nll
+from epochal.studies.climb import Climb
 from epochal.studies.laws import StudyLaws, overfitting, study_laws
 from epochal.studies.options import StudyOptions
+from epochal.studies.probes import FARTHEST
 from epochal.studies.quickstart import prepare_text
-from epochal.studies.regularise import best_setting
 from epochal.studies.runner import StudyRunner
 from epochal.studies.state import StudyState
+from epochal.studies.tuning import best_setting
 from epochal.sweeps.record import RunState
 from epochal.sweeps.slots import make_slots, warn_idle_gpus
+from epochal.sweeps.tuned import Tuned
 
 VALIDATION_TOKENS = 20_000
 """Enough to resolve a hundredth of a nat; more would cost time that training needs."""
@@ -69,6 +72,7 @@ class _Study:
     options: StudyOptions
     state: StudyState
     jobs: int
+    tuned: list[Tuned] = field(default_factory=list)
     tried: list[RegularisationTrial] = field(default_factory=list)
 
     def run(self, text: str | Path | None) -> StudyResult:
@@ -77,11 +81,14 @@ class _Study:
         runner = StudyRunner(self.options.out, self.state, self.jobs, corpus)
         costs = runner.measure()
         layout = runner.lay_out(costs)
-        states, costs = runner.probe(layout, costs)
-        self.tried = runner.regularise(states, layout, costs)
-        laws = self._fit(runner)
+        unigram_nll = self._unigram_nll(corpus)
+        climb = Climb(runner, layout, costs)
+        self.tuned = climb.tune(unigram_nll)
+        costs = climb.probe()
+        self.tried = climb.regularise()
+        laws = self._fit(runner, climb, unigram_nll)
         if laws is None:
-            return self._finish(runner, _best_run(states, self.tried))
+            return self._finish(runner, _best_run(climb.states, self.tried))
         measured = {size for _, size in costs.seconds_per_token}
         params = {size: float(n) for size, n in runner.params.items() if size in measured}
         sizes = laws.near_probes(params)
@@ -95,6 +102,7 @@ class _Study:
             sizes=sizes,
         )
         self.state.add_stage("plan", began, note(StageNote.PLANNED, flops=planned.flops))
+        planned = _by_ladders(planned, laws, sizes)
         recommendation = recommend(planned, self.tried, held_out, laws.below_unigram_baseline)
         return self._finish(runner, recommendation, laws, planned, held_out)
 
@@ -110,16 +118,18 @@ class _Study:
         self.state.save()
         return corpus
 
-    def _fit(self, runner: StudyRunner) -> StudyLaws | None:
-        """Laws that describe the probes; None, with notes, where none is identified."""
-        began = time.monotonic()
-        corpus = runner.corpus
+    def _unigram_nll(self, corpus: Corpus) -> float:
+        """NLL of token frequencies alone, nats per token."""
         assert isinstance(corpus.train, TokenStore)  # as `prepare` makes it
         vocabulary = corpus.tokenizer.vocabulary
-        unigram_nll = corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
+        return corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
+
+    def _fit(self, runner: StudyRunner, climb: Climb, unigram_nll: float) -> StudyLaws | None:
+        """Laws that describe the probes; None, with notes, where none is identified."""
+        began = time.monotonic()
         laws = None
         try:
-            laws, notes = study_laws([self.options.out / "probes"], unigram_nll)
+            laws, notes = study_laws(climb.places, unigram_nll)
             runner.notes += notes
         except EpochalError as error:
             runner.notes.append(note(StudyNote.LAW_REFUSED, law="any", problem=str(error)))
@@ -142,8 +152,7 @@ class _Study:
             overfit, more = overfitting(laws.points)
             notes += more
             laws.report.save(folder / "law.toml")
-        if self.tried:
-            notes.append(note(StudyNote.NOT_TRIED))
+        notes.append(note(StudyNote.NOT_TRIED))
         recipes: dict[str, str] = {}
         for one in [] if planned is None else planned.families:
             if one.size is None:
@@ -158,6 +167,7 @@ class _Study:
             recommendation=recommendation,
             overfit=overfit,
             held_out=held_out,
+            tuned=self.tuned,
             regularisation=self.tried,
             notes=notes,
             stages=self.state.stages,
@@ -174,6 +184,15 @@ class _Study:
         files.write_json(folder / "study.json", page_content(result))
         write_report([folder], result.report, fit=result.fit, plan=planned)
         return replace(result, seconds=self.state.used)
+
+
+def _by_ladders(planned: PlanReport, laws: StudyLaws, sizes: Mapping[str, float]) -> PlanReport:
+    """The plan with the size that each family's ladder has best, where it reaches so far."""
+    if planned.flops > 1.01 * FARTHEST * float(laws.points.flops.max()):
+        return planned
+    best = laws.choices(int(planned.unique_tokens), planned.flops, sizes)
+    families = [replace(one, size=best.get(one.family, one.size)) for one in planned.families]
+    return replace(planned, families=families)
 
 
 def recommend(

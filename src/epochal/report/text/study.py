@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from epochal.families import get_family
@@ -17,6 +17,7 @@ from epochal.report.study import (
 )
 from epochal.report.text import Text, comparison, describe, plan
 from epochal.report.text.format import flops, listed, sentence
+from epochal.report.text.tune import certificate, neighbour_text
 from epochal.results import Note, NoteCode, to_json
 from epochal.scaling.optimum import LadderChoice
 from epochal.units import format_count, format_epochs
@@ -165,13 +166,22 @@ def _trial_text(trial: RegularisationTrial) -> str:
 
 def note_texts(result: StudyResult) -> list[str]:
     """The notes of the study, its trials and its plan."""
-    texts = [*map(describe, result.notes), *map(_trial_text, result.regularisation)]
+    texts = [*map(describe, result.notes), *_tuned_texts(result)]
+    texts += map(_trial_text, result.regularisation)
     if result.plan is not None:
         texts += map(describe, result.plan.notes)
         for one in result.plan.families:
             warnings = map(plan.extrapolation_text, one.extrapolation_warnings)
             texts += [f"{_short(one.family)}: {warning}" for warning in warnings]
     return texts
+
+
+def _tuned_texts(result: StudyResult) -> Iterator[str]:
+    """What the searches of the learning rate found, certified, and cost."""
+    for one in result.tuned:
+        cost = f"{one.effort.runs} runs, {one.effort.seconds / 60:.1f} minutes of one slot"
+        yield f"{certificate(one)} ({cost})"
+        yield from (f"{_short(one.family)}, {neighbour_text(near)}" for near in one.neighbours)
 
 
 def page_content(result: StudyResult) -> dict[str, Any]:
@@ -193,9 +203,8 @@ def page_content(result: StudyResult) -> dict[str, Any]:
             to_json(one) | {"keys": to_json(one.keys), "note": _trial_text(one)}
             for one in result.regularisation
         ],
-        "not_tried": sentence(describe(Note(StudyNote.NOT_TRIED))) + "."
-        if result.regularisation
-        else "",
+        "tuned": to_json(result.tuned),
+        "not_tried": sentence(describe(Note(StudyNote.NOT_TRIED))) + ".",
         "recipes": result.recipes,
         "notes": note_texts(result),
     }
@@ -220,6 +229,7 @@ def _overfits(values: Mapping[str, Any]) -> str:
 TEXTS: Mapping[NoteCode, Text] = {
     StageNote.PREPARED: "{unique_tokens:,} unique tokens",
     StageNote.MEASURED: "up to {tokens_per_second:,.0f} tokens/s per slot",
+    StageNote.TUNED: "{runs} runs, {certified} of {searches} learning rates certified",
     StageNote.PROBED: "{finished} of {runs} runs finished",
     StageNote.REGULARISED: "{finished} of {runs} runs finished, {improved} better",
     StageNote.FITTED: lambda values: f"law {values['law']}" if values["law"] else "no law",
@@ -246,8 +256,24 @@ TEXTS: Mapping[NoteCode, Text] = {
         "repeat the tokens much less"
     ),
     StudyNote.NOT_COMPARABLE: "{problem}",
+    StudyNote.NOT_LEARNED: lambda values: (
+        f"{_short(values['family'])}: the search of the learning rate shows nothing, since its "
+        f"best run ({values['nll']:.3f}) does not clearly beat the unigram baseline "
+        f"({values['unigram_nll']:.3f}); {values['lr']:.3g} is used"
+    ),
+    StudyNote.LADDER: lambda values: (
+        f"{_short(values['family'])}: each doubling of the tokens brings {values['ratio']:.2f} of "
+        f"the drop of the doubling before ({100 * values['weight_of_data']:.0f} % of it from the "
+        "runs, the rest from published exponents); intervals are widened by "
+        f"{values['inflation']:.2f} for the errors at runs that were left out"
+    ),
+    StudyNote.NOT_IDENTIFIED: lambda values: (
+        f"{_short(values['family'])}: {values['constant']} is not identified; a run of "
+        f"{format_count(values['params'])} parameters over {values['epochs']:g} epochs of "
+        f"{format_count(values['unique_tokens'])} tokens would show it"
+    ),
     StudyNote.NOT_TRIED: (
-        "not tried: other amounts of dropout and weight decay, both at once, and other sizes and "
-        "lengths with them"
+        "not tried: settings beside learning rate, weight decay and dropout, and the search at "
+        "other sizes and lengths"
     ),
 }

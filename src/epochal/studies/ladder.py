@@ -1,0 +1,183 @@
+"""Predicting a longer run of a size from shorter runs of that size.
+
+The runs of a ladder are each twice as long as the one before and have a learning-rate schedule of
+their own. If the loss falls as a power of the tokens, L = E + A·D^−β, each doubling brings r = 2^−β
+of the drop before, so that after two more the loss is L − d·(r + r²), d the last drop. Three
+or four losses with the noise of their seeds say little about r. So r has a prior from published
+exponents, 0.2 to 0.4 (arXiv 2001.08361, 2203.15556), and all ladders of a family have one r.
+Repeated tokens count as D' of arXiv 2305.16264, eq. 5.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+
+from epochal.estimates import Floats
+from epochal.scaling.points import Points
+
+PRIOR_EXPONENT, PRIOR_SPREAD = 0.30, 0.35
+"""Median of β, and standard deviation of its logarithm: 90 % of it lie between 0.17 and 0.53."""
+NOISE = 0.015
+"""Standard deviation of a run's loss over seeds, in nats per token; measured: 0.01 to 0.02."""
+AGEING = 2.0
+"""How much less a run counts per doubling before the last one: small models bend away from a power
+law at first. As a factor of its standard deviation. Chosen by us."""
+TESTS_ASSUMED = 2.0
+"""Weight of the stated error against those measured by predicting runs that were left out."""
+LEVEL = 0.90
+"""Of the intervals."""
+DEFAULT_HALF_LIFE = 15.0
+"""R*_D where no law gives one: arXiv 2305.16264 has 15.4 for AR."""
+_EXPONENTS = np.geomspace(0.03, 3.0, 93)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Runs of one size on the whole text."""
+
+    params: float
+    tokens: Floats
+    """D, ascending."""
+    loss: Floats
+    """Nats per token."""
+
+    def without(self, last: int) -> Ladder:
+        """The ladder without its `last` longest runs."""
+        return Ladder(self.params, self.tokens[:-last], self.loss[:-last])
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A loss, and the interval that has it with the probability LEVEL."""
+
+    loss: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ladders:
+    """All ladders of one family of two runs or more."""
+
+    ladders: Sequence[Ladder]
+    unique_tokens: float
+    half_life: float = DEFAULT_HALF_LIFE
+    """R*_D."""
+
+    @cached_property
+    def weights(self) -> Floats:
+        """Probability of each exponent, given prior and runs."""
+        log = -0.5 * (np.log(_EXPONENTS / PRIOR_EXPONENT) / PRIOR_SPREAD) ** 2
+        for ladder in self.ladders:
+            log = log + np.array([self._line(ladder, beta)[3] for beta in _EXPONENTS])
+        weights: Floats = np.exp(log - log.max())
+        return weights / weights.sum()
+
+    @property
+    def ratio(self) -> float:
+        """r, the drop of a doubling over that of the doubling before: its mean."""
+        return float(self.weights @ 2.0**-_EXPONENTS)
+
+    @property
+    def weight_of_data(self) -> float:
+        """Share of the prior's variance of log β that the runs removed, 0 to 1."""
+        log = np.log(_EXPONENTS)
+        mean = self.weights @ log
+        return float(max(0.0, 1 - self.weights @ (log - mean) ** 2 / PRIOR_SPREAD**2))
+
+    @cached_property
+    def inflation(self) -> float:
+        """Errors of predicting each ladder's last run, over those stated; 1 or more.
+
+        From the runs before, without the last (two doublings ahead where four runs or more are
+        left), and with the exponents that the family has without it.
+        """
+        squares = []
+        for i, ladder in enumerate(self.ladders):
+            for gap in (1, 2):
+                if len(ladder.loss) - gap < 2:
+                    continue
+                shorter = [*self.ladders[:i], ladder.without(gap), *self.ladders[i + 1 :]]
+                others = Ladders(shorter, self.unique_tokens, self.half_life)
+                mean, sd = others._moments(shorter[i], ladder.tokens[-1])
+                squares.append(((float(ladder.loss[-1]) - mean) / sd) ** 2)
+        total = TESTS_ASSUMED + sum(squares)
+        return float(max(1.0, total / (TESTS_ASSUMED + len(squares)))) ** 0.5
+
+    def predict(self, params: float, tokens: float) -> Prediction | None:
+        """Loss of a new run of a size on `tokens`; None for a size without a ladder."""
+        for ladder in self.ladders:
+            if abs(ladder.params / params - 1) < 1e-6:
+                mean, sd = self._moments(ladder, tokens)
+                half = NormalDist().inv_cdf((1 + LEVEL) / 2) * sd * self.inflation
+                return Prediction(mean, mean - half, mean + half)
+        return None
+
+    def _moments(self, ladder: Ladder, tokens: float) -> tuple[float, float]:
+        """Mean and standard deviation of the loss of a run, over exponents, lines and seeds."""
+        means, variances = [], []
+        for beta in _EXPONENTS:
+            line, covariance, shape, _ = self._line(ladder, beta)
+            at = np.array([1.0, shape(tokens)])
+            means.append(at @ line)
+            variances.append(at @ covariance @ at + NOISE**2)
+        mean = float(self.weights @ np.array(means))
+        spread = self.weights @ (np.array(variances) + (np.array(means) - mean) ** 2)
+        return mean, float(spread**0.5)
+
+    def _line(
+        self, ladder: Ladder, beta: float
+    ) -> tuple[Floats, Floats, Callable[[float], float], float]:
+        """Least squares of (last loss, last drop) with an exponent, flat priors.
+
+        Their values [2], their covariance [2, 2], the shape that the drop is multiplied with (0 at
+        the last run, 1 at the one before), and the logarithm of the evidence for the exponent.
+        """
+        places = np.log(effective_tokens(ladder.tokens, self.unique_tokens, self.half_life))
+
+        def shape(tokens: Floats | float) -> Floats:
+            at = np.log(effective_tokens(tokens, self.unique_tokens, self.half_life))
+            rise: Floats = np.expm1(-beta * (at - places[-1]))
+            return rise / np.expm1(-beta * (places[-2] - places[-1]))
+
+        weight = (NOISE * AGEING ** ((places[-1] - places) / np.log(2))) ** -1.0
+        design = np.stack([np.ones(len(places)), shape(ladder.tokens)], axis=1) * weight[:, None]
+        covariance: Floats = np.linalg.inv(design.T @ design)
+        line: Floats = covariance @ design.T @ (ladder.loss * weight)
+        misfit = float(((ladder.loss * weight - design @ line) ** 2).sum())
+        return line, covariance, lambda tokens: float(shape(tokens)), _evidence(misfit, covariance)
+
+
+def effective_tokens(tokens: Floats | float, unique: float, half_life: float) -> Floats:
+    """D' = U + U·R*·(1 − e^(−(D/U − 1)/R*)) of tokens D, D itself below U."""
+    tokens = np.asarray(tokens, float)
+    repeats = np.maximum(0.0, tokens / unique - 1)
+    return np.minimum(tokens, unique) + unique * half_life * -np.expm1(-repeats / half_life)
+
+
+def ladders_of(points: Points, family: str, half_life: float) -> Ladders:
+    """The ladders of a family on the whole text, of `points` that have one run per length.
+
+    Sizes with a single length are left out.
+    """
+    whole = float(points.unique_tokens.max())
+    runs: dict[float, dict[float, float]] = defaultdict(dict)
+    for i, own in enumerate(points.family):
+        if own == family and points.unique_tokens[i] == whole:
+            runs[float(points.params[i])][float(points.tokens[i])] = float(points.loss[i])
+    ladders = [
+        Ladder(params, *(np.array(part) for part in zip(*sorted(losses.items()), strict=True)))
+        for params, losses in sorted(runs.items())
+        if len(losses) > 1
+    ]
+    return Ladders(ladders, whole, half_life)
+
+
+def _evidence(misfit: float, covariance: Floats) -> float:
+    return -0.5 * misfit + 0.5 * float(np.linalg.slogdet(covariance)[1])

@@ -102,6 +102,7 @@ def result(e_of_mdm, seen=None, differences=None, trials=(), below=None, overfit
         recommendation=recommend(planned, trials, held_out, below or {}),
         overfit=list(overfit),
         held_out=held_out,
+        tuned=[],
         regularisation=list(trials),
         notes=[],
         stages=[],
@@ -126,6 +127,7 @@ def held(family, seen, **changes):
 
 def trial(family, difference, epochs=1.0, **changes):
     values = {"family": family, "setting": "dropout 0.1", "run": "r", "baseline_run": "p"}
+    values |= {"keys": {"train.hidden_dropout": 0.1}}
     values |= {"size": "64x3x2", "unique_tokens": 10**7, "epochs": epochs, "baseline_nll": 4.0}
     values |= {"nll": 4.0 + difference, "difference": difference, "error": 0.01}
     return RegularisationTrial(**(values | {"improved": difference < -0.02} | changes))

@@ -26,21 +26,21 @@ from epochal.scaling import checks
 from epochal.scaling.law import law_from_constants
 from epochal.scaling.options import FitOptions
 from epochal.studies import laws as study_laws
-from epochal.studies import regularise as study_regularise
+from epochal.studies import probes as study_probes
 from epochal.studies import runner as study_runner
 from epochal.studies.options import StudyOptions
 from epochal.studies.probes import Design
-from epochal.studies.regularise import best_setting
 from epochal.studies.state import StudyState
 from epochal.studies.study import study
-from epochal.sweeps.record import RunReason, RunState
+from epochal.studies.tuning import Rates, best_setting
+from epochal.sweeps.record import RunState
 from epochal.sweeps.sweep import SweepResult
 from made_runs import result
 
 
 def planted_law(**changes):
     constants = {"A": 60.0, "B": 400.0, "E": 1.8, "alpha": 0.35, "beta": 0.37}
-    constants |= {"R_D": 300.0, "R_N": 5.0}
+    constants |= {"R_D": 300.0, "R_N": 1e4}
     return law_from_constants("data-constrained", constants | changes)
 
 
@@ -53,10 +53,12 @@ class PlantedRuns:
     def __init__(self, stop_after=10**6):
         self.made = []
         self.stop_after = stop_after
-        self.dropout = {"ar": 1.0, "mdm": 1.0}
-        """Family → factor of the loss with dropout."""
+        self.best_rate = {"ar": 4e-3, "mdm": 8e-3}
+        """At width 64; elsewhere as 1 / width."""
+        self.decay = dict[str, float]()
+        """Family → factor of the loss with more weight decay; their long runs turn up."""
 
-    def __call__(self, sweep, runs, facts, folder, *, jobs, places, may_start):
+    def __call__(self, sweep, runs, facts, folder, *, jobs, places, may_start, retry=False):
         states = []
         for run in runs:
             state = RunState(
@@ -84,7 +86,11 @@ class PlantedRuns:
         family = run.recipe.family
         exact = LAWS[family].predict(numbers.params, numbers.tokens, unique)
         scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
-        factor = self.dropout[family] if run.recipe.train.hidden_dropout else 1.0
+        steps_off = np.log2(run.recipe.train.lr * run.recipe.model.d_model / 64)
+        steps_off -= np.log2(self.best_rate[family])
+        factor = 1 + 0.03 * steps_off**2
+        if run.recipe.train.weight_decay > 0.1:
+            factor *= self.decay.get(family, 1.0)
         nll = float(factor * exact * (1 + 0.002 * scatter.normal()))
         steps = numbers.steps
         stores = {role: {"content_sha256": f"{role}-{unique}"} for role in ("train", "validation")}
@@ -102,9 +108,10 @@ class PlantedRuns:
         folder.write_recipe(run.recipe)
         at = numbers.at(steps)
         line = {"kind": "eval", "step": steps, "nll_nats_per_token": nll, "tokens": at.tokens}
-        folder.metrics_file.write_text(
-            json.dumps(line | {"epochs": at.epochs, "flops": at.flops}) + "\n"
-        )
+        lines = [line | {"epochs": at.epochs, "flops": at.flops}]
+        if family in self.decay and numbers.epochs > 1:
+            lines.append(lines[0] | {"step": steps + 1, "nll_nats_per_token": nll + 0.1})
+        folder.metrics_file.write_text("".join(json.dumps(one) + "\n" for one in lines))
         found = result(family, nll, step=steps)
         rng = np.random.default_rng(3)
         totals = 40 * (nll + rng.normal(0, 0.01, 100))
@@ -136,6 +143,7 @@ def plant(patch):
     patch.setattr(study_runner, "measure_sizes", speeds)
     patch.setattr(study_runner, "_seconds_to_start", lambda: 3.0)
     patch.setattr(study_runner, "run_all", runs)
+    patch.setattr("epochal.sweeps.tune.run_all", runs)
     # The planted laws are far above the unigram baseline.
     patch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 30.0)
     patch.setattr("epochal.studies.study.write_report", no_report)
@@ -205,7 +213,7 @@ def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
     told = json.loads((out / "study.json").read_text())
     assert told["recommendation"] == f"{verdict(made)} {recommendation(made)}"
     assert [stage["name"] for stage in told["stages"]] == [
-        *("prepare", "measure", "probe", "regularise", "fit", "check", "plan")
+        *("prepare", "measure", "tune", "probe", "fit", "check", "plan")
     ]
     json.dumps(to_json(made), allow_nan=False)
     # The same call again trains nothing and has the same result.
@@ -216,39 +224,59 @@ def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
     assert again.held_out == made.held_out
 
 
+def test_rates_are_searched_certified_and_carried_over_sizes(shared_study):
+    made, out = shared_study.made, shared_study.out
+    assert [one.family for one in made.tuned] == ["ar", "mdm"]
+    for one in made.tuned:
+        width = int(one.runs[0].run.split("/")[-1].split("-")[1].split("x")[0])
+        best = shared_study.runs.best_rate[one.family] * 64 / width
+        assert one.certified
+        assert best / 2**0.51 < one.best.settings.lr < best * 2**0.51
+        for path in [*out.glob(f"probes/{one.family}-*"), *out.glob(f"held-out/*{one.family}-*")]:
+            if (path / "recipe.toml").exists():
+                recipe = load_recipe(path / "recipe.toml")
+                carried = one.best.settings.lr * width / recipe.model.d_model
+                assert recipe.train.lr == pytest.approx(carried, rel=3e-3)
+    told = json.loads((out / "study.json").read_text())
+    assert any("Certified" in line and "minutes of one slot" in line for line in told["notes"])
+    assert any("of the drop of the doubling before" in line for line in told["notes"])
+
+
+def test_only_the_best_sizes_climb_to_the_end(shared_study):
+    layout = json.loads((shared_study.out / "state.json").read_text())["ladder"]["layout"]
+    for family in ("ar", "mdm"):
+        for place, lengths in enumerate(layout["rungs"]):
+            there = [
+                size
+                for size, tokens in lengths.items()
+                for run in shared_study.runs.made
+                if run.startswith(f"{family}-{size}-U") and f"-D{tokens}-" in run
+            ]
+            searched = place == len(layout["rungs"]) - 2  # one was trained in the search
+            assert layout["kept"][place] - searched <= len(there) <= layout["kept"][place]
+
+
 def test_regularisation_that_helps_is_taken(planted, text, tmp_path, monkeypatch):
     monkeypatch.setattr("epochal.studies.study.write_report", write_report)
-    planted.dropout = {"ar": 0.94, "mdm": 1.05}
+    planted.decay = {"ar": 0.94}
     made = run(text, tmp_path / "study")
-    tried = {(one.family, one.setting): one for one in made.regularisation}
-    assert set(tried) == {(f, s) for f in ("ar", "mdm") for s in ("dropout 0.1", "weight decay 1")}
-    ar = tried["ar", "dropout 0.1"]
-    assert ar.improved
-    assert ar.nll / ar.baseline_nll == pytest.approx(0.94, rel=1e-6)
-    assert [key for key, one in tried.items() if one.improved] == [("ar", "dropout 0.1")]
-    # The probe that is varied is the best one of its family.
-    losses = {
-        path.parent.name: json.loads(path.read_text())["best"]["nll_nats_per_token"]
-        for path in (tmp_path / "study" / "probes").glob("ar-*/run.json")
-    }
-    assert ar.baseline_run == min(losses, key=losses.get)
-    assert (made.recommendation.family, made.recommendation.setting) == ("ar", "dropout 0.1")
+    assert {one.family for one in made.regularisation} == {"ar"}  # diffusion did not turn up
+    best = min(made.regularisation, key=lambda one: one.nll)
+    assert best.improved
+    assert best.nll / best.baseline_nll == pytest.approx(0.94, rel=1e-6)
+    assert best.keys["train.weight_decay"] > 0.1
     first, second = made.held_out.results
-    assert first.run.endswith("-dropout0.1")
-    assert first.setting == "dropout 0.1"
-    assert first.predicted < first.law_prediction
+    assert first.setting == best.setting
     assert first.inside
     assert second.setting is None
-    assert not second.run.endswith("-dropout0.1")
     recipe = load_recipe(made.recipes["ar"])
-    assert (recipe.train.hidden_dropout, recipe.train.attention_dropout) == (0.1, 0.1)
-    assert load_recipe(made.recipes["mdm"]).train.hidden_dropout == 0
+    assert recipe.train.weight_decay == best.keys["train.weight_decay"]
+    assert load_recipe(made.recipes["mdm"]).train.weight_decay == 0.1
     # These runs are no points of the laws, whose figures are without.
-    assert not any("dropout" in run for fit in made.fit.families.values() for run in fit.points.run)
+    assert not any("regular" in run for fit in made.fit.families.values() for run in fit.points.run)
     assert note(StudyNote.NOT_TRIED) in made.notes
     page = made.report.read_text(encoding="utf-8")
     assert 'id="regularisation"' in page
-    assert "Not tried: other amounts" in page
     # A report made again by itself leaves these runs out of its fit as well.
     runs = read_runs([tmp_path / "study"])
     again = find_laws(runs, read_study([tmp_path / "study"]), "data-constrained", None)
@@ -259,6 +287,7 @@ def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
     helped = RegularisationTrial(
         family="ar",
         setting="dropout 0.1",
+        keys={"train.hidden_dropout": 0.1},
         run="r",
         baseline_run="p",
         size="32x2x2",
@@ -277,13 +306,19 @@ def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
     assert (unused.code, unused.values["trial_epochs"]) == (StudyNote.SETTING_UNUSED, 16.0)
 
 
-def test_settings_without_time_are_not_tried(planted, text, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_regularise, "SHARE", -0.5)  # as if the probes had used all of it
-    monkeypatch.setattr(study_runner, "CHECK_SHARE", 0.98)
+def test_rates_are_carried_as_one_over_width():
+    rates = Rates("64x3x2", {"ar": 4e-3})
+    assert rates.at("ar", "128x4x4") == pytest.approx(2e-3)
+    assert rates.at("ar", "32x2x2") == pytest.approx(8e-3)
+    assert rates.at("mdm", "64x3x2") is None
+
+
+def test_a_search_before_anything_is_learnt_changes_nothing(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 0.1)
     made = run(text, tmp_path / "study")
-    assert [one.nll for one in made.regularisation] == [None] * 4
-    assert {one.reason.code for one in made.regularisation} == {RunReason.NO_TIME}
-    assert made.recommendation.setting is None
+    told = [one for one in made.notes if one.code == StudyNote.NOT_LEARNED]
+    assert [one.values["family"] for one in told] == ["ar", "mdm"]
+    assert not [name for name in planted.made if "-U" in name and "-lr" in name]
 
 
 def test_a_study_that_was_ended_resumes(shared_study):
@@ -295,8 +330,7 @@ def test_a_study_that_was_ended_resumes(shared_study):
 
 def test_runs_that_determine_no_law_give_no_prediction(planted, text, tmp_path, monkeypatch):
     # One length per size, once over the text: nothing shows the effect of lengths.
-    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design(1, {16: ()}),))
-    monkeypatch.setattr("epochal.studies.probes._Sweep.longest", lambda *given: 50_000)
+    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design((3,), (), 0),))
     made = run(text, tmp_path / "study")
     assert made.plan is None
     assert made.recommendation.basis == Basis.NO_LAW
@@ -366,10 +400,10 @@ def test_the_state_of_version_0_1_is_read(tmp_path):
         '"words"',
         json.dumps(STATE_0_1 | {"format": 7}),
         json.dumps(STATE_0_1 | {"used": "long"}),
-        json.dumps(STATE_0_1 | {"layout": {"budget": 1200.0, "probes": [{"kind": "ar"}]}}),
+        json.dumps(STATE_0_1 | {"ladder": {"budget": 1200.0, "layout": {"kind": "ar"}}}),
         json.dumps(STATE_0_1 | {"costs": {"seconds_per_token": [1]}}),
         json.dumps(STATE_0_1 | {"check": {"budget": 1200.0}}),
-        json.dumps(STATE_0_1 | {"regularise": [1]}),
+        json.dumps(STATE_0_1 | {"tune": [1]}),
     ],
 )
 def test_a_damaged_state_or_one_of_another_version_is_named(text, tmp_path, content):
@@ -403,12 +437,17 @@ def test_the_budget_that_is_named_is_enough(text, tmp_path, planted, monkeypatch
         run(text, tmp_path / "less", budget=60 * minutes // 2)
 
 
+def shortest(*given, possible=study_probes._possible):
+    """Only the shortest layout."""
+    yield next(possible(*given))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_real_study_in_small(text, tmp_path, monkeypatch):
     """Real processes, one epoch only: enough to see every stage, too little for a law."""
-    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design(2, {16: ()}),))
-    monkeypatch.setattr("epochal.studies.probes._Sweep.longest", lambda *given: 20_000)
+    monkeypatch.setattr("epochal.studies.probes.DESIGNS", (Design((3, 3), (), 0),))
+    monkeypatch.setattr("epochal.studies.probes._possible", shortest)
     monkeypatch.setattr(study_runner, "SIZES_TIMED", 4)
     made = run(text, tmp_path / "study")
     assert made.recommendation.basis == Basis.NO_LAW

@@ -38,6 +38,9 @@ FAMILY = Family(
     aliases=("autoregressive",),
     options=AutoregressiveOptions,
     decay_per_capacity=1.1,  # arXiv 2509.14786, within a factor of two of all its optima
+    # 48x2x2, 100,000 tokens of the built-in text: 4.30 nats per token instead of 4.63 with 0.02,
+    # and 4.04 with a rate of 4e-3. Masked diffusion learns later with it.
+    small_model_initial=0.5,
     added_options=frozenset({"orders", "order_kind", "token_masking"}),
     loss_is_nll=lambda options: options.orders == 1 and not options.token_masking,
     explicit_mask=lambda options: options.token_masking > 0,

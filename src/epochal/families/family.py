@@ -71,6 +71,9 @@ class Family:
     begin with; None where none is published."""
     small_model_options: Mapping[str, Any] = field(default_factory=dict)
     """Options with which small models learn sooner, for the probes of a study."""
+    small_model_initial: float | None = None
+    """Standard deviation of the initial weights, times √width, with which small models learn
+    sooner; None for the recipe's default."""
     recipe_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Dotted recipe keys whose defaults differ for this family, applied by `load_recipe`; only keys
     that have a default. They are part of a run's identity."""

@@ -14,7 +14,7 @@ from epochal.runs import RunRecord
 from epochal.runs.curves import validation_curve
 from epochal.scaling.read import read_points
 from epochal.studies import tuning
-from epochal.studies.ladder import DEFAULT_HALF_LIFE, ladders_of
+from epochal.studies.ladder import half_life_of, ladders_of
 from epochal.studies.probes import FARTHEST, SEARCHED_AT, Costs, Layout, Probe
 from epochal.studies.runner import Runs, StudyRunner
 from epochal.studies.tuning import Rates
@@ -121,7 +121,7 @@ class Climb:
         own = self._places([s for s in self.states if s.family == family], searched)
         if not own:
             return []
-        ladders = ladders_of(read_points(own), family, DEFAULT_HALF_LIFE)
+        ladders = ladders_of(read_points(own), family, half_life_of(family))
         flops = FARTHEST * layout.rungs[-1][layout.middle] * params[layout.middle]
         losses = {
             size: found.loss

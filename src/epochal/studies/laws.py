@@ -30,7 +30,7 @@ from epochal.scaling.options import OVERFIT_SHARE, FitOptions
 from epochal.scaling.points import DropReason, Points, drop_unigram_level_runs
 from epochal.scaling.read import read_points
 from epochal.studies.compare import compare_existing
-from epochal.studies.ladder import DEFAULT_HALF_LIFE, Ladders, Prediction, ladders_of
+from epochal.studies.ladder import Ladders, Prediction, half_life_of, ladders_of
 from epochal.studies.probes import FARTHEST, REPEATED, Costs
 from epochal.sweeps.record import RunState, State
 
@@ -104,7 +104,7 @@ class StudyLaws:
     def ladders(self) -> dict[str, Ladders]:
         """The ladders of each family, repetition as its law has it."""
         return {
-            family: ladders_of(self.points, family, law.constants.get("R_D") or DEFAULT_HALF_LIFE)
+            family: ladders_of(self.points, family, half_life_of(family, law))
             for family, law in self.report.families.items()
         }
 

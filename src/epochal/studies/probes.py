@@ -11,23 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from epochal.errors import UserError
-from epochal.families import family_names
+from epochal.families import family_names, get_family
 from epochal.recipe.load import Tree
 from epochal.sizes import LADDER, Architecture, swiglu_width
 
 SMALL_SHAPES = ("32x2x2", "48x2x2", "64x3x2", "96x3x3", "128x4x4", "192x4x6", "256x5x8")
 """width x layers x heads below the ladder's useful range for small vocabularies. Chosen by us."""
-WIDTH_OF_FULL_RATE = 128
-FULL_RATE, LEAST_RATE = 2e-3, 2e-4
-"""Learning rates by width before they are searched: full up to 128, then falling as 1/width. Chosen
-by us: a rate good for width 96 made the loss jump at widths above 256."""
-INITIAL = 0.5
-"""Standard deviation of the initial weights, times √width. Measured on the built-in text with
-48x2x2, AR, 100,000 tokens: 4.30 nats per token instead of 4.63 with 0.02, and 4.04 with a rate of
-4e-3, with which models begun from 0.02 become unstable."""
+WIDTH_OF_FULL_RATE = 64
+FULL_RATE, LEAST_RATE = 4e-3, 2e-4
+"""Learning rates by width where the search begins: full up to 64, then falling as 1/width. Chosen
+by us: searches at these sizes ended at 2e-3 to 8e-3."""
 LEAST_PARTS = 4
 """Tokens of the whole text over those of a subset, at least."""
 MOST_EPOCHS = 64.0
@@ -121,6 +118,9 @@ class Probe:
     def keys(self, changes: Mapping[str, Any]) -> Tree:
         """Recipe keys of the run, with `changes`."""
         shape = shape_of(self.size)
+        initial = get_family(self.family).small_model_initial
+        if initial is not None:
+            initial = float(f"{initial / shape.d_model**0.5:.3g}")
         return {
             "family": self.family,
             "data.unique_tokens": self.unique_tokens,
@@ -128,7 +128,7 @@ class Probe:
             "model.layers": shape.layers,
             "model.heads": shape.heads,
             "model.head_dim": shape.head_dim,
-            "model.init_std": float(f"{INITIAL / shape.d_model**0.5:.3g}"),
+            **({} if initial is None else {"model.init_std": initial}),
             "train.lr": self.rate,
             "train.min_lr": self.rate / 10,
             "train.tokens": self.tokens,
@@ -224,11 +224,11 @@ def lay_out(
         fitting = []
         for sizes in _neighbours(costs, params, max(design.kept)):
             lengths = _possible(costs, sizes, design, unique_tokens, least)
-            within = [one for one in lengths if one.seconds(costs) <= seconds]
-            if within and _training(costs, within[-1]) >= wanted:
-                top = within[-1].rungs[-1][within[-1].middle]
-                off = abs(math.log(params[within[-1].middle] * TOKENS_PER_PARAM / top))
-                fitting.append((off, within[-1]))
+            *_, longest = None, *takewhile(lambda one: one.seconds(costs) <= seconds, lengths)
+            if longest is not None and _training(costs, longest) >= wanted:
+                top = longest.rungs[-1][longest.middle]
+                off = abs(math.log(params[longest.middle] * TOKENS_PER_PARAM / top))
+                fitting.append((off, longest))
         if fitting:
             return min(fitting, key=lambda pair: pair[0])[1]
     cheapest = [

@@ -147,8 +147,8 @@ def plant(patch):
     # The planted laws are far above the unigram baseline.
     patch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 30.0)
     patch.setattr("epochal.studies.study.write_report", no_report)
-    patch.setattr(checks, "_PROFILE", checks._PROFILE[::4])
-    patch.setattr(study_laws, "FitOptions", partial(FitOptions, bootstraps=30))
+    patch.setattr(checks, "_PROFILE", checks._PROFILE[::12])
+    patch.setattr(study_laws, "FitOptions", partial(FitOptions, bootstraps=8))
     return runs
 
 
@@ -228,7 +228,7 @@ def test_rates_are_searched_certified_and_carried_over_sizes(shared_study):
     made, out = shared_study.made, shared_study.out
     assert [one.family for one in made.tuned] == ["ar", "mdm"]
     for one in made.tuned:
-        width = int(one.runs[0].run.split("/")[-1].split("-")[1].split("x")[0])
+        width = load_recipe(one.recipe).model.d_model
         best = shared_study.runs.best_rate[one.family] * 64 / width
         assert one.certified
         assert best / 2**0.51 < one.best.settings.lr < best * 2**0.51
@@ -236,7 +236,7 @@ def test_rates_are_searched_certified_and_carried_over_sizes(shared_study):
             if (path / "recipe.toml").exists():
                 recipe = load_recipe(path / "recipe.toml")
                 carried = one.best.settings.lr * width / recipe.model.d_model
-                assert recipe.train.lr == pytest.approx(carried, rel=3e-3)
+                assert recipe.train.lr == pytest.approx(carried, rel=5e-3)  # three digits
     told = json.loads((out / "study.json").read_text())
     assert any("Certified" in line and "minutes of one slot" in line for line in told["notes"])
     assert any("of the drop of the doubling before" in line for line in told["notes"])
@@ -246,12 +246,12 @@ def test_only_the_best_sizes_climb_to_the_end(shared_study):
     layout = json.loads((shared_study.out / "state.json").read_text())["ladder"]["layout"]
     for family in ("ar", "mdm"):
         for place, lengths in enumerate(layout["rungs"]):
-            there = [
+            there = {
                 size
                 for size, tokens in lengths.items()
                 for run in shared_study.runs.made
                 if run.startswith(f"{family}-{size}-U") and f"-D{tokens}-" in run
-            ]
+            }
             searched = place == len(layout["rungs"]) - 2  # one was trained in the search
             assert layout["kept"][place] - searched <= len(there) <= layout["kept"][place]
 
@@ -273,7 +273,8 @@ def test_regularisation_that_helps_is_taken(planted, text, tmp_path, monkeypatch
     assert recipe.train.weight_decay == best.keys["train.weight_decay"]
     assert load_recipe(made.recipes["mdm"]).train.weight_decay == 0.1
     # These runs are no points of the laws, whose figures are without.
-    assert not any("regular" in run for fit in made.fit.families.values() for run in fit.points.run)
+    runs = [run for fit in made.fit.families.values() for run in fit.points.run]
+    assert not any("/regularisation/" in run for run in runs)
     assert note(StudyNote.NOT_TRIED) in made.notes
     page = made.report.read_text(encoding="utf-8")
     assert 'id="regularisation"' in page
@@ -481,6 +482,7 @@ def test_a_check_that_misses_is_marked(planted, text, tmp_path, monkeypatch):
 
 def test_a_family_below_the_unigram_baseline_is_not_predicted(planted, text, tmp_path, monkeypatch):
     """Diffusion's probes are above the unigram baseline, its check far below it."""
+    planted.best_rate["mdm"] = 4e-3  # a search shows nothing there
     monkeypatch.setitem(LAWS, "mdm", planted_law(A=0.01, B=0.01, E=8.95))
     monkeypatch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 9.0)
     train = planted.train

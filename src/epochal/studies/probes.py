@@ -166,10 +166,12 @@ class Layout:
         total = 0.0
         for family in family_names():
             for lengths, kept in zip(self.rungs, self.kept, strict=True):
-                each = [costs.seconds(family, size, n) for size, n in lengths.items()]
-                total += sum(sorted(each)[-kept:])
+                sizes = [costs.seconds(family, size, n) for size, n in lengths.items()]
+                total += sum(sorted(sizes)[-kept:])
             total += sum(costs.seconds(family, self.middle, n) for _, n in self.repeats)
-            total += self.searched * costs.seconds(family, self.middle, self.searched_tokens)
+            if self.searched:
+                each = costs.seconds(family, self.middle, self.searched_tokens)
+                total += self.searched * each
         return total
 
 

@@ -10,6 +10,7 @@ Repeated tokens count as D' of arXiv 2305.16264, eq. 5.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ class Ladders:
         log = -0.5 * (np.log(_EXPONENTS / PRIOR_EXPONENT) / PRIOR_SPREAD) ** 2
         for ladder in self.ladders:
             log = log + self._lines(ladder).evidence
-        weights: Floats = np.exp(log - log.max())
-        return weights / weights.sum()
+        weights: Floats = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+        return weights
 
     @property
     def ratio(self) -> float:
@@ -92,8 +93,8 @@ class Ladders:
     def weight_of_data(self) -> float:
         """Share of the prior's variance of log β that the runs removed, 0 to 1."""
         log = np.log(_EXPONENTS)
-        mean = self.weights @ log
-        return float(max(0.0, 1 - self.weights @ (log - mean) ** 2 / PRIOR_SPREAD**2))
+        variance = float(self.weights @ (log - self.weights @ log) ** 2)
+        return max(0.0, 1 - variance / PRIOR_SPREAD**2)
 
     @cached_property
     def inflation(self) -> float:
@@ -111,8 +112,8 @@ class Ladders:
                 others = Ladders(shorter, self.unique_tokens, self.half_life)
                 mean, sd = others._moments(shorter[i], ladder.tokens[-1])
                 squares.append(((float(ladder.loss[-1]) - mean) / sd) ** 2)
-        total = TESTS_ASSUMED + sum(squares)
-        return float(max(1.0, total / (TESTS_ASSUMED + len(squares)))) ** 0.5
+        mean_square: float = (TESTS_ASSUMED + sum(squares)) / (TESTS_ASSUMED + len(squares))
+        return math.sqrt(max(1.0, mean_square))
 
     def predict(self, params: float, tokens: float) -> Prediction | None:
         """Loss of a new run of a size on `tokens`; None for a size without a ladder."""
@@ -130,7 +131,7 @@ class Ladders:
         means = (at * lines.values).sum(1)
         variances = np.einsum("bi,bij,bj->b", at, lines.covariance, at) + NOISE**2
         mean = float(self.weights @ means)
-        return mean, float(self.weights @ (variances + (means - mean) ** 2)) ** 0.5
+        return mean, math.sqrt(float(self.weights @ (variances + (means - mean) ** 2)))
 
     def _lines(self, ladder: Ladder) -> _Lines:
         """Least squares of (last loss, last drop) with each exponent, flat priors."""
@@ -151,7 +152,8 @@ class Ladders:
         before, last = np.log(self._effective(ladder.tokens[-2:]))
         beta = _EXPONENTS[:, None]
         rise: Floats = np.expm1(-beta * (np.log(self._effective(tokens)) - last))
-        return rise / np.expm1(-beta * (before - last))
+        shape: Floats = rise / np.expm1(-beta * (before - last))
+        return shape
 
     def _effective(self, tokens: Floats) -> Floats:
         return effective_tokens(tokens, self.unique_tokens, self.half_life)

@@ -88,8 +88,8 @@ class StudyLaws:
                 other = chosen[trusted[0]]
                 seen = self.prediction(family, other.params, other.tokens)
                 law = self.report.families[family]
-                loss = float(law.predict(other.params, other.tokens, unique))
-                chosen[family] = replace(other, loss=loss if seen is None else seen.loss)
+                by_itself = float(law.predict(other.params, other.tokens, unique))
+                chosen[family] = replace(other, loss=by_itself if seen is None else seen.loss)
         return chosen
 
     def prediction(self, family: str, params: float, tokens: float) -> Prediction | None:

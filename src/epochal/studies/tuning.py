@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from epochal.comparison import is_clear, nll_difference
 from epochal.errors import EpochalError
@@ -64,7 +65,7 @@ def search(
         "runs": [{"name": name, **probe.keys({})} for name, probe in starts.items()],
         "base": base,
     }
-    names = tuple(axis.value for axis in axes)
+    names: tuple[Any, ...] = tuple(axis.value for axis in axes)
     options = TuneOptions(out=folder, jobs=jobs, axes=names, budget=max(1.0, seconds))
     return tune(sweep_from_tree(tree, folder.name), options=options).searches
 
@@ -104,8 +105,8 @@ def _trial(found: Tuned, run: TunedRun, probe: Probe) -> RegularisationTrial:
         family=found.family,
         setting=_name(run.settings),
         keys=_keys(run.settings),
-        run=run.run,
-        baseline_run=found.start.run,
+        run=Path(run.run).name,
+        baseline_run=Path(found.start.run).name,
         size=probe.size,
         unique_tokens=probe.unique_tokens,
         epochs=probe.epochs,

@@ -1,4 +1,8 @@
-"""Write the reference pages that follow from the code: recipe.toml, cli.md and json.md."""
+"""Write the pages that follow from code and records: recipe.toml, cli.md, json.md, results/.
+
+The evidence that the wheel carries is made anew where `results/records` changed, or by
+`python docs/generate.py evidence`.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,22 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import numpy as np
 
+from epochal import files
 from epochal.cli.main import cli
 from epochal.options import field_docs
 from epochal.recipe import annotated_toml
+from epochal.report.drawing import save
+from epochal.report.evidence import SHIPPED, Evidence, shipped_evidence
+from epochal.report.evidence_figures import evidence_plots
+from epochal.report.searches import find_evidence
 from epochal.report.text import texts
-from epochal.results import Note
+from epochal.report.text.evidence import markdown
+from epochal.results import Note, to_json
+from epochal.runs.pack import SUFFIX, unpacked
 
 HERE = Path(__file__).parent
+RECORDS, FIGURES = HERE / "results/records", HERE / "results/figures"
+_BEGIN, _END = "<!-- from the records -->", "<!-- end of the records -->"
 
 RESULTS: dict[str, str] = {
     # Command → type of what it prints with --json, or list[type]. To add one: let the command
@@ -95,7 +108,39 @@ def pages() -> dict[str, str]:
         + annotated_toml(),
         "cli.md": "# Commands\n\nWritten by `make docs` from `--help`.\n\n" + "\n".join(_help()),
         "json.md": "\n".join([_HEAD, *_json()]).rstrip() + "\n",
+        "results/README.md": _results(),
     }
+
+
+def _results() -> str:
+    """The page of results, its part between the two marks made from the evidence."""
+    head, begin, rest = (HERE / "results/README.md").read_text("utf-8").partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    evidence = shipped_evidence()
+    figures = [(plot.label, f"figures/{plot.name}.svg") for plot in evidence_plots(evidence)]
+    return f"{head}{begin}\n\n{markdown(evidence, figures)}\n{end}{tail}"
+
+
+def record_sums() -> dict[str, str]:
+    """Name of each archive of records → its SHA-256."""
+    return {path.name: files.sha256(path) for path in sorted(RECORDS.glob(f"*{SUFFIX}"))}
+
+
+def make_evidence() -> Evidence:
+    """What the records show; takes seconds per search."""
+    if not record_sums():
+        return Evidence(texts=[])
+    with unpacked([RECORDS]) as folders:
+        return dataclasses.replace(find_evidence(folders)[0], records=record_sums())
+
+
+def write_evidence() -> None:
+    """Write the evidence and its figures."""
+    evidence = make_evidence()
+    files.write_json(SHIPPED, to_json(evidence))
+    for old in FIGURES.glob("*"):
+        old.unlink()
+    save(evidence_plots(evidence), FIGURES, ("svg",))
 
 
 def _help(
@@ -282,6 +327,8 @@ def _sentence_of(function: Any) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["evidence"] or record_sums() != shipped_evidence().records:
+        write_evidence()
     for file, content in pages().items():
         (HERE / file).write_text(content, encoding="utf-8")
         print(HERE / file, file=sys.stderr)

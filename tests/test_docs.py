@@ -12,6 +12,8 @@ import pytest
 
 from epochal.cli.main import cli, main
 from epochal.recipe import known_keys
+from epochal.report.evidence import shipped_evidence
+from epochal.results import to_json
 from epochal.studies.compare import compare
 from epochal.studies.options import CompareOptions
 from tiny_runs import overrides
@@ -21,11 +23,41 @@ PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "ben
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "cli.md", "json.md"])
+@pytest.mark.parametrize("name", ["recipe.toml", "cli.md", "json.md", "results/README.md"])
 def test_pages_made_from_the_code_are_current(name):
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     current = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert current == made[name], "run `make docs`"
+
+
+def test_the_evidence_of_the_wheel_is_of_these_records():
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert shipped_evidence().records == made["record_sums"](), "run `make docs`"
+    for target in re.findall(r"\]\((figures/.+?)\)", made["pages"]()["results/README.md"]):
+        assert (ROOT / "docs" / "results" / target).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_evidence_of_the_wheel_follows_from_the_records():
+    """Fitted laws differ in late digits from machine to machine."""
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert_close(to_json(shipped_evidence()), to_json(made["make_evidence"]()), "evidence")
+
+
+def assert_close(one, other, place):
+    if isinstance(one, dict):
+        assert set(one) == set(other), place
+        for key in one:
+            assert_close(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_close(*pair, f"{place}[{number}]")
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=0.02), place
+    else:
+        assert one == other, place
 
 
 @each_page

@@ -10,7 +10,7 @@ from made_searches import LR, TUNED, UNIQUE, USUAL, make_searches, make_tried, n
 
 from epochal.errors import RunError
 from epochal.report import write_report
-from epochal.report.evidence import read_evidence
+from epochal.report.evidence import Evidence, read_evidence
 from epochal.report.searches import find_evidence
 from epochal.report.text.evidence import NOTHING, findings, markdown, tables
 from epochal.results import to_json
@@ -156,3 +156,22 @@ def test_a_damaged_search_ends_in_one_sentence(tmp_path):
     (tmp_path / "tune.json").write_text('{"searches": [{"best": {}}]}')
     with pytest.raises(RunError, match="damaged"):
         find_evidence([tmp_path])
+
+
+def test_a_newcomers_runs_stand_beside_the_records(folder, found, tmp_path):
+    """On the same held-out text in nats, on another in bits per byte, and that is said."""
+    evidence = Evidence(texts=[found])
+    for corpus, unit in (("c", "nats per token"), ("d", "bits per byte")):
+        make_tried(tmp_path / corpus, "mdm", SIZE, 16, 30_000, USUAL, corpus=corpus)
+        page = tmp_path / "r.html"
+        write_report([tmp_path / corpus], page, evidence=evidence)
+        html = page.read_text(encoding="utf-8")
+        own = nll_of("mdm", SIZE, 16, 30_000, USUAL) / (1 if corpus == "c" else 2)
+        theirs = [
+            (nll_of("mdm", SIZE, 256, unique, TUNED) + 0.01) / (1 if corpus == "c" else 2)
+            for unique in UNIQUE
+        ]
+        assert f"has {own:.3f} {unit}; models tuned by search have {theirs[0]:.3f} on 25k" in html
+        assert f"{theirs[1]:.3f} on 100k" in html
+        assert ("rough comparison" in html) == (corpus == "d")
+        assert "Beside tuned models" in html

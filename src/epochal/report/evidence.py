@@ -14,6 +14,8 @@ from pydantic import TypeAdapter
 from epochal.scaling.checks import Interval
 from epochal.sweeps.tuned import Neighbour
 
+SHIPPED = Path(__file__).with_name("evidence.json")
+"""The evidence of the project's own runs; `docs/generate.py` writes it."""
 TUNED, USUAL = "tuned", "usual"
 """Settings of a search: the best found; the start's rate and weight decay, at the best length that
 was run with them. Runs of a folder without a search have its name."""
@@ -151,4 +153,4 @@ def read_evidence(path: Path) -> Evidence:
 
 def shipped_evidence() -> Evidence:
     """The evidence of the project's own runs, made from `docs/results/records`."""
-    return read_evidence(Path(__file__).with_name("evidence.json"))
+    return read_evidence(SHIPPED)

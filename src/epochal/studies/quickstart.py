@@ -13,6 +13,7 @@ from epochal.data.prepare import prepare
 from epochal.progress import say
 from epochal.recipe import load_recipe
 from epochal.report import write_report
+from epochal.report.evidence import shipped_evidence
 from epochal.report.text import describe
 from epochal.studies.compare import compare
 from epochal.studies.options import CompareOptions
@@ -42,7 +43,8 @@ def quickstart(
     `text` is a file (plain text is cut into documents at blank lines) or a folder (one document
     per file); by default the documentation that comes with Python. The recipe is the shipped
     "quickstart", changed by `overrides`. Corpus, runs and page go to `out`; what already exists
-    there is not made again. Raises what `prepare`, `compare` and `write_report` raise.
+    there is not made again. The page also shows the project's tuned runs, and where these stand.
+    Raises what `prepare`, `compare` and `write_report` raise.
     """
     folder = Path(out)
     corpus = folder / "corpus"
@@ -55,7 +57,8 @@ def quickstart(
         say(f"the text has {there:,} unique tokens, the recipe wants {wanted:,}: all are used")
         changes.append("data.unique_tokens=none")
     comparison = compare(_RECIPE, changes, CompareOptions(out=folder))
-    report = write_report([run.run for run in comparison.runs], folder / "report.html").path
+    own = [run.run for run in comparison.runs]
+    report = write_report(own, folder / "report.html", evidence=shipped_evidence()).path
     return Quickstart(comparison, report)
 
 

@@ -20,16 +20,31 @@ from epochal.runs import parse_run_checkpoint
 )
 @click.option("--out", required=True, help="Folder of the student's run.")
 @click.option(
+    "--texts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Learn from N texts that each teacher writes, not from its probabilities.",
+)
+@click.option(
     "--restart", is_flag=True, help="Start over; the existing run is renamed to NAME.old-N."
 )
 @click.option("--eval", "evaluate", is_flag=True, help="Then evaluate the best checkpoint.")
 @json_option
-def distill(words: tuple[str, ...], out: str, restart: bool, evaluate: bool, as_json: bool) -> None:
+def distill(
+    words: tuple[str, ...],
+    out: str,
+    texts: int | None,
+    restart: bool,
+    evaluate: bool,
+    as_json: bool,
+) -> None:
     """Train one model, the student, on the mean prediction of runs, its teachers.
 
     loss = (1 - share) x usual loss + share x T^2 x KL(teachers || student), at the same positions
     with the same weights, with distill.share and T = distill.temperature. The teachers have one
     family, tokenizer and sequence length. Without RECIPE the student has the first teacher's.
+    With --texts they write texts instead, in any family and tokenizer; distill.share is then the
+    share of rows that are theirs, the rest is the corpus, and distill.temperature that of writing.
     It is an ordinary run: the same command resumes it, and other commands read it.
 
     \b
@@ -37,12 +52,18 @@ def distill(words: tuple[str, ...], out: str, restart: bool, evaluate: bool, as_
       epochal distill runs/a runs/b runs/c --out runs/student
       epochal distill runs/a runs/b --out runs/student distill.share=0.8 train.epochs=40
       epochal distill runs/big@last --out runs/small small.toml distill.temperature=2
+      epochal distill runs/a runs/b --texts 1000 --out runs/student distill.share=0.75
     """
     runs, recipe, overrides = _split(words)
     check_runs(runs)
-    from epochal.training.distill import distill as run
+    if texts is None:
+        from epochal.training.distill import distill as run
 
-    record = run(runs, out, recipe, overrides, restart=restart)
+        record = run(runs, out, recipe, overrides, restart=restart)
+    else:
+        from epochal.evaluation.written import distill_texts
+
+        record = distill_texts(runs, out, texts, recipe, overrides, restart=restart)
     print_trained(record, evaluate, as_json)
 
 

@@ -43,8 +43,8 @@ from epochal.training.measure import measure_sizes
 
 CHECK_SHARE = 0.20
 """Share of the budget for the runs that check the recommendation."""
-TAIL_SECONDS = 25.0
-"""For fitting, planning and the report."""
+TAIL_SECONDS, TAIL_SHARE = 25.0, 1 / 8
+"""For fitting, planning and the report: seconds, and share of the budget at most."""
 MEASURE_SHARE = 0.04
 """Share of the budget for timing steps, at most."""
 PACKED = 0.9
@@ -145,8 +145,8 @@ class StudyRunner:
         wanted = layout.seconds(costs) / self.jobs
         if wanted > spare:
             budget = self.state.budget
-            share = self.end_of_probes + TAIL_SECONDS
-            needed = wanted / PACKED + self.state.used + TAIL_SECONDS
+            share = self.end_of_probes + self.tail
+            needed = wanted / PACKED + self.state.used + self.tail
             raise OptionError(
                 "budget",
                 f"{budget:.0f}s",
@@ -162,9 +162,14 @@ class StudyRunner:
         return layout
 
     @property
+    def tail(self) -> float:
+        """Seconds for what follows the runs."""
+        return min(TAIL_SECONDS, TAIL_SHARE * self.state.budget)
+
+    @property
     def end_of_probes(self) -> float:
         """Seconds of the budget by which all probes have to end."""
-        return self.state.budget * (1 - CHECK_SHARE) - TAIL_SECONDS
+        return self.state.budget * (1 - CHECK_SHARE) - self.tail
 
     def check(
         self,
@@ -191,7 +196,7 @@ class StudyRunner:
             probe, changes = self._recommended(family, best, trial)
             runs[name] = probe.with_costs(plain), changes
             expected[name] = best.loss, trial
-        until = self.state.budget - TAIL_SECONDS / 2
+        until = self.state.budget - self.tail / 2
         states, _ = self.train("held-out", runs, until)
         results = laws.judge(expected, states, flops)
         outcome = note(StageNote.CHECKED, runs=len(results.results), flops=flops)
@@ -200,7 +205,7 @@ class StudyRunner:
 
     def _check_flops(self, laws: StudyLaws, params: dict[str, float], costs: Costs) -> float:
         turns = -(-len(family_names()) // self.jobs)
-        seconds = max(20.0, (self.state.left - TAIL_SECONDS) * 0.9 / turns)
+        seconds = max(20.0, (self.state.left - self.tail) * 0.9 / turns)
         flops = laws.affordable(self.unique_tokens, params, costs, seconds)
         largest = float(laws.points.flops.max())
         return min(flops, FARTHEST * largest)

@@ -219,8 +219,9 @@ def test_everything_is_held_out(tmp_path):
 
 def test_one_document_only(tmp_path):
     (tmp_path / "book.txt").write_text("One.\n\nTwo.\n\nThree.\n")
+    options = PrepareOptions(tokenizer="bytes", documents="file")
     with pytest.raises(DataError, match=r"single document.*`documents` = blank-line"):
-        prepare(tmp_path / "book.txt", tmp_path / "c", PrepareOptions(tokenizer="bytes"))
+        prepare(tmp_path / "book.txt", tmp_path / "c", options)
     made = prepare(
         tmp_path / "book.txt",
         tmp_path / "c",

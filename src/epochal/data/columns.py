@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from epochal.data.fields import no_field, splits
+from epochal.data.fields import Document, no_field, splits
 from epochal.data.notes import CorpusNote
 from epochal.data.readers import Documents, File, doubled_column
 from epochal.errors import DataError, NamedOption
@@ -88,7 +88,7 @@ def _column(file: File, schema: Any) -> tuple[str, str]:
     return name, rest
 
 
-def _values(file: File, column: Any, rest: str, row: int) -> Iterator[str]:
+def _values(file: File, column: Any, rest: str, row: int) -> Iterator[Document]:
     """The documents of a column whose first value is of row number `row`."""
     import pyarrow as pa
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from epochal.data.fast_bpe import Ids, byte_alphabet
+from epochal.data.fields import Document
 from epochal.data.notes import CorpusNote
 from epochal.data.parallel import cores, map_texts
 from epochal.data.tokenizer import Tokenizer
@@ -44,7 +47,9 @@ class Fidelity:
         self._lost: list[str] = []
         self._changed: list[tuple[str, str]] = []
 
-    def encode(self, texts: Iterable[str], workers: int | None) -> Iterator[tuple[Ids, int | None]]:
+    def encode(
+        self, texts: Iterable[Document], workers: int | None
+    ) -> Iterator[tuple[Ids, int | None]]:
         """(ids, bytes of text that they stand for if not those of the text) of each, in order.
 
         Raises DataError for a text that loses a character, unless that is allowed.
@@ -78,7 +83,9 @@ class Fidelity:
             values = {"documents": len(self._changed), **of, "before": before, "after": after}
             yield note(CorpusNote.TEXT_CHANGED, **values)
 
-    def _one(self, text: str) -> Encoded:
+    def _one(self, text: Document) -> Encoded:
+        if not isinstance(text, str):
+            return Encoded(text.astype(np.int32))
         ids = self.tokenizer.encode(text)
         if self._keeps_all:
             return Encoded(ids)

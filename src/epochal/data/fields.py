@@ -7,10 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
 from epochal.data.packing import guessed_encoding
 from epochal.errors import DataError, NamedOption, nearest
+
+Document = str | NDArray[np.integer[Any]]
+"""A text; or, where tokens are given instead, their ids [n]."""
 
 _JOINED = {"line": "\n", "blank-line": "\n\n", "space": " "}
 _NAMED = 40  # fields listed in a message; chosen by us
@@ -45,7 +51,7 @@ class Reading:
                 ")",
             ) from None
 
-    def row(self, row: Any, place: str) -> Iterator[str]:
+    def row(self, row: Any, place: str) -> Iterator[Document]:
         """The documents of one JSON value; '' for null."""
         field = self.options.text_field
         if not isinstance(row, dict):
@@ -62,7 +68,7 @@ class Reading:
             names = list(_paths(value)) if isinstance(value, Mapping) else []
             no_field(f"{place} has no field", "fields", field, names)
 
-    def value(self, value: Any, place: str, kind: str = "field") -> Iterator[str]:
+    def value(self, value: Any, place: str, kind: str = "field") -> Iterator[Document]:
         """The documents that a field holds."""
         name, rule = self.options.text_field, self.options.lists
         if value is None:
@@ -78,6 +84,8 @@ class Reading:
                 yield from texts or [""]
             else:
                 yield _JOINED[rule].join(texts)
+        elif isinstance(value, list) and value and all(type(part) is int for part in value):
+            yield np.array(value)
         else:
             self._refuse(value, place, kind)
 

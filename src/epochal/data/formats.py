@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from epochal.data.columns import read_arrow, read_parquet
 from epochal.data.fields import Reading
 from epochal.data.notes import CorpusNote
+from epochal.data.options import PrepareOptions
 from epochal.data.packing import CHUNK, Chunks, faults, inner_name, recoded, unpacked
 from epochal.data.readers import Documents, File, read_csv, read_json, read_text
+from epochal.data.token_files import read_bin, read_npy
 from epochal.errors import DataError
 
 
@@ -110,6 +112,8 @@ FORMATS = (
     Format("Arrow", (".arrow", ".feather"), read_arrow, b"ARROW1"),
     Format("CSV", (".csv", ".tsv"), read_csv, is_text=True),
     Format("JSON", (".json",), read_json, is_text=True),
+    Format("NumPy array", (".npy",), read_npy, b"\x93NUMPY"),
+    Format("token ids", (".bin",), read_bin),
     Format("zip", (".zip",), _zip, b"PK\x03\x04"),
     Format("tar", (".tar", ".tgz"), _tar),
 )
@@ -150,3 +154,10 @@ def by_content(path: Path) -> Format | None:
     with faults(str(path)), path.open("rb") as raw:
         start = raw.read(8)
     return next((kind for kind in FORMATS if kind.magic and start.startswith(kind.magic)), None)
+
+
+def start_of(path: Path, options: PrepareOptions) -> str:
+    """The beginning of a text, up to 1 MiB of it, wrong bytes replaced."""
+    with faults(str(path)), io.BufferedReader(path.open("rb", buffering=0), CHUNK) as raw:
+        stream = unpacked(raw, path.name, str(path))
+        return stream.read(CHUNK).decode(options.encoding, errors="replace")

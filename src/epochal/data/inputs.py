@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,16 +18,28 @@ from typing import Any
 from epochal import files
 from epochal.data.builtin import builtin_documents, interpreter
 from epochal.data.fields import Reading
-from epochal.data.formats import KNOWN, TEXT, Format, by_content, by_suffix, rank, read_file
+from epochal.data.formats import (
+    KNOWN,
+    TEXT,
+    Format,
+    by_content,
+    by_suffix,
+    rank,
+    read_file,
+    start_of,
+)
 from epochal.data.metadata import SourceFile, Sources
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
 from epochal.data.readers import Documents
+from epochal.data.token_files import token_documents
+from epochal.data.tokenizer import Tokenizer
 from epochal.errors import DataError
 from epochal.progress import bar
 from epochal.results import Note, NoteCode, note
 
 BUILTIN = "builtin"
+_STDIN = "stdin"
 _LISTED = 100
 _HIDDEN_ORDER = "state.json"  # of a folder that `datasets` saved: names its files
 _SPLITS = "dataset_dict.json"  # of one with several such folders
@@ -39,6 +54,11 @@ class Source:
     kind: Format
     bytes: int
 
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return "standard input" if self.name == _STDIN else str(self.path)
+
 
 @dataclass(frozen=True)
 class TextInputs:
@@ -50,6 +70,10 @@ class TextInputs:
     """Number of files in folders that are not read, by suffix."""
     told: dict[NoteCode, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """What was noted while reading: code → file → values."""
+    tokenizer: Tokenizer | None = None
+    """Of inputs that are token ids."""
+    kept: list[Any] = field(default_factory=list)
+    """Temporary files that are needed as long as this is."""
 
     @staticmethod
     def find(inputs: Sequence[str | Path], options: PrepareOptions | None = None) -> TextInputs:
@@ -67,6 +91,8 @@ class TextInputs:
             path = Path(given)
             if str(given) == BUILTIN:
                 sources.append(Source(BUILTIN, None, TEXT, 0))
+            elif str(given) == "-":
+                sources.append(_from_stdin(found))
             elif path.is_dir():
                 sources += _in_folder(path, found)
             elif path.exists():
@@ -82,18 +108,21 @@ class TextInputs:
         return sum(source.bytes for source in self.sources)
 
     def documents(self) -> Documents:
-        """(text, bytes of input consumed so far) of each document; '' for one without text."""
+        """(document, bytes of input consumed so far) of each; '' for one without text."""
         before = 0
         for source in self.sources:
-            for text, consumed in self._read(source):
-                yield text, before + consumed
+            for document, consumed in self._read(source):
+                if isinstance(document, str):
+                    yield document, before + consumed
+                else:
+                    for part in token_documents(document, self.tokenizer, source.place):
+                        yield part, before + consumed
             before += source.bytes
 
     def _read(self, source: Source) -> Documents:
         if source.path is None:
             return ((text, 0) for text in builtin_documents())
-        tell = partial(self.tell, str(source.path))
-        reading = Reading(str(source.path), self.options, tell)
+        reading = Reading(source.place, self.options, partial(self.tell, source.place))
         return read_file(source.path, source.path.name, source.kind, reading)
 
     def tell(self, file: str, code: NoteCode, **values: Any) -> None:
@@ -200,6 +229,21 @@ def _source(path: Path, name: str, kind: Format | None = None) -> Source:
     return Source(written, path, kind or by_suffix(path.name) or TEXT, path.stat().st_size)
 
 
+def _from_stdin(found: TextInputs) -> Source:
+    """Standard input, in a temporary file, since text is read more than once."""
+    copy = tempfile.NamedTemporaryFile()  # noqa: SIM115 - it goes with `found`
+    found.kept.append(copy)
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    copy.flush()
+    path = Path(copy.name)
+    kind = by_content(path)
+    if kind is None and start_of(path, found.options).lstrip("\ufeff \n")[:1] in ("{", "["):
+        kind = by_suffix("x.jsonl")
+    source = _source(path, _STDIN, kind or TEXT)
+    found.tell(source.place, CorpusNote.READ_AS, kind=source.kind.name)
+    return source
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     """Files of a folder, sorted by path; hidden ones and links to folders are left out."""
     for where, folders, names in os.walk(folder, onerror=_refuse):
@@ -227,7 +271,12 @@ def _named(path: Path, found: TextInputs) -> Source:
     if not path.is_file():
         raise DataError(
             f"{path} is a pipe or device, which can be read only once, but text is read twice; "
-            "save it to a file first"
+            "save it to a file first, or give it as standard input (`-`)"
+        )
+    if path.suffix == ".bin" and path.with_suffix(".idx").exists():
+        raise DataError(
+            f"{path} is a token store already (it has an .idx); train on it with `data.train` = "
+            f"{path.with_suffix('')}"
         )
     if by_suffix(path.name) is not None:
         return _source(path, path.name)

@@ -13,7 +13,8 @@ from epochal.errors import OptionError
 from epochal.options import option
 from epochal.units import parse_count
 
-DocumentRule = Literal["file", "line", "blank-line"]
+DocumentRule = Literal["file", "line", "blank-line", "endoftext"]
+TokenType = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 ListRule = Literal["line", "blank-line", "space", "documents"]
 InvalidUTF8 = Literal["error", "replace"]
 DEFAULT_VALIDATION = 0.05
@@ -25,19 +26,23 @@ class PrepareOptions:
 
     tokenizer: str | Path = "bpe:8192"
     """bpe:SIZE is trained on the training text. Or: bytes, gpt2, a tokenizer.json, or a folder
-    with tokenizer.json or with vocab.json and merges.txt."""
+    with tokenizer.json or with vocab.json and merges.txt; ids:N for inputs that are ids below N."""
     validation: float | None = option(None, metavar="SHARE")
     """Share of the text held out, in whole documents; 0 for none. 0.05 if not given."""
     validation_inputs: Sequence[str | Path] = option((), metavar="INPUT")
     """A validation text of your own instead; may be given several times."""
-    documents: DocumentRule = "file"
-    """What one document is in a plain text file: the file, a line, or a paragraph."""
+    documents: DocumentRule | None = None
+    """What one document is in a plain text file: the file, a line, a paragraph, or what stands
+    between lines <|endoftext|>. If not given, the file; but such lines are followed, and a single
+    file is cut by its paragraphs or lines."""
     text_field: str = "text"
     """Key (JSON) or column (Parquet, Arrow, CSV) that holds the text. A path like meta.text leads
     into nested fields; a name with a dot of its own comes first."""
     lists: ListRule | None = None
     """What becomes of a field that holds a list of texts: joined by a line end, a blank line or a
     space, or each a document. Refused if not given."""
+    token_type: TokenType = "uint16"
+    """Type of the ids in a .bin without a header, as nanoGPT writes it."""
     encoding: str = option("utf-8", metavar="NAME")
     """Encoding of plain text, JSON and CSV, by a name that Python knows, such as cp1252, utf-16."""
     end_of_document: str | None = option(None, metavar="TOKEN")
@@ -60,7 +65,9 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         """Raise OptionError for a value that is not allowed."""
-        _choice(self, documents=DocumentRule, invalid_utf8=InvalidUTF8)
+        _choice(self, invalid_utf8=InvalidUTF8, token_type=TokenType)
+        if self.documents is not None:
+            _choice(self, documents=DocumentRule)
         if self.lists is not None:
             _choice(self, lists=ListRule)
         try:

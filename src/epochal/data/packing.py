@@ -108,7 +108,7 @@ def inner_name(name: str) -> tuple[str, str]:
     return name.removesuffix(suffix), suffix
 
 
-def unpacked(stream: io.BufferedReader, name: str, place: str) -> io.BufferedReader:
+def unpacked(stream: io.BufferedReader[Any], name: str, place: str) -> io.BufferedReader:
     """The content of `stream`, which is of a file called `name`, whatever it is packed with.
 
     Raises DataError for a file that is not packed though its name says so.

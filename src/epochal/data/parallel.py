@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
+Text = TypeVar("Text", bound=Sized)
 
 _BATCH_CHARACTERS = 1 << 18  # enough work that handing it over costs nothing
 _BATCH_TEXTS = 4096
@@ -23,7 +24,7 @@ def cores() -> int:
 
 
 def map_texts(
-    function: Callable[[str], Result], texts: Iterable[str], workers: int
+    function: Callable[[Text], Result], texts: Iterable[Text], workers: int
 ) -> Iterator[Result]:
     """`function` of each text, in order, on `workers` threads.
 
@@ -47,8 +48,8 @@ def map_texts(
                 future.cancel()
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    batch: list[Text] = []
     characters = 0
     for text in texts:
         batch.append(text)

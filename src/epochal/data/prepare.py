@@ -29,6 +29,7 @@ from epochal.data.inputs import TextInputs
 from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
+from epochal.data.proposal import proposed_rule
 from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.data.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ from epochal.results import Note, note
 _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, minutes of work
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
-_LATER = {"shuffle": None, "lists": None, "encoding": "utf-8"}
+_LATER = {"shuffle": None, "lists": None, "encoding": "utf-8", "token_type": "uint16"}
 """Options that came later: at this default a corpus made before is still the same."""
 _PROGRESS_EVERY = 32
 
@@ -60,6 +61,9 @@ def prepare(
     if not str(out):  # Path("") would be the current folder
         raise OptionError("out", out, "name the folder to make, for example corpus")
     texts = TextInputs.find([inputs] if isinstance(inputs, str | Path) else inputs, options)
+    if options.documents is None:
+        options = replace(options, documents=proposed_rule(texts, options.share > 0))
+        texts = replace(texts, options=options)
     own = options.validation_inputs
     held_out = TextInputs.find(own, options) if own else None
     size = parse_bpe(options.tokenizer)
@@ -67,6 +71,8 @@ def prepare(
         problem = "is for an existing tokenizer; a BPE trained here has its own, so leave it out"
         raise OptionError("end_of_document", options.end_of_document, problem)
     ready = load_tokenizer(options.tokenizer, options.end_of_document) if size is None else None
+    texts = replace(texts, tokenizer=ready)
+    held_out = held_out and replace(held_out, tokenizer=ready)
     settings = {
         "rules": _RULES,
         "inputs": texts.identity,
@@ -174,7 +180,7 @@ def _train(selection: Selection, size: int) -> tuple[Tokenizer, list[Note]]:
     return tokenizer, notes
 
 
-def _counted(selection: Selection, wanted: Mask, update: Callable[[float], None]) -> Iterator[str]:
+def _counted(selection: Selection, wanted: Mask, update: Callable[[float], None]) -> Iterator[Any]:
     """The wanted texts, reporting the bytes given so far."""
     done = 0
     lengths = selection.scan.lengths[wanted]
@@ -265,6 +271,11 @@ def _write(
             )
 
 
+def _knows_bytes(side: _Side, tokenizer: Tokenizer) -> bool:
+    """Whether lengths are bytes of text: not where ids of unknown text were given."""
+    return not side.selection.scan.given_as_ids or tokenizer.token_byte_lengths is not None
+
+
 def _repeats(selection: Selection, mask: Mask) -> Mask:
     """Documents under `mask` whose text an earlier document under it has."""
     numbers = np.flatnonzero(mask)
@@ -295,7 +306,7 @@ def _metadata(
         both.append(
             replace(
                 written,
-                text_bytes=side.text_bytes,
+                text_bytes=side.text_bytes if _knows_bytes(side, tokenizer) else None,
                 tokenizer=tokenizer.facts,
                 empty_documents=side.selection.scan.empty,
                 sources=side.selection.inputs.facts(),

@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from epochal.data.fields import Reading, no_field, splits
+from epochal.data.fields import Document, Reading, no_field, splits
 from epochal.data.notes import CorpusNote
 from epochal.data.packing import CHUNK
 from epochal.errors import DataError
 
-Documents = Iterator[tuple[str, int]]
+Documents = Iterator[tuple[Document, int]]
 
+END_LINE = "<|endoftext|>"
+"""The line between documents of TinyStories and others."""
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 128 KB
 
@@ -65,11 +67,12 @@ class File(Reading):
 
 def read_text(file: File) -> Documents:
     """Plain text, cut into documents by the option `documents`."""
-    if file.options.documents == "file":
+    rule = file.options.documents
+    if rule in (None, "file"):
         content = file.stream.read()
         skip = len(_BOM) if content.startswith(_BOM) else 0
         yield file.text(content[skip:], file.place, skip), file.position()
-    elif file.options.documents == "line":
+    elif rule == "line":
         for offset, line in file.lines():
             text = file.text(line, file.place, offset).rstrip("\r\n")
             yield text if text.strip() else "", file.position()
@@ -77,13 +80,19 @@ def read_text(file: File) -> Documents:
         paragraph: list[str] = []
         for offset, line in file.lines():
             text = file.text(line, file.place, offset)
-            if text.strip():
+            if text.strip() != END_LINE if rule == "endoftext" else text.strip():
                 paragraph.append(text)
             elif paragraph:
-                yield "".join(paragraph).rstrip("\r\n"), file.position()
+                yield _joined(paragraph, rule), file.position()
                 paragraph = []
         if paragraph:
-            yield "".join(paragraph).rstrip("\r\n"), file.position()
+            yield _joined(paragraph, rule), file.position()
+
+
+def _joined(lines: list[str], rule: str | None) -> str:
+    """A document without the line ends around it; '' if it is blank."""
+    text = "".join(lines)
+    return text.strip("\r\n") if rule == "endoftext" else text.rstrip("\r\n")
 
 
 def read_json(file: File) -> Documents:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
+from epochal.data.fields import Document
 from epochal.data.inputs import TextInputs
 from epochal.data.notes import CorpusNote
 from epochal.errors import DataError, NamedOption
@@ -44,6 +45,9 @@ class Scan:
     """Documents without text, which are in none of the arrays."""
     with_nul: int
     """Documents with a NUL character: more likely binary data than text."""
+    given_as_ids: int = 0
+    """Documents that came as token ids; their lengths are bytes of text if the tokenizer's are
+    known, else tokens."""
 
     @property
     def documents(self) -> int:
@@ -78,17 +82,17 @@ class Selection:
         used: Mask = self.train | self.validation
         return used
 
-    def texts(self, wanted: Mask) -> Iterator[str]:
-        """Texts of the wanted documents. Raises DataError if the input changed since the scan."""
+    def texts(self, wanted: Mask) -> Iterator[Document]:
+        """The wanted documents. Raises DataError if the input changed since the scan."""
         number = 0
         digests = self.scan.digests.tobytes()
         for text, _ in self.inputs.documents():
-            if not text:
+            if not len(text):
                 continue
             if number == self.scan.documents:
                 raise DataError(_CHANGED)
             if wanted[number]:
-                if digest(text.encode()) != digests[16 * number : 16 * number + 16]:
+                if digest(_content(text)) != digests[16 * number : 16 * number + 16]:
                     raise DataError(_CHANGED)
                 yield text
             number += 1
@@ -193,18 +197,23 @@ def digest(text: bytes) -> bytes:
 def scan(inputs: TextInputs, title: str = "Scanning") -> Scan:
     """Read all documents once. Raises DataError if none has text."""
     digests, lengths = bytearray(), []
-    empty = with_nul = 0
+    empty = with_nul = given_as_ids = 0
+    sizes = inputs.tokenizer.token_byte_lengths if inputs.tokenizer else None
     with bar(title, inputs.bytes or None) as progress:
         for number, (text, consumed) in enumerate(inputs.documents()):
             if number % _PROGRESS_EVERY == 0:
                 progress.update(consumed, f"{number:,} documents")
-            if not text:
+            if not len(text):
                 empty += 1
                 continue
-            content = text.encode()
+            content = _content(text)
             digests += digest(content)
-            lengths.append(len(content))
-            with_nul += b"\0" in content
+            if isinstance(text, str):
+                lengths.append(len(content))
+                with_nul += b"\0" in content
+            else:
+                given_as_ids += 1
+                lengths.append(len(text) if sizes is None else int(sizes[text].sum()))
     if not lengths:
         names = ", ".join(source.name for source in inputs.sources[:3])
         raise DataError(
@@ -215,7 +224,14 @@ def scan(inputs: TextInputs, title: str = "Scanning") -> Scan:
         np.array(lengths, dtype=np.int64),
         empty,
         with_nul,
+        given_as_ids,
     )
+
+
+def _content(document: Document) -> bytes:
+    if isinstance(document, str):
+        return document.encode()
+    return document.astype("<i4").tobytes()
 
 
 def first_with_same_text(digests: NDArray[np.uint64]) -> NDArray[np.int64]:

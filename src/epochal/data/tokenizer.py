@@ -8,6 +8,7 @@ readers skip (seen with tokenizers 0.21 and 0.23).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from functools import cached_property
@@ -76,10 +77,13 @@ class Tokenizer:
     def _encode_in_parts(self, text: str) -> Ids:
         """Where `text` spells a special token that the vocabulary would find, it is cut in two."""
         cuts = [m.start() + 1 for m in self._cuts.finditer(text)] if self._cuts else []
-        if not cuts:
-            return encode_slowly(self._hf, text)
         parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-        return np.concatenate([encode_slowly(self._hf, part) for part in parts])
+        try:
+            return np.concatenate([encode_slowly(self._hf, part) for part in parts])
+        except Exception as error:  # the library raises nothing more precise
+            raise DataError(
+                f"the tokenizer {self.name} has nothing for {text!r:.40} ({error})"
+            ) from error
 
     def normalized(self, text: str) -> str:
         """`text` as the tokenizer's normaliser changes it before anything else."""
@@ -214,7 +218,12 @@ class Tokenizer:
         if number == self.unknown != self.end_of_document:
             return set()
         spelt = (letters_to_bytes(token) or token.encode()).decode(errors="replace")
-        return {text for text in {token, spelt} if number in self._encode_in_parts(text)}
+        found = set()
+        for text in {token, spelt}:
+            with contextlib.suppress(DataError):  # it cannot be encoded at all
+                if number in self._encode_in_parts(text):
+                    found.add(text)
+        return found
 
 
 class UnknownTokenizer(Tokenizer):

@@ -27,7 +27,7 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that `spec` names.
 
-    `bytes`; `gpt2` (fetched from the Hugging Face hub); a tokenizer.json, also one that
+    `bytes`; `ids:N`; `gpt2` (fetched from the Hugging Face hub); a tokenizer.json, also one that
     `Tokenizer.save` wrote; or a folder with a tokenizer.json or with GPT-2's vocab.json and
     merges.txt. `end_of_document` names the token that ends documents, if it has an unusual
     name. `without` is the id of an added token of a tokenizer.json that is left out (a model's
@@ -35,6 +35,8 @@ def load_tokenizer(
     """
     if spec == "bytes":
         return _byte_tokenizer(end_of_document)
+    if str(spec).startswith("ids:"):
+        return _ids_tokenizer(str(spec), end_of_document)
     path = Path(spec)
     if path.is_dir():
         return _from_folder(path, end_of_document, without)
@@ -64,6 +66,29 @@ def _byte_tokenizer(end_of_document: str | None) -> Tokenizer:
         )
     hf = HFTokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
     return Tokenizer(_finished(hf, use_regex=False), "bytes", _END_TOKEN)
+
+
+def _ids_tokenizer(spec: str, end_of_document: str | None) -> Tokenizer:
+    """Whole numbers below N as their own ids: "3 14" is [3, 14].
+
+    N ends documents, or the number below it that `end_of_document` is.
+    """
+    count = spec.removeprefix("ids:").replace("_", "")
+    if not (count.isdecimal() and int(count)):
+        raise DataError(f"{spec!r} is not a tokenizer; write for example ids:4096")
+    numbers = {str(number): number for number in range(int(count))}
+    if end_of_document not in (None, _END_TOKEN, *numbers):
+        raise DataError(
+            f"the tokenizer {spec} has no id {end_of_document!r}; give a number below {count} (",
+            NamedOption("end_of_document"),
+            ")",
+        )
+    if end_of_document in numbers:
+        numbers[_END_TOKEN] = numbers.pop(str(end_of_document))
+    hf = HFTokenizer(models.WordLevel(numbers, unk_token=""))
+    hf.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    hf.add_special_tokens([AddedToken(_END_TOKEN, special=True, normalized=False)])
+    return Tokenizer(hf, spec, _END_TOKEN)
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:

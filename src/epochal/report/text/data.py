@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _FEW = 5
 _NO_TOKENIZER = "none known, so the ids cannot be checked; name one"
+_RULES = {
+    "endoftext": "its lines `<|endoftext|>` end documents",
+    "blank-line": "its paragraphs are the documents",
+    "line": "its lines are the documents",
+}
 _NO_METADATA = "none, so hashes, tokenizer and origin cannot be checked"
 
 
@@ -51,6 +56,11 @@ TEXTS: dict[NoteCode, Text] = {
         "{read:,} files of the archive are read, {skipped:,} are of another kind"
     ),
     CorpusNote.UNKNOWN_SUFFIX: _of_files("the suffix is unknown; read as {kind}"),
+    CorpusNote.READ_AS: _of_files("read as {kind}"),
+    CorpusNote.PROPOSED_DOCUMENTS: lambda values: (
+        f"{values['file']}: {_RULES[values['rule']]}, by the look of it (`--documents "
+        f"{values['rule']}`); give `--documents` to cut it otherwise"
+    ),
     CorpusNote.ONE_SPLIT: lambda values: (
         f"{values['file']}: only the split {values['split']} is read, not "
         f"{', '.join(values['others'])}; name a split's folder to read it"

@@ -85,6 +85,14 @@ def _widest(text: TextEvidence, settings: str) -> list[Difference]:
 def _finding(one: Difference, searches: Sequence[SearchCost]) -> str:
     first, second = (get_family(name).title for name in one.families)
     leader, other = (second, first) if one.difference < 0 else (first, second)
+    exact = [get_family(name).exact for name in one.families]
+    bound = (
+        ""
+        if len({*exact}) == 1
+        else "at least "
+        if exact[0] is (one.difference < 0)
+        else "at most "
+    )
     low, high = sorted(abs(end) for end in one.interval)
     scope = _scope(one, searches)
     at = f"On {_unique(one.unique_tokens)}"
@@ -96,8 +104,8 @@ def _finding(one: Difference, searches: Sequence[SearchCost]) -> str:
             f"{one.interval[1]:+.3f}{scope}."
         )
     return (
-        f"{at} tuned {leader} ({size}) is better than tuned {other} by {abs(one.difference):.3f} "
-        f"nats per token, 95 % from {low:.3f} to {high:.3f}{scope}."
+        f"{at} tuned {leader} ({size}) is better than tuned {other} by {bound}"
+        f"{abs(one.difference):.3f} nats per token, 95 % from {low:.3f} to {high:.3f}{scope}."
     )
 
 
@@ -268,6 +276,10 @@ def _range(interval: Interval | None) -> str:
     return f"{'0' if low is None else number(low)} to {'open' if high is None else number(high)}"
 
 
+def _refused(text: TextEvidence) -> list[str]:
+    return list(dict.fromkeys(one.refused for one in text.critical if one.refused is not None))
+
+
 def page_texts(evidence: Evidence) -> list[dict[str, Any]]:
     """Of each text its title, sentences and tables, for the template."""
     return [
@@ -275,9 +287,7 @@ def page_texts(evidence: Evidence) -> list[dict[str, Any]]:
             "title": text_title(text),
             "findings": findings(text),
             "tables": tables(text),
-            "refused": list(
-                dict.fromkeys(one.refused for one in text.critical if one.refused is not None)
-            ),
+            "refused": _refused(text),
         }
         for text in evidence.texts
     ]
@@ -343,5 +353,6 @@ def markdown(evidence: Evidence, figures: Sequence[tuple[str, str]] = ()) -> str
             lines = [table.head, ["---"] * len(table.head), *table.rows]
             parts += [f"### {table.title}", "\n".join(f"| {' | '.join(row)} |" for row in lines)]
             parts.append(table.below)
+        parts += [f"No law: {why}" for why in _refused(text)]
     parts += [f"![{about}]({path})" for about, path in figures]
     return "\n\n".join(parts) + "\n"

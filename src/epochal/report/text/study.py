@@ -264,7 +264,7 @@ TEXTS: Mapping[NoteCode, Text] = {
     StudyNote.LADDER: lambda values: (
         f"{_short(values['family'])}: each doubling of the tokens brings {values['ratio']:.2f} of "
         f"the drop of the doubling before ({100 * values['weight_of_data']:.0f} % of it from the "
-        "runs, the rest from published exponents); intervals are widened by "
+        "runs, the rest from the prior); intervals are widened by "
         f"{values['inflation']:.2f} for the errors at runs that were left out"
     ),
     StudyNote.NOT_IDENTIFIED: lambda values: (

@@ -32,7 +32,8 @@ def folder(tmp_path):
     log.write_text(log.read_text() + "".join(json.dumps(line) + "\n" for line in train))
     (place / "b" / "model.safetensors").write_bytes(b"weights")
     b.folder.write_recipe(replace(b.recipe, run_dir=(place / "b").as_posix()))
-    (place / "tune.json").write_text(json.dumps({"path": str(place), "run": str(place / "a")}))
+    tuned = {"path": str(place), "run": str(place / "a"), "searches": []}
+    (place / "tune.json").write_text(json.dumps(tuned))
     return place
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 
 import pytest
 from hypothesis import given
@@ -359,6 +360,9 @@ def test_real_runs_are_searched_and_a_second_call_resumes(tiny_corpus, tmp_path)
     assert {one.axis for one in search.neighbours} == {Axis.LR}
     assert tuned(tiny_corpus, tmp_path, options, **changes) == first
     assert find_recipe(search.recipe).is_file()
+    shutil.rmtree(search.best.run)  # one that is gone is trained again
+    [again] = tuned(tiny_corpus, tmp_path, options, **changes).searches
+    assert {run.run: run.nll for run in again.runs} == done
 
 
 SIZES = ["48x1x2", "24x1x2", "96x1x2"]

@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from epochal.errors import EpochalError, RecipeError
 from epochal.families import get_family
 from epochal.recipe import Recipe, RunNumbers, identity
-from epochal.runs import RunRecord
+from epochal.runs import RunFolder, RunRecord
 from epochal.runs.curves import validation_curve
 from epochal.sweeps.designs import CorpusFacts, SweepRun
 from epochal.sweeps.record import RunState, State
@@ -88,7 +89,7 @@ class Cell:
         while wanted := self.search.next()[1]:
             names = [self.ask(point) for point in wanted]
             old = [before.get(name) for name in names]
-            if any(one is None or one.state != State.FINISHED for one in old):
+            if any(one is None or not _is_kept(one) for one in old):
                 return
             for one in old:
                 if one is not None:
@@ -192,6 +193,11 @@ def _outcome(state: RunState) -> Outcome | None:
         curve = validation_curve(RunRecord(state.run_dir))
         return Outcome(state.nll, curve is not None and curve.overfits)
     return Outcome(math.inf) if _diverged(state) else None
+
+
+def _is_kept(state: RunState) -> bool:
+    """Whether a run is finished, and its folder still there."""
+    return state.state == State.FINISHED and RunFolder(Path(state.run_dir)).read_info() is not None
 
 
 def _diverged(state: RunState) -> bool:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.errors import OptionError, RecipeError
+from epochal.errors import OptionError, RecipeError, TrainingStopped
+from epochal.families import family_names
 from epochal.recipe import find_recipe, load_recipe
 from epochal.recipe.load import apply_overrides
 from epochal.report.text.tune import certificate
@@ -239,6 +240,28 @@ def test_the_same_call_again_trains_nothing_and_finds_the_same(trained, tiny_cor
     count = len(rounds)
     assert tuned(tiny_corpus, tmp_path) == first
     assert not any(rounds[count:])
+
+
+def test_a_search_that_is_broken_off_leaves_what_it_knows(trained, tiny_corpus, tmp_path):
+    rounds, world = trained
+    minimum = surface(4e-2, 0.1)
+
+    def nll(recipe):
+        if len(rounds) == 2:
+            raise TrainingStopped("by the test", 130)
+        return minimum(recipe)
+
+    world["nll"] = nll
+    with pytest.raises(TrainingStopped):
+        tuned(tiny_corpus, tmp_path)
+    kept = json.loads((tmp_path / "out" / "tune.json").read_text(encoding="utf-8"))
+    assert len(kept["searches"]) == len(family_names())
+    trained_runs = [name for names in rounds for name in names]
+    for search in kept["searches"]:
+        own = [name for name in trained_runs if name.startswith(search["name"])]
+        assert own
+        assert len(search["runs"]) == len(own)
+        assert not search["certified"]
 
 
 def test_differences_within_their_error_are_no_certificate(trained, tiny_corpus, tmp_path):

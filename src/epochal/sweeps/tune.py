@@ -60,6 +60,7 @@ def tune(
     warn_idle_gpus(make_slots(options.jobs))
     share = math.inf if options.budget is None else options.budget * options.jobs / len(cells)
     before, begun = folder.read(), list[Cell]()
+    names = [run.name for run in starts]
     checked = False
     while True:
         for cell in cells:
@@ -77,10 +78,10 @@ def tune(
         checked = True
         for cell in begun:
             _say_best(cell)
-    names = [run.name for run in starts]
-    in_order = sorted(begun, key=lambda cell: names.index(cell.run.name))
-    result = TuneResult(path=folder.path, searches=[_tuned(cell, folder) for cell in in_order])
-    files.write_json(folder.path / "tune.json", to_json(result))
+        # After each round, so that a search that is broken off leaves what it knows.
+        in_order = sorted(begun, key=lambda cell: names.index(cell.run.name))
+        result = TuneResult(path=folder.path, searches=[_tuned(cell, folder) for cell in in_order])
+        files.write_json(folder.path / "tune.json", to_json(result))
     return result
 
 

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from epochal._version import __version__ as __version__
 
-# Threads that wait for each other sleep instead of spinning, which beside other work costs them
-# their share of the cores: steps took 5 to 25 times as long (docs/one-machine.md). OpenMP reads
-# this when torch is loaded.
+# Threads that wait for each other soon sleep. Spinning for as long as OpenMP does by default costs
+# them their share of the cores beside other work: steps took 5 to 25 times as long. GNU's OpenMP
+# spins a thousand times first, which on a quiet machine is faster than sleeping at once. Both are
+# read when torch is loaded (docs/one-machine.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _MODULES = {
     "DownloadOptions": "epochal.data.options",

@@ -28,9 +28,9 @@ from epochal.report.evidence import (
     SearchCost,
     TextEvidence,
 )
-from epochal.runs import RunRecord
+from epochal.runs import NLLResult, RunRecord
 from epochal.runs.comparable import mismatches
-from epochal.runs.find import find_runs
+from epochal.runs.find import TUNE_FILE, find_runs
 from epochal.scaling.crossing import (
     critical_compute_of_size,
     paper_critical_compute,
@@ -43,7 +43,6 @@ from epochal.scaling.repetition import repetition_costs
 from epochal.sweeps.search import Axis
 from epochal.sweeps.tuned import Neighbour, Verdict
 
-TUNE = "tune.json"
 _RESAMPLES = 200
 _ONE_SIZE = {"A": 1e-9, "alpha": 0.3}
 """Constants that are fixed in laws of one size: A/N^alpha is a part of E there."""
@@ -55,6 +54,8 @@ class _Run:
     """A finished and evaluated run, in one of the kinds of settings that it counts for."""
 
     record: RunRecord
+    result: NLLResult
+    """Of its best checkpoint."""
     settings: str
     chosen: bool
     """Whether a search chose it as its best."""
@@ -67,9 +68,7 @@ class _Run:
 
     @property
     def nll(self) -> float:
-        result = self.record.evaluation("best")
-        assert result is not None
-        return result.nll_nats_per_token
+        return self.result.nll_nats_per_token
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -92,14 +91,14 @@ def find_evidence(places: Sequence[Path]) -> tuple[Evidence, list[Path]]:
     found: list[_Run] = []
     costs: list[tuple[RunRecord, SearchCost]] = []
     folders = [folder for place in places for folder in _folders(place)]
-    if not any((folder / TUNE).is_file() for folder in folders):
+    if not any((folder / TUNE_FILE).is_file() for folder in folders):
         return Evidence(texts=[]), []
     for folder in folders:
         try:
             found += _runs(folder, costs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
-                f"{folder / TUNE} or a record beside it is damaged ({type(error).__name__}: "
+                f"{folder / TUNE_FILE} or a record beside it is damaged ({type(error).__name__}: "
                 f"{error}); run `epochal tune` again or leave the folder out"
             ) from error
     texts, shown = [], []
@@ -113,8 +112,8 @@ def find_evidence(places: Sequence[Path]) -> tuple[Evidence, list[Path]]:
 
 def _folders(place: Path) -> Iterator[Path]:
     """The place, or folders in it that hold searches or runs."""
-    inner = sorted(path.parent for path in place.glob(f"*/{TUNE}"))
-    if (place / TUNE).is_file() or not inner:
+    inner = sorted(path.parent for path in place.glob(f"*/{TUNE_FILE}"))
+    if (place / TUNE_FILE).is_file() or not inner:
         yield place
     else:
         yield from inner
@@ -123,30 +122,31 @@ def _folders(place: Path) -> Iterator[Path]:
 def _runs(folder: Path, costs: list[tuple[RunRecord, SearchCost]]) -> Iterator[_Run]:
     """The runs of a folder; those of searches once as tuned and, some, once more as usual."""
     records = {
-        record.name: record
+        record.name: (record, result)
         for record in map(RunRecord, find_runs([folder]))
-        if record.status == "finished" and record.evaluation("best") is not None
+        if record.status == "finished" and (result := record.evaluation("best")) is not None
     }
-    if not (folder / TUNE).is_file():
-        for record in records.values():
-            yield _Run(record=record, settings=folder.name, chosen=False)
+    if not (folder / TUNE_FILE).is_file():
+        for record, result in records.values():
+            yield _Run(record=record, result=result, settings=folder.name, chosen=False)
         return
-    for search in json.loads((folder / TUNE).read_text(encoding="utf-8"))["searches"]:
-        best = records.get(Path(search["best"]["run"]).name)
-        if best is None or search["best"]["nll"] is None:
+    for search in json.loads((folder / TUNE_FILE).read_text(encoding="utf-8"))["searches"]:
+        best = Path(search["best"]["run"]).name
+        if best not in records or search["best"]["nll"] is None:
             continue
-        costs.append((best, _cost(search)))
+        costs.append((records[best][0], _cost(search)))
         own = [Path(run["run"]).name for run in search["runs"]]
-        own += [name for name in records if name.startswith(f"{best.name}-seed")]
+        own += [name for name in records if name.startswith(f"{best}-seed")]
         start = search["start"]["settings"]
         settings = {Path(run["run"]).name: run["settings"] for run in search["runs"]}
         for name in own:
             if name not in records:
                 continue
-            yield _Run(record=records[name], settings=TUNED, chosen=name == best.name)
+            record, result = records[name]
+            yield _Run(record=record, result=result, settings=TUNED, chosen=name == best)
             at = settings.get(name)
             if at is not None and at | {"epochs": 0} == start | {"epochs": 0}:
-                yield _Run(record=records[name], settings=USUAL, chosen=False)
+                yield _Run(record=record, result=result, settings=USUAL, chosen=False)
 
 
 def _cost(search: dict[str, Any]) -> SearchCost:
@@ -193,8 +193,7 @@ def _text(runs: list[_Run], searches: list[SearchCost]) -> tuple[TextEvidence, l
     info = runs[0].record.info["corpus"]["validation"]
     metadata = info.get("metadata", {})
     listed = metadata.get("sources", {}).get("listed") or [{}]
-    result = runs[0].record.evaluation("best")
-    assert result is not None
+    result = runs[0].result
     differences = list(_differences(best))
     text = TextEvidence(
         name=str(listed[0].get("name", "a text")),
@@ -225,8 +224,7 @@ def _mean_nll(seeds: Sequence[_Run]) -> float:
 
 
 def _best_of(seeds: list[_Run], runs: list[_Run]) -> Best:
-    results = [run.record.evaluation("best") for run in seeds]
-    known = [result for result in results if result is not None]
+    known = [run.result for run in seeds]
     family, settings, unique, params = seeds[0].key
     bits = [result.bits_per_byte for result in known if result.bits_per_byte is not None]
     train, count = seeds[0].train, len(known)
@@ -267,14 +265,14 @@ def _differences(best: dict[tuple[str, str, int, int], list[_Run]]) -> Iterator[
                 sides = [
                     min(found, key=_mean_nll)
                     for family in (first, second)
-                    if (found := [s for k, s in own.items() if k[0] == family and _is(k[3], size)])
+                    if (
+                        found := [
+                            s for k, s in own.items() if k[0] == family and size in (None, k[3])
+                        ]
+                    )
                 ]
                 if len(sides) == 2:
                     yield _difference(sides[0], sides[1], size)
-
-
-def _is(params: int, size: int | None) -> bool:
-    return size is None or params == size
 
 
 def _difference(first: list[_Run], second: list[_Run], size: int | None) -> Difference:

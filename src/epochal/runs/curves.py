@@ -90,3 +90,9 @@ def pareto_frontier(curves: list[Curve]) -> tuple[Floats, Floats]:
     lowest = np.minimum.accumulate(nll[order])
     improves = np.concatenate(([True], lowest[1:] < lowest[:-1]))
     return flops[order][improves], lowest[improves]
+
+
+def turned_up(record: RunRecord) -> bool:
+    """Whether the held-out loss of a run had risen again by its end."""
+    curve = validation_curve(record)
+    return curve is not None and curve.overfits

@@ -13,6 +13,8 @@ from epochal.families import family_names, get_family
 from epochal.runs.record import RunRecord, Status
 from epochal.runs.summary import RunSummary, summarise
 
+TUNE_FILE = "tune.json"
+"""In a folder of runs that a tuning made: its result."""
 Sort = Literal["run", "nll", "flops", "epochs", "params", "progress", "speed"]
 
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from epochal import files
 from epochal.errors import RunError
-from epochal.runs.find import find_runs
+from epochal.runs.find import TUNE_FILE, find_runs
 from epochal.runs.record import RunRecord, read_lines
 
 SUFFIX = ".zip"
@@ -63,7 +63,7 @@ def pack_runs(folder: str | Path, out: str | Path) -> PackedRuns:
             f"the folder {folder} holds no finished and evaluated run; train there, or run "
             "`epochal eval` on its runs"
         )
-    if (search := folder / "tune.json").is_file():
+    if (search := folder / TUNE_FILE).is_file():
         contents[search.name] = _relative(search.read_text(encoding="utf-8"), folder)
     with files.atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(contents):

@@ -347,7 +347,6 @@ def _fit_notes(
         notes.append(
             note(FitNote.HALF_LIFE_BEYOND_RUNS, half_life_constant=half_life, longest=longest)
         )
-    budgets = np.unique(np.round(np.log(rows.unique_tokens), 2))
-    if "R_D" in problem.free and len(budgets) == 1:
+    if "R_D" in problem.free and len(np.unique(rows.budgets)) == 1:
         notes.append(note(FitNote.ONE_UNIQUE_BUDGET))
     return [*notes, *penalty_notes(form, values)]

@@ -135,17 +135,12 @@ def _lowest(points: Points) -> Points:
     """Of runs of one family, size and U, those of the length with the lowest mean over seeds."""
     lengths = np.round(np.log(points.tokens), 2)
     means: dict[tuple[object, ...], dict[float, list[float]]] = {}
-    curves = list(zip(points.family, points.params.tolist(), _budget(points), strict=True))
+    curves = list(zip(points.family, points.params.tolist(), points.budgets.tolist(), strict=True))
     for curve, length, loss in zip(curves, lengths.tolist(), points.loss.tolist(), strict=True):
         means.setdefault(curve, {}).setdefault(length, []).append(loss)
     best = {curve: min(own, key=lambda d: np.mean(own[d])) for curve, own in means.items()}
     keep = [best[curve] == length for curve, length in zip(curves, lengths.tolist(), strict=True)]
     return points.take(np.array(keep, dtype=bool))
-
-
-def _budget(points: Points) -> list[float]:
-    """log U, equal for numbers of unique tokens that are within about 1 % of each other."""
-    return [round(float(np.log(unique)), 2) for unique in points.unique_tokens]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -179,7 +174,7 @@ def _each(
     sizes: list[float | None] = [None] * len(points)
     if members is not None:
         sizes = list(points.params.tolist())
-    keys = list(zip(points.family, _budget(points), sizes, strict=True))
+    keys = list(zip(points.family, points.budgets.tolist(), sizes, strict=True))
     x = points.params / 1e9 if members is None else members
     curves = []
     for key in dict.fromkeys(keys):

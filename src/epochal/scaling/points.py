@@ -140,6 +140,12 @@ class Points:
         return len(self.params)
 
     @property
+    def budgets(self) -> Floats:
+        """log U, equal for numbers of unique tokens that are within about 1 % of each other."""
+        result: Floats = np.log(self.unique_tokens).round(2)
+        return result
+
+    @property
     def epochs(self) -> Floats:
         """D / min(U, D)."""
         return self.tokens / np.minimum(self.tokens, self.unique_tokens)

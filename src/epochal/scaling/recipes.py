@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from epochal.runs.find import TUNE_FILE
 from epochal.scaling.law import read_table
 
 _REGULARISATION = frozenset(
@@ -65,7 +66,7 @@ def _differing(
 def _tuned(folders: set[Path]) -> set[Path]:
     """The best runs of the tunings in `folders`."""
     found = set()
-    for file in {folder / "tune.json" for folder in folders}:
+    for file in {folder / TUNE_FILE for folder in folders}:
         for search in read_table(file).get("searches", ()) if file.exists() else ():
             run = Path(search["best"]["run"])
             found |= {run.resolve(), (file.parent / run.name).resolve()}  # it may have moved

@@ -24,7 +24,7 @@ def resample_weights(rows: Points, options: FitOptions, name: str) -> list[Float
     """Weights of the rows in resamples of runs, and in others of whole budgets where there are few,
     each [S, n]. `name` tells the draws of several sets of rows apart."""
     sets = [_weights(groups_of(rows.run), options.bootstraps, options.seed, name)]
-    budgets = groups_of(np.round(np.log(rows.unique_tokens), 2).tolist())
+    budgets = groups_of(rows.budgets.tolist())
     number = int(budgets.max()) + 1
     repeated = bool((rows.epochs > SINGLE_EPOCH).any())
     if repeated and _FEW_BUDGETS[0] <= number <= _FEW_BUDGETS[1]:

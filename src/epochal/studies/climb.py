@@ -11,7 +11,7 @@ from epochal.families import family_names
 from epochal.report.study import RegularisationTrial, StageNote, StudyNote
 from epochal.results import note
 from epochal.runs import RunRecord
-from epochal.runs.curves import validation_curve
+from epochal.runs.curves import turned_up
 from epochal.scaling.read import read_points
 from epochal.studies import tuning
 from epochal.studies.ladder import half_life_of, ladders_of
@@ -135,8 +135,9 @@ class Climb:
         began, runner = time.monotonic(), self.runner
         starts = {}
         for family in family_names():
-            own = [s for s in self.states if s.family == family and _turned_up(s)]
+            own = [s for s in self.states if s.family == family and s.state == State.FINISHED]
             own = [s for s in own if self.probes[s.name][0].unique_tokens == runner.unique_tokens]
+            own = [s for s in own if turned_up(RunRecord(s.run_dir))]
             best = min(own, key=lambda state: state.nll or math.inf, default=None)
             if best is not None:
                 starts[family] = self.probes[best.name][0]
@@ -156,11 +157,3 @@ class Climb:
         )
         runner.state.add_stage("regularise", began, outcome)
         return tried
-
-
-def _turned_up(state: RunState) -> bool:
-    """Whether the held-out loss of a finished run had risen again by its end."""
-    if state.state != State.FINISHED:
-        return False
-    curve = validation_curve(RunRecord(state.run_dir))
-    return curve is not None and curve.overfits

@@ -20,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 
 from epochal.estimates import Floats
+from epochal.scaling.forms.form import effective
 from epochal.scaling.law import ScalingLaw
 from epochal.scaling.plan import read_preset
 from epochal.scaling.points import Points
@@ -182,7 +183,9 @@ def half_life_of(family: str, law: ScalingLaw | None = None) -> float:
 def effective_tokens(tokens: Floats, unique: float, half_life: float) -> Floats:
     """D' = U + U·R*·(1 − e^(−(D/U − 1)/R*)) of tokens D, D itself below U."""
     repeats = np.maximum(0.0, tokens / unique - 1)
-    return np.minimum(tokens, unique) + unique * half_life * -np.expm1(-repeats / half_life)
+    fresh = np.log(np.minimum(tokens, unique))
+    result: Floats = np.exp(effective(fresh, repeats, np.log(half_life))[0])
+    return result
 
 
 def ladders_of(points: Points, family: str, half_life: float) -> Ladders:

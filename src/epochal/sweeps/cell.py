@@ -13,7 +13,7 @@ from epochal.errors import EpochalError, RecipeError
 from epochal.families import get_family
 from epochal.recipe import Recipe, RunNumbers, identity
 from epochal.runs import RunFolder, RunRecord
-from epochal.runs.curves import validation_curve
+from epochal.runs.curves import turned_up
 from epochal.sweeps.designs import CorpusFacts, SweepRun
 from epochal.sweeps.record import RunState, State
 from epochal.sweeps.search import DROPOUTS, Axis, Outcome, Point, Search, Start, decay_prior
@@ -190,8 +190,7 @@ def _start(run: SweepRun, axes: Sequence[Axis], facts: CorpusFacts) -> Start:
 def _outcome(state: RunState) -> Outcome | None:
     """Reads a run's record."""
     if state.state == State.FINISHED and state.nll is not None and math.isfinite(state.nll):
-        curve = validation_curve(RunRecord(state.run_dir))
-        return Outcome(state.nll, curve is not None and curve.overfits)
+        return Outcome(state.nll, turned_up(RunRecord(state.run_dir)))
     return Outcome(math.inf) if _diverged(state) else None
 
 

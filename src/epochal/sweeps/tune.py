@@ -22,6 +22,7 @@ from epochal.recipe import find_recipe, recipe_toml
 from epochal.recipe.load import read_toml
 from epochal.results import Note, note, to_json
 from epochal.runs import RunRecord
+from epochal.runs.find import TUNE_FILE
 from epochal.sweeps.cell import Cell, make_cells
 from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep, sweep_from_tree
@@ -81,7 +82,7 @@ def tune(
         # After each round, so that a search that is broken off leaves what it knows.
         in_order = sorted(begun, key=lambda cell: names.index(cell.run.name))
         result = TuneResult(path=folder.path, searches=[_tuned(cell, folder) for cell in in_order])
-        files.write_json(folder.path / "tune.json", to_json(result))
+        files.write_json(folder.path / TUNE_FILE, to_json(result))
     return result
 
 

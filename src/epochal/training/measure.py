@@ -12,6 +12,7 @@ from epochal.data.corpus import open_corpus
 from epochal.device import find_machine
 from epochal.families import family_names
 from epochal.recipe import Recipe, run_numbers
+from epochal.training.threads import restored_threads
 from epochal.training.train import make_stepper
 
 WARM_STEPS, LEAST_STEPS = 2, 3
@@ -31,9 +32,8 @@ def seconds_per_token(
     corpus = open_corpus(recipe.data)
     numbers = run_numbers(recipe, corpus.train.unique_tokens, corpus.tokenizer.vocabulary)
     machine = find_machine(recipe.train)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with restored_threads():
+        torch.set_num_threads(threads)
         stepper = make_stepper(recipe, corpus, numbers, machine)
         times: list[float] = []
         while len(times) < WARM_STEPS + LEAST_STEPS or sum(times[WARM_STEPS:]) < least_seconds:
@@ -42,8 +42,6 @@ def seconds_per_token(
             start = time.perf_counter()
             stepper(len(times), recipe.train.lr)
             times.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
     tokens = recipe.train.global_batch_size * recipe.data.sequence_length
     return float(np.median(times[WARM_STEPS:] or times[-1:])) / tokens
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from data_helpers import FILES, TEXTS, lines, write_pair
+from data_helpers import FILES, TEXTS, contents, lines, write_pair
 
+from epochal.data.corpus import Corpus
 from epochal.data.inspection import verify
 from epochal.data.notes import Check
 from epochal.data.options import PrepareOptions
 from epochal.data.prepare import prepare
+from epochal.data.store import TokenStore
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import DataError
 
@@ -134,3 +136,83 @@ def test_half_a_store(tmp_path):
     [finding] = verify(tmp_path / "x")
     assert not finding.ok
     assert "x.idx is missing" in finding.values["error"]
+
+
+# Repairs
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "train.idx").unlink(),
+        lambda folder: (folder / "train.idx").write_bytes(b"no index"),
+        lambda folder: change_byte(folder / "train.idx", 20),
+    ],
+)
+def test_an_index_is_made_again_byte_for_byte(folder, damage):
+    before = contents(folder)
+    damage(folder)
+    assert ("train", Check.OPENS) in failed(verify(folder))
+    findings = verify(folder, fix=True)
+    assert failed(findings) == set()
+    assert findings[0].check is Check.INDEX_MADE
+    assert contents(folder) == before
+
+
+def test_nothing_is_done_to_a_sound_store_or_to_changed_ids(folder):
+    before = contents(folder)
+    verify(folder, fix=True)
+    assert contents(folder) == before
+    change_byte(folder / "train.bin", 100)
+    before = contents(folder)
+    assert ("train", Check.IDS_HASH) in failed(verify(folder, fix=True))
+    assert contents(folder) == before
+
+
+def test_an_index_that_would_come_out_otherwise_is_left_alone(folder):
+    store = TokenStore.open(folder / "train")
+    place = (int(store.document_starts[1]) - 1) * store.tokens.itemsize
+    change_byte(folder / "train.bin", place)  # a document's end
+    change_byte(folder / "train.idx", 20)
+    before = contents(folder)
+    assert ("train", Check.INDEX_MADE) in failed(verify(folder, fix=True))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("index_too", [False, True])
+def test_whole_documents_of_a_bin_that_was_cut_off_are_kept(folder, index_too):
+    store = TokenStore.open(folder / "train")
+    whole, starts = store.tokens.tolist(), store.document_starts.tolist()
+    path = folder / "train.bin"
+    path.write_bytes(path.read_bytes()[: 2 * (starts[7] + 2) + 1])
+    if index_too:
+        (folder / "train.idx").unlink()
+    [cut] = [finding for finding in verify(folder, fix=True) if not finding.ok]
+    assert cut.check is Check.CUT_OFF
+    lost = {"lost_documents": store.documents - 7, "lost_tokens": len(whole) - starts[7]}
+    assert cut.values == {"documents": 7, **lost}
+    again = TokenStore.open(folder / "train")
+    assert again.tokens.tolist() == whole[: starts[7]]
+    assert again.document_starts.tolist() == starts[:8]
+    assert failed(verify(folder)) == set()
+
+
+def test_without_metadata_the_tokenizer_says_where_documents_end(tmp_path):
+    write_pair(tmp_path / "x", [1, 256, 2, 3, 256], [2, 3])
+    before = contents(tmp_path)
+    (tmp_path / "x.idx").unlink()
+    assert failed(verify(tmp_path / "x", fix=True)) == {("x", Check.OPENS)}
+    assert failed(verify(tmp_path / "x", tokenizer="bytes", fix=True)) == set()
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_store_is_found_out_when_its_identity_is_asked_for(folder):
+    assert Corpus.open(folder).identity()
+    change_byte(folder / "train.bin", 100)
+    damaged = Corpus.open(folder)
+    with pytest.raises(DataError, match=r"train.bin was changed or damaged since it was written"):
+        damaged.identity()
+    with pytest.raises(DataError, match=r"train.bin was changed"):
+        _ = damaged.train.first(10).content_sha256
+    change_byte(folder / "train.bin", 100)
+    assert Corpus.open(folder).identity()

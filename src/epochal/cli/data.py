@@ -197,24 +197,29 @@ def inspect(store: str, tokenizer: str | None, samples: int, seed: int, as_json:
 @data.command()
 @click.argument("store")
 @click.option("--tokenizer", help="Checks the ids.  [default: tokenizer.json beside the store]")
+@click.option("--fix", is_flag=True, help="First repair what can be, and say what is lost.")
 @json_option
-def verify(store: str, tokenizer: str | None, as_json: bool) -> None:
+def verify(store: str, tokenizer: str | None, fix: bool, as_json: bool) -> None:
     """Check a store, or both stores of a corpus folder, against metadata and tokenizer.
 
     Reads and hashes everything again; checks that ids are in the vocabulary, that each document
     ends with its end-of-document token, and that no document is in both stores. Exit code 2 if a
     check fails.
 
+    --fix makes a missing or damaged index again from the ids, and keeps the whole documents of ids
+    that were cut off. Ids that were changed cannot be repaired.
+
     \b
     Examples:
       epochal data verify corpus
       epochal data verify c4_text_document --tokenizer gpt2
+      epochal data verify corpus --fix
     """
     from epochal.data.inspection import verify as run
     from epochal.errors import DataError
     from epochal.report.text import data as text
 
-    findings = run(store, tokenizer=tokenizer)
+    findings = run(store, tokenizer=tokenizer, fix=fix)
     if as_json:
         print_json(findings)
     else:

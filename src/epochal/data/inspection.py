@@ -23,6 +23,7 @@ from epochal.data.corpus import (
 from epochal.data.metadata import StoreMetadata
 from epochal.data.notes import Check
 from epochal.data.paper_sets import PaperSet
+from epochal.data.repair import Checked, repair
 from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
 from epochal.data.subset import text_bytes
 from epochal.data.tokenizer import Tokenizer
@@ -205,12 +206,19 @@ def inspect(
 
 def _tokenizer_of(store: TokenStore, given: str | Path | Tokenizer | None) -> Tokenizer | None:
     """The tokenizer given, or the one beside the store, or None. A wrong one is a DataError."""
-    beside = store.prefix.parent / TOKENIZER
-    if given is None and not beside.is_file():
+    if given is None:
+        tokenizer = _beside(store.prefix)
+    else:
+        tokenizer = given if isinstance(given, Tokenizer) else load_tokenizer(given)
+    if tokenizer is None:
         return None
-    tokenizer = given if isinstance(given, Tokenizer) else load_tokenizer(given or beside)
     check_tokenizer(store, tokenizer)
     return tokenizer
+
+
+def _beside(prefix: Path) -> Tokenizer | None:
+    path = prefix.parent / TOKENIZER
+    return load_tokenizer(path) if path.is_file() else None
 
 
 def _bins(lengths: NDArray[np.int64]) -> Iterator[LengthBin]:
@@ -243,23 +251,26 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def verify(prefix: str | Path, *, tokenizer: str | Path | Tokenizer | None = None) -> list[Finding]:
+def verify(
+    prefix: str | Path, *, tokenizer: str | Path | Tokenizer | None = None, fix: bool = False
+) -> list[Finding]:
     """Findings on the store `prefix`, or on both stores of a corpus folder.
 
     Everything is read and hashed again. What cannot be checked without metadata or a tokenizer
-    gets a finding that says so. Raises DataError if there is no store at all, or no tokenizer of
-    that name.
+    gets a finding that says so. `fix` repairs first what can be: an index is made again from the
+    ids, and of ids that were cut off the whole documents are kept. Raises DataError if there is no
+    store at all, or no tokenizer of that name.
     """
     path = Path(prefix)
     given = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
-    if not is_prepared(path):
-        return _verify_store(store_prefix(path), given)[0]
-    findings, train = _verify_store(path / TRAIN, given)
+    if not _exists(path / TRAIN):
+        return _verify_store(store_prefix(path), given, fix)[0]
+    findings, train = _verify_store(path / TRAIN, given, fix)
     if not (path / TOKENIZER).is_file():
         findings.append(Finding(path.name, Check.TOKENIZER_PRESENT, False))
-    if not suffixed(path / VALIDATION, ".idx").exists():
+    if not _exists(path / VALIDATION):
         return findings
-    more, validation = _verify_store(path / VALIDATION, given)
+    more, validation = _verify_store(path / VALIDATION, given, fix)
     findings += more
     if train is not None and validation is not None:
         shared = len(_document_digests(train) & _document_digests(validation))
@@ -268,18 +279,27 @@ def verify(prefix: str | Path, *, tokenizer: str | Path | Tokenizer | None = Non
     return findings
 
 
+def _exists(prefix: Path) -> bool:
+    """Whether there is at least half a store."""
+    return any(suffixed(prefix, suffix).exists() for suffix in (".bin", ".idx"))
+
+
 def _verify_store(
-    prefix: Path, tokenizer: Tokenizer | None
+    prefix: Path, tokenizer: Tokenizer | None, fix: bool
 ) -> tuple[list[Finding], TokenStore | None]:
     """Findings on one store, and the store if it could be opened."""
-    if not any(suffixed(prefix, suffix).exists() for suffix in (".bin", ".idx")):
+    if not _exists(prefix):
         TokenStore.open(prefix)  # raises with what is missing
+    checks: list[Checked] = []
     try:
+        if fix:
+            checks += repair(prefix, tokenizer or _beside(prefix))
         store = TokenStore.open(prefix)
     except DataError as error:
-        return [Finding(prefix.name, Check.OPENS, False, {"error": str(error)})], None
+        checks.append((Check.OPENS, False, {"error": str(error)}))
+        return [Finding(prefix.name, *each) for each in checks], None
     values = {"unique_tokens": store.unique_tokens, "documents": store.documents}
-    checks: list[_Checked] = [(Check.OPENS, True, values)]
+    checks.append((Check.OPENS, True, values))
     checks += [(Check.LENGTHS_CORRECTED, True, dict(each.values)) for each in store.notes]
     checks += _against_metadata(store)
     try:
@@ -291,10 +311,7 @@ def _verify_store(
     return [Finding(prefix.name, *each) for each in checks], store
 
 
-_Checked = tuple[Check, bool, dict[str, Any]]
-
-
-def _against_metadata(store: TokenStore) -> Iterator[_Checked]:
+def _against_metadata(store: TokenStore) -> Iterator[Checked]:
     metadata = store.metadata
     if metadata is None:
         yield Check.HAS_METADATA, True, {}
@@ -308,7 +325,7 @@ def _against_metadata(store: TokenStore) -> Iterator[_Checked]:
             yield check, sha256 == expected, {"sha256": sha256, "expected": expected}
 
 
-def _against_tokenizer(store: TokenStore, tokenizer: Tokenizer | None) -> Iterator[_Checked]:
+def _against_tokenizer(store: TokenStore, tokenizer: Tokenizer | None) -> Iterator[Checked]:
     metadata = store.metadata
     facts = metadata.tokenizer if metadata else None
     facts = facts or (tokenizer.facts if tokenizer else None)

@@ -84,6 +84,12 @@ class Check(StrEnum):
     """The files fit together: `unique_tokens`, `documents`, or the `error`."""
     LENGTHS_CORRECTED = "lengths_corrected"
     """Not a fault (see `StoreNote`): `documents`, `end_of_document`."""
+    INDEX_MADE = "index_made"
+    """The index was made again from the ids; not ok if that gave another one than was written,
+    which was left alone: `documents`."""
+    CUT_OFF = "cut_off"
+    """The .bin was cut off, and its whole `documents` are kept: `lost_documents`, `lost_tokens`.
+    Not ok, since text is lost."""
     HAS_METADATA = "has_metadata"
     """Only listed if there is none, which is not a fault."""
     IDS_HASH = "ids_hash"

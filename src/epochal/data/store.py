@@ -23,17 +23,17 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from epochal import files
 from epochal.data.metadata import Parent, StoreMetadata, read_metadata
 from epochal.data.notes import StoreNote
 from epochal.errors import DataError
-from epochal.files import storage_errors
 from epochal.progress import say
 from epochal.results import Note, note
 
@@ -72,7 +72,7 @@ class TokenStore:
         prefix = store_prefix(prefix)
         index_path, bin_path = suffixed(prefix, ".idx"), suffixed(prefix, ".bin")
         _check_present(prefix, index_path, bin_path)
-        dtype, sizes, document_list = _read_index(index_path)
+        dtype, sizes, document_list = read_index(index_path)
         tokens = _map_tokens(bin_path, dtype)
         sizes, notes = _fit(bin_path, tokens, sizes, document_list)
         metadata = _fitting_metadata(prefix, len(tokens), len(document_list) - 1)
@@ -105,9 +105,18 @@ class TokenStore:
     def content_sha256(self) -> str:
         """SHA-256 of the ids as stored: the identity of the data.
 
-        From the metadata where it has one. A store and a view of the same tokens (see `first`)
-        share it, and a view differs from the whole.
+        A store and a view of the same tokens (see `first`) share it, and a view differs from the
+        whole. The files are read and compared with the metadata, once in a process unless they
+        change. Raises DataError if they are not those that were written.
         """
+        paths = [suffixed(self.prefix, suffix) for suffix in (".bin", ".idx", ".json")]
+        times = [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+        _check_written(self.prefix, *times)
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        """SHA-256 of the ids, from the metadata where it has one."""
         if self.metadata is not None and self.metadata.content_sha256 is not None:
             return self.metadata.content_sha256
         return hashlib.sha256(self.tokens.view(np.uint8).data).hexdigest()
@@ -150,7 +159,7 @@ class TokenStore:
             name=self.prefix.name,
             unique_tokens=self.unique_tokens,
             documents=self.documents,
-            content_sha256=self.content_sha256,
+            content_sha256=self._sha256,
             tokens_per_document=tokens_per_document,
         )
 
@@ -196,6 +205,24 @@ def _fitting_metadata(prefix: Path, tokens: int, documents: int) -> StoreMetadat
             "prepare the store again, or move that file away to use the store without it"
         )
     return metadata
+
+
+@lru_cache(maxsize=64)
+def _check_written(prefix: Path, *_times: int) -> None:
+    """Raise DataError if the files are not those that their metadata describes."""
+    metadata = read_metadata(suffixed(prefix, ".json"))
+    if metadata is None:
+        return
+    for suffix, expected, mend in (
+        (".bin", metadata.content_sha256, "copy or prepare it again"),
+        (".idx", metadata.index_sha256, "`epochal data verify --fix` makes it again"),
+    ):
+        path = suffixed(prefix, suffix)
+        if expected is not None and (sha256 := files.sha256(path)) != expected:
+            raise DataError(
+                f"{path} was changed or damaged since it was written: its SHA-256 is "
+                f"{sha256[:12]}, not {expected[:12]}; {mend}"
+            )
 
 
 def _map_tokens(path: Path, dtype: np.dtype[np.integer[Any]]) -> Tokens:
@@ -244,8 +271,11 @@ def _fit(
     )
 
 
-def _read_index(path: Path) -> tuple[np.dtype[np.integer], Sizes, DocumentList]:
-    """Type of the ids, sizes and document list (see `TokenStore`), checked for consistency."""
+def read_index(path: Path) -> tuple[np.dtype[np.integer], Sizes, DocumentList]:
+    """Type of the ids, sizes and document list (see `TokenStore`), checked for consistency.
+
+    Raises DataError for a file that is missing, foreign or damaged.
+    """
     try:
         length = path.stat().st_size
         with path.open("rb") as file:
@@ -273,7 +303,7 @@ def _read_index(path: Path) -> tuple[np.dtype[np.integer], Sizes, DocumentList]:
 def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:
     """Write the index of a store in which every document is one sequence. Raises StorageError."""
     count = len(sizes)
-    with storage_errors(path), path.open("wb") as file:
+    with files.storage_errors(path), path.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1))
         file.write(sizes.astype("<i4").tobytes())
         for _, starts in _starts(sizes, dtype.itemsize):

@@ -127,6 +127,8 @@ def finding(finding: Finding) -> tuple[str, str]:
 _CHECKS = {
     Check.OPENS: "the files fit together",
     Check.LENGTHS_CORRECTED: "document lengths corrected on reading",
+    Check.INDEX_MADE: "index made again from the ids",
+    Check.CUT_OFF: "ids cut off, whole documents kept",
     Check.HAS_METADATA: "metadata",
     Check.IDS_HASH: "ids are those that were written",
     Check.INDEX_HASH: "index is the one that was written",
@@ -156,6 +158,11 @@ _OUTCOMES: dict[Check, Text] = {
     Check.LENGTHS_CORRECTED: lambda v: (
         f"the index leaves the end-of-document token, id {v['end_of_document']}, out of "
         f"{v['documents']:,}"
+    ),
+    Check.INDEX_MADE: lambda v: f"ends of {count(v['documents'], 'document')} found",
+    Check.CUT_OFF: lambda v: (
+        f"{count(v['documents'], 'document')} kept, {v['lost_documents']:,} lost, with "
+        f"{v['lost_tokens']:,} tokens; prepare the text again to have them"
     ),
     Check.HAS_METADATA: _NO_METADATA,
     Check.IDS_HASH: _hash,

@@ -141,7 +141,7 @@ def plant(patch):
 
     runs = PlantedRuns()
     patch.setattr(study_runner, "measure_sizes", speeds)
-    patch.setattr(study_runner, "_seconds_to_start", lambda: 3.0)
+    patch.setattr(study_runner, "_seconds_to_start", lambda slot: 3.0)
     patch.setattr(study_runner, "run_all", runs)
     patch.setattr("epochal.sweeps.tune.run_all", runs)
     # The planted laws are far above the unigram baseline.
@@ -432,7 +432,7 @@ def test_budgets_as_they_are_typed(text, seconds):
 
 
 def test_the_budget_that_is_named_is_enough(text, tmp_path, planted, monkeypatch):
-    monkeypatch.setattr(study_runner, "_seconds_to_start", lambda: 12.0)
+    monkeypatch.setattr(study_runner, "_seconds_to_start", lambda slot: 12.0)
     with pytest.raises(OptionError, match=r"budget.* give \d+min") as refused:
         run(text, tmp_path / "study", budget=150)
     minutes = int(re.search(r"give (\d+)min", str(refused.value))[1])

@@ -467,14 +467,16 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     tree = {
         "sweep": {"design": "list"},
         "runs": [
-            {"name": "ar", "train.steps": 30},
-            {"name": "mdm", "family": "mdm", "train.steps": 30},
+            {"name": "ar"},
+            {"name": "mdm", "family": "mdm"},
             {"name": "orphan", "train.schedule": "wsd", "train.decay": 0.5}
             | {"train.start_from": str(tmp_path / "none"), "train.start_step": 1},
         ],
         "base": base(tiny_corpus),
     }
-    tree["base"]["train"] |= {"steps": 30}
+    tree["base"]["train"] |= {"steps": 400}  # still training when the signal arrives
+    tree["base"]["eval"] |= {"every": "100 steps"}
+    tree["base"]["checkpoint"] |= {"every": "200 steps"}
     file = tmp_path / "three.toml"
     file.write_text(tomlkit.dumps(tree))
     command = [sys.executable, "-m", "epochal", "sweep", str(file), "--jobs", "2"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 
@@ -97,6 +99,8 @@ def main(args: list[str] | None = None) -> None:
     Exit codes: 0 done; 1 the run failed; 2 something the user can fix; 130, 143, 75 ended
     early on request.
     """
+    # Python's last collection looks at every object of torch: a second or two, to free nothing.
+    atexit.register(gc.freeze)
     try:
         result = cli.main(args=args, prog_name="epochal", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)

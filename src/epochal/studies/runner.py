@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,8 +35,9 @@ from epochal.studies.state import StudyState
 from epochal.studies.tuning import Rates
 from epochal.sweeps.designs import CorpusFacts, design_runs
 from epochal.sweeps.file import sweep_from_tree
+from epochal.sweeps.fork_server import start_epochal
 from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
-from epochal.sweeps.slots import make_slots
+from epochal.sweeps.slots import Slot, make_slots
 from epochal.sweeps.sweep import run_all
 from epochal.training.measure import measure_sizes
 
@@ -103,11 +103,12 @@ class StudyRunner:
             sizes = list(self.params)[:SIZES_TIMED]
             timed = len(family_names()) * -(-len(sizes) // 3)
             limit = MEASURE_SHARE * self.state.budget / timed
+            slot = make_slots(self.jobs)[0]
             speeds = measure_sizes(
                 lambda family, size: self.recipe(Probe(family, size, 10**4, 1.0), {}),
                 sizes,
                 {size: 6.0 * n for size, n in self.params.items()},
-                make_slots(self.jobs)[0].threads,
+                slot.threads,
                 min(3.0, max(0.5, limit / 2)),
                 limit,
             )
@@ -115,7 +116,7 @@ class StudyRunner:
             self.state.save(
                 costs={
                     "seconds_per_token": [[*key, value] for key, value in speeds.items()],
-                    "overhead": _seconds_to_start(),
+                    "overhead": _seconds_to_start(slot),
                     # Forward passes cost a third: those in training, and at the end 1 draw or 8.
                     "evaluation_tokens": (4 * min(validation, 5_000) + 4.5 * validation) / 3,
                 }
@@ -279,9 +280,10 @@ def _rows_of_machine() -> tuple[int, int]:
     return ROWS_CPU if find_device("auto").type == "cpu" else ROWS_GPU
 
 
-def _seconds_to_start() -> float:
-    """Seconds until a new process could train."""
+def _seconds_to_start(slot: Slot) -> float:
+    """Seconds of a run that are not its steps: its process, files, checkpoint and evaluation."""
+    env, log = {**os.environ, **slot.env}, Path(os.devnull)
+    start_epochal(["--version"], env, log).wait()  # the first one waits for the imports
     began = time.monotonic()
-    program = "import epochal.evaluation.evaluate"
-    subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    start_epochal(["--version"], env, log).wait()
     return time.monotonic() - began + 1.0

@@ -1,7 +1,7 @@
 """Running the runs of a sweep on this machine: one process per slot, until none is left.
 
-A run's process is `python -m epochal train RECIPE`, in a new session (setsid), so that Ctrl-C at
-the terminal reaches only this process, which then asks each run to end with a checkpoint.
+A run's process is `epochal train RECIPE`, in a new session (setsid), so that Ctrl-C at the
+terminal reaches only this process, which then asks each run to end with a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from epochal import files
 from epochal.errors import EpochalError, RunError, TrainingStopped
 from epochal.results import Note, note
 from epochal.runs import RunFolder, RunRecord
+from epochal.sweeps.fork_server import ForkedProcess, start_epochal
 from epochal.sweeps.monitor import RunMonitor, SweepScreen, early_stop_reason
 from epochal.sweeps.record import DONE, RunReason, RunState, State, SweepFolder, needs_evaluation
-from epochal.sweeps.slots import Slot
+from epochal.sweeps.slots import EPOCHAL, Slot
 
 POLL_SECONDS = 0.2
 BUSY_SECONDS = 5.0
@@ -41,8 +42,7 @@ class _Active:
 
     state: RunState
     slot: Slot
-    process: subprocess.Popen[bytes]
-    log: Any
+    process: subprocess.Popen[bytes] | ForkedProcess
     ended_early: Note | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -85,7 +85,6 @@ class Launch:
                 for active in self._active:  # only after an error of our own
                     _signal(active, signal.SIGKILL)
                     active.process.wait()
-                    active.log.close()
                 self._save()
 
     @property
@@ -154,15 +153,21 @@ class Launch:
         with files.storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             log = path.open("ab")
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **slot.env},
-            start_new_session=True,
-        )
-        self._active.append(_Active(state, slot, process, log, early))
+        env = {**os.environ, **slot.env}
+        process: subprocess.Popen[bytes] | ForkedProcess
+        with log:
+            if command[:3] == EPOCHAL:
+                process = start_epochal(command[3:], env, path)
+            else:  # torchrun starts the processes of several GPUs
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,
+                )
+        self._active.append(_Active(state, slot, process, early))
         self._save()
 
     def _reap(self) -> None:
@@ -170,7 +175,6 @@ class Launch:
             code = active.process.poll()
             if code is None:
                 continue
-            active.log.close()
             self._active.remove(active)
             active.state.exit_code = code
             active.state.seconds += time.monotonic() - active.began
@@ -239,8 +243,7 @@ class Launch:
                     _signal(active, signal.SIGKILL)
             time.sleep(POLL_SECONDS / 4)
         for active in self._active:
-            active.log.close()
-            active.state.state, active.state.exit_code = State.STOPPED, active.process.returncode
+            active.state.state, active.state.exit_code = State.STOPPED, active.process.poll()
             active.state.seconds += time.monotonic() - active.began
         self._active.clear()
         self._save()

@@ -14,6 +14,8 @@ from epochal.data.parallel import cores
 from epochal.errors import OptionError
 from epochal.progress import say
 
+EPOCHAL = [sys.executable, "-m", "epochal"]
+"""How a command of `epochal` begins."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -36,15 +38,15 @@ class Slot:
 
         A single process also evaluates, if `evaluate`, which saves starting another.
         """
-        rest = ["-m", "epochal", "train", str(recipe_file)]
+        rest = ["train", str(recipe_file)]
         if self.gpus < 2:
-            return [sys.executable, *rest, *(["--eval"] if evaluate else [])]
+            return [*EPOCHAL, *rest, *(["--eval"] if evaluate else [])]
         launcher = ["-m", "torch.distributed.run", "--standalone"]
-        return [sys.executable, *launcher, f"--nproc-per-node={self.gpus}", *rest]
+        return [sys.executable, *launcher, f"--nproc-per-node={self.gpus}", *EPOCHAL[1:], *rest]
 
     def evaluate_command(self, run_dir: str) -> list[str]:
         """The command that evaluates the best checkpoint of a run."""
-        return [sys.executable, "-m", "epochal", "eval", run_dir, "--checkpoint", "best"]
+        return [*EPOCHAL, "eval", run_dir, "--checkpoint", "best"]
 
 
 def make_slots(

@@ -76,6 +76,7 @@ RESULTS: dict[str, str] = {
     "average": "epochal.cli.average.Averaged",
     "sizes": "list[epochal.sizes.LadderSize]",
     "data prepare": "epochal.data.inspection.CorpusSummary",
+    "data tokenizers": "epochal.data.vocabularies.VocabularyComparison",
     "data subset": "epochal.data.inspection.SubsetSummary",
     "data inspect": "epochal.data.inspection.Description",
     "data verify": "list[epochal.data.inspection.Finding]",

@@ -277,6 +277,14 @@ def test_a_tokenizer_that_insists_on_special_ids_in_text(tmp_path):
         load_tokenizer(save(newline, tmp_path), "Ċ")
 
 
+def test_a_special_token_that_no_cut_keeps_out_becomes_unknown(tmp_path):
+    """The vocabulary finds a token of one character in text whatever is cut."""
+    hf = word_level("[UNK]", "a", "#", "##", split=pre_tokenizers.WhitespaceSplit())
+    tokenizer = load_tokenizer(save(hf, tmp_path), "#")
+    assert tokenizer.encode("a # a").tolist() == [1, 0, 1]
+    assert tokenizer.first_unknown("a # a") == "#"
+
+
 def test_a_tokenizer_of_words_works_but_has_no_bytes(tmp_path):
     hf = word_level("[UNK]", "hello", "world", special=["</s>"])
     hf.enable_truncation(1)

@@ -1,4 +1,4 @@
-"""Options of `prepare`, `subset` and `download`, of which the command line makes its own."""
+"""Options of the commands on corpora, of which the command line makes its own."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class PrepareOptions:
     """How text becomes a corpus."""
 
     tokenizer: str | Path = "bpe:8192"
-    """bpe:SIZE is trained on the training text. Or: bytes, gpt2, a tokenizer.json, or a folder
-    with tokenizer.json or with vocab.json and merges.txt; ids:N for inputs that are ids below N."""
+    """bpe:SIZE is trained on the training text; char has one id a character of the text. Or: bytes,
+    gpt2, a tokenizer.json, or a folder with tokenizer.json or with vocab.json and merges.txt; ids:N
+    for inputs that are ids below N."""
     validation: float | None = option(None, metavar="SHARE")
     """Share of the text held out, in whole documents; 0 for none. 0.05 if not given."""
     validation_inputs: Sequence[str | Path] = option((), metavar="INPUT")
@@ -90,6 +91,26 @@ class PrepareOptions:
         if self.validation_inputs:
             return 0.0
         return DEFAULT_VALIDATION if self.validation is None else self.validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizersOptions:
+    """What vocabularies are compared on, and for which model."""
+
+    params: float | None = option(None, metavar="N", parse=parse_count)
+    """Non-embedding parameters of the model, such as 10M. If not given, one for each 4 bytes of
+    text, so about as many as unique tokens."""
+    tokenizer: Sequence[str | Path] = option((), metavar="TOKENIZER")
+    """A tokenizer of yours to compare, too; may be given several times."""
+    text_field: str = "text"
+    """Key or column that holds the text, as of prepare."""
+    encoding: str = option("utf-8", metavar="NAME")
+    """Encoding of the text, as of prepare."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value that is not allowed."""
+        if self.params is not None and not self.params >= 1:
+            raise OptionError("params", self.params, "give a positive number, such as 10M")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,13 @@ from epochal.data.proposal import proposed_rule
 from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.data.tokenizer import Tokenizer
-from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
+from epochal.data.tokenizer_sources import (
+    CHARACTERS,
+    character_tokenizer,
+    load_tokenizer,
+    parse_bpe,
+    train_bpe,
+)
 from epochal.errors import DataError, NamedOption, OptionError
 from epochal.progress import bar, say
 from epochal.results import Note, note
@@ -67,10 +73,12 @@ def prepare(
     own = options.validation_inputs
     held_out = TextInputs.find(own, options) if own else None
     size = parse_bpe(options.tokenizer)
-    if size is not None and options.end_of_document is not None:
-        problem = "is for an existing tokenizer; a BPE trained here has its own, so leave it out"
+    own_characters = str(options.tokenizer) == CHARACTERS
+    if (size is not None or own_characters) and options.end_of_document is not None:
+        problem = "is for an existing tokenizer; one made here has its own, so leave it out"
         raise OptionError("end_of_document", options.end_of_document, problem)
-    ready = load_tokenizer(options.tokenizer, options.end_of_document) if size is None else None
+    is_ready = size is None and not own_characters
+    ready = load_tokenizer(options.tokenizer, options.end_of_document) if is_ready else None
     texts = replace(texts, tokenizer=ready)
     held_out = held_out and replace(held_out, tokenizer=ready)
     settings = {
@@ -78,7 +86,7 @@ def prepare(
         "inputs": texts.identity,
         "validation_inputs": held_out.identity if held_out else None,
         "validation": options.share,
-        "tokenizer": ready.sha256 if ready else f"bpe:{size}",
+        "tokenizer": ready.sha256 if ready else CHARACTERS if own_characters else f"bpe:{size}",
         "text_field": options.text_field,
         "documents": options.documents,
         "drop_duplicates": options.drop_duplicates,
@@ -93,7 +101,12 @@ def prepare(
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
             return existing
         split = split_corpus(texts, held_out, options.share, options.seed, options.drop_duplicates)
-        tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
+        notes: list[Note] = []
+        if own_characters:
+            used = (text for each in split.selections for text in each.texts(each.used))
+            tokenizer = character_tokenizer(map(str, used))
+        else:
+            tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
         fidelity = Fidelity(tokenizer, options.allow_lossy)
         corpus = _write_corpus(folder, split, fidelity, settings, options.workers)
         noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]

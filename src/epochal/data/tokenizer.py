@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -31,6 +32,8 @@ TOKENIZER_KEY = "epochal"
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
 """Usual names of an end-of-document token, most usual first."""
 MASK_TEXT = "[MASK]"
+UNKNOWN_CHARACTER = "<|unknown|>"
+"""Token of a tokenizer of characters for those that its vocabulary does not have."""
 
 
 class Tokenizer:
@@ -60,8 +63,9 @@ class Tokenizer:
         self.unknown = _unknown(content["model"], hf)
         """Id of all text that the vocabulary has nothing for; None if there is none."""
         self._cuts: re.Pattern[str] | None = None
+        self._forbidden: list[int] = []
         self._cut_special_tokens()
-        self.kind = _kind(content, self._tokens, self.end_of_document)
+        self.kind = _kind(content, self._tokens, self.end_of_document, self._special)
         self.why_slow = None if self.kind == "bytes" else why_unproven(hf)
         """Why texts are encoded by `tokenizers`, not the faster tiktoken; None if they are not."""
         self._fast = FastBPE(hf) if self.kind != "bytes" and self.why_slow is None else None
@@ -72,18 +76,32 @@ class Tokenizer:
             return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
         if self._fast is not None:
             return self._fast.encode(text)
+        if self.kind == "characters":
+            return self._ids_of_characters[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
         return self._encode_in_parts(text)
+
+    @cached_property
+    def _ids_of_characters(self) -> Ids:
+        """[0x110000] id of each character."""
+        ids = np.full(sys.maxunicode + 1, self.unknown, dtype=np.int32)
+        for number, token in enumerate(self._tokens):
+            if token not in self._special:
+                ids[ord(token)] = number
+        return ids
 
     def _encode_in_parts(self, text: str) -> Ids:
         """Where `text` spells a special token that the vocabulary would find, it is cut in two."""
         cuts = [m.start() + 1 for m in self._cuts.finditer(text)] if self._cuts else []
         parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
         try:
-            return np.concatenate([encode_slowly(self._hf, part) for part in parts])
+            ids = np.concatenate([encode_slowly(self._hf, part) for part in parts])
         except Exception as error:  # the library raises nothing more precise
             raise DataError(
                 f"the tokenizer {self.name} has nothing for {text!r:.40} ({error})"
             ) from error
+        if self._forbidden:
+            ids[np.isin(ids, self._forbidden)] = self.unknown
+        return ids
 
     def normalized(self, text: str) -> str:
         """`text` as the tokenizer's normaliser changes it before anything else."""
@@ -94,7 +112,8 @@ class Tokenizer:
         """The first part of `text` that is encoded to the unknown token; '' if there is none."""
         encoding = self._hf.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
-        return next((text[a:b] for number, (a, b) in pairs if number == self.unknown), "")
+        lost = {self.unknown, *self._forbidden}
+        return next((text[a:b] for number, (a, b) in pairs if number in lost), "")
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of ids. A mask shows as [MASK], bytes that are not UTF-8 as U+FFFD."""
@@ -131,7 +150,8 @@ class Tokenizer:
     @cached_property
     def _token_bytes(self) -> list[bytes | None]:
         byte_level = self.kind in ("bytes", "byte-level-bpe")
-        spell = letters_to_bytes if byte_level else lambda token: None
+        whole = str.encode if self.kind == "characters" else lambda token: None
+        spell = letters_to_bytes if byte_level else whole
         return [
             token.encode() if token in self._special else spell(token) for token in self._tokens
         ]
@@ -196,7 +216,8 @@ class Tokenizer:
     def _cut_special_tokens(self) -> None:
         """Let texts be cut behind a character, so that none gets the id of a special token.
 
-        Raises DataError for a token that is found in plain text all the same.
+        A token that is found in plain text all the same becomes the unknown token there; without
+        one DataError is raised.
         """
         found = [spelt for token in sorted(self._special) for spelt in self._found_in_text(token)]
         if not found:
@@ -204,10 +225,13 @@ class Tokenizer:
         self._cuts = re.compile("|".join(f"(?={re.escape(spelt)})" for spelt in found))
         for token in sorted(self._special):
             if self._found_in_text(token):
-                raise DataError(
-                    f"the tokenizer {self.name} turns the plain text {token!r} into its special "
-                    "token, so text could end a document by accident; use another tokenizer"
-                )
+                if self.unknown in (None, self.end_of_document):
+                    raise DataError(
+                        f"the tokenizer {self.name} turns the plain text {token!r} into its "
+                        "special token, so text could end a document by accident, and has no "
+                        "unknown token to use instead; use another tokenizer"
+                    )
+                self._forbidden.append(self._hf.get_vocab()[token])
 
     def _found_in_text(self, token: str) -> set[str]:
         """Spellings of a special token that are encoded to its id as if they were text.
@@ -308,9 +332,13 @@ def _unknown(model: dict[str, Any], hf: HFTokenizer) -> int | None:
     return hf.token_to_id(token) if token else None
 
 
-def _kind(content: dict[str, Any], tokens: list[str], end: int) -> str:
-    """bytes, byte-level-bpe, or the name of the model."""
+def _kind(content: dict[str, Any], tokens: list[str], end: int, special: set[str]) -> str:
+    """bytes, characters, byte-level-bpe, or the name of the model."""
     model: str = content["model"]["type"]
+    if content["model"].get("unk_token") == UNKNOWN_CHARACTER and all(
+        len(token) == 1 or token in special for token in tokens
+    ):
+        return "characters"
     pre = json.dumps(content["pre_tokenizer"])
     if model != "BPE" or '"ByteLevel"' not in pre:
         return model.lower()

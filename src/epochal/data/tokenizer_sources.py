@@ -12,13 +12,15 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HFTokenizer
 
 from epochal.data.fast_bpe import byte_alphabet
-from epochal.data.tokenizer import TOKENIZER_KEY, Tokenizer
+from epochal.data.tokenizer import TOKENIZER_KEY, UNKNOWN_CHARACTER, Tokenizer
 from epochal.errors import DataError, NamedOption, nearest
 from epochal.progress import say
 
 _END_TOKEN = "<|endoftext|>"
 _SMALLEST_BPE = 257
-_NAMES = ("bytes", "gpt2")
+CHARACTERS = "char"
+"""The tokenizer of a text's own characters."""
+_NAMES = ("bytes", CHARACTERS, "gpt2")
 _HUB_REPOSITORY = "openai-community/gpt2"
 
 
@@ -44,7 +46,7 @@ def load_tokenizer(
         return _from_file(path, end_of_document, without)
     if spec == "gpt2":
         return _from_hub(end_of_document)
-    if str(spec).startswith("bpe:"):
+    if str(spec).startswith("bpe:") or spec == CHARACTERS:
         raise DataError(
             f"{str(spec)!r} is a tokenizer to be trained, which only `epochal data prepare` does; "
             "name a file or a folder here"
@@ -109,6 +111,33 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     hf.train_from_iterator(texts, trainer)
     return Tokenizer(_finished(hf), f"bpe:{vocabulary}", _END_TOKEN)
+
+
+def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """One id for each character of `texts`, in their order in Unicode.
+
+    <|unknown|> stands for all other characters, and <|endoftext|> comes last.
+    """
+    characters = sorted(set().union(*texts))
+    vocabulary = {character: number for number, character in enumerate(characters)}
+    vocabulary[UNKNOWN_CHARACTER] = len(vocabulary)
+    hf = HFTokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN_CHARACTER))
+    hf.decoder = decoders.Fuse()
+    hf.add_special_tokens([UNKNOWN_CHARACTER, AddedToken(_END_TOKEN, normalized=False)])
+    return Tokenizer(hf, CHARACTERS, _END_TOKEN)
+
+
+def cached_gpt2() -> Tokenizer | None:
+    """GPT-2's tokenizer if it was fetched before."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        return None
+    names = ("vocab.json", "merges.txt")
+    paths = [huggingface_hub.try_to_load_from_cache(_HUB_REPOSITORY, name) for name in names]
+    if not all(isinstance(path, str) for path in paths):
+        return None
+    return _from_gpt2_files(Path(str(paths[0])), Path(str(paths[1])), "gpt2", None)
 
 
 def parse_bpe(spec: str | Path) -> int | None:

@@ -11,6 +11,7 @@ from epochal.report.text.format import count
 if TYPE_CHECKING:
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
+    from epochal.data.vocabularies import VocabularyComparison
     from epochal.report.text import Text
     from epochal.results import NoteCode
 
@@ -179,6 +180,23 @@ _OUTCOMES: dict[Check, Text] = {
         f"{v['shared']:,} shared" if v["shared"] else "none shared"
     ),
 }
+
+
+def recommendation(found: VocabularyComparison) -> str:
+    """What the table of vocabularies is about, and the rule behind the recommendation."""
+    [chosen] = [each for each in found.vocabularies if each.name == found.recommended]
+    limits = (
+        "at most 5 % of the tokens are seen fewer than 10 times\n(so 95 % give 100 examples in ten "
+        "epochs, the rule of arXiv 2004.02334) and the table is at most half of the model"
+    )
+    rule = f"has the fewest tokens of those where {limits}."
+    if not chosen.fits:
+        rule = f"has the smallest table. There is none where {limits}."
+    return (
+        f"{found.text_bytes:,} bytes in {count(found.documents, 'document')}; table: its share of "
+        f"a model with {found.params:,} other parameters and width {found.d_model:,} (--params).\n"
+        f"{found.recommended} {rule}"
+    )
 
 
 def description(found: Description) -> list[tuple[str, str]]:

@@ -77,7 +77,8 @@ class Tokenizer:
         if self._fast is not None:
             return self._fast.encode(text)
         if self.kind == "characters":
-            return self._ids_of_characters[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
+            numbers = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+            return np.asarray(self._ids_of_characters[numbers], dtype=np.int32)
         return self._encode_in_parts(text)
 
     @cached_property

@@ -80,6 +80,7 @@ RESULTS: dict[str, str] = {
     "data subset": "epochal.data.inspection.SubsetSummary",
     "data inspect": "epochal.data.inspection.Description",
     "data verify": "list[epochal.data.inspection.Finding]",
+    "data duplicates": "epochal.data.duplicates.DuplicateReport",
     "data download": "epochal.data.download.Downloaded",
     "data canaries": "epochal.data.canaries.CanaryFiles",
 }

@@ -28,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _MODULES = {
     "DownloadOptions": "epochal.data.options",
+    "DuplicateOptions": "epochal.data.options",
     "PrepareOptions": "epochal.data.options",
     "SubsetOptions": "epochal.data.options",
     "CompareOptions": "epochal.studies.options",

@@ -181,7 +181,7 @@ def inspect(
     """
     path = Path(prefix)
     store = TokenStore.open(path / TRAIN if is_prepared(path) else path)
-    decoder = _tokenizer_of(store, tokenizer)
+    decoder = tokenizer_of(store, tokenizer)
     lengths = np.diff(store.document_starts)
     if len(lengths) == 0:
         raise DataError(f"the store {store.prefix} has no documents")
@@ -204,7 +204,7 @@ def inspect(
     )
 
 
-def _tokenizer_of(store: TokenStore, given: str | Path | Tokenizer | None) -> Tokenizer | None:
+def tokenizer_of(store: TokenStore, given: str | Path | Tokenizer | None) -> Tokenizer | None:
     """The tokenizer given, or the one beside the store, or None. A wrong one is a DataError."""
     if given is None:
         tokenizer = _beside(store.prefix)
@@ -303,7 +303,7 @@ def _verify_store(
     checks += [(Check.LENGTHS_CORRECTED, True, dict(each.values)) for each in store.notes]
     checks += _against_metadata(store)
     try:
-        tokenizer = _tokenizer_of(store, tokenizer)
+        tokenizer = tokenizer_of(store, tokenizer)
     except DataError as error:
         tokenizer = None
         checks.append((Check.TOKENIZER_MATCHES, False, {"error": str(error)}))

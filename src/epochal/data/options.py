@@ -136,6 +136,32 @@ class SubsetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DuplicateOptions:
+    """What counts as repeated."""
+
+    passage: int = option(50, metavar="TOKENS")
+    """Tokens in a row that make a repeated passage where they stood before. 50 as in arXiv
+    2107.06499."""
+    similarity: float = 0.8
+    """Jaccard similarity of two documents' 5-token shingles from which they are near duplicates."""
+    line_documents: int = 10
+    """Documents that have a line from which it is boilerplate."""
+    sample: int = option(1 << 26, metavar="TOKENS", parse=parse_count)
+    """Tokens that passages and lines are looked for in; a larger store is sampled, and the error
+    stated."""
+    seed: int = 1234
+    """Of that sample."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value that is not allowed."""
+        for name, least in (("passage", 10), ("line_documents", 2), ("sample", 1000)):
+            if (value := getattr(self, name)) < least:
+                raise OptionError(name, value, f"give {least:,} or more")
+        if not 0.5 <= self.similarity <= 1:
+            raise OptionError("similarity", self.similarity, "give 0.5 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
     """How much of a data set to download, and from where."""
 

@@ -9,9 +9,11 @@ from epochal.data.notes import Check, CorpusNote, SlowReason, StoreNote
 from epochal.report.text.format import count
 
 if TYPE_CHECKING:
+    from epochal.data.duplicates import DuplicateReport
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
     from epochal.data.vocabularies import VocabularyComparison
+    from epochal.data.passages import Amount
     from epochal.report.text import Text
     from epochal.results import NoteCode
 
@@ -217,6 +219,60 @@ def description(found: Description) -> list[tuple[str, str]]:
         text = f"{found.metadata.text_bytes:,} bytes, {found.bytes_per_token:.3f} per token"
         rows.append(("text", text))
     return rows + _identity(found.metadata) + _origin(found.metadata)
+
+
+def duplicates(found: DuplicateReport) -> list[list[str]]:
+    """Rows of a table: what is repeated, documents, tokens, share of the tokens, ± of the share."""
+    options = found.options
+    rows: list[tuple[str, Amount | None]] = [
+        ("documents equal to an earlier one", found.exact),
+        (f"documents near to an earlier one (Jaccard ≥ {options.similarity:g})", found.near),
+        (f"passages of {options.passage} tokens that stood earlier", found.passages),
+        (f"lines of {options.line_documents} or more documents", found.lines),
+    ]
+    shared = (
+        ("documents", found.leaked_documents),
+        ("near documents", found.leaked_near),
+        ("13 tokens in a row", found.leaked_ngrams),
+    )
+    for what, leaked in shared:
+        if leaked is not None:
+            rows.append((f"training set: {what} of the validation set", leaked.train))
+            rows.append((f"validation set: {what} of the training set", leaked.validation))
+    return [_amount(what, amount) for what, amount in rows]
+
+
+def _amount(what: str, amount: Amount | None) -> list[str]:
+    if amount is None:
+        return [what, "", "not known", "", ""]
+    documents = "" if amount.documents is None else f"{amount.documents:,}"
+    error = f"{amount.standard_error * amount.share / max(1, amount.tokens):.2%}"
+    return [
+        what,
+        documents,
+        f"{amount.tokens:,.0f}",
+        f"{amount.share:.2%}",
+        error if amount.standard_error else "",
+    ]
+
+
+def effective(found: DuplicateReport) -> list[str]:
+    """What is left, and what the figure does not say."""
+    left, total = found.effective, found.unique_tokens
+    lines = [
+        f"U_effective: {left.estimate:,.0f} of {total:,} tokens ({left.estimate / total:.1%}); 95 % "
+        f"interval {left.low:,.0f} to {left.high:,.0f}.",
+        "What is repeated is taken away in the order of the table, each token once. The interval "
+        "holds the error of sampling and near duplicates that MinHash misses (expected: "
+        f"{found.missed.tokens:,.0f} tokens), not the choice of these limits.",
+        "Text that says the same in other words (semantic duplicates) is not seen.",
+    ]
+    if found.sampled_tokens < total:
+        lines.append(
+            f"Passages and lines: {found.sampled_tokens:,} tokens, drawn at random, were compared "
+            "with the whole store."
+        )
+    return lines
 
 
 def _identity(metadata: StoreMetadata) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import epochal
 
 NAMES = [
     "DownloadOptions",
+    "DuplicateOptions",
     "PrepareOptions",
     "SubsetOptions",
     "CompareOptions",
@@ -54,6 +55,7 @@ NAMES = [
     "list_runs",
     "load",
     "load_recipe",
+    "measure_duplicates",
     "memorise",
     "plan",
     "prepare",

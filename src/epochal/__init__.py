@@ -74,6 +74,7 @@ _MODULES = {
     "list_runs": "epochal.runs.find",
     "load": "epochal.interop.load",
     "load_recipe": "epochal.recipe",
+    "measure_duplicates": "epochal.data.duplicates",
     "memorise": "epochal.memorisation.memorise",
     "plan": "epochal.scaling.plan",
     "prepare": "epochal.data.prepare",
@@ -94,9 +95,11 @@ __all__ = sorted(_MODULES)
 if TYPE_CHECKING:
     from epochal.comparison import Comparison as Comparison
     from epochal.data.download import download as download
+    from epochal.data.duplicates import measure_duplicates as measure_duplicates
     from epochal.data.inspection import inspect as inspect
     from epochal.data.inspection import verify as verify
     from epochal.data.options import DownloadOptions as DownloadOptions
+    from epochal.data.options import DuplicateOptions as DuplicateOptions
     from epochal.data.options import PrepareOptions as PrepareOptions
     from epochal.data.options import SubsetOptions as SubsetOptions
     from epochal.data.prepare import prepare as prepare

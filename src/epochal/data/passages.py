@@ -155,7 +155,7 @@ class Passages:
 
     def _most(self, seen: Sought, most: dict[int, RepeatedPassage]) -> None:
         """Put the passages of a batch that are repeated most into `most`, by the first place."""
-        order = np.argsort(-seen.times, kind="stable")[: 64 * _SHOWN]
+        order = np.lexsort((-seen.times, -seen.documents))[: 64 * _SHOWN]
         for number in order[seen.times[order] > 1].tolist():
             place = int(seen.first[number])
             most[place] = RepeatedPassage(
@@ -163,10 +163,10 @@ class Passages:
             )
 
     def _shown(self, most: dict[int, RepeatedPassage]) -> list[RepeatedPassage]:
-        """A few, none of which overlaps another one, with their text."""
+        """A few of those in most documents, none of which overlaps another one, with their text."""
         shown: list[RepeatedPassage] = []
         length = self._options.passage
-        for each in sorted(most.values(), key=lambda one: (-one.times, one.place)):
+        for each in sorted(most.values(), key=lambda one: (-one.documents, -one.times, one.place)):
             if all(abs(each.place - other.place) >= length for other in shown):
                 shown.append(each)
             if len(shown) == _SHOWN:

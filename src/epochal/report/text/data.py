@@ -231,14 +231,14 @@ def duplicates(found: DuplicateReport) -> list[list[str]]:
         (f"lines of {options.line_documents} or more documents", found.lines),
     ]
     shared = (
-        ("documents", found.leaked_documents),
-        ("near documents", found.leaked_near),
-        ("13 tokens in a row", found.leaked_ngrams),
+        ("documents that the {} set has, too", found.leaked_documents),
+        ("documents near to one of the {} set", found.leaked_near),
+        ("13 tokens in a row that the {} set has", found.leaked_ngrams),
     )
     for what, leaked in shared:
         if leaked is not None:
-            rows.append((f"training set: {what} of the validation set", leaked.train))
-            rows.append((f"validation set: {what} of the training set", leaked.validation))
+            rows.append((f"training: {what.format('validation')}", leaked.train))
+            rows.append((f"validation: {what.format('training')}", leaked.validation))
     return [_amount(what, amount) for what, amount in rows]
 
 

@@ -294,9 +294,7 @@ def verify(store: str, tokenizer: str | None, fix: bool, as_json: bool) -> None:
 @click.option("--tokenizer", help="Knows the lines.  [default: tokenizer.json beside the store]")
 @options(DuplicateOptions)
 @json_option
-def duplicates(
-    store: str, tokenizer: str | None, options: DuplicateOptions, as_json: bool
-) -> None:
+def duplicates(store: str, tokenizer: str | None, options: DuplicateOptions, as_json: bool) -> None:
     """Measure how many of the unique tokens are unique, and what leaks into validation.
 
     STORE is a path without .bin, or a corpus folder for its training store, which is compared

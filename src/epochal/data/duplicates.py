@@ -267,6 +267,6 @@ def _leaked_ngrams(train: TokenStore, validation: TokenStore) -> Leakage:
                 leaked += int((places + LEAK_NGRAM - np.maximum(places, ends)).sum())
                 done = int(places[-1]) + LEAK_NGRAM
             progress.update(int(chunk.places[-1]) if len(chunk.places) else 0)
-    shared = units[sought.times[sought.find(units.hashes)[1]] > 0]
+    shared = units[sought.times[sought.numbers(units.hashes)] > 0]
     there = int(cover(shared, 0, looked_at).sum())
     return Leakage(Amount(leaked, leaked / train.unique_tokens), Amount(there, there / looked_at))

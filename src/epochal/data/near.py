@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
-from epochal.data.ngrams import Mask, chunks, window_hashes, windows_of
+from epochal.data.ngrams import Mask, chunks, sorted_set, window_hashes, windows_of
 from epochal.data.store import TokenStore
 from epochal.progress import bar
 from epochal.rng import Keys
@@ -56,7 +56,7 @@ class NearDocuments:
         """The set of a document's shingles, sorted."""
         place = int(np.searchsorted(self._limits, number, side="right")) - 1
         ids = self._stores[place].document(number - int(self._limits[place]))
-        return np.unique(window_hashes(ids, SHINGLE))
+        return sorted_set(window_hashes(ids, SHINGLE))
 
     def earlier(self, similarity: float, among: Mask) -> Similarities:
         """[documents] similarity to an earlier near document, else 0; only those under `among`."""

@@ -104,7 +104,7 @@ class Passages:
             windows, seen = self._look(self._windows, batch, margin, name)
             lines = self._look(self._lines, batch, margin, "Lines") if self._lines else None
             self._most(seen, most)
-            repeated = windows[windows.places > seen.first[seen.find(windows.hashes)[1]]]
+            repeated = windows[windows.places > seen.first[seen.numbers(windows.hashes)]]
             boilerplate = lines and _boilerplate(*lines, self._options.line_documents)
             for first, last in batch.tolist():
                 passage = cover(_between(repeated, first, last), first, last)
@@ -188,7 +188,7 @@ def _between(units: Units, first: int, last: int) -> Units:
 
 def _boilerplate(units: Units, seen: Sought, documents: int) -> Units:
     """Lines that so many documents have, but for the first of each."""
-    numbers = seen.find(units.hashes)[1]
+    numbers = seen.numbers(units.hashes)
     return units[(seen.documents[numbers] >= documents) & (units.places > seen.first[numbers])]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from scipy.optimize import minimize_scalar
 
 import epochal
 from epochal.cli.main import main
+from epochal.data.corpus import open_corpus
+from epochal.data.duplicates import measure_duplicates
 from epochal.errors import OptionError, UserError
 from epochal.families import get_family, register, unregister
 from epochal.recipe import load_recipe, recipe_tree
+from epochal.recipe.schema import Data
 from epochal.report.text import describe
 from epochal.report.text.plan import (
     critical_data_text,
@@ -606,3 +610,25 @@ def test_damaged_law_files(tmp_path, change, message):
     path.write_text(json.dumps({"families": {"ar": {"constants": constants} | change}}))
     with pytest.raises(UserError, match=message):
         epochal.plan(1e8, 1e18, PlanOptions(laws=path))
+
+
+def test_the_effective_tokens_of_a_corpus(tmp_path, tiny_corpus):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    options = PlanOptions(corpus=corpus, effective=True, laws="muennighoff")
+    report = epochal.plan(None, 1e12, options)
+    stored = open_corpus(Data(corpus=str(corpus))).train.unique_tokens
+    assert report.effective == measure_duplicates(corpus).effective
+    assert report.unique_tokens == report.effective.estimate < report.stored_tokens == stored
+    alone = epochal.plan(report.unique_tokens, 1e12, replace(options, effective=False))
+    assert [one.loss for one in report.families] == [one.loss for one in alone.families]
+    for one, recipe in planned_recipes(
+        report, find_laws("muennighoff")[0]
+    ):  # trains on all, as long
+        assert recipe.data.unique_tokens == stored
+        params = recipe.model.architecture().params(report.vocabulary)
+        assert 6 * params * recipe.train.epochs * stored == pytest.approx(one.flops, rel=1e-4)
+    with pytest.raises(OptionError, match="unique_tokens"):
+        epochal.plan(1000, 1e12, options)
+    with pytest.raises(OptionError, match="corpus"):
+        PlanOptions(effective=True)

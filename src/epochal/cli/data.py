@@ -300,8 +300,8 @@ def duplicates(store: str, tokenizer: str | None, options: DuplicateOptions, as_
     STORE is a path without .bin, or a corpus folder for its training store, which is compared
     with its validation store, too. Counted are equal and near documents, passages that stood
     earlier, and lines of many documents; what is left is U_effective, which `epochal plan
-    --effective` and `epochal study --effective` take for the unique tokens. The result is kept
-    beside the store and read from there until its tokens or the options change.
+    --corpus --effective` takes for the unique tokens. The result is kept beside the store and
+    read from there until its tokens or the options change.
 
     \b
     Examples:

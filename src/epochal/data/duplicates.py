@@ -35,7 +35,7 @@ LEAK_NGRAM = 13
 words."""
 _VERSION = 1
 _Z = 1.96
-_MOST_VALIDATION = 1 << 25
+_MOST_VALIDATION = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Leakage:
 
 
 @dataclass(frozen=True, slots=True)
-class EffectiveTokens:
+class EffectiveUniqueTokens:
     """The tokens of a store that are not repeated."""
 
     unique_tokens: int
@@ -83,7 +83,7 @@ class DuplicateReport:
     """Tokens of the documents left, in a passage that stood earlier in them."""
     lines: Amount | None
     """Tokens left in lines of many documents, but for the first; None if no line ends are known."""
-    effective: EffectiveTokens
+    effective: EffectiveUniqueTokens
     leaked_documents: Leakage | None
     """Equal documents; None without a validation set, as for the two below."""
     leaked_near: Leakage | None
@@ -183,7 +183,9 @@ def find_duplicates(
         missed=missed,
         passages=inside.passages,
         lines=inside.lines,
-        effective=EffectiveTokens(total, left, max(0.0, low), min(float(total), left + error)),
+        effective=EffectiveUniqueTokens(
+            total, left, max(0.0, low), min(float(total), left + error)
+        ),
         leaked_documents=documents,
         leaked_near=nears,
         leaked_ngrams=ngrams,

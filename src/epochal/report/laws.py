@@ -147,7 +147,7 @@ def plan_recipes(plan: PlanReport, runs: Sequence[Run]) -> list[tuple[str, str]]
 
 def _recipe(one: FamilyPlan, plan: PlanReport, runs: Sequence[Run]) -> str:
     corpus = str(runs[0].recipe.get("data", {}).get("corpus", "corpus"))
-    recipe = plan_recipe(one, plan.unique_tokens, plan.vocabulary, corpus)
+    recipe = plan_recipe(one, plan.stored_tokens, plan.vocabulary, corpus)
     similar = [run for run in runs if run.family == one.family and run.nll is not None]
     similar.sort(key=lambda run: (abs(np.log(run.params / one.params)), run.nll))
     for run in similar:

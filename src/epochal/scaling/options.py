@@ -118,6 +118,8 @@ class PlanOptions:
     """Sizes to choose from: names of the ladder or numbers of parameters."""
     corpus: str | Path | None = option(None, metavar="FOLDER")
     """Take the unique tokens and the vocabulary from this corpus."""
+    effective: bool = False
+    """Plan for the corpus' U_effective, its tokens that are not repeated, measured if need be."""
     vocabulary: int | None = None
     """Vocabulary that parameters are counted with; the laws' if not given."""
 
@@ -128,3 +130,5 @@ class PlanOptions:
             raise OptionError("hours", self.hours, "give a number above 0")
         if self.vocabulary is not None and self.vocabulary < 2:
             raise OptionError("vocabulary", self.vocabulary, "give 2 or more")
+        if self.effective and self.corpus is None:
+            raise OptionError("effective", True, "it needs a corpus, whose tokens are measured")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal.data.corpus import open_corpus
+from epochal.data.duplicates import measure_duplicates
 from epochal.errors import OptionError, RecipeError, UserError
 from epochal.recipe import Recipe, recipe_from_tree
 from epochal.recipe.estimate import Sharding, estimate_memory
@@ -80,7 +81,7 @@ def _memory_notes(report: PlanReport, gpus: int, gpu: str, vocabulary: int) -> l
     memory = get_gpu(gpu).memory
     notes = []
     for plan in report.families:
-        recipe = plan_recipe(plan, report.unique_tokens, vocabulary)
+        recipe = plan_recipe(plan, report.stored_tokens, vocabulary)
         recipe = replace(recipe, train=replace(recipe.train, micro_batch_size=1))
         whole = estimate_memory(recipe, vocabulary).total
         if whole <= _USED * memory:
@@ -145,7 +146,7 @@ def planned_recipes(
     """
     planned = []
     for plan in report.ranked:
-        recipe = plan_recipe(plan, report.unique_tokens, report.vocabulary, corpus or "corpus")
+        recipe = plan_recipe(plan, report.stored_tokens, report.vocabulary, corpus or "corpus")
         law = laws[plan.family]
         if law.recipe is not None:
             try:
@@ -178,6 +179,16 @@ def plan(
     budget, budget_notes = _budget(flops, options)
     laws, law_notes = find_laws(options.laws)
     vocabulary = options.vocabulary
+    effective = None
+    if options.effective and options.corpus is not None:
+        if unique_tokens is not None:
+            raise OptionError(
+                "unique_tokens",
+                unique_tokens,
+                "the effective ones of the whole corpus are measured",
+            )
+        effective = measure_duplicates(options.corpus).effective
+        unique_tokens = effective.estimate
     if options.corpus is not None:
         corpus = open_corpus(Data(corpus=str(options.corpus)))
         vocabulary = vocabulary or corpus.tokenizer.vocabulary
@@ -197,6 +208,7 @@ def plan(
     report = make_plan(
         laws, unique_tokens, budget, vocabulary=vocabulary, sizes=options.sizes, notes=notes
     )
+    report = replace(report, effective=effective)
     if options.gpus is None:
         return report
     more = _memory_notes(report, *_gpus(options.gpus), vocabulary)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from epochal.data.duplicates import EffectiveUniqueTokens
 from epochal.errors import UserError
 from epochal.families import family_names, get_family
 from epochal.results import Note, NoteCode, note
@@ -153,6 +154,13 @@ class PlanReport:
     """The published line of arXiv 2507.15857 for MDM over AR, as a citation."""
     notes: list[Note]
     """What to know about the laws and the plan."""
+    effective: EffectiveUniqueTokens | None = None
+    """Of the corpus, if the plan is for its U_effective."""
+
+    @property
+    def stored_tokens(self) -> float:
+        """Tokens of the store to train on, repeated ones included."""
+        return self.effective.unique_tokens if self.effective else self.unique_tokens
 
     @property
     def ranked(self) -> list[FamilyPlan]:
@@ -203,17 +211,14 @@ def make_plan(
     own = {family: laws[family] for family in family_names() if family in laws}
     plans = [_family(law, unique_tokens, flops, choices, bool(sizes)) for law in own.values()]
     pairs = [_compare(own, a, b, unique_tokens, flops) for a, b in combinations(plans, 2)]
-
-    def beats_all(name: str) -> bool:
-        return all(pair.winner == name for pair in pairs if name in (pair.first, pair.second))
-
+    led = {name: [p.winner == name for p in pairs if name in (p.first, p.second)] for name in own}
     return PlanReport(
         unique_tokens=unique_tokens,
         flops=flops,
         vocabulary=vocabulary,
         families=plans,
         pairs=pairs,
-        winner=next((name for name in own if pairs and beats_all(name)), None),
+        winner=next((name for name in own if pairs and all(led[name])), None),
         paper_critical_flops=paper_critical_compute(unique_tokens),
         notes=[*notes, *_limits(plans), *_row_notes(plans, unique_tokens), *_law_notes(own)],
     )
@@ -274,17 +279,15 @@ def recipe_length(plan: FamilyPlan, unique_tokens: float) -> int:
     return max(16, min(length, int(unique_tokens) // 16))
 
 
-def _row_notes(plans: Sequence[FamilyPlan], unique: float) -> list[Note]:
+def _row_notes(plans: Sequence[FamilyPlan], unique: float) -> Iterator[Note]:
     """Recipes whose rows are not as long as those of the fitted runs."""
-    notes = []
     for plan in plans:
         family, rows = plan.family, recipe_length(plan, unique)
         if (fitted := plan.sequence_length) is None:
-            notes.append(note(PlanNote.ROW_LENGTH_UNKNOWN, family=family, rows=rows))
+            yield note(PlanNote.ROW_LENGTH_UNKNOWN, family=family, rows=rows)
         elif rows != fitted:
             code = PlanNote.ROW_LENGTH_SHORTER
-            notes.append(note(code, family=family, fitted=fitted, rows=rows, unique_tokens=unique))
-    return notes
+            yield note(code, family=family, fitted=fitted, rows=rows, unique_tokens=unique)
 
 
 def _family(

@@ -9,7 +9,7 @@ from epochal.data.notes import Check, CorpusNote, SlowReason, StoreNote
 from epochal.report.text.format import count
 
 if TYPE_CHECKING:
-    from epochal.data.duplicates import DuplicateReport
+    from epochal.data.duplicates import DuplicateReport, EffectiveUniqueTokens
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
     from epochal.data.vocabularies import VocabularyComparison
@@ -260,8 +260,7 @@ def effective(found: DuplicateReport) -> list[str]:
     """What is left, and what the figure does not say."""
     left, total = found.effective, found.unique_tokens
     lines = [
-        f"U_effective: {left.estimate:,.0f} of {total:,} tokens ({left.estimate / total:.1%}); 95 % "
-        f"interval {left.low:,.0f} to {left.high:,.0f}.",
+        f"U_effective: {effective_tokens(left)}.",
         "What is repeated is taken away in the order of the table, each token once. The interval "
         "holds the error of sampling and near duplicates that MinHash misses (expected: "
         f"{found.missed.tokens:,.0f} tokens), not the choice of these limits.",
@@ -273,6 +272,15 @@ def effective(found: DuplicateReport) -> list[str]:
             "with the whole store."
         )
     return lines
+
+
+def effective_tokens(left: EffectiveUniqueTokens) -> str:
+    """U_effective with its interval."""
+    return (
+        f"{left.estimate:,.0f} of {left.unique_tokens:,} tokens "
+        f"({left.estimate / left.unique_tokens:.1%}); 95 % interval {left.low:,.0f} to "
+        f"{left.high:,.0f}"
+    )
 
 
 def _identity(metadata: StoreMetadata) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epochal.families import get_family
+from epochal.report.text.data import effective_tokens
 from epochal.report.text.format import flops, listed, sentence
 from epochal.results import NoteCode
 from epochal.scaling.advisor import AHEAD, Advice
@@ -336,6 +337,10 @@ def _critical_data(pair: CriticalData, budget: float) -> str:
 def plan_lines(report: PlanReport) -> list[str]:
     """What a plan has besides its table, its verdict and its notes."""
     lines = []
+    if report.effective is not None:
+        lines.append(
+            f"U is U_effective: {effective_tokens(report.effective)}; a recipe trains on all"
+        )
     for plan in report.families:
         lines.append(_floor_text(plan))
         if plan.extrapolation_warnings:
@@ -355,7 +360,7 @@ def plan_lines(report: PlanReport) -> list[str]:
 
 def recipe_head(plan: FamilyPlan, report: PlanReport, *, like_run: bool) -> str:
     """Comment above a planned recipe; `like_run`: whether the law had the recipe of a run."""
-    passes = plan.tokens / report.unique_tokens  # plan.epochs is 1 for a part of an epoch
+    passes = plan.tokens / report.stored_tokens  # plan.epochs is 1 for a part of an epoch
     length = "1 epoch" if round(passes, 4) == 1 else f"{passes:.4g} epochs"
     if passes < 1:
         length = f"{passes:.4g} of an epoch"
@@ -364,7 +369,7 @@ def recipe_head(plan: FamilyPlan, report: PlanReport, *, like_run: bool) -> str:
         rest = "All but size and length as in the law's best run."
     return (
         f"# {get_family(plan.family).title}, from `epochal plan` for "
-        f"{format_count(report.unique_tokens)} unique tokens and {format_count(report.flops)} "
+        f"{format_count(report.stored_tokens)} unique tokens and {format_count(report.flops)} "
         f"FLOPs.\n# Predicted loss {plan.loss:.4f} nats per token at {format_count(plan.params)} "
         f"parameters and {length}.\n# {rest}\n"
     )

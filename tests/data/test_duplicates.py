@@ -6,12 +6,16 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from data_helpers import lines
 
 from epochal.cli.main import main
 from epochal.data.duplicates import find_duplicates, measure_duplicates
+from epochal.data.inspection import verify
 from epochal.data.near import NearDocuments, detection
-from epochal.data.options import DuplicateOptions
+from epochal.data.notes import CorpusNote
+from epochal.data.options import DuplicateOptions, PrepareOptions
 from epochal.data.passages import Passages
+from epochal.data.prepare import prepare
 from epochal.data.store_writer import StoreWriter
 from epochal.data.tokenizer_sources import load_tokenizer
 
@@ -193,3 +197,29 @@ def test_it_is_measured_once(planted, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(["data", "duplicates", *map(str, words)])
     assert "similarity" in capsys.readouterr().err
+
+
+def test_near_documents_are_left_out_on_request(tmp_path):
+    random = np.random.default_rng(11)
+    words = [bytes(each.tolist()).decode() for each in texts(random, 60)]
+    near = [each + "!" for each in words[:10]]
+    held_out = [words[20] + "?", words[21] + "?", *(bytes(t.tolist()).decode() for t in texts(random, 5))]
+    inputs = lines(tmp_path, [*words, *near, words[30]])
+    others = lines(tmp_path, held_out, "held_out.jsonl")
+    options = {"tokenizer": "bytes", "validation_inputs": [others], "shuffle": 3}
+    plain = prepare(inputs, tmp_path / "plain", PrepareOptions(**options))
+    options |= {"drop_near_duplicates": True}
+    corpus = prepare(inputs, tmp_path / "c", PrepareOptions(**options))
+    kept = [text for number, text in enumerate(words) if number not in (20, 21)]
+    assert sorted(corpus.tokenizer.decode(d[:-1]) for d in whole(corpus.train)) == sorted(kept)
+    assert corpus.train.metadata.text_bytes == sum(map(len, kept))
+    assert corpus.train.metadata.duplicates.dropped == 13
+    assert [(n.code, n.values) for n in corpus.notes] == [
+        (CorpusNote.NEAR_DROPPED, {"documents": 10, "leaked": 2})
+    ]
+    order = [d for d in whole(plain.train) if d in set(whole(corpus.train))]
+    assert list(dict.fromkeys(order)) == whole(corpus.train)  # in the order of the seed
+    assert all(finding.ok for finding in verify(tmp_path / "c"))
+    assert prepare(inputs, tmp_path / "c", PrepareOptions(**options)).already_existed
+    found = measure_duplicates(tmp_path / "c")
+    assert (found.near.documents, found.leaked_near.train.documents) == (0, 0)

@@ -37,6 +37,9 @@ class CorpusNote(NoteCode):
     """`documents` have NUL characters, so they may be binary data."""
     LEAKED = "leaked_documents"
     """`documents` left out of training because the validation set has their text."""
+    NEAR_DROPPED = "near_documents_dropped"
+    """`documents` left out of training since they are near to an earlier one, and `leaked` others
+    since they are near to one of the validation set."""
     VALIDATION_SHARE = "validation_share"
     """Documents are so long that the validation set is `share` of the text, not `wanted`:
     `validation_documents` of `documents`."""

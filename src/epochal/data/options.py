@@ -52,6 +52,9 @@ class PrepareOptions:
     """Accept a tokenizer that has nothing for some characters of the text and loses them."""
     drop_duplicates: bool = False
     """Keep one of several documents with equal text."""
+    drop_near_duplicates: bool = False
+    """Keep one of several documents that are equal or near (as `data duplicates` counts them), and
+    leave out of training what is near to a validation document."""
     invalid_utf8: InvalidUTF8 = "error"
     """What to do with bytes that are not UTF-8; replace writes U+FFFD."""
     seed: int = 1234

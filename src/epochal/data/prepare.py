@@ -6,8 +6,9 @@ The inputs are read twice or, if a tokenizer is trained, three times, and are ne
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,12 @@ from epochal.data.corpus import (
     is_prepared,
     refuse_foreign,
 )
+from epochal.data.duplicates import find_repeated
 from epochal.data.fidelity import Fidelity
 from epochal.data.inputs import TextInputs
 from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
-from epochal.data.options import PrepareOptions
+from epochal.data.options import DuplicateOptions, PrepareOptions
 from epochal.data.proposal import proposed_rule
 from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
@@ -47,7 +49,13 @@ from epochal.results import Note, note
 _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, minutes of work
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
-_LATER = {"shuffle": None, "lists": None, "encoding": "utf-8", "token_type": "uint16"}
+_LATER = {
+    "shuffle": None,
+    "lists": None,
+    "encoding": "utf-8",
+    "token_type": "uint16",
+    "drop_near_duplicates": False,
+}
 """Options that came later: at this default a corpus made before is still the same."""
 _PROGRESS_EVERY = 32
 
@@ -107,10 +115,14 @@ def prepare(
             tokenizer = character_tokenizer(map(str, used))
         else:
             tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
+        dropping = options.drop_duplicates or options.drop_near_duplicates
+        split = split_corpus(texts, held_out, options.share, options.seed, dropping)
+        tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
         fidelity = Fidelity(tokenizer, options.allow_lossy)
         corpus = _write_corpus(folder, split, fidelity, settings, options.workers)
         noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]
-        return replace(corpus, notes=(*noted, *split.notes, *notes, *fidelity.notes()))
+        noted += [*split.notes, *notes, *fidelity.notes(), *corpus.notes]
+        return replace(corpus, notes=tuple(noted))
 
 
 @contextlib.contextmanager
@@ -211,13 +223,18 @@ class _Side:
     writer: StoreWriter
     selection: Selection
     """Where its documents come from."""
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    """Bytes of each document's text."""
     text_bytes: int = 0
     repeats: int = 0
+    dropped: int = 0
+    """Near duplicates that were left out."""
     repeated_tokens: int = 0
 
     def add(self, ids: NDArray[np.int32], text_bytes: int, repeats: bool) -> None:
         """Add a document, its end-of-document token included."""
         self.writer.add(ids)
+        self.lengths.append(text_bytes)
         self.text_bytes += text_bytes
         self.repeats += repeats
         self.repeated_tokens += len(ids) if repeats else 0
@@ -242,10 +259,15 @@ def _write_corpus(
         with bar("Tokenising", split.text_bytes) as progress:
             for selection in split.selections:
                 _write(selection, train, validation, fidelity, workers, progress.update)
+        order, notes = np.arange(train_writer.documents), []
         if (seed := settings.get("shuffle")) is not None:
             key = rng.stream_key(seed, "document order")
-            numbers = np.flatnonzero(split.selections[0].train)
-            train_writer.reorder(rng.random_order(key, numbers))
+            order = rng.random_order(key, np.flatnonzero(split.selections[0].train))
+        if settings.get("drop_near_duplicates"):
+            kept, notes = _without_near(train, validation if split.has_validation else None)
+            order = order[kept[order]]
+        if seed is not None or len(order) < train_writer.documents:
+            train_writer.reorder(order)
         metadata = _metadata(train, validation, split, tokenizer, settings)
         with files.atomic_path(folder / TOKENIZER) as pending:
             tokenizer.save(pending)
@@ -257,7 +279,26 @@ def _write_corpus(
             else:
                 validation_writer.abort()
         train_writer.commit(metadata[0])
-    return Corpus.open(folder)
+    return replace(Corpus.open(folder), notes=tuple(notes))
+
+
+def _without_near(train: _Side, validation: _Side | None) -> tuple[Mask, list[Note]]:
+    """[training documents] which to keep; the others are no longer counted."""
+    other = validation.writer.view() if validation else None
+    found = find_repeated(train.writer.view(), other, DuplicateOptions().similarity)
+    near = found.near > 0
+    leaked = ~near & found.leaked_near[0] if found.leaked_near else np.zeros_like(near)
+    kept = ~(near | leaked)
+    if not kept.any():
+        raise DataError(
+            "no text is left for training: every document is near to one of the validation set; "
+            "give more text, or do without ",
+            NamedOption("drop_near_duplicates"),
+        )
+    train.dropped = int((~kept).sum())
+    train.text_bytes = int(np.array(train.lengths)[kept].sum())
+    values = {"documents": int(near.sum()), "leaked": int(leaked.sum())}
+    return kept, [note(CorpusNote.NEAR_DROPPED, **values)] if train.dropped else []
 
 
 def _write(
@@ -326,7 +367,7 @@ def _metadata(
                 duplicates=Duplicates(
                     documents=side.repeats,
                     share_of_tokens=side.repeated_tokens / max(1, written.unique_tokens),
-                    dropped=side.selection.dropped,
+                    dropped=side.selection.dropped + side.dropped,
                 ),
                 split=own_split if split.has_validation else None,
                 shuffled=settings.get("shuffle") if side is train else None,

@@ -105,6 +105,7 @@ class StoreWriter:
     def reorder(self, order: NDArray[np.int64]) -> None:
         """Put the documents added so far into another order: `order[i]` becomes number i.
 
+        Those that are not in `order` are left out.
         Each piece of the new file is gathered in the old file's order, so that the disk is read
         forward and a corpus may be larger than memory. Meanwhile it needs twice the disk space.
         """
@@ -127,6 +128,15 @@ class StoreWriter:
             finally:
                 moved.unlink(missing_ok=True)
         self._sizes = array("i", sizes[order].astype(np.int32).tobytes())
+        self._tokens = int(sizes[order].sum())
+
+    def view(self) -> TokenStore:
+        """What is written so far, as a store."""
+        with files.storage_errors(suffixed(self.prefix, ".bin")):
+            self._file.flush()
+        tokens = np.asarray(np.memmap(self._bin, dtype=self._dtype, mode="r"))
+        sizes = np.array(self._sizes, dtype=np.int32)
+        return TokenStore(self.prefix, tokens, sizes, np.arange(len(sizes) + 1))
 
     def _gather(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> bytes:
         """Bytes of the documents at `starts`, one after another, from what is written so far."""

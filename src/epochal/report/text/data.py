@@ -87,6 +87,10 @@ TEXTS: dict[NoteCode, Text] = {
         f"left {count(values['documents'], 'document')} out of the training set because the "
         "validation set has the same text"
     ),
+    CorpusNote.NEAR_DROPPED: lambda values: (
+        f"left {count(values['documents'], 'near duplicate')} out of the training set, and "
+        f"{count(values['leaked'], 'document')} near to one of the validation set"
+    ),
     CorpusNote.VALIDATION_SHARE: _validation_share,
     CorpusNote.TOKENIZER_SAMPLE: (
         "the tokenizer was trained on one training document in {one_in} (1 GB of text)"

@@ -203,7 +203,11 @@ def test_near_documents_are_left_out_on_request(tmp_path):
     random = np.random.default_rng(11)
     words = [bytes(each.tolist()).decode() for each in texts(random, 60)]
     near = [each + "!" for each in words[:10]]
-    held_out = [words[20] + "?", words[21] + "?", *(bytes(t.tolist()).decode() for t in texts(random, 5))]
+    held_out = [
+        words[20] + "?",
+        words[21] + "?",
+        *(bytes(t.tolist()).decode() for t in texts(random, 5)),
+    ]
     inputs = lines(tmp_path, [*words, *near, words[30]])
     others = lines(tmp_path, held_out, "held_out.jsonl")
     options = {"tokenizer": "bytes", "validation_inputs": [others], "shuffle": 3}

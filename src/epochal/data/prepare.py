@@ -108,16 +108,14 @@ def prepare(
     with _sole_use(folder):
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
             return existing
-        split = split_corpus(texts, held_out, options.share, options.seed, options.drop_duplicates)
+        dropping = options.drop_duplicates or options.drop_near_duplicates
+        split = split_corpus(texts, held_out, options.share, options.seed, dropping)
         notes: list[Note] = []
         if own_characters:
             used = (text for each in split.selections for text in each.texts(each.used))
             tokenizer = character_tokenizer(map(str, used))
         else:
             tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
-        dropping = options.drop_duplicates or options.drop_near_duplicates
-        split = split_corpus(texts, held_out, options.share, options.seed, dropping)
-        tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
         fidelity = Fidelity(tokenizer, options.allow_lossy)
         corpus = _write_corpus(folder, split, fidelity, settings, options.workers)
         noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]

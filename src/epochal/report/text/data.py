@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from epochal.data.duplicates import DuplicateReport, EffectiveUniqueTokens
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
-    from epochal.data.vocabularies import VocabularyComparison
     from epochal.data.passages import Amount
+    from epochal.data.vocabularies import VocabularyComparison
     from epochal.report.text import Text
     from epochal.results import NoteCode
 

@@ -10,18 +10,8 @@ import click
 
 from epochal.cli.corpus import duplicates
 from epochal.cli.options import options, refuse
-from epochal.cli.output import (
-    json_option,
-    print_json,
-    print_pairs,
-    print_table,
-)
-from epochal.data.options import (
-    DownloadOptions,
-    PrepareOptions,
-    SubsetOptions,
-    TokenizersOptions,
-)
+from epochal.cli.output import json_option, print_json, print_pairs, print_table
+from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions, TokenizersOptions
 
 if TYPE_CHECKING:
     from epochal.data.store import TokenStore

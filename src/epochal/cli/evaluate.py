@@ -10,7 +10,6 @@ from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.errors import UserError
 from epochal.evaluation.options import EvalOptions, check_runs
-from epochal.families import get_family
 
 if TYPE_CHECKING:
     from epochal.evaluation.ensemble import EnsembleResult
@@ -118,7 +117,7 @@ def _units(result: NLLResult) -> str:
 
 
 def _print_result(result: NLLResult) -> None:
-    bound = "" if get_family(result.family).exact else " (upper bound)"
+    bound = " (upper bound)" if result.is_bound else ""
     rows = [
         ("NLL", f"{_nll(result)}{bound}"),
         ("  from the draws", f"± {result.standard_error_draws:.4f}"),
@@ -146,9 +145,9 @@ def _error(value: float | None) -> str:
 def _print_gap(found: GapResult) -> None:
     a, b = found.results
     note = {
-        (True, False): ", at least: the second is an upper bound",
-        (False, True): ", at most: the first is an upper bound",
-    }.get((get_family(a.family).exact, get_family(b.family).exact), "")
+        (False, True): ", at least: the second is an upper bound",
+        (True, False): ", at most: the first is an upper bound",
+    }.get((a.is_bound, b.is_bound), "")
     names = (found.a, found.b) if found.a != found.b else (f"{found.a} (first)", found.b)
     chance = "not known" if found.p_value is None else f"{found.p_value:.2g}"
     rows = [

@@ -37,6 +37,8 @@ class ComparisonNote(NoteCode):
 
     BOUNDS = "comparison_has_bounds"
     """Values: bounds, exact (names of families)."""
+    MASKED = "comparison_read_with_masks"
+    """Values: nll (family of exact NLL → its bound when read with masks, and the error)."""
     ERROR_SCOPE = "comparison_error_scope"
     """What the standard errors cover. No values."""
     UNEQUAL_COMPUTE = "comparison_of_unequal_compute"
@@ -109,7 +111,7 @@ def compare_runs(records: Sequence[RunRecord], left_out: Sequence[str] = ()) -> 
         best={family: run.run for family, run in chosen.items()},
         leaders=[lowest, *(family for family in others if family not in clear)],
         pairs=pairs,
-        notes=_notes(summaries, chosen, left_out),
+        notes=_notes(summaries, chosen, best, left_out),
         left_out=left_out,
     )
 
@@ -204,12 +206,22 @@ def _estimate(record: RunRecord) -> Estimate:
 
 
 def _notes(
-    runs: Sequence[RunSummary], best: Mapping[str, RunSummary], left_out: Sequence[str]
+    runs: Sequence[RunSummary],
+    best: Mapping[str, RunSummary],
+    records: Mapping[str, RunRecord],
+    left_out: Sequence[str],
 ) -> list[Note]:
     exact = [family for family in best if get_family(family).exact]
     notes = []
     if bounds := [family for family in best if family not in exact]:
         notes.append(note(ComparisonNote.BOUNDS, bounds=bounds, exact=exact))
+    masked = {family: record.evaluation("best", masked=True) for family, record in records.items()}
+    if nll := {
+        family: (found.nll_nats_per_token, found.standard_error)
+        for family, found in masked.items()
+        if found is not None
+    }:
+        notes.append(note(ComparisonNote.MASKED, nll=nll))
     notes.append(note(ComparisonNote.ERROR_SCOPE))
     flops = {family: run.flops_spent for family, run in best.items()}
     if math.log(max(flops.values()) / max(min(flops.values()), 1.0)) > EQUAL_COMPUTE:

@@ -21,11 +21,13 @@ from epochal.device import has_compiler
 from epochal.errors import NotFiniteError, OptionError, RunError, UserError
 from epochal.estimates import Estimate, Floats
 from epochal.evaluation.load import LoadedModel, load_run
-from epochal.evaluation.options import EvalOptions
+from epochal.evaluation.options import Estimator, EvalOptions
+from epochal.families import families, get_family
 from epochal.likelihood.breakdown import Breakdown, break_down
 from epochal.likelihood.draws import EvalShard
 from epochal.likelihood.nll import Evaluator, Models
 from epochal.likelihood.paper import PaperEvaluator
+from epochal.objectives import Likelihood, masked_reading
 from epochal.progress import Bar, bar, say
 from epochal.runs import NLLResult, RunRecord
 from epochal.runs.checkpoints import list_checkpoints
@@ -147,7 +149,7 @@ def pays_to_compile(loaded: LoadedModel, tokens: int) -> bool:
 
 def _begin_curve(record: RunRecord, result: NLLResult) -> None:
     """Give a run that was imported, and so has no log, the first point of its curve."""
-    if "imported" not in record.info or record.metrics("eval"):
+    if "imported" not in record.info or record.metrics("eval") or result.estimator == "masked":
         return
     numbers = record.numbers
     done = result.step / numbers["steps"]
@@ -156,13 +158,16 @@ def _begin_curve(record: RunRecord, result: NLLResult) -> None:
     record.folder.write_metrics([line | {"nll_nats_per_token": result.nll_nats_per_token}])
 
 
-def evaluate_best(record: RunRecord, draws: int | None = None) -> NLLResult:
-    """NLL of the best checkpoint, unless the record has it, of as many draws or more."""
-    known = record.evaluation("best")
+def evaluate_best(record: RunRecord, draws: int | None = None, masked: bool = False) -> NLLResult:
+    """NLL of the best checkpoint, unless the record has it, of as many draws or more; if `masked`,
+    the bound of a family of exact NLL that is read with masks."""
+    known = record.evaluation("best", masked)
     best = (record.info.get("best") or {}).get("step")
-    few = known is not None and known.estimator == "stratified" and known.draws < (draws or 0)
+    few = known is not None and known.is_bound and known.draws < (draws or 0)
     if known is None or known.step != best or known.estimator == "paper" or few:
-        return evaluate(record, EvalOptions(checkpoint="best", draws=draws))
+        estimator: Estimator = "masked" if masked else "stratified"
+        options = EvalOptions(checkpoint="best", draws=draws, estimator=estimator)
+        return evaluate(record, options)
     return known
 
 
@@ -211,12 +216,13 @@ class Scorer:
                 "with the run's tokenizer.json"
             )
         tokens, length = data.validation.tokens, loaded.sequence_length
-        draws = _first_draws(loaded.objective.exact, options)
+        goal = _likelihood(loaded, options)
+        draws = _first_draws(goal.exact, options)
         if may_compile and pays_to_compile(loaded, data.validation.unique_tokens * draws):
             loaded.compile()
-        goal, machine, batch = loaded.objective, loaded.machine, evaluation_batch(loaded.recipe)
+        machine, batch = loaded.machine, evaluation_batch(loaded.recipe)
         if options.estimator == "paper":
-            paper = PaperEvaluator(goal, machine, tokens, length, batch, shard=shard)
+            paper = PaperEvaluator(loaded.objective, machine, tokens, length, batch, shard=shard)
             return cls(data, paper)
         windows, starts = ScoredWindows(tokens, length), data.validation.document_starts
         vocabulary = loaded.tokenizer.vocabulary
@@ -236,12 +242,13 @@ class Scorer:
         """The figures of an estimate that this scorer made."""
         evaluator, per_byte = self.evaluator, self.data.bytes_per_token
         exact, papers = evaluator.objective.exact, isinstance(evaluator, PaperEvaluator)
+        bound = "masked" if loaded.objective.exact else "stratified"
         documents = found.error_documents
         return NLLResult(
             family=loaded.family,
             checkpoint=name,
             step=loaded.step,
-            estimator="paper" if papers else ("exact" if exact else "stratified"),
+            estimator="paper" if papers else ("exact" if exact else bound),
             nll_nats_per_token=found.nll,
             standard_error=found.error,
             standard_error_draws=found.error_draws,
@@ -284,6 +291,23 @@ class Scorer:
                         f"it was not reached with {evaluator.draws} draws (the error is "
                         f"{found.error_draws:.2g}); give a larger one",
                     )
+
+
+def _likelihood(loaded: LoadedModel, options: EvalOptions) -> Likelihood:
+    """How the model is scored. Raises OptionError for masks with a family that did not learn with
+    them."""
+    if options.estimator != "masked" or not loaded.objective.exact:
+        return loaded.objective
+    found = masked_reading(loaded.family, loaded.tokenizer.mask)
+    if found is None:
+        able = ", ".join(one.name for one in families() if one.masked_reading or not one.exact)
+        raise OptionError(
+            "estimator",
+            "masked",
+            f"{get_family(loaded.family).title} models do not learn with masks; give a run of a "
+            f"family that does: {able}",
+        )
+    return found
 
 
 def _first_draws(exact: bool, options: EvalOptions) -> int:

@@ -14,7 +14,7 @@ from epochal.options import option
 from epochal.runs import RunRecord, parse_run_checkpoint
 from epochal.units import parse_counts
 
-Estimator = Literal["stratified", "paper"]
+Estimator = Literal["stratified", "paper", "masked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class EvalOptions:
     tolerance: float | None = option(None, metavar="NATS")
     """Make as many draws as bring the error from them down to this, for example 0.01."""
     estimator: Estimator = "stratified"
-    """paper: the original's (independent noise, 32 draws, windows of L+1 tokens)."""
+    """paper: the original's (independent noise, 32 draws, windows of L+1 tokens). masked: the
+    bound with masks, also of a family whose NLL is exact, if it learns with masks (dual)."""
     corpus: Path | None = None
     """Another corpus folder, prepared with the same tokenizer; the result is not stored."""
     device: str = "auto"

@@ -39,6 +39,11 @@ def family_names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+def default_families() -> tuple[str, ...]:
+    """Names of those that commands train if none is named, in the same order."""
+    return tuple(name for name, family in _REGISTRY.items() if family.by_default)
+
+
 def families() -> tuple[Family, ...]:
     """All families, in the same order."""
     return tuple(_REGISTRY.values())
@@ -47,4 +52,12 @@ def families() -> tuple[Family, ...]:
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "family"):
     register(importlib.import_module(f"{__name__}.{_module}").FAMILY)
 
-__all__ = ["Family", "families", "family_names", "get_family", "register", "unregister"]
+__all__ = [
+    "Family",
+    "default_families",
+    "families",
+    "family_names",
+    "get_family",
+    "register",
+    "unregister",
+]

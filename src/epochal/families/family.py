@@ -50,6 +50,13 @@ class Family:
     """Which positions see each other when the model is read."""
     writer: str
     """Module of `generation/` that writes text with it."""
+    gap_writer: str | None = None
+    """Module of `generation/` that fills gaps; None where `writer` does, or nothing can."""
+    masked_reading: str | None = None
+    """`module:Class`, built with `Class(mask_id)`, of the likelihood with which a family of exact
+    NLL can be scored with masks, too; None if it does not learn with masks."""
+    by_default: bool = True
+    """Whether commands that train all families train it without being asked."""
     aliases: tuple[str, ...] = ()
     """Other spellings of the name that tables of points may use."""
     options: type[Any] | None = None

@@ -67,9 +67,13 @@ class Generator:
 
     @property
     def writer(self) -> Writer:
-        """How the family writes."""
-        writer: Writer = importlib.import_module(self.family.writer).WRITER
-        return writer
+        """How the family continues a text."""
+        return _named(self.family.writer)
+
+    @property
+    def gap_writer(self) -> Writer:
+        """How the family fills gaps, if it can."""
+        return _named(self.family.gap_writer or self.family.writer)
 
     def generate(
         self,
@@ -131,12 +135,13 @@ class Generator:
             end=self.tokenizer.end_of_document,
             vocabulary=self.tokenizer.vocabulary,
         )
-        return self.writer.generate(task)
+        gaps = bool((ids == self.tokenizer.mask).any())
+        return (self.gap_writer if gaps else self.writer).generate(task)
 
     @property
     def unused_options(self) -> list[str]:
-        """Fields of `GenerationConfig` that the family's way of writing does not use."""
-        used = SHARED_OPTIONS | self.writer.options
+        """Fields of `GenerationConfig` that no way of writing of the family uses."""
+        used = SHARED_OPTIONS | self.writer.options | self.gap_writer.options
         return [each.name for each in fields(GenerationConfig) if each.name not in used]
 
     @property
@@ -147,7 +152,8 @@ class Generator:
     def _check_options(self, config: GenerationConfig) -> None:
         if unused := [name for name in self.unused_options if name in config.changed()]:
             raise UserError(f"{', '.join(unused)} {self.why_unused}")
-        self.writer.check(config, 0)
+        for writer in (self.writer, self.gap_writer):
+            writer.check(config, 0)
 
     def _checked(self, number: int, prompts: Sequence[str], config: GenerationConfig) -> list[_Row]:
         """`_rows`, with the prompt named in errors if there are others."""
@@ -163,13 +169,20 @@ class Generator:
     def _rows(self, number: int, prompt: str, config: GenerationConfig) -> list[_Row]:
         """All rows of a prompt: samples × lengths that are tried."""
         spans = list(_MASK_SPAN.finditer(prompt))
-        if not self.writer.infills and spans:
+        writer = self.gap_writer if spans else self.writer
+        if not writer.infills and spans:
             raise UserError(
                 f"{self.family.title} models cannot fill in [MASK]; give a text to continue, or a "
                 "run of a family that fills gaps"
             )
-        if self.writer.infills:
+        if self.gap_writer.infills:
             _refuse_misspelt(prompt)
+        only_gaps = self.gap_writer.options - writer.options
+        if unused := [name for name in config.changed() if name in only_gaps]:
+            raise UserError(
+                f"{', '.join(sorted(unused))} can only be used for gaps such as [MASK:3] with "
+                f"{self.family.title} models; leave it out"
+            )
         keys = sample_keys(config.seed, prompt, config.samples)
         rows = []
         for length in _lengths(spans):
@@ -182,9 +195,9 @@ class Generator:
                     f"on {self.sequence_length}; shorten the prompt or lower the number of tokens"
                 )
             start = None if spans else len(ids)
-            if self.writer.infills:
+            if writer.infills:
                 ids += [self.tokenizer.mask] * new
-            self.writer.check(config, ids.count(self.tokenizer.mask))
+            writer.check(config, ids.count(self.tokenizer.mask))
             rows += [_Row(number, nth, tuple(ids), key, start) for nth, key in enumerate(keys)]
         return rows
 
@@ -204,7 +217,9 @@ class Generator:
         mask = self.tokenizer.mask
 
         def shape(row: _Row) -> tuple[int, tuple[int, ...]]:
-            gaps = (i for i, x in enumerate(row.ids) if x == mask) if self.writer.infills else ()
+            gaps = (
+                (i for i, x in enumerate(row.ids) if x == mask) if self.gap_writer.infills else ()
+            )
             return len(row.ids), tuple(gaps)
 
         for (length, _), same in groupby(sorted(rows, key=shape), key=shape):
@@ -251,6 +266,11 @@ class Generator:
         if row.start is None:
             return self.tokenizer.decode(list(ids[1:]))
         return prompt + self.tokenizer.decode(list(new))
+
+
+def _named(module: str) -> Writer:
+    writer: Writer = importlib.import_module(module).WRITER
+    return writer
 
 
 def _refuse_misspelt(prompt: str) -> None:

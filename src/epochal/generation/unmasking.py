@@ -46,8 +46,11 @@ def blocks(config: GenerationConfig, masks: int) -> list[tuple[int, int, int]]:
 
 
 @torch.no_grad()
-def _generate(task: Task) -> Iterator[State]:
+def unmask(task: Task, shift: int = 0) -> Iterator[State]:
     """[B, L] ids, equally many `mask` in each → a state per step, the last without masks.
+
+    A token is predicted at its own position, or, with a `shift` of 1, at the one before it; then
+    the first of a row is no mask.
 
     `config.order`: confidence, margin and entropy propose a token for every mask in each step
     and keep the most certain, equally many per step (LLaDA, arXiv 2502.09992 §2.4; the three
@@ -72,7 +75,7 @@ def _generate(task: Task) -> Iterator[State]:
     for first, last, steps in blocks(config, int(gaps.sum(dim=1).max())):
         block = gaps & (number >= first) & (number < last)
         start = int(block.any(dim=0).int().argmax())
-        network = _Network(task, start if config.cached else 0)
+        network = _Network(task, max(0, start - shift) if config.cached else 0, shift)
         for step in range(steps):
             masked = block & (ids == mask)
             filled = block & ~masked
@@ -127,12 +130,12 @@ def _propose(
 class _Network:
     """Logits at masked positions; keys and values of a prefix are read once and cached."""
 
-    def __init__(self, task: Task, prefix: int) -> None:
-        self._task, self._prefix = task, prefix
+    def __init__(self, task: Task, prefix: int, shift: int) -> None:
+        self._task, self._prefix, self._shift = task, prefix, shift
         self._caches: list[LayerCache] | None = None
 
     def logits(self, ids: Tensor, masked: Tensor) -> Tensor:
-        """[N, V] at the masked positions, none of which lies in the prefix."""
+        """[N, V] for the masked positions, none of which is predicted in the prefix."""
         model, machine = self._task.model, self._task.machine
         fresh = self._caches is None
         if fresh and self._prefix:
@@ -142,7 +145,8 @@ class _Network:
             hidden = model(ids[:, first:].to(machine.device), "bidirectional", caches=self._caches)
             for cache in self._caches or ():
                 cache.length = self._prefix  # what comes after is read again
-            scored = hidden[masked[:, first:].to(machine.device)]
+            at = masked.roll(-self._shift, dims=1)
+            scored = hidden[at[:, first:].to(machine.device)]
             return F.linear(scored, model.table[: self._task.vocabulary])
 
 
@@ -188,7 +192,7 @@ def _highest(count: Tensor, score: Tensor, among: Tensor) -> Tensor:
 
 
 WRITER = Writer(
-    _generate,
+    unmask,
     infills=True,
     order=None,
     options=frozenset({"steps", "order", "remask", "block", "cached"}),

@@ -21,6 +21,7 @@ from torch import Tensor
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError
+from epochal.families import family_names
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.recipe import Recipe, load_recipe
 from epochal.recipe.load import recipe_from_tree
@@ -144,7 +145,8 @@ def config_of(
 
 
 def _family_of(config: Mapping[str, Any], given: str | None) -> str:
-    """ar for a causal Llama, mdm for our own type or a Llama with `is_causal: false`.
+    """ar for a causal Llama, mdm for our own type or a Llama with `is_causal: false`; the run's
+    family for a Llama that `epochal export hf` wrote.
 
     Raises CheckpointError for another model and for a family that contradicts the config.
     """
@@ -155,6 +157,9 @@ def _family_of(config: Mapping[str, Any], given: str | None) -> str:
             "(what `epochal export hf` writes for masked diffusion) can be imported"
         )
     found = "mdm" if kind == MDM_TYPE or config.get("is_causal") is False else "ar"
+    kept = _table(config, KEPT).get("family")
+    if found == "ar" and kept in family_names():
+        found = str(kept)
     if given is not None and given != found:
         raise CheckpointError(
             f"the family given is {given}, but by config.json the model is {found}"

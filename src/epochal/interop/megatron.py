@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from epochal.errors import CheckpointError, OptionError
-from epochal.families import family_names, get_family
+from epochal.families import get_family
 from epochal.interop.foreign import ForeignModel, Tensors
 from epochal.interop.megatron_files import MegatronFiles, find_files
 from epochal.interop.megatron_optimizer import MASTERS, read_moments
@@ -236,7 +236,7 @@ def _family_hint(args: dict[str, Any]) -> str | None:
 
 
 def _family(given: str | None, hint: str | None, files: MegatronFiles) -> str:
-    names = family_names()
+    names = ("ar", "mdm")  # those that the original trains
     if given is not None and given not in names:
         raise OptionError("family", given, f"give {' or '.join(names)}")
     if given is None and hint is None:

@@ -17,7 +17,7 @@ from epochal.units import format_count
 
 LISTED_FILES = 20
 
-_AR_CODE = """\
+_LLAMA_CODE = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,7 +69,7 @@ def model_card(
     recipe, numbers = record.recipe, record.numbers
     title = get_family(record.family).title
     shape = recipe.model.architecture()
-    code = _AR_CODE if record.family == "ar" else _MDM_CODE
+    code = _LLAMA_CODE if get_family(record.family).exact else _MDM_CODE
     how = code if end else _NO_TEXT
     sections = [
         _front_matter(record),
@@ -112,9 +112,10 @@ def model_card(
 
 
 def _front_matter(record: RunRecord) -> str:
-    kind = "autoregressive" if record.family == "ar" else "masked-diffusion"
+    family = get_family(record.family)
+    kind = family.title.replace(" ", "-")
     lines = ["---", "library_name: transformers", "tags:", "- epochal", f"- {kind}"]
-    lines += ["pipeline_tag: text-generation"] if record.family == "ar" else []
+    lines += ["pipeline_tag: text-generation"] if family.exact else []
     return "\n".join([*lines, "---"])
 
 
@@ -137,8 +138,8 @@ def _evaluation(record: RunRecord, step: int) -> str:
     lines = [_row(head), _row(["---"] * len(head)), *map(_result, found)]
     bound = (
         ""
-        if record.family == "ar"
-        else "\n\nDiffusion's figure is an upper bound on its NLL. ± is one standard error."
+        if not any(result.is_bound for result in found)
+        else "\n\nA figure from draws is an upper bound on the NLL. ± is one standard error."
     )
     return "\n".join(lines) + (bound or "\n\n± is one standard error.")
 

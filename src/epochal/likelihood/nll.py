@@ -26,7 +26,7 @@ from epochal.likelihood.controls import (
 )
 from epochal.likelihood.draws import DrawPlan, EvalShard
 from epochal.models import Transformer
-from epochal.objectives import Draw, Objective, Problem, mean_logit_nll, token_nll
+from epochal.objectives import Draw, Likelihood, Problem, mean_logit_nll, token_nll
 
 EVALUATION_SEED = 0
 """One seed for all, so that every checkpoint and every model meets the same masks."""
@@ -96,7 +96,7 @@ class _Batch:
 class Evaluator:
     """Scores one validation set with any model; draws can be added until they are enough."""
 
-    objective: Objective
+    objective: Likelihood
     machine: Machine
     windows: ScoredWindows
     document_starts: Integers

@@ -1,8 +1,8 @@
-"""Causal attention with randomly hidden tokens: an explicit mask, made on the device.
+"""Attention rules that need an explicit mask, which is made on the device.
 
-A mask has L² entries per row, 4 million at L = 2048. So a problem has only a key per row and a
-probability per position, and the mask is made from them where it is used. The draws are those of
-`epochal.rng`, bit for bit, on any device.
+A mask has L² entries per row, 4 million at L = 2048. So a problem has only what it is made from,
+such as a key per row and a probability per position, and the mask is made where it is used.
+The draws are those of `epochal.rng`, bit for bit, on any device.
 
 Shape letters: B rows, L positions.
 """
@@ -55,6 +55,21 @@ class RandomCausalMask:
             seen[row, 0, chosen] = seen[row, 0, chosen] & ~hidden
         seen.diagonal(dim1=2, dim2=3).fill_(True)
         return seen
+
+
+@dataclass(frozen=True, slots=True)
+class CausalRows:
+    """Some rows are causal, the others bidirectional."""
+
+    causal: Tensor
+    """[B] bool."""
+    length: int
+    """L."""
+
+    def mask(self, device: torch.device) -> Tensor:
+        """[B, 1, L, L] bool on `device`, True where position i (row) sees j (column)."""
+        before = torch.ones(self.length, self.length, dtype=torch.bool, device=device).tril_()
+        return before | ~self.causal.to(device)[:, None, None, None]
 
 
 def masking_probability(keys: Keys, length: int, share: float, eps: float) -> NDArray[np.float64]:

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epochal.objectives.attention_mask import RandomCausalMask
+from epochal.objectives.attention_mask import CausalRows, RandomCausalMask
 from epochal.rng import Keys
 
 Rule = Literal["causal", "bidirectional"] | Tensor
-Attention = Rule | RandomCausalMask
+Attention = Rule | RandomCausalMask | CausalRows
 """Which positions see which. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
-RandomCausalMask is made into one on the device."""
+RandomCausalMask and CausalRows are made into one on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Problem:
     def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None]:
         """The model's arguments on `device`: ids, attention rule, positions."""
         rule, positions = self.attention, self.positions
-        if isinstance(rule, RandomCausalMask):
+        if isinstance(rule, RandomCausalMask | CausalRows):
             rule = rule.mask(device)
         elif isinstance(rule, Tensor):
             rule = rule.to(device, non_blocking=True)
@@ -84,16 +84,13 @@ class Draw:
     """[B] uint64 keys of the rows' masks."""
 
 
-class Objective(Protocol):
-    """The objective of a family. Its methods are pure functions of their arguments."""
+class Likelihood(Protocol):
+    """How a model is scored. Its methods are pure functions of their arguments."""
 
     exact: bool
     """Whether one likelihood problem gives the exact NLL, not one draw of its bound."""
     shift: int
     """The target of position i is token i + shift of its row."""
-
-    def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
-        """[B, L+1] int64 tokens of shifted windows → the training loss of their L positions."""
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens, [B, L] bool `scored` → a draw of −log p(scored tokens | the others).
@@ -102,6 +99,13 @@ class Objective(Protocol):
         mean of a row's weighted sum is the row's exact NLL or its bound, and each scored token's
         weight has mean 1.
         """
+
+
+class Objective(Likelihood, Protocol):
+    """The objective of a family: how it is trained, and scored."""
+
+    def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
+        """[B, L+1] int64 tokens of shifted windows → the training loss of their L positions."""
 
     def paper_problem(self, tokens: Tensor, draw: Draw) -> Problem:
         """[B, L+1] tokens → the original's evaluation loss: its training loss at the noise

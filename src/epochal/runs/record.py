@@ -298,9 +298,14 @@ class RunRecord:
         except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
             raise RunError(f"{path} {EVALUATE_AGAIN.format(self.path)}") from error
 
-    def evaluation(self, checkpoint: str) -> NLLResult | None:
-        """Result for a checkpoint: from our estimator if there is one, else from the paper's."""
-        results = [result for result in self.evaluations() if result.checkpoint == checkpoint]
+    def evaluation(self, checkpoint: str, masked: bool = False) -> NLLResult | None:
+        """Result for a checkpoint: from the family's own estimator if there is one, else from the
+        paper's; if `masked`, that of a family of exact NLL read with masks."""
+        results = [
+            result
+            for result in self.evaluations()
+            if result.checkpoint == checkpoint and (result.estimator == "masked") == masked
+        ]
         return min(results, key=lambda result: result.estimator == "paper", default=None)
 
     def more_precise(self, result: NLLResult) -> NLLResult | None:

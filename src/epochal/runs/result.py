@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from epochal.errors import RunError
+from epochal.families import get_family
 
 _LARGEST_EXPONENT = 709.0
 """exp of more is not finite."""
@@ -23,7 +24,7 @@ class NLLResult:
     """best, last or ema."""
     step: int
     estimator: str
-    """exact, stratified or paper."""
+    """exact, stratified or paper; masked for the bound with masks of a family of exact NLL."""
     nll_nats_per_token: float
     """Exact, or an estimate of an upper bound on the NLL, by family."""
     standard_error: float
@@ -45,6 +46,11 @@ class NLLResult:
     seconds: float
     perplexity: float = field(init=False)
     """exp(NLL)."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the NLL is an upper bound."""
+        return self.estimator == "masked" or not get_family(self.family).exact
 
     def __post_init__(self) -> None:
         nll = self.nll_nats_per_token

@@ -13,7 +13,7 @@ from epochal.data.corpus import open_corpus
 from epochal.errors import NotFiniteError, OptionError, RecipeError, RunError
 from epochal.evaluation.evaluate import evaluate_best
 from epochal.evaluation.load import load_run
-from epochal.families import family_names, get_family
+from epochal.families import default_families, get_family
 from epochal.generation.config import GenerationConfig
 from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, load_recipe
@@ -43,7 +43,7 @@ def compare(
     changes = read_overrides(overrides)
     if "family" in changes:
         raise RecipeError("`family` has no place here: compare trains several families")
-    names = dict.fromkeys(options.families or family_names())
+    names = dict.fromkeys(options.families or default_families())
     recipes = {family: _recipe(recipe, changes, family) for family in names}
     if len(recipes) < 2:
         raise OptionError("families", ", ".join(names), "give two or more, or none for all")
@@ -76,7 +76,7 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
     left_out: list[str] = []
     for record in records:
         try:
-            evaluate_best(record, draws)
+            _evaluate(record, draws)
             scored.append(record)
         except NotFiniteError:
             left_out.append(str(record.path))
@@ -94,10 +94,17 @@ def _train(recipe: Recipe, folder: Path, options: CompareOptions) -> RunRecord:
     say(f"{get_family(recipe.family).title}:")
     run_dir = str(folder / recipe.family)
     record = train(dataclasses.replace(recipe, run_dir=run_dir), restart=options.restart)
-    evaluate_best(record, options.draws)
+    _evaluate(record, options.draws)
     if not record.samples():
         _keep_samples(record)
     return record
+
+
+def _evaluate(record: RunRecord, draws: int | None) -> None:
+    """Score the best checkpoint, where that is missing, in each way that its family has."""
+    evaluate_best(record, draws)
+    if get_family(record.family).masked_reading is not None:
+        evaluate_best(record, draws, masked=True)
 
 
 def _keep_samples(record: RunRecord, seed: int = 0) -> None:

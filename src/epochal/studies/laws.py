@@ -17,7 +17,7 @@ from pathlib import Path
 
 from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
-from epochal.families import family_names
+from epochal.families import default_families
 from epochal.progress import hidden
 from epochal.report.study import HeldOutResult, HeldOutResults, RegularisationTrial, StudyNote
 from epochal.results import Note, note
@@ -132,7 +132,7 @@ class StudyLaws:
         done = [state for state in states if state.state == State.FINISHED]
         results.results = [_compare(self, *expected[state.name], state) for state in done]
         results.not_checked = {state.name: state.reason for state in states if state not in done}
-        if len(done) < len(family_names()):
+        if len(done) < len(default_families()):
             return results
         with hidden():
             results.comparison = compare_existing([state.run_dir for state in done])
@@ -163,7 +163,7 @@ def study_laws(
     report = _fitted(kept, "data-constrained", notes) or _fitted(kept, "chinchilla", notes)
     if report is None:
         return None, notes
-    least = min(len(kept.of_family(family)) for family in family_names())
+    least = min(len(kept.of_family(family)) for family in default_families())
     if report.law == "data-constrained" and least >= RUNS_FOR_OVERFITTING and _overfits(report):
         report = _fitted(kept, "overfitting", notes) or report
     notes += [
@@ -202,7 +202,7 @@ def _fitted(points: Points, law: str, notes: list[Note]) -> FitReport | None:
     except EpochalError as error:
         notes.append(note(StudyNote.LAW_REFUSED, law=law, problem=str(error)))
         return None
-    if len(report.families) < len(family_names()):
+    if len(report.families) < len(default_families()):
         problem = "; ".join(map(str, report.refused.values())) or "a family has no runs"
         notes.append(note(StudyNote.LAW_REFUSED, law=law, problem=problem))
         return None
@@ -249,7 +249,7 @@ def overfitting(points: Points) -> tuple[list[str], list[Note]]:
         for (family, unique), epochs in sorted(best.items())
     ]
     whole = float(points.unique_tokens.max())
-    return [family for family in family_names() if (family, whole) in best], notes
+    return [family for family in default_families() if (family, whole) in best], notes
 
 
 def _best(law: ScalingLaw, unique: int, flops: float, params: Mapping[str, float]) -> LadderChoice:

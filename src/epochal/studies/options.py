@@ -44,7 +44,7 @@ class CompareOptions:
     out: Path | None = None
     """Folder for the runs; runs/<recipe's name> if not given."""
     families: tuple[str, ...] = option((), flag="--family", metavar="NAME")
-    """A family to train, repeatable; all of them if not given."""
+    """A family to train, repeatable; those trained by default if not given."""
     draws: int | None = None
     """Mask draws per row where the NLL is a bound; 8 if not given."""
     restart: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 from epochal.data.corpus import Corpus
 from epochal.device import find_device
 from epochal.errors import OptionError
-from epochal.families import families, family_names
+from epochal.families import default_families, families
 from epochal.progress import say
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
@@ -101,7 +101,7 @@ class StudyRunner:
         costs = self.state.costs
         if costs is None:
             sizes = list(self.params)[:SIZES_TIMED]
-            timed = len(family_names()) * -(-len(sizes) // 3)
+            timed = len(default_families()) * -(-len(sizes) // 3)
             limit = MEASURE_SHARE * self.state.budget / timed
             slot = make_slots(self.jobs)[0]
             speeds = measure_sizes(
@@ -139,7 +139,7 @@ class StudyRunner:
     def _new_layout(self, costs: Costs) -> Layout:
         length, batch = _rows_of_machine()
         spare = (self.end_of_probes - self.state.used) * PACKED
-        turns = -(-len(family_names()) // self.jobs)
+        turns = -(-len(default_families()) // self.jobs)
         check = 0.9 * CHECK_SHARE * self.state.budget / turns
         least = LEAST_STEPS * length * batch
         layout = lay_out(costs, self.params, self.unique_tokens, spare * self.jobs, check, least)
@@ -205,7 +205,7 @@ class StudyRunner:
         return results
 
     def _check_flops(self, laws: StudyLaws, params: dict[str, float], costs: Costs) -> float:
-        turns = -(-len(family_names()) // self.jobs)
+        turns = -(-len(default_families()) // self.jobs)
         seconds = max(20.0, (self.state.left - self.tail) * 0.9 / turns)
         flops = laws.affordable(self.unique_tokens, params, costs, seconds)
         largest = float(laws.points.flops.max())

@@ -16,7 +16,7 @@ from typing import Any
 from epochal import files
 from epochal.comparison import is_clear, nll_difference
 from epochal.errors import OptionError, RecipeError
-from epochal.families import family_names
+from epochal.families import default_families
 from epochal.progress import say
 from epochal.recipe import find_recipe, recipe_toml
 from epochal.recipe.load import read_toml
@@ -95,7 +95,7 @@ def _starts(
     path = find_recipe(str(source))
     recipe = read_toml(path)
     if "sweep" not in recipe:
-        families = list(dict.fromkeys(options.families or family_names()))
+        families = list(dict.fromkeys(options.families or default_families()))
         tree = {"sweep": {"design": "grid", "families": families}, "base": recipe}
         recipe.pop("run_dir", None)
         recipe.pop("family", None)

@@ -10,7 +10,7 @@ import torch
 
 from epochal.data.corpus import open_corpus
 from epochal.device import find_machine
-from epochal.families import family_names
+from epochal.families import default_families
 from epochal.recipe import Recipe, run_numbers
 from epochal.training.threads import restored_threads
 from epochal.training.train import make_stepper
@@ -61,7 +61,7 @@ def measure_sizes(
     two timed ones follow from their FLOPs on the line between their neighbours.
     """
     speeds: dict[tuple[str, str], float] = {}
-    for family in family_names():
+    for family in default_families():
         timed: dict[str, float] = {}
         for size in sizes[::3]:
             recipe = recipe_of(family, size)

@@ -116,6 +116,14 @@ def _bounds(values: Mapping[str, Any]) -> str:
     )
 
 
+def _masked(values: Mapping[str, Any]) -> str:
+    figures = [
+        f"{_short(family)} at most {nll:.3f} ± {error:.3f}"
+        for family, (nll, error) in values["nll"].items()
+    ]
+    return f"read with masks instead of from left to right: {listed(figures)} nats per token"
+
+
 def _flops(values: Mapping[str, Any]) -> str:
     spent = [f"{_short(family)} {flops(value)}" for family, value in values["flops"].items()]
     return f"the runs did not have the same compute (FLOPs): {', '.join(spent)}"
@@ -150,6 +158,7 @@ TEXTS: dict[NoteCode, Text] = {
     NoVerdict.NOT_EVALUATED: _not_evaluated,
     NoVerdict.NOT_COMPARABLE: "no verdict: {error}",
     ComparisonNote.BOUNDS: _bounds,
+    ComparisonNote.MASKED: _masked,
     ComparisonNote.ERROR_SCOPE: (
         "± is one standard error, over validation documents and mask draws; it does not cover "
         "other seeds, sizes or regularisation"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from epochal.families import family_names
 from epochal.recipe import identity, known_keys, load_recipe
 
 BASE = {"train.steps": 10, "model.size": "7M", "family": "mdm"}
@@ -39,6 +40,7 @@ CHANGES = {
     "mdm.low_noise_iters": 10,
     "mdm.low_noise_ratio": 0.1,
     "mdm.random_length": 0.01,
+    "dual.causal_share": 0.5,
     "ar.orders": 4,
     "ar.order_kind": "random",
     "ar.token_masking": 0.3,
@@ -137,7 +139,9 @@ def test_each_key_is_one_or_the_other():
 @pytest.mark.parametrize("key", CHANGES)
 def test_keys_that_matter(key):
     length = {"train.steps": None} if key in ("train.epochs", "train.tokens", "train.flops") else {}
-    base = BASE | ({"family": "ar"} if key.startswith("ar.") else {}) | WITH.get(key, {})
+    section = key.partition(".")[0]
+    own = {"family": section} if section in family_names() else {}
+    base = BASE | own | WITH.get(key, {})
     changed = load_recipe(None, base | length | {key: CHANGES[key]})
     base = load_recipe(None, base)
     assert identity(base) != identity(changed)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.errors import UserError
-from epochal.families import family_names
+from epochal.families import default_families
 from epochal.sizes import LADDER
 from epochal.studies.probes import (
     DESIGNS,
@@ -28,7 +28,11 @@ CHECK = 100.0
 def costs(speed=5e-11, overhead=4.0, factor=1.0):
     """`speed` in seconds per FLOP of 6·N."""
     return Costs(
-        {(f, size): 6 * n * speed for f in family_names() for size, n in list(PARAMS.items())[:10]},
+        {
+            (f, size): 6 * n * speed
+            for f in default_families()
+            for size, n in list(PARAMS.items())[:10]
+        },
         overhead,
         30_000,
         factor,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epochal.errors import OptionError, RecipeError, TrainingStopped
-from epochal.families import family_names
+from epochal.families import default_families
 from epochal.recipe import find_recipe, load_recipe
 from epochal.recipe.load import apply_overrides
 from epochal.report.text.tune import certificate
@@ -255,7 +255,7 @@ def test_a_search_that_is_broken_off_leaves_what_it_knows(trained, tiny_corpus, 
     with pytest.raises(TrainingStopped):
         tuned(tiny_corpus, tmp_path)
     kept = json.loads((tmp_path / "out" / "tune.json").read_text(encoding="utf-8"))
-    assert len(kept["searches"]) == len(family_names())
+    assert len(kept["searches"]) == len(default_families())
     trained_runs = [name for names in rounds for name in names]
     for search in kept["searches"]:
         own = [name for name in trained_runs if name.startswith(search["name"])]

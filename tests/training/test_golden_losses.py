@@ -1,4 +1,4 @@
-"""Loss curves of 20 steps per family, as version 0.1.0 gave them.
+"""Loss curves of 20 steps per family, as the first version that had it gave them.
 
 The tolerance covers another CPU and another BLAS, and no change of an objective, of the data's
 order, of masks, of initial weights or of the optimizer.
@@ -21,6 +21,7 @@ GOLDEN = json.loads((FILES / "golden_losses.json").read_text())
 CASES = {
     "ar": {"family": "ar"},
     "ar-orders": {"family": "ar", "ar.orders": 4},
+    "dual": {"family": "dual"},
     "mdm": {"family": "mdm"},
     "mdm-stratified": {"family": "mdm", "mdm.noise": "stratified"},
 }

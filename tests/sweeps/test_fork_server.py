@@ -34,9 +34,8 @@ def server(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("epochal.sweeps.fork_server.COMMAND", [sys.executable, str(program)])
     server = ForkServer(1)
-    with server.process:
-        yield server
-        server.process.kill()
+    yield server
+    server.close()
 
 
 def test_a_child_is_as_a_process_of_its_own(server, monkeypatch, tmp_path):

@@ -507,3 +507,17 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     other = sweep(tmp_path / "one.toml", options=SweepOptions(out=tmp_path / "runs" / "one"))
     assert other.runs[0].run_dir == str(tmp_path / "runs" / "three" / "ar")
     assert recipe_hash(design_runs(sweep_from_tree(tree, "x"))[0].recipe) == other.runs[0].identity
+
+
+def test_the_time_left_is_that_of_the_speed_so_far(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("epochal.sweeps.monitor.time.monotonic", lambda: now[0])
+    metrics = tmp_path / "metrics.jsonl"
+    monitor = RunMonitor(metrics, "ar", 100)
+    assert monitor.seconds_left is None
+    for step, moment in ((10, 100.0), (40, 160.0)):
+        now[0] = moment
+        with metrics.open("a") as file:
+            file.write(json.dumps({"kind": "train", "step": step, "epochs": 1.0, "loss": 2}) + "\n")
+        monitor.read()
+    assert monitor.seconds_left == pytest.approx(120.0)

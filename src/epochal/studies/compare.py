@@ -19,9 +19,15 @@ from epochal.progress import say
 from epochal.recipe import Recipe, RecipeLike, load_recipe
 from epochal.recipe.load import read_overrides
 from epochal.results import to_json
-from epochal.runs import RunRecord
+from epochal.runs import RunFolder, RunRecord
 from epochal.studies.options import CompareOptions
-from epochal.training.train import train
+from epochal.sweeps.designs import CorpusFacts, SweepRun
+from epochal.sweeps.file import Sweep
+from epochal.sweeps.record import SweepFolder
+from epochal.sweeps.slots import default_jobs
+from epochal.sweeps.sweep import run_all
+from epochal.training.parallel.world import process_count
+from epochal.training.train import archive_run, train
 
 SAMPLE_PROMPT_TOKENS = 12
 SAMPLE_NEW_TOKENS = 48
@@ -49,7 +55,18 @@ def compare(
         raise OptionError("families", ", ".join(names), "give two or more, or none for all")
     name = Path(str(recipe)).stem if isinstance(recipe, str | Path) else "compare"
     folder = Path(options.out) if options.out is not None else Path("runs") / name
-    runs = [_train(own, folder, options) for own in recipes.values()]
+    recipes = {
+        family: dataclasses.replace(own, run_dir=str(folder / family))
+        for family, own in recipes.items()
+    }
+    jobs = default_jobs(len(recipes)) if options.jobs is None else options.jobs
+    trained: list[str] = []
+    if jobs > 1 and process_count() == 1:
+        trained = _side_by_side(recipes, folder, jobs, options.restart)
+    runs = [
+        _finish(RunRecord(folder / family) if family in trained else _train(own, options), options)
+        for family, own in recipes.items()
+    ]
     comparison = compare_runs(runs)
     files.write_json(folder / "comparison.json", to_json(comparison))
     return comparison
@@ -90,10 +107,29 @@ def _recipe(recipe: RecipeLike, changes: Mapping[str, Any], family: str) -> Reci
     return load_recipe(recipe, {**changes, "family": family})
 
 
-def _train(recipe: Recipe, folder: Path, options: CompareOptions) -> RunRecord:
+def _side_by_side(
+    recipes: Mapping[str, Recipe], folder: Path, jobs: int, restart: bool
+) -> list[str]:
+    """Train and evaluate the runs in processes of their own; the families that are finished."""
+    if restart:
+        for family in recipes:
+            with RunFolder(folder / family).lock():
+                archive_run(RunFolder(folder / family))
+    corpus = open_corpus(next(iter(recipes.values())).data)
+    facts = CorpusFacts(corpus.tokenizer.vocabulary, corpus.train.unique_tokens)
+    plain = Sweep(name="compare", parts=(), grid={}, variants={}, runs=(), base={})
+    runs = [SweepRun(family, recipe) for family, recipe in recipes.items()]
+    result = run_all(plain, runs, facts, SweepFolder(folder), jobs=jobs, retry=True)
+    return [run.name for run in result.finished]
+
+
+def _train(recipe: Recipe, options: CompareOptions) -> RunRecord:
+    """Train in this process, which also says why a run failed in another."""
     say(f"{get_family(recipe.family).title}:")
-    run_dir = str(folder / recipe.family)
-    record = train(dataclasses.replace(recipe, run_dir=run_dir), restart=options.restart)
+    return train(recipe, restart=options.restart)
+
+
+def _finish(record: RunRecord, options: CompareOptions) -> RunRecord:
     _evaluate(record, options.draws)
     if not record.samples():
         _keep_samples(record)

@@ -49,3 +49,9 @@ class CompareOptions:
     """Mask draws per row where the NLL is a bound; 8 if not given."""
     restart: bool = False
     """Start over; existing runs are renamed to NAME.old-N."""
+    jobs: int | None = None
+    """Runs at a time on this machine.  [default: one per GPU, else per CPU core, at most 8]"""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise OptionError("jobs", self.jobs, "should be at least 1")

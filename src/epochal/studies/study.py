@@ -37,7 +37,7 @@ from epochal.studies.runner import StudyRunner
 from epochal.studies.state import StudyState
 from epochal.studies.tuning import best_setting
 from epochal.sweeps.record import RunState
-from epochal.sweeps.slots import make_slots, warn_idle_gpus
+from epochal.sweeps.slots import default_jobs, make_slots, warn_idle_gpus
 from epochal.sweeps.tuned import Tuned
 
 VALIDATION_TOKENS = 20_000
@@ -56,7 +56,7 @@ def study(text: str | Path | None = None, options: StudyOptions | None = None) -
     """
     options = options or StudyOptions()
     state = StudyState(options.out / "state.json", options.budget)
-    jobs = options.jobs or _default_jobs()
+    jobs = options.jobs or default_jobs(2)
     warn_idle_gpus(make_slots(jobs))
     try:
         return _Study(options, state, jobs).run(text)
@@ -249,12 +249,6 @@ def _best_run(states: Sequence[RunState], tried: Sequence[RegularisationTrial]) 
     seen += [(trial.nll, trial.run) for trial in tried if trial.nll is not None]
     nll, name = min(seen, default=(None, None))
     return Recommendation(basis=Basis.NO_LAW, best_run=name, best_nll=nll)
-
-
-def _default_jobs() -> int:
-    """Two runs at a time on a CPU with two cores or more; on GPUs one for each."""
-    slot = make_slots(1)[0]
-    return slot.gpus or (2 if slot.threads > 1 else 1)
 
 
 def _text_bytes(text: str | Path | None) -> int:

@@ -63,6 +63,11 @@ class ForkServer:
         """Whether it can start nothing any more."""
         return self.process.poll() is not None
 
+    def close(self) -> None:
+        """End it; its children go on."""
+        with self.process:
+            self.process.kill()
+
     def start(self, arguments: list[str], env: dict[str, str], log: Path) -> ForkedProcess:
         """Run `epochal` with `arguments` in a new session; its output is appended to `log`.
 
@@ -127,6 +132,7 @@ def start_epochal(arguments: list[str], env: dict[str, str], log: Path) -> Forke
     kept = _server(threads)
     if not kept or kept[0].ended:
         kept[:] = [ForkServer(threads)]
+        atexit.register(kept[0].close)
     return kept[0].start(arguments, env, log)
 
 
@@ -190,9 +196,13 @@ def _be_a_child(run: Callable[[list[str]], None], request: dict[str, Any]) -> No
     os._exit(code if isinstance(code, int) else 1)
 
 
+def _run_epochal(_: list[str]) -> None:
+    runpy.run_module("epochal", run_name="__main__")  # which reads sys.argv
+
+
 def _answer(**values: int) -> None:
     print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":
-    serve(lambda _: runpy.run_module("epochal", run_name="__main__"), PRELOADED)
+    serve(_run_epochal, PRELOADED)

@@ -40,8 +40,8 @@ _ORDER = (
 )
 _MARGIN = 6
 """Lines of the terminal left for the table's header, its footer and the prompt."""
-_COLUMNS = ("run", "state", "done", "epoch", "loss", "best val", "tok/s")
-_LEAST_IMPORTANT = ("tok/s", "epoch", "loss", "best val", "done")
+_COLUMNS = ("run", "state", "done", "left", "epoch", "loss", "best val", "tok/s")
+_LEAST_IMPORTANT = ("tok/s", "epoch", "loss", "best val", "left", "done")
 _SHORTEST_NAME = 8
 
 
@@ -64,6 +64,8 @@ class RunMonitor:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(step, validation NLL)."""
     _offset: int = 0
+    _first: tuple[float, float] | None = None
+    """(time, share) when a line was first read."""
 
     def read(self) -> bool:
         """Read new whole lines; returns whether there was a new validation NLL."""
@@ -86,6 +88,8 @@ class RunMonitor:
                 self._line(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
+        if self._first is None:
+            self._first = time.monotonic(), self.share
         return len(self.curve) > before
 
     def _line(self, line: dict[str, Any]) -> None:
@@ -101,6 +105,14 @@ class RunMonitor:
     def share(self) -> float:
         """Share of the run that is done, 0 to 1."""
         return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the run ends, at the speed since its first line was read; None before that."""
+        if self._first is None or self.share <= self._first[1]:
+            return None
+        began, share = self._first
+        return (time.monotonic() - began) * (1 - self.share) / (self.share - share)
 
     @property
     def best(self) -> float | None:
@@ -222,8 +234,17 @@ class SweepScreen:
         return Group(table, Text(f"{self._name}: {foot}; {minutes:.1f} minutes", style="dim"))
 
 
+def _left(monitor: RunMonitor) -> str:
+    seconds = monitor.seconds_left
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def _progress(monitor: RunMonitor) -> str:
     parts = [f"{100 * monitor.share:.0f}%", f"epoch {monitor.epochs:.2f}"]
+    if left := _left(monitor):
+        parts.append(f"{left} left")
     if monitor.loss is not None:
         parts.append(f"loss {monitor.loss:.3f}")
     if monitor.best is not None:
@@ -241,6 +262,7 @@ def _row(state: RunState, monitor: RunMonitor) -> list[str]:
         state.name,
         state.state.replace("_", " "),
         f"{100 * monitor.share:.0f}%" if training else "",
+        _left(monitor) if training else "",
         f"{monitor.epochs:.2f}" if training else "",
         f"{monitor.loss:.3f}" if training and monitor.loss is not None else "",
         "" if best is None else f"{best:.3f}",

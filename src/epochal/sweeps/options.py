@@ -125,8 +125,8 @@ class SubmitOptions:
 class SweepOptions:
     """How the runs of a sweep are run."""
 
-    jobs: int = 1
-    """Runs at a time on this machine."""
+    jobs: int | None = None
+    """Runs at a time on this machine.  [default: one per GPU, else per CPU core, at most 8]"""
     out: Path | None = None
     """Folder for the runs.  [default: runs/<sweep's name>]"""
     retry: bool = False
@@ -151,12 +151,13 @@ class TuneOptions:
     seeds: int = 1
     """Trainings of the settings found; with 2 or more, what another seed changes is part of the
     error."""
-    jobs: int = 1
-    """Runs at a time on this machine."""
+    jobs: int | None = None
+    """Runs at a time on this machine.  [default: one per GPU, else per CPU core, at most 8]"""
 
     def __post_init__(self) -> None:
         for name in ("jobs", "seeds"):
-            if getattr(self, name) < 1:
-                raise OptionError(name, getattr(self, name), "should be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(name, value, "should be at least 1")
         if self.budget is not None and not self.budget > 0:
             raise OptionError("budget", self.budget, "should be more than 0 seconds")

@@ -111,7 +111,7 @@ def _prepare(
     folder = _run_folder(settings)
     held.enter_context(folder.lock())
     if restart:
-        _archive(folder)
+        archive_run(folder)
     old = folder.read_info()
     start = find_start(settings, numbers, info["identity"], old)
     if start is not None:
@@ -331,7 +331,7 @@ def run_info(
     }
 
 
-def _archive(folder: RunFolder) -> None:
+def archive_run(folder: RunFolder) -> None:
     """Move the content of the run's folder to `<folder>.old-1` (or the next free number)."""
     content = [path for path in folder.path.iterdir() if path.name not in (".lock", ".owner.json")]
     if not content:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from epochal.cli.options import options
+from epochal.data.duplicates import EffectiveUniqueTokens
 from epochal.errors import OptionError, RunError, TrainingStopped
 from epochal.recipe import identity, load_recipe, run_numbers
 from epochal.report import write_report
@@ -511,3 +512,22 @@ def test_a_family_below_the_unigram_baseline_is_not_predicted(planted, text, tmp
     # For another compute nothing was measured, and the laws cannot predict.
     other = run(text, tmp_path / "study", flops=1e15)
     assert (other.recommendation.basis, other.recommendation.winner) == (Basis.TOO_EARLY, None)
+
+
+def test_tokens_that_are_not_repeated(shared_study, text, monkeypatch):
+    """The same runs, with unique tokens of which a fifth are repeated."""
+    plant(monkeypatch)
+
+    def four_fifths(corpus, store):
+        whole = store.unique_tokens
+        return EffectiveUniqueTokens(whole, 0.8 * whole, 0.7 * whole, 0.9 * whole)
+
+    monkeypatch.setattr("epochal.studies.study._effective", four_fifths)
+    plain, made = shared_study.made, run(text, shared_study.out, effective=True)
+    assert made.plan.stored_tokens == plain.plan.unique_tokens
+    assert made.plan.unique_tokens == 0.8 * plain.plan.unique_tokens
+    for family, fit in made.fit.families.items():
+        here, there = fit.fitted_range["unique_tokens"], plain.fit.families[family].fitted_range
+        assert here == pytest.approx([0.8 * u for u in there["unique_tokens"]])
+    for path in made.recipes.values():
+        assert load_recipe(path).data.unique_tokens == plain.plan.unique_tokens

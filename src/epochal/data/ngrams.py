@@ -171,7 +171,8 @@ class Sought:
 def sorted_set(hashes: Keys) -> Keys:
     """The hashes in order, each once."""
     keys = np.sort(hashes)
-    return keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
+    once: Keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
+    return once
 
 
 def cover(units: Units, first: int, last: int) -> Mask:

@@ -257,7 +257,8 @@ def _write_corpus(
         with bar("Tokenising", split.text_bytes) as progress:
             for selection in split.selections:
                 _write(selection, train, validation, fidelity, workers, progress.update)
-        order, notes = np.arange(train_writer.documents), []
+        order: NDArray[np.int64] = np.arange(train_writer.documents)
+        notes: list[Note] = []
         if (seed := settings.get("shuffle")) is not None:
             key = rng.stream_key(seed, "document order")
             order = rng.random_order(key, np.flatnonzero(split.selections[0].train))

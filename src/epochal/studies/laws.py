@@ -10,10 +10,12 @@ what was seen.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
@@ -34,6 +36,7 @@ from epochal.studies.ladder import Ladders, Prediction, half_life_of, ladders_of
 from epochal.studies.probes import FARTHEST, REPEATED, Costs
 from epochal.sweeps.record import RunState, State
 
+UniqueOf = Callable[[int], float]
 LEAST_SPARE = 2
 """Runs beyond the number of constants without which no law is used. One fewer than the SPARE of
 `scaling/points.py`, since overfitted runs are left out of a fit after those were counted."""
@@ -55,6 +58,8 @@ class StudyLaws:
     """NLL of token frequencies alone, nats per token."""
     below_unigram_baseline: Mapping[str, float]
     """Families whose runs are not clearly below it → lowest NLL seen."""
+    unique_of: UniqueOf = float
+    """Tokens at the beginning of the text → those of them that count as unique."""
 
     def near_probes(self, params: Mapping[str, float]) -> dict[str, float]:
         """The sizes to use it for: from the smallest probe to LARGER times the largest."""
@@ -65,13 +70,15 @@ class StudyLaws:
     def choices(
         self, unique: int, flops: float, params: Mapping[str, float]
     ) -> dict[str, LadderChoice]:
-        """The size and length recommended for each family with this compute.
+        """The size and length recommended for each family with this compute, on the first
+        `unique` tokens of the text.
 
         The size whose ladder leads to the lowest loss, of those with runs that are long enough; by
         the law, where there is none. A family below the unigram baseline trains the same as the
         first that is not.
         """
         chosen: dict[str, LadderChoice] = {}
+        unique = int(self.unique_of(unique))
         for family, law in self.report.families.items():
             found = [
                 LadderChoice(
@@ -148,16 +155,17 @@ class StudyLaws:
 
 
 def study_laws(
-    places: Sequence[str | Path], unigram_nll: float
+    places: Sequence[str | Path], unigram_nll: float, unique_of: UniqueOf = float
 ) -> tuple[StudyLaws | None, list[Note]]:
     """The laws of the runs in `places`, each with its extrapolation error, and notes.
 
-    With an overfitting term where some runs overfitted and there are enough; of one epoch only
+    The unique tokens of a run are `unique_of` those that it has of the text. With an overfitting
+    term where some runs overfitted and there are enough; of one epoch only
     where nothing else can be identified. None where the runs determine no law of all families;
     the notes have the reason for each law. Raises DataError or RunError for runs that cannot be
     read.
     """
-    points = read_points(places)
+    points = _counted(read_points(places), unique_of)
     kept, below = drop_unigram_level_runs(points, unigram_nll)
     notes: list[Note] = []
     report = _fitted(kept, "data-constrained", notes) or _fitted(kept, "chinchilla", notes)
@@ -170,8 +178,13 @@ def study_laws(
         note(StudyNote.BELOW_UNIGRAM_BASELINE, family=family, nll=lowest, unigram_nll=unigram_nll)
         for family, lowest in below.items()
     ]
-    laws = StudyLaws(points, report, unigram_nll, below)
+    laws = StudyLaws(points, report, unigram_nll, below, unique_of)
     return laws, notes + _ladder_notes(laws)
+
+
+def _counted(points: Points, unique_of: UniqueOf) -> Points:
+    counted = np.array([unique_of(int(unique)) for unique in points.unique_tokens], dtype=float)
+    return replace(points, unique_tokens=counted)
 
 
 def _ladder_notes(laws: StudyLaws) -> list[Note]:
@@ -270,7 +283,7 @@ def _compare(
     from there to where it brings nothing.
     """
     law = laws.report.families[state.family]
-    point = read_points([state.run_dir])
+    point = _counted(read_points([state.run_dir]), laws.unique_of)
     where = (point.params, point.tokens, point.unique_tokens)
     by_law = float(law.predict(*where)[0])
     found = laws.prediction(state.family, float(point.params[0]), float(point.tokens[0]))

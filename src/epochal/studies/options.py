@@ -27,6 +27,9 @@ class StudyOptions:
     """Runs at a time.  [default: 2 on a CPU, one per GPU]"""
     tokenizer: str | None = None
     """Tokenizer, as for data prepare.  [default: bpe, larger for larger texts]"""
+    effective: bool = False
+    """Take U_effective, the tokens that are not repeated, for the unique tokens of the text and of
+    each part of it that is trained on."""
 
     def __post_init__(self) -> None:
         if not self.budget >= LEAST_BUDGET:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from epochal import files
 from epochal.comparison import is_clear
+from epochal.data.blend import Blend
 from epochal.data.builtin import builtin_documents
 from epochal.data.corpus import Corpus
+from epochal.data.duplicates import EffectiveUniqueTokens, find_duplicates, measure_duplicates
 from epochal.data.store import TokenStore
 from epochal.errors import EpochalError
 from epochal.recipe import recipe_toml
@@ -29,7 +32,7 @@ from epochal.results import note
 from epochal.scaling.planner import PlanReport, make_plan
 from epochal.scaling.points import corpus_unigram_nll
 from epochal.studies.climb import Climb
-from epochal.studies.laws import StudyLaws, overfitting, study_laws
+from epochal.studies.laws import StudyLaws, UniqueOf, overfitting, study_laws
 from epochal.studies.options import StudyOptions
 from epochal.studies.probes import FARTHEST
 from epochal.studies.quickstart import prepare_text
@@ -94,15 +97,16 @@ class _Study:
         sizes = laws.near_probes(params)
         held_out = runner.check(laws, sizes, costs, self.tried)
         began = time.monotonic()
+        effective = _effective(corpus, corpus.train) if self.options.effective else None
         planned = make_plan(
             laws.report.families,
-            runner.unique_tokens,
+            runner.unique_tokens if effective is None else effective.estimate,
             self.options.flops or held_out.flops,
             vocabulary=corpus.tokenizer.vocabulary,
             sizes=sizes,
         )
         self.state.add_stage("plan", began, note(StageNote.PLANNED, flops=planned.flops))
-        planned = _by_ladders(planned, laws, sizes)
+        planned = _by_ladders(replace(planned, effective=effective), laws, sizes)
         recommendation = recommend(planned, self.tried, held_out, laws.below_unigram_baseline)
         return self._finish(runner, recommendation, laws, planned, held_out)
 
@@ -124,12 +128,20 @@ class _Study:
         vocabulary = corpus.tokenizer.vocabulary
         return corpus_unigram_nll(corpus.train, corpus.validation, vocabulary)
 
+    def _unique_of(self, corpus: Corpus) -> UniqueOf:
+        """Tokens at the beginning of the text → those of them that count as unique."""
+        if not self.options.effective:
+            return float
+        train = corpus.train
+        assert isinstance(train, TokenStore)  # as `prepare` makes it
+        return cache(lambda tokens: _effective(corpus, train.first(tokens)).estimate)
+
     def _fit(self, runner: StudyRunner, climb: Climb, unigram_nll: float) -> StudyLaws | None:
         """Laws that describe the probes; None, with notes, where none is identified."""
         began = time.monotonic()
         laws = None
         try:
-            laws, notes = study_laws(climb.places, unigram_nll)
+            laws, notes = study_laws(climb.places, unigram_nll, self._unique_of(runner.corpus))
             runner.notes += notes
         except EpochalError as error:
             runner.notes.append(note(StudyNote.LAW_REFUSED, law="any", problem=str(error)))
@@ -186,11 +198,19 @@ class _Study:
         return replace(result, seconds=self.state.used)
 
 
+def _effective(corpus: Corpus, store: TokenStore | Blend) -> EffectiveUniqueTokens:
+    """U_effective of a text or of its beginning; that of all of it is kept beside it."""
+    assert isinstance(store, TokenStore)
+    if store is corpus.train:
+        return measure_duplicates(corpus.folder).effective
+    return find_duplicates(store, tokenizer=corpus.tokenizer).effective
+
+
 def _by_ladders(planned: PlanReport, laws: StudyLaws, sizes: Mapping[str, float]) -> PlanReport:
     """The plan with the size that each family's ladder has best, where it reaches so far."""
     if planned.flops > 1.01 * FARTHEST * float(laws.points.flops.max()):
         return planned
-    best = laws.choices(int(planned.unique_tokens), planned.flops, sizes)
+    best = laws.choices(int(planned.stored_tokens), planned.flops, sizes)
     families = [replace(one, size=best.get(one.family, one.size)) for one in planned.families]
     return replace(planned, families=families)
 

@@ -16,6 +16,7 @@ from epochal.report.study import (
     StudyResult,
 )
 from epochal.report.text import Text, comparison, describe, plan
+from epochal.report.text.data import effective_tokens
 from epochal.report.text.format import flops, listed, sentence
 from epochal.report.text.tune import certificate, neighbour_text
 from epochal.results import Note, NoteCode, to_json
@@ -169,6 +170,8 @@ def note_texts(result: StudyResult) -> list[str]:
     texts = [*map(describe, result.notes), *_tuned_texts(result)]
     texts += map(_trial_text, result.regularisation)
     if result.plan is not None:
+        if result.plan.effective is not None:
+            texts.append(f"U is U_effective: {effective_tokens(result.plan.effective)}")
         texts += map(describe, result.plan.notes)
         for one in result.plan.families:
             warnings = map(plan.extrapolation_text, one.extrapolation_warnings)

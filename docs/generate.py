@@ -81,6 +81,7 @@ RESULTS: dict[str, str] = {
     "data inspect": "epochal.data.inspection.Description",
     "data verify": "list[epochal.data.inspection.Finding]",
     "data duplicates": "epochal.data.duplicates.DuplicateReport",
+    "data report": "epochal.report.corpus.CorpusPage",
     "data download": "epochal.data.download.Downloaded",
     "data canaries": "epochal.data.canaries.CanaryFiles",
 }

@@ -163,6 +163,7 @@ def test_data(check, tmp_path):
     check("data subset", "data", "subset", corpus, cut, "--unique-tokens", 50)
     check("data inspect", "data", "inspect", corpus)
     check("data duplicates", "data", "duplicates", corpus)
+    check("data report", "data", "report", corpus, "--out", tmp_path / "corpus.html")
     check("data verify", "data", "verify", corpus)
     check("data names", "data", "names")
     check("data canaries", "data", "canaries", "--out", tmp_path / "k")

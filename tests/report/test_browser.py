@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from epochal.data.options import PrepareOptions
+from epochal.data.prepare import prepare
 from epochal.families import families
 from epochal.report import write_report
+from epochal.report.corpus import write_corpus_report
 from made_runs import make_run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -59,6 +62,23 @@ def visit(browser, page_file):
     assert set(requests) == {page_file.as_uri()}
     for context in opened:
         context.close()
+
+
+def test_the_page_about_a_corpus(browser, tmp_path):
+    """It is quiet, fits a phone, and shows what is under the pointer."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{n} is a number " * 20 for n in range(30)))
+    options = PrepareOptions(documents="blank-line", tokenizer="bytes")
+    prepare(tmp_path / "text.txt", tmp_path / "corpus", options)
+    file = write_corpus_report(tmp_path / "corpus", tmp_path / "corpus.html").path
+    page, complaints = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.hover("figure[data-name=parts] .tip >> nth=2")
+    assert "passages" in page.inner_text("#tip")
+    assert not complaints
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

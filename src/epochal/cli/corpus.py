@@ -1,4 +1,4 @@
-"""`epochal data duplicates`."""
+"""`epochal data duplicates` and `report`: what a corpus holds."""
 
 from __future__ import annotations
 
@@ -41,3 +41,37 @@ def duplicates(store: str, tokenizer: str | None, options: DuplicateOptions, as_
     print_paragraph(first)
     for line in rest:
         print_note(line)
+
+
+@click.command()
+@click.argument("corpus")
+@click.option("--out", default="corpus.html", show_default=True, help="The page to write.")
+@click.option(
+    "--samples",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Number of documents whose beginning is shown.",
+)
+@options(DuplicateOptions)
+@json_option
+def report(corpus: str, out: str, samples: int, options: DuplicateOptions, as_json: bool) -> None:
+    """Write one self-contained HTML page about a corpus; it loads nothing from the network.
+
+    It has the lengths of the documents, what is repeated and what leaks (as `epochal data
+    duplicates` measures it), the passages that most documents repeat, scripts, odd documents, how
+    the tokenizer fits, and samples.
+
+    \b
+    Example:
+      epochal data report corpus --out corpus.html
+    """
+    from epochal.report.corpus import write_corpus_report
+
+    written = write_corpus_report(corpus, out, options, samples=samples)
+    if as_json:
+        print_json(written)
+        return
+    share = written.effective / written.unique_tokens
+    click.echo(f"{written.unique_tokens:,} unique tokens, of which {share:.1%} are not repeated")
+    click.echo(f"Report on the corpus: {written.path}")

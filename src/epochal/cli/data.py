@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.corpus import duplicates
+from epochal.cli.corpus import duplicates, report
 from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
 from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions, TokenizersOptions
@@ -37,6 +37,7 @@ def data() -> None:
 
 
 data.add_command(duplicates)
+data.add_command(report)
 
 
 @data.command()

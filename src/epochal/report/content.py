@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -25,7 +24,7 @@ from epochal.report.collect import (
     on_one_scale,
 )
 from epochal.report.curves import points_per_curve, show_losses
-from epochal.report.drawing import Plot, inline
+from epochal.report.drawing import Plot, shown
 from epochal.report.laws import Laws, plan_recipes, study_list
 from epochal.report.text import describe
 from epochal.report.text.comparison import verdict
@@ -78,6 +77,17 @@ _STATUS = {
 }
 
 
+def frame() -> dict[str, Any]:
+    """What every page's template shows."""
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    return {
+        "version": __version__,
+        "script": Markup(script),
+        "script_sum": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "families": families(),
+    }
+
+
 def page_content(
     runs: list[Run],
     groups: list[Group],
@@ -88,17 +98,13 @@ def page_content(
     standings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the template shows; `standings` says where the runs stand on evidence of others."""
-    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     meets, leads = bool(curve_crossings(groups)), frontier_leads(groups)
     study, fits = laws.study, laws.families
     unfinished = any(run.summary.status != "finished" for run in runs)
     present = [one for one in families() if any(run.family == one.name for run in runs)]
     context = {
         "title": _page_title(groups),
-        "version": __version__,
-        "script": Markup(script),
-        "script_sum": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "families": families(),
+        **frame(),
         "present": present,
         "kicker": listed([one.title for one in present]),
         "verdicts": [_verdict(group) for group in groups],
@@ -107,7 +113,7 @@ def page_content(
         "labels": [run.label for run in runs],
         "runs": [_row(run)[: None if unfinished else -1] for run in runs],
         "advice": _advice(runs, fits),
-        "plots": {name: [_shown(plot) for plot in plots.get(name, [])] for name in FIGURES},
+        "plots": {name: [shown(plot) for plot in plots.get(name, [])] for name in FIGURES},
         "most_points": points_per_curve(runs),
         "losses": show_losses(runs),
         "comparable": on_one_scale(groups),
@@ -173,12 +179,6 @@ def _advice(runs: Sequence[Run], fits: Mapping[str, FamilyFit]) -> list[tuple[st
     status = ("running", "stopped")
     in_progress = [r for r in runs if r.summary.status in status and r.curve is not None]
     return [(r.label, advice_text(advise(r.record, fits.get(r.family)))) for r in in_progress]
-
-
-def _shown(plot: Plot) -> dict[str, Any]:
-    """A figure as the template takes it; its CSV is part of the page."""
-    table = "data:text/csv;charset=utf-8," + quote(plot.csv(page=True))
-    return {"name": plot.name, "drawing": inline(plot), "table": table}
 
 
 def _row(run: Run) -> list[str | Markup]:

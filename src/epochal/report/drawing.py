@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import matplotlib
 import numpy as np
@@ -188,6 +189,12 @@ def inline(plot: Plot) -> Markup:
         WIDTH, HEIGHT, plot.label
     )
     return head + Markup(body)  # matplotlib has escaped the text in it
+
+
+def shown(plot: Plot) -> dict[str, Any]:
+    """A figure as a template takes it; its CSV is part of the page."""
+    table = "data:text/csv;charset=utf-8," + quote(plot.csv(page=True))
+    return {"name": plot.name, "drawing": inline(plot), "table": table}
 
 
 def save(plots: Sequence[Plot], folder: Path, formats: Sequence[str]) -> list[Path]:

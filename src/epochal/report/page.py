@@ -103,7 +103,7 @@ def _write_report(
         plots = {name: drawn[name] for name in FIGURES if drawn[name]}
         where = standings(runs, evidence) if others else []
         content = page_content(runs, groups, laws, plan, plots, page_texts(evidence), where)
-        files.write_text(target, _environment().get_template("page.html.j2").render(content))
+        files.write_text(target, environment().get_template("page.html.j2").render(content))
     all_plots = [plot for section in plots.values() for plot in section]
     folder = target.with_name(f"{target.stem}-figures")
     written = save(all_plots, folder, options.figures) if options.figures else []
@@ -111,7 +111,8 @@ def _write_report(
     return Report(target, [run.label for run in runs], verdicts, list(plots), written)
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Of the templates in this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from epochal.data.inspection import Description, Finding
     from epochal.data.metadata import StoreMetadata
     from epochal.data.passages import Amount
+    from epochal.data.portrait import TokenizerFit
     from epochal.data.vocabularies import VocabularyComparison
     from epochal.report.text import Text
     from epochal.results import NoteCode
@@ -285,6 +286,33 @@ def effective_tokens(left: EffectiveUniqueTokens) -> str:
         f"({left.estimate / left.unique_tokens:.1%}); 95 % interval {left.low:,.0f} to "
         f"{left.high:,.0f}"
     )
+
+
+ODD = {
+    "rare": "rarest tokens",
+    "common": "commonest tokens",
+    "longest": "longest",
+    "shortest": "shortest",
+}
+"""Why a document is odd."""
+
+
+def tokenizer_fit(fit: TokenizerFit) -> list[tuple[str, str]]:
+    """(name, value) of how a tokenizer fits a corpus."""
+    rows = [
+        ("tokenizer", f"{fit.name}, {fit.vocabulary:,} tokens"),
+        ("never seen", f"{fit.unseen:,} ({fit.unseen / fit.vocabulary:.1%} of the vocabulary)"),
+        ("seen fewer than 10 times", f"{fit.rare:,} ({fit.rare / fit.vocabulary:.1%})"),
+        ("entropy of the frequencies", f"{fit.entropy:.3f} nats per token"),
+    ]
+    sides = (
+        ("training", fit.train_bytes_per_token),
+        ("validation", fit.validation_bytes_per_token),
+    )
+    for side, value in sides:
+        if value is not None:
+            rows.append((f"bytes per token, {side}", f"{value:.3f}"))
+    return rows
 
 
 def _identity(metadata: StoreMetadata) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from epochal.data.options import DuplicateOptions
 from epochal.data.portrait import Portrait, portray
 from epochal.errors import DataError
 from epochal.report.content import frame
-from epochal.report.drawing import Palette, Plot, log_axis, shown, tip
+from epochal.report.drawing import Cell, Palette, Plot, log_axis, shown, tip
 from epochal.report.page import environment
 from epochal.report.text import data as text
 from epochal.report.text.format import for_page
@@ -142,15 +142,18 @@ def _parts(portrait: Portrait) -> Plot:
         ("passages", found.passages),
         *([("lines", found.lines)] if found.lines else []),
     ]
-    rows = [[n.replace("\n", " "), a.tokens, a.share, a.standard_error] for n, a in parts]
+    rows: list[list[Cell]] = [
+        [n.replace("\n", " "), a.tokens, a.share, a.standard_error] for n, a in parts
+    ]
 
     def paint(axes: Axes, palette: Palette) -> None:
         shares = [100 * amount.share for _, amount in parts]
         bars = axes.bar(
             range(len(parts)), shares, width=0.6, color=palette.ink, label="unique tokens, %"
         )
-        for bar, row in zip(bars, rows, strict=True):
-            tip(bar, "", f"{row[0]}: {row[1]:,.0f} tokens, {row[2]:.2%}")
+        for bar, (name, amount) in zip(bars, parts, strict=True):
+            what = name.replace("\n", " ")
+            tip(bar, "", f"{what}: {amount.tokens:,.0f} tokens, {amount.share:.2%}")
         axes.set_xticks(range(len(parts)), [name for name, _ in parts])
         axes.set_ylim(0, 1.1 * max(*shares, 0.1))
 

@@ -185,6 +185,10 @@ def test_it_is_measured_once(planted, tmp_path, monkeypatch, capsys):
     train, _ = planted
     prefix = tmp_path / "again"
     write(prefix, [train.document(n)[:-1] for n in range(50)])
+    (tmp_path / "again.duplicates.json").mkdir()  # in the way
+    assert measure_duplicates(prefix).documents == 50
+    assert "not kept" in capsys.readouterr().err
+    (tmp_path / "again.duplicates.json").rmdir()
     first = measure_duplicates(prefix)
     monkeypatch.setattr("epochal.data.duplicates.find_duplicates", None)
     assert measure_duplicates(prefix) == first

@@ -26,8 +26,8 @@ from epochal.data.passages import Amount, Passages, RepeatedPassage
 from epochal.data.split import among, first_with_same_text
 from epochal.data.store import TokenStore, suffixed
 from epochal.data.tokenizer import Tokenizer
-from epochal.errors import DataError, EpochalError
-from epochal.progress import bar
+from epochal.errors import DataError, EpochalError, StorageError
+from epochal.progress import bar, say
 from epochal.results import to_json
 
 LEAK_NGRAM = 13
@@ -120,7 +120,10 @@ def measure_duplicates(
     if before is not None and _is_of(before, train, validation, options):
         return before
     report = find_duplicates(train, validation, tokenizer_of(train, tokenizer), options)
-    files.write_json(kept, to_json(report))
+    try:
+        files.write_json(kept, to_json(report))
+    except StorageError as error:  # a corpus may be read-only
+        say(f"the measurement is not kept: {error}")
     return report
 
 

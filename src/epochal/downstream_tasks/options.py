@@ -80,7 +80,12 @@ def check_downstream(
 
 
 def resolve_mode(mode: str | None, family: Family) -> Mode:
-    """The mode that is meant. Raises OptionError for one that the family does not have."""
+    """The mode that is meant. Raises OptionError for one that the family does not have, UserError
+    for a family whose rows are read by blocks."""
+    if family.attention == "blocks":
+        raise UserError(
+            f"tasks cannot be scored with {family.title} models; `epochal eval` gives their NLL"
+        )
     allowed: tuple[Mode, ...] = (
         ("exact", "nll") if family.exact else ("mc", "chain_rule", "nll", "generate")
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -80,7 +79,8 @@ class LoadedModel:
         self.model.eval()
         ids = torch.as_tensor(tokens).long()
         self._check_ids(ids)
-        rule: Literal["causal", "bidirectional"] = get_family(self.family).attention
+        self._refuse_blocks("logits")
+        rule = get_family(self.family).attention
         with self.machine.autocast():
             return self.model.logits(ids.to(self.machine.device), rule).float().cpu()
 
@@ -136,6 +136,7 @@ class LoadedModel:
             get_family(self.family),
             self.sequence_length,
             batch_tokens=evaluation_batch(self.recipe) * self.sequence_length,
+            options=self.recipe.options,
             model_id=files.sha256_json(identity),
         )
 
@@ -145,6 +146,7 @@ class LoadedModel:
         `batch_tokens` per forward pass (those of validation if not given). `pad` lengthens rows
         to `sequence_length` with masks; if not given, as `padded_length` says.
         """
+        self._refuse_blocks("probabilities of single tokens")
         padded = self.padded_length > 0 if pad is None else pad
         return Reader(
             self.model,
@@ -155,6 +157,13 @@ class LoadedModel:
             pad_to=self.sequence_length if padded else 0,
             pad_id=self.tokenizer.mask,
         )
+
+    def _refuse_blocks(self, what: str) -> None:
+        if get_family(self.family).attention == "blocks":
+            raise UserError(
+                f"a {get_family(self.family).title} model has no {what} of a row as it is: they "
+                "depend on where a block begins; take `nll` or `generate`"
+            )
 
     def _check_ids(self, ids: Tensor) -> None:
         largest = min(self.tokenizer.mask, self.model.shape.rows(self.tokenizer.vocabulary) - 1)

@@ -46,8 +46,9 @@ class Family:
     """Whether its NLL is exact; else it is an upper bound, estimated from draws."""
     objective: str
     """`module:Class`, built with `Class.from_recipe(recipe, mask_id)` (needs torch)."""
-    attention: Literal["causal", "bidirectional"]
-    """Which positions see each other when the model is read."""
+    attention: Literal["causal", "bidirectional", "blocks"]
+    """Which positions see each other when the model is read; by blocks, a model cannot be asked
+    about single tokens of a row, as tasks and `memorise` do."""
     writer: str
     """Module of `generation/` that writes text with it."""
     gap_writer: str | None = None
@@ -65,6 +66,8 @@ class Family:
     """Whether the embedding needs a row for a mask."""
     scored_share: float = 1.0
     """Expected share of positions whose logits are computed in a training step."""
+    positions_per_token: int = 1
+    """Positions that a training step reads per token."""
     loss_is_nll: Callable[[Any], bool] = _always
     """options → whether the training loss is an NLL (or its bound), so that it can be set
     against validation; ablations may change that."""

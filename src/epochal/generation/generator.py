@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,8 @@ class Generator:
     sequence_length: int
     """Longest input that the model was trained on."""
     batch_tokens: int
+    options: Any = None
+    """The family's, with which the model was trained."""
     model_id: str = ""
     """Differs between models; files of generations keep it."""
 
@@ -134,6 +137,7 @@ class Generator:
             mask=self.tokenizer.mask,
             end=self.tokenizer.end_of_document,
             vocabulary=self.tokenizer.vocabulary,
+            trained=self.options,
         )
         gaps = bool((ids == self.tokenizer.mask).any())
         return (self.gap_writer if gaps else self.writer).generate(task)

@@ -5,7 +5,7 @@ Shape letters: B samples, L positions, N masked positions of all samples, V voca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +32,18 @@ def blocks(config: GenerationConfig, masks: int) -> list[tuple[int, int, int]]:
     if not masks:
         return []
     size = min(config.block or masks, masks)
-    ends = [*range(size, masks, size), masks]
-    steps = config.steps or masks
+    return shared_steps([*range(size, masks, size), masks], config.steps or masks)
+
+
+def shared_steps(ends: list[int], steps: int) -> list[tuple[int, int, int]]:
+    """(first mask, last mask + 1, steps) of each block, given the ends of all blocks.
+
+    Raises OptionError for fewer steps than blocks.
+    """
+    masks = ends[-1]
     if steps < len(ends):
         raise OptionError(
-            "steps", steps, f"{len(ends)} blocks of {size} tokens need at least one step each"
+            "steps", steps, f"{len(ends)} blocks of {ends[0]} tokens need at least one step each"
         )
     # In whole numbers: at least one step each, the others by the block's end.
     shares = [(steps - len(ends)) * end // masks + number for number, end in enumerate(ends, 1)]
@@ -46,11 +53,17 @@ def blocks(config: GenerationConfig, masks: int) -> list[tuple[int, int, int]]:
 
 
 @torch.no_grad()
-def unmask(task: Task, shift: int = 0) -> Iterator[State]:
+def unmask(
+    task: Task,
+    shift: int = 0,
+    parts: list[tuple[int, int, int]] | None = None,
+    read: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Iterator[State]:
     """[B, L] ids, equally many `mask` in each → a state per step, the last without masks.
 
     A token is predicted at its own position, or, with a `shift` of 1, at the one before it; then
-    the first of a row is no mask.
+    the first of a row is no mask. `parts` are the blocks, if not those of `config`; `read` gives
+    [N, V] logits from ids and masked positions, if a row is not to be read as a whole.
 
     `config.order`: confidence, margin and entropy propose a token for every mask in each step
     and keep the most certain, equally many per step (LLaDA, arXiv 2502.09992 §2.4; the three
@@ -72,10 +85,13 @@ def unmask(task: Task, shift: int = 0) -> Iterator[State]:
     number = gaps.cumsum(dim=1) - 1  # at a masked position, how many masks come before it
     before = 0  # steps that the blocks so far were given
     logs, confidence = torch.zeros(ids.shape), torch.zeros(ids.shape)
-    for first, last, steps in blocks(config, int(gaps.sum(dim=1).max())):
+    if parts is None:
+        parts = blocks(config, int(gaps.sum(dim=1).max()))
+    for first, last, steps in parts:
         block = gaps & (number >= first) & (number < last)
         start = int(block.any(dim=0).int().argmax())
-        network = _Network(task, max(0, start - shift) if config.cached else 0, shift)
+        prefix = max(0, start - shift) if config.cached else 0
+        logits_of = read or _Network(task, prefix, shift).logits
         for step in range(steps):
             masked = block & (ids == mask)
             filled = block & ~masked
@@ -86,7 +102,7 @@ def unmask(task: Task, shift: int = 0) -> Iterator[State]:
             at = before + step
             if masked.any():
                 uniform = uniforms(task.keys, at, ids.shape[1])[masked]
-                logits = network.logits(ids, masked)
+                logits = logits_of(ids, masked)
                 proposal = _propose(proposal, logits, masked, uniform, config)
             if config.order == "ancestral":
                 coins = uniforms(task.keys, at, ids.shape[1], purpose=1)

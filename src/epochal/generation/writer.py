@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,6 +43,8 @@ class Task:
     """Id of the end of a document."""
     vocabulary: int
     """Logits are cut to it."""
+    trained: Any = None
+    """The options of the model's family with which it was trained."""
 
 
 @dataclass(frozen=True)

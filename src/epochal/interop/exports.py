@@ -12,8 +12,9 @@ import torch
 from epochal import files
 from epochal._version import __version__
 from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
-from epochal.errors import OptionError, RunError
+from epochal.errors import OptionError, RunError, UserError
 from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
+from epochal.families import get_family
 from epochal.interop import huggingface
 from epochal.interop.model_card import model_card
 from epochal.models import folded_weights
@@ -127,6 +128,11 @@ def export_hf(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunError(f"{target} already exists; give another place for the model")
     record = RunRecord(run)
+    if get_family(record.family).attention == "blocks":
+        raise UserError(
+            f"no class of transformers reads {get_family(record.family).title} models; "
+            "`epochal export safetensors` writes the weights"
+        )
     loaded = load_run(run, checkpoint, "cpu")
     tokenizer = loaded.tokenizer
     text = not isinstance(tokenizer, UnknownTokenizer)

@@ -58,6 +58,12 @@ def memorise(runs: Sequence[str | Path], options: MemoriseOptions | None = None)
         raise UserError("give at least one run")
     canaries = [] if options.canaries is None else read_canaries(options.canaries)
     records = _named([RunRecord(run) for run in runs])
+    for record in records.values():
+        if get_family(record.family).attention == "blocks":
+            raise UserError(
+                f"{record.path}: what a {get_family(record.family).title} model reproduces cannot "
+                "be measured; leave it out"
+            )
     if options.draws is not None and all(get_family(r.family).exact for r in records.values()):
         raise OptionError("draws", options.draws, "the NLL of these runs is exact; leave it out")
     steps = {name: _steps(record, options.checkpoints) for name, record in records.items()}

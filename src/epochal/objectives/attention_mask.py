@@ -72,6 +72,26 @@ class CausalRows:
         return before | ~self.causal.to(device)[:, None, None, None]
 
 
+@dataclass(frozen=True, slots=True)
+class BlockMask:
+    """A noised row and the clean one behind it: a noised position sees its own noised block and
+    the clean blocks before it, a clean one the clean blocks up to its own."""
+
+    length: int
+    """L, of each of the two."""
+    size: int
+    """Tokens per block."""
+
+    def mask(self, device: torch.device) -> Tensor:
+        """[1, 1, 2L, 2L] bool on `device`, True where position i (row) sees j (column)."""
+        block = torch.arange(self.length, device=device) // self.size
+        row, column = block[:, None], block[None, :]
+        never = torch.zeros(self.length, self.length, dtype=torch.bool, device=device)
+        noised = torch.cat((row == column, column < row), dim=1)
+        clean = torch.cat((never, column <= row), dim=1)
+        return torch.cat((noised, clean))[None, None]
+
+
 def masking_probability(keys: Keys, length: int, share: float, eps: float) -> NDArray[np.float64]:
     """[B, L]: p = (1−ε)·t + ε with t ~ U(0, 1) at a random `share` of positions, else 0."""
     chosen, t = np.split(rng.uniforms(keys, 2 * length), 2, axis=1)

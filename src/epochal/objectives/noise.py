@@ -75,16 +75,19 @@ def row_uniforms(keys: Keys, purpose: str) -> Levels:
 
 
 def exact_counts(levels: Levels, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[B] K = 1 + ⌊u · m⌋, uniform on 1 … m for m candidates; 0 for m = 0."""
+    """K = 1 + ⌊u · m⌋ of each u, uniform on 1 … m for m candidates; 0 for m = 0."""
     count = 1 + np.floor(levels * candidates).astype(np.int64)
     return np.minimum(count, candidates)
 
 
 def exact_masks(keys: Keys, counts: NDArray[np.int64], candidates: Masks) -> Masks:
-    """[B, L] masks with exactly `counts` candidates masked, every subset equally likely."""
+    """Masks of the candidates' shape, [B, L], or [B, blocks, L / blocks] with counts [B, blocks]:
+    exactly `counts` of the last axis are masked, every subset equally likely."""
     # Sorting the 64-bit draws and comparing with the K-th smallest is several times faster
     # than ranking them. Two equal draws in a row (1 in 10¹³ rows of 2048) would mask one more.
-    draws = rng.outputs(keys[:, None], np.arange(1, candidates.shape[1] + 1)[None, :])
+    row = candidates.size // max(1, len(candidates))
+    draws = rng.outputs(keys[:, None], np.arange(1, row + 1)[None, :]).reshape(candidates.shape)
     draws[~candidates] = np.iinfo(np.uint64).max
-    last = np.take_along_axis(np.sort(draws, axis=1), np.maximum(counts, 1)[:, None] - 1, axis=1)
-    return candidates & (draws <= last) & (counts > 0)[:, None]
+    place = np.maximum(counts, 1)[..., None] - 1
+    last = np.take_along_axis(np.sort(draws, axis=-1), place, axis=-1)
+    return candidates & (draws <= last) & (counts > 0)[..., None]

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epochal.objectives.attention_mask import CausalRows, RandomCausalMask
+from epochal.objectives.attention_mask import BlockMask, CausalRows, RandomCausalMask
 from epochal.rng import Keys
 
 Rule = Literal["causal", "bidirectional"] | Tensor
-Attention = Rule | RandomCausalMask | CausalRows
+_Masks = RandomCausalMask | CausalRows | BlockMask
+Attention = Rule | _Masks
 """Which positions see which. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
-RandomCausalMask and CausalRows are made into one on the device."""
+what has a method `mask` is made into one on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Problem:
     """Predict `targets` from `inputs`; the loss is Σ weights · NLL / denominator."""
 
     inputs: Tensor
-    """[B, L] int64, input of the network."""
+    """[B, L] int64, input of the network. A family may read more than it predicts (a clean copy
+    of the row, in block diffusion): what belongs to the row's tokens comes first."""
     targets: Tensor
     """[B, L] int64, tokens to predict."""
     weights: Tensor
@@ -43,7 +45,7 @@ class Problem:
     def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None]:
         """The model's arguments on `device`: ids, attention rule, positions."""
         rule, positions = self.attention, self.positions
-        if isinstance(rule, RandomCausalMask | CausalRows):
+        if isinstance(rule, _Masks):
             rule = rule.mask(device)
         elif isinstance(rule, Tensor):
             rule = rule.to(device, non_blocking=True)

@@ -181,6 +181,7 @@ def _memory_of(
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
+    read = tokens * get_family(recipe.family).positions_per_token
     accumulated = rows * cut.data < recipe.train.global_batch_size
     # Gathered or fetched weights are in memory one layer at a time, and the table.
     by_block = cut.weights > 1 or cut.offload
@@ -195,7 +196,7 @@ def _memory_of(
         optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
         casts=per_weight * at_once if by_block or bf16 else 0,
         gathered=_gathered(shape, cut, trained, tables + stage.last * shape.d_model),
-        activations=_activations(recipe, shape, stage, tokens, cut, bf16, fused),
+        activations=_activations(recipe, shape, stage, read, cut, bf16, fused),
         logits=_head(shape, table, tokens, bf16) if stage.last else 0,
         accumulated=accumulated or cut.pipeline > 1,
     )
@@ -222,7 +223,7 @@ def estimate_time(
     cost = recipe.model.architecture().matmul_flops_per_token(
         numbers.vocabulary, numbers.sequence_length, scored
     )
-    flops = cost * numbers.tokens
+    flops = cost * numbers.tokens * get_family(recipe.family).positions_per_token
     seconds = flops / (get_gpu(gpu).peak * mfu * gpus)
     return Time(gpu=gpu, gpus=gpus, mfu=mfu, matmul_flops=flops, seconds=seconds)
 

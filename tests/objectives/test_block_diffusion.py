@@ -189,6 +189,7 @@ def test_text_is_written_block_by_block_with_an_exact_cache():
 
 
 def test_a_size_that_does_not_divide_the_row_names_the_nearest():
+    changes = {"family": "block", "block.size": 30, "data.sequence_length": 64}
+    recipe = load_recipe(None, {"train.steps": 1} | changes)
     with pytest.raises(RecipeError, match=r"`block.size` = 30 .* is 32"):
-        changes = {"family": "block", "block.size": 30, "data.sequence_length": 64}
-        objective(load_recipe(None, {"train.steps": 1} | changes), MASK)
+        objective(recipe, MASK)

@@ -41,6 +41,7 @@ CHANGES = {
     "mdm.low_noise_ratio": 0.1,
     "mdm.random_length": 0.01,
     "dual.causal_share": 0.5,
+    "block.size": 4,
     "ar.orders": 4,
     "ar.order_kind": "random",
     "ar.token_masking": 0.3,

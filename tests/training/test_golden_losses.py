@@ -21,6 +21,7 @@ GOLDEN = json.loads((FILES / "golden_losses.json").read_text())
 CASES = {
     "ar": {"family": "ar"},
     "ar-orders": {"family": "ar", "ar.orders": 4},
+    "block": {"family": "block", "block.size": 8},
     "dual": {"family": "dual"},
     "mdm": {"family": "mdm"},
     "mdm-stratified": {"family": "mdm", "mdm.noise": "stratified"},

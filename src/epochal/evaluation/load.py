@@ -81,6 +81,7 @@ class LoadedModel:
         self._check_ids(ids)
         self._refuse_blocks("logits")
         rule = get_family(self.family).attention
+        assert rule != "blocks"
         with self.machine.autocast():
             return self.model.logits(ids.to(self.machine.device), rule).float().cpu()
 

@@ -86,7 +86,8 @@ def lines_of(store: TokenStore, ends_line: Mask, shortest: int, longest: int) ->
         begin = max(0, first - 1)
         ids = store.tokens[begin : last + longest + 1]
         ends = ends_line[ids]
-        boundaries = starts[(starts > begin) & (starts <= begin + len(ids))]
+        few, more = np.searchsorted(starts, (begin, begin + len(ids)), side="right")
+        boundaries = starts[few:more]
         ends[boundaries - begin - 1] = True
         edges = np.flatnonzero(ends) + begin + 1
         if first == 0:

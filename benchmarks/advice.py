@@ -67,6 +67,9 @@ class Options:
     repeated."""
     grid_decay: tuple[float, ...] = option((0.1, 0.4, 1.6), metavar="DECAY")
     """Weight decay in the grid; may be repeated."""
+    no_grid: bool = False
+    """Only the studies: no regret, and no family to be right about. Without it the same command
+    adds the grids."""
     work: Path = Path("runs/advice")
     """Folder for texts and runs."""
     records: Path = _HERE / "records"
@@ -93,8 +96,10 @@ class Options:
             raise OptionError("budget", self.budget, str(error)) from None
 
     @property
-    def extent(self) -> Extent:
-        """How far a grid reaches."""
+    def extent(self) -> Extent | None:
+        """How far a grid reaches; None for no grid."""
+        if self.no_grid:
+            return None
         return Extent(self.grid_sizes, self.grid_lr, self.grid_decay)
 
 

@@ -110,7 +110,7 @@ class Record:
     """Stage → CPU seconds of all its processes."""
     outcome: Outcome
     grid: Grid | None
-    """None where the study named no configuration to search around."""
+    """None where the study named no configuration to search around, or with --no-grid."""
     recommended: list[GridPoint]
     """One per family, trained with the compute of the grid."""
 

@@ -64,9 +64,10 @@ class Cell:
         return self.folder / "study"
 
 
-def measure(cell: Cell, extent: Extent, kept: Record | None = None) -> Record:
+def measure(cell: Cell, extent: Extent | None, kept: Record | None = None) -> Record:
     """Study, grid search and recommended configurations of a cell; finished work is only read.
 
+    Without an `extent` only the study.
     With an earlier record, `kept`, the study plans for the compute of its grid, which is not
     searched again. Raises what `study` and sweeps raise, and DataError where the corpus is not
     that of `kept`.
@@ -80,8 +81,10 @@ def measure(cell: Cell, extent: Extent, kept: Record | None = None) -> Record:
             f"the study of {cell.text.name} trained on other tokens than the record's grid; leave "
             "out --kept-grid"
         )
-    with _clock(cell.folder, "grid"):
-        grid, recommended = run_grid(cell, outcome, extent, None if kept is None else kept.grid)
+    grid, recommended = None, list[GridPoint]()
+    if extent is not None:
+        with _clock(cell.folder, "grid"):
+            grid, recommended = run_grid(cell, outcome, extent, None if kept is None else kept.grid)
     return Record(
         epochal=__version__,
         text=cell.text,

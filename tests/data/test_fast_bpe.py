@@ -321,3 +321,54 @@ def test_the_pattern_is_gpt2s():
         if text.endswith("\n"):  # Python's $ also matches before a last line end, Rust's does not
             continue
         assert ours.findall(text) == published.findall(text)
+
+
+# Windows
+
+
+RUNS = {
+    "dna": "ACGT",
+    "one letter": "a",
+    "two": "ab",
+    "base64": "ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/",
+    "chinese": "的一是不了人我在有他这中大来上国",
+    "quotes": "a'l!s 't1",
+    "marks": "é€😀 \t\n",
+}
+
+
+@pytest.mark.parametrize("window", [64, 200])
+@pytest.mark.parametrize("letters", RUNS.values(), ids=RUNS)
+def test_windows_give_the_ids_of_the_whole(bpe, monkeypatch, letters, window):
+    monkeypatch.setattr(module, "_WINDOW", window)
+    monkeypatch.setattr(module, "_SEARCHED", 8)
+    monkeypatch.setattr(module, "_BACK", 16)
+    rng = np.random.default_rng(0)
+    text = "".join(rng.choice(list(letters), 4000))
+    same = train_bpe([text[:1000]], 400)  # tokens of many letters, so that windows cut them
+    for tokenizer in (bpe, same):
+        fast = without_check(tokenizer._hf)
+        assert np.array_equal(fast.encode(text), encode_slowly(tokenizer._hf, text))
+
+
+@given(st.text("abc'd \n", min_size=200, max_size=900))
+@settings(deadline=None, max_examples=60)
+def test_windows_give_the_ids_of_any_text(bpe, text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_WINDOW", 48)
+        patch.setattr(module, "_SEARCHED", 2)
+        patch.setattr(module, "_BACK", 16)
+        fast = without_check(bpe._hf)
+        assert fast.encode(text).tolist() == encode_slowly(bpe._hf, text).tolist()
+
+
+@pytest.mark.parametrize("letters", ["ACGT", "的一是不了人我在有他这", "Ab0/+9zZ", "word and "])
+def test_the_work_for_a_text_without_spaces_is_that_of_prose(bpe, letters):
+    """The bytes given to tiktoken, and the most at once, by which its work per byte grows."""
+    fast = without_check(bpe._hf)
+    given, original = [], fast._at_once
+    fast._at_once = lambda text: given.append(len(text)) or original(text)
+    text = "".join(np.random.default_rng(0).choice(list(letters), 300_000))
+    fast.encode(text)
+    assert sum(given) <= 1.1 * len(text)
+    assert max(given) <= 2 * module._WINDOW + module._SEARCHED

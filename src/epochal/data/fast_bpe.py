@@ -24,6 +24,16 @@ the same place, and the next state is the same again. Both stop together: a pair
 merge joins to a token, and a pair that joins to a token (the lowest of them) is a merge.
 tiktoken also looks a whole piece up before it merges anything; by (2) that gives the same.
 
+A long text is encoded in windows, since the work for one piece of n bytes grows faster than n. A
+window ends between a character that is no space and a space, which the pattern never puts into one
+piece. In a run without spaces (DNA, Chinese) it ends anywhere, and the next one begins at one of
+its tokens some way before that end. Where both have the same token, the first one's tokens
+before it and the second one's behind it are the encoding of the whole: tokens are the encoding of
+their piece exactly if each two neighbours are the encoding of their joined bytes. (Merges of two
+encodings could first part only at a border of two neighbours, which these two alone show; van
+Antwerpen and Neubeck's crate `bpe` rests on the same.) A window begins at no apostrophe and
+just behind none, so that its pieces end where those of the whole do.
+
 The split is done by two regex engines that may know different versions of Unicode. A text
 with a character whose class (letter, number, space, other) differs between Unicode 3.2 and
 this Python's version, or that is unassigned, is left to `tokenizers`; so is a text on which
@@ -34,6 +44,7 @@ encoded by both.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from itertools import pairwise
 from typing import Any
@@ -52,6 +63,10 @@ Ids = NDArray[np.int32]
 # GPT-2's pattern as tiktoken writes it: possessive where the original cannot backtrack to
 # another result, so the pieces are the same and the engine's stack stays small.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_WINDOW = 1 << 14  # characters; chosen by us, larger ones are slower on DNA
+_SEARCHED = 1 << 10  # characters behind a window in which a better end is looked for
+_BACK = 1 << 8  # bytes before the end of a window, where the next one begins
+_BETWEEN_PIECES = re.compile(r"\S(?=[ \n])")
 _CHECKED_CHARACTERS = 200_000  # compared at run time; chosen by us, 0.1 s
 
 
@@ -132,6 +147,9 @@ class FastBPE:
         for token, number in _ordinary_tokens(content, content["model"]).items():
             if (letters := letters_to_bytes(token)) is not None:
                 ranks[letters] = number
+        self._lengths = np.zeros(max(ranks.values()) + 1, dtype=np.int64)
+        for letters, number in ranks.items():
+            self._lengths[number] = len(letters)
         self._slow = tokenizer
         self._fast = tiktoken.Encoding(
             "epochal", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={}
@@ -144,22 +162,89 @@ class FastBPE:
         if not self._trusted or not (text.isascii() or same_class_everywhere(text)):
             return encode_slowly(self._slow, text)
         try:
-            buffer = self._fast.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+            ids = self._in_windows(text)
+            return self._checked(text, ids) if self._to_check > 0 else ids
         except BaseException as error:
             # Older versions of tiktoken panic where newer ones raise, and a panic is no Exception.
             if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
                 return encode_slowly(self._slow, text)
             raise
-        ids = buffer.astype(np.int32)
-        return self._checked(text, ids) if self._to_check > 0 else ids
+
+    def _at_once(self, text: str) -> Ids:
+        buffer = self._fast.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        return np.asarray(buffer, dtype=np.int32)
+
+    def _in_windows(self, text: str) -> Ids:
+        """The ids of `text`, by windows of about `_WINDOW` characters if it is longer than two."""
+        parts: list[Ids] = []
+        start = first = 0  # of a window; of its tokens the first that is not in `parts`
+        held = held_ends = None  # tokens of the window before behind this one's start
+        while len(text) - start > 2 * _WINDOW:
+            end = start + _WINDOW
+            cut = _BETWEEN_PIECES.search(text, end, end + _SEARCHED)
+            ids = self._at_once(text[start : cut.end() if cut else end])
+            ends = np.cumsum(self._lengths[ids])
+            if held is not None and held_ends is not None:
+                mine, first = _shared_token(held_ends, ends)
+                if not mine:
+                    return self._at_once(text)
+                parts.append(held[:mine])
+            if cut:
+                parts.append(ids[first:])
+                start, first, held = cut.end(), 0, None
+                continue
+            content = text[start:end].encode()
+            place = _restart(content, ends, first)
+            if not place:
+                return self._at_once(text)
+            parts.append(ids[first:place])
+            held, held_ends = ids[place:], ends[place:] - ends[place - 1]
+            start += len(content[: ends[place - 1]].decode())
+        ids = self._at_once(text[start:])
+        if held is not None and held_ends is not None:
+            mine, first = _shared_token(held_ends, np.cumsum(self._lengths[ids]))
+            if not mine:
+                return self._at_once(text)
+            parts.append(held[:mine])
+        parts.append(ids[first:])
+        return np.concatenate(parts)
 
     def _checked(self, text: str, ids: Ids) -> Ids:
-        self._to_check -= len(text)
-        truth = encode_slowly(self._slow, text)
-        if not np.array_equal(ids, truth):
-            self._trusted = False
-            say("tiktoken and tokenizers give different ids, so the slower tokenizers is used")
-        return truth
+        """`ids`, if the beginning of `text` gets the same from `tokenizers`; else its ids."""
+        sample = text[: self._to_check]
+        self._to_check -= len(sample)
+        truth = encode_slowly(self._slow, sample)
+        if np.array_equal(ids if len(sample) == len(text) else self._in_windows(sample), truth):
+            return ids
+        self._trusted = False
+        say("tiktoken and tokenizers give different ids, so the slower tokenizers is used")
+        return encode_slowly(self._slow, text)
+
+
+def _shared_token(ends: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[int, int]:
+    """Two numberings of the first token, from the second on, that begins and ends alike in both.
+
+    Both count bytes from one place; (0, 0) if there is none.
+    """
+    _, places, others_places = np.intersect1d(ends[:-1], others, return_indices=True)
+    for place, other in zip(places[:-1], others_places[:-1], strict=True):
+        if (
+            place + 1 < len(ends)
+            and other + 1 < len(others)
+            and ends[place + 1] == others[other + 1]
+        ):
+            return int(place) + 1, int(other) + 1
+    return 0, 0
+
+
+def _restart(content: bytes, ends: NDArray[np.int64], first: int) -> int:
+    """Number of a token behind `first` at which the next window can begin; 0 if there is none."""
+    for place in range(int(np.searchsorted(ends, len(content) - _BACK)), first, -1):
+        border = int(ends[place - 1])
+        inside_character = content[border] & 0xC0 == 0x80
+        if not inside_character and b"'" not in content[max(0, border - 3) : border + 1]:
+            return place
+    return 0
 
 
 def encode_slowly(tokenizer: HFTokenizer, text: str) -> Ids:

@@ -161,6 +161,10 @@ def test_such_texts_go_to_tokenizers(bpe, monkeypatch):
     fast.encode("plain é")
     fast.encode("new \u0221")
     assert asked == ["new \u0221"]
+    asked.clear()
+    text = "word \u200b" * 600 + " plain" * 10_000 + "\u0221"
+    assert np.array_equal(fast.encode(text), encode_slowly(bpe._hf, text))
+    assert sum(map(len, asked)) < 10_000
 
 
 class Panic(BaseException):

@@ -24,7 +24,8 @@ def test_a_log_gets_a_line_every_fifteen_seconds(clock, capsys):
             clock[0] = second
             bar.update(second, f"loss {second}")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"train {s / 2:3.0f}% loss {s}" for s in (15, 30, 45, 60)]
+    left = {15: "0:03:05", 30: "0:02:50", 45: "0:02:35", 60: "0:02:20"}
+    assert lines == [f"train {s / 2:3.0f}% loss {s}, {left[s]} left" for s in left]
 
 
 def test_an_unknown_amount_is_counted(clock, capsys):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -109,13 +110,20 @@ class _Lines:
 
     def __init__(self, title: str, total: float | None) -> None:
         self._title, self._total = title, total
-        self._next = time.monotonic() + _LOG_EVERY_SECONDS
+        self._start = time.monotonic()
+        self._before: float | None = None  # what a resumed work had done already
+        self._next = self._start + _LOG_EVERY_SECONDS
 
     def update(self, done: float, note: str = "") -> None:
-        if time.monotonic() < self._next:
+        now = time.monotonic()
+        before = self._before = done if self._before is None else self._before
+        if now < self._next:
             return
-        self._next = time.monotonic() + _LOG_EVERY_SECONDS
+        self._next = now + _LOG_EVERY_SECONDS
         share = f"{100 * done / self._total:3.0f}%" if self._total else f"{done:g}"
+        if self._total and before < done <= self._total:
+            seconds = round((now - self._start) * (self._total - done) / (done - before))
+            note = f"{note}, {timedelta(seconds=seconds)} left".removeprefix(", ")
         print(f"{self._title} {share} {note}".rstrip(), file=sys.stderr, flush=True)
 
 

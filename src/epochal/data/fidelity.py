@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from epochal.data.fast_bpe import Ids, byte_alphabet
-from epochal.data.fields import Document
+from epochal.data.fields import Document, Part, whole_texts
 from epochal.data.notes import CorpusNote
 from epochal.data.parallel import cores, map_texts
 from epochal.data.tokenizer import Tokenizer
@@ -30,6 +30,8 @@ class Encoded(NamedTuple):
     """The first character that no id stands for."""
     changed: tuple[str, str] | None = None
     """Where the normaliser first changes the text: before and after."""
+    goes_on: bool = False
+    """Whether it is only a part, and the next one goes on."""
 
 
 class Fidelity:
@@ -49,14 +51,17 @@ class Fidelity:
 
     def encode(
         self, texts: Iterable[Document], workers: int | None
-    ) -> Iterator[tuple[Ids, int | None]]:
-        """(ids, bytes of text that they stand for if not those of the text) of each, in order.
+    ) -> Iterator[tuple[Ids, int | None, bool]]:
+        """(ids, bytes of text that they stand for if not those of the text, whether they go on).
 
+        In order. Parts are joined for a tokenizer of which it is not known that it cuts there.
         Raises DataError for a text that loses a character, unless that is allowed.
         """
         lengths = self.tokenizer.token_byte_lengths
-        for number, one in enumerate(map_texts(self._one, texts, workers or cores())):
-            self._documents += 1
+        texts = texts if self._keeps_all else whole_texts(texts)
+        for one in map_texts(self._one, texts, workers or cores()):
+            number = self._documents
+            self._documents += not one.goes_on
             if one.lost:
                 self._lost.append(one.lost)
             if one.lost and not self._allowed:
@@ -70,7 +75,8 @@ class Fidelity:
             if one.changed:
                 self._changed.append(one.changed)
             kept = one.lost or one.changed
-            yield one.ids, int(lengths[one.ids].sum()) if kept and lengths is not None else None
+            size = int(lengths[one.ids].sum()) if kept and lengths is not None else None
+            yield one.ids, size, one.goes_on
 
     def notes(self) -> Iterator[Note]:
         """What was lost or changed."""
@@ -88,7 +94,7 @@ class Fidelity:
             return Encoded(text.astype(np.int32))
         ids = self.tokenizer.encode(text)
         if self._keeps_all:
-            return Encoded(ids)
+            return Encoded(ids, goes_on=isinstance(text, Part))
         normalized = self.tokenizer.normalized(text)
         changed = None
         if normalized != text and self.tokenizer.decode(ids) != text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -21,6 +21,26 @@ Document = str | NDArray[np.integer[Any]]
 _JOINED = {"line": "\n", "blank-line": "\n\n", "space": " "}
 _NAMED = 40  # fields listed in a message; chosen by us
 _NAME_THE_FIELD = ("name the field with the text (", NamedOption("text_field"), ")")
+
+
+class Part(str):
+    """A piece of a long text; the document goes on with the next one and ends with a plain str.
+
+    It ends where no tokenizer like GPT-2's joins what is on its two sides.
+    """
+
+    __slots__ = ()
+
+
+def whole_texts(texts: Iterable[Document]) -> Iterator[Document]:
+    """The documents of `texts`, parts joined."""
+    held: list[str] = []
+    for text in texts:
+        if isinstance(text, Part):
+            held.append(text)
+        else:
+            yield "".join([*held, str(text)]) if held else text
+            held = []
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from epochal import files
 from epochal.data.builtin import builtin_documents, interpreter
-from epochal.data.fields import Reading
+from epochal.data.fields import Part, Reading
 from epochal.data.formats import (
     KNOWN,
     TEXT,
@@ -109,6 +109,18 @@ class TextInputs:
 
     def documents(self) -> Documents:
         """(document, bytes of input consumed so far) of each; '' for one without text."""
+        held: list[str] = []
+        for document, consumed in self.parts():
+            if isinstance(document, Part):
+                held.append(document)
+            elif held:
+                yield "".join([*held, str(document)]), consumed
+                held = []
+            else:
+                yield document, consumed
+
+    def parts(self) -> Documents:
+        """As `documents`, but long texts come as several `Part` and a plain str, also ''."""
         before = 0
         for source in self.sources:
             for document, consumed in self._read(source):

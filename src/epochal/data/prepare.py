@@ -6,6 +6,7 @@ The inputs are read twice or, if a tokenizer is trained, three times, and are ne
 from __future__ import annotations
 
 import contextlib
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -204,12 +205,11 @@ def _train(selection: Selection, size: int) -> tuple[Tokenizer, list[Note]]:
 
 
 def _counted(selection: Selection, wanted: Mask, update: Callable[[float], None]) -> Iterator[Any]:
-    """The wanted texts, reporting the bytes given so far."""
+    """The wanted texts, reporting the characters given so far."""
     done = 0
-    lengths = selection.scan.lengths[wanted]
-    for length, text in zip(lengths, selection.texts(wanted), strict=True):
+    for text in selection.texts(wanted):
         yield text
-        done += int(length)
+        done += len(text)
         update(done)
 
 
@@ -229,12 +229,15 @@ class _Side:
     """Near duplicates that were left out."""
     repeated_tokens: int = 0
 
-    def add(self, ids: NDArray[np.int32], text_bytes: int, repeats: bool) -> None:
-        """Add a document, its end-of-document token included."""
-        self.writer.add(ids)
-        self.lengths.append(text_bytes)
-        self.text_bytes += text_bytes
-        self.repeats += repeats
+    def add(
+        self, ids: NDArray[np.int32], text_bytes: int, repeats: bool, goes_on: bool = False
+    ) -> None:
+        """Add a document, its end-of-document token included, or a part that goes on."""
+        self.writer.add(ids, goes_on)
+        if not goes_on:
+            self.lengths.append(text_bytes)
+            self.text_bytes += text_bytes
+            self.repeats += repeats
         self.repeated_tokens += len(ids) if repeats else 0
 
 
@@ -312,16 +315,21 @@ def _write(
     lengths = selection.scan.lengths
     encoded = fidelity.encode(selection.texts(selection.used), workers)
     mark = np.int32(fidelity.tokenizer.end_of_document)
-    numbers = np.flatnonzero(selection.used)
-    for place, (number, (ids, kept)) in enumerate(zip(numbers, encoded, strict=True)):
+    numbers = iter(np.flatnonzero(selection.used).tolist())
+    number, in_part, started = 0, False, time.monotonic()
+    before = train.text_bytes + validation.text_bytes
+    for place, (ids, kept, goes_on) in enumerate(encoded):
+        number = number if in_part else next(numbers)
+        in_part = goes_on
         side = train if selection.train[number] else validation
         text_bytes = int(lengths[number]) if kept is None else kept
-        side.add(np.append(ids, mark), text_bytes, bool(repeats[number]))
+        ids = ids if goes_on else np.append(ids, mark)
+        side.add(ids, text_bytes, bool(repeats[number]), goes_on)
         if place % _PROGRESS_EVERY == 0:
-            update(
-                train.text_bytes + validation.text_bytes,
-                f"{train.writer.unique_tokens + validation.writer.unique_tokens:,} tokens",
-            )
+            done = train.text_bytes + validation.text_bytes
+            rate = (done - before) / 1e6 / max(1e-9, time.monotonic() - started)
+            tokens = train.writer.unique_tokens + validation.writer.unique_tokens
+            update(done, f"{tokens:,} tokens, {rate:.1f} MB/s")
 
 
 def _knows_bytes(side: _Side, tokenizer: Tokenizer) -> bool:

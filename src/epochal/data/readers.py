@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from epochal.data.fields import Document, Reading, no_field, splits
+from epochal.data.fields import Document, Part, Reading, no_field, splits
 from epochal.data.notes import CorpusNote
 from epochal.data.packing import CHUNK
 from epochal.errors import DataError
@@ -26,6 +26,11 @@ Documents = Iterator[tuple[Document, int]]
 
 END_LINE = "<|endoftext|>"
 """The line between documents of TinyStories and others."""
+PART = 1 << 22
+"""Characters from which on a document of plain text is given in parts."""
+_LONGEST_PART = 1 << 24
+_SEARCHED = 1 << 12  # characters at the end of a part in which a place to cut is looked for
+_CUTS = re.compile(r"(?:[!-~]|[^\W_]|[\u3001-\u303f\uff01-\uff5e])(?=[ \n])")
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 128 KB
 
@@ -45,17 +50,30 @@ class File(Reading):
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(offset in bytes, line with its end) of each line, without a byte-order mark."""
-        offset = 0
-        for line in self._raw_lines():
-            skip = len(_BOM) if offset == 0 and line.startswith(_BOM) else 0
-            yield offset + skip, line[skip:]
-            offset += len(line)
+        yield from _without_mark(self._raw_lines(-1))
 
-    def _raw_lines(self) -> Iterator[bytes]:
-        """Lines end with \\n; in a file without any, as old Macs wrote, with \\r."""
+    def fragments(self, by_line: bool) -> Iterator[tuple[int, bytes, bool]]:
+        """(offset in bytes, up to `CHUNK` bytes and whole characters, whether they end a line)."""
+        rest = b""
+        end = b"\n" if self._has_newlines() else b"\r"
+        pieces = self._raw_lines(CHUNK) if by_line else iter(lambda: self.stream.read(CHUNK), b"")
+        for offset, piece in _without_mark(pieces):
+            ends = by_line and (piece.endswith(end) or len(piece) < CHUNK - len(_BOM))
+            content, offset = rest + piece, offset - len(rest)
+            whole = len(content) if ends else _whole_characters(content)
+            rest = content[whole:]
+            yield offset, content[:whole], ends
+        if rest:
+            yield offset + whole, rest, True
+
+    def _has_newlines(self) -> bool:
         start = self.stream.peek(CHUNK)
-        if b"\n" in start or b"\r" not in start[:-1]:
-            yield from self.stream
+        return b"\n" in start or b"\r" not in start[:-1]
+
+    def _raw_lines(self, longest: int) -> Iterator[bytes]:
+        """Lines end with \\n; in a file without any, as old Macs wrote, with \\r."""
+        if self._has_newlines():
+            yield from iter(lambda: self.stream.readline(longest), b"")
             return
         rest = b""
         while chunk := self.stream.read(CHUNK):
@@ -65,34 +83,73 @@ class File(Reading):
             yield rest
 
 
+def _without_mark(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(offset in bytes, piece) of each, without a byte-order mark at the beginning."""
+    offset = 0
+    for piece in pieces:
+        skip = len(_BOM) if offset == 0 and piece.startswith(_BOM) else 0
+        yield offset + skip, piece[skip:]
+        offset += len(piece)
+
+
+def _whole_characters(content: bytes) -> int:
+    """Bytes of `content` without a last UTF-8 character that is cut off."""
+    for back in range(1, min(4, len(content) + 1)):
+        byte = content[-back]
+        if byte >= 0xC0:
+            needed = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            return len(content) - back if needed > back else len(content)
+        if byte < 0x80:
+            break
+    return len(content)
+
+
 def read_text(file: File) -> Documents:
-    """Plain text, cut into documents by the option `documents`."""
-    rule = file.options.documents
-    if rule in (None, "file"):
-        content = file.stream.read()
-        skip = len(_BOM) if content.startswith(_BOM) else 0
-        yield file.text(content[skip:], file.place, skip), file.position()
-    elif rule == "line":
-        for offset, line in file.lines():
-            text = file.text(line, file.place, offset).rstrip("\r\n")
-            yield text if text.strip() else "", file.position()
-    else:
-        paragraph: list[str] = []
-        for offset, line in file.lines():
-            text = file.text(line, file.place, offset)
-            if text.strip() != END_LINE if rule == "endoftext" else text.strip():
-                paragraph.append(text)
-            elif paragraph:
-                yield _joined(paragraph, rule), file.position()
-                paragraph = []
-        if paragraph:
-            yield _joined(paragraph, rule), file.position()
+    """Plain text, cut into documents by the option `documents`; long ones come in parts."""
+    rule = file.options.documents or "file"
+    held: list[str] = []
+    size, begun, at_start = 0, False, True  # begun: a part was given; at_start: of a line
+    for offset, content, ends in file.fragments(rule != "file"):
+        text = file.text(content, file.place, offset)
+        separates = at_start and ends and _separates(text, rule)
+        if not separates:
+            held.append(text)
+            size += len(text)
+        at_start = ends
+        if separates or (rule == "line" and ends):
+            if held or begun:
+                yield _joined(held, rule, begun), file.position()
+            held, size, begun = [], 0, False
+        elif size > PART:
+            whole = "".join(held)
+            whole = whole.lstrip("\r\n") if rule == "endoftext" and not begun else whole
+            cut = max(
+                (each.end() for each in _CUTS.finditer(whole, len(whole) - _SEARCHED)), default=0
+            )
+            if cut or size > _LONGEST_PART:
+                yield Part(whole[: cut or len(whole)]), file.position()
+                whole, begun = whole[cut or len(whole) :], True
+            held, size = [whole], len(whole)
+    if held or begun or rule == "file":
+        yield _joined(held, rule, begun), file.position()
 
 
-def _joined(lines: list[str], rule: str | None) -> str:
-    """A document without the line ends around it; '' if it is blank."""
-    text = "".join(lines)
-    return text.strip("\r\n") if rule == "endoftext" else text.rstrip("\r\n")
+def _separates(text: str, rule: str) -> bool:
+    """Whether a line stands between documents."""
+    if rule == "endoftext":
+        return text.strip() == END_LINE
+    return rule == "blank-line" and not text.strip()
+
+
+def _joined(held: list[str], rule: str, begun: bool) -> str:
+    """A document, or the last part of one, without the line ends around it; '' if it is blank."""
+    text = "".join(held)
+    if rule == "file":
+        return text
+    if rule == "endoftext" and not begun:
+        text = text.lstrip("\r\n")
+    text = text.rstrip("\r\n")
+    return text if begun or rule != "line" or text.strip() else ""
 
 
 def read_json(file: File) -> Documents:

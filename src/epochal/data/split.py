@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import rng
-from epochal.data.fields import Document
+from epochal.data.fields import Document, Part
 from epochal.data.inputs import TextInputs
 from epochal.data.notes import CorpusNote
 from epochal.errors import DataError, NamedOption
@@ -83,19 +83,26 @@ class Selection:
         return used
 
     def texts(self, wanted: Mask) -> Iterator[Document]:
-        """The wanted documents. Raises DataError if the input changed since the scan."""
-        number = 0
+        """The wanted documents, long ones in parts (see `Part`).
+
+        Raises DataError if the input changed since the scan.
+        """
+        number, hasher = 0, None
         digests = self.scan.digests.tobytes()
-        for text, _ in self.inputs.documents():
-            if not len(text):
+        for text, _ in self.inputs.parts():
+            if not len(text) and hasher is None:
                 continue
             if number == self.scan.documents:
                 raise DataError(_CHANGED)
+            hasher = hasher or _hasher()
             if wanted[number]:
-                if digest(_content(text)) != digests[16 * number : 16 * number + 16]:
+                hasher.update(_content(text))
+                at = 16 * number
+                if not isinstance(text, Part) and hasher.digest() != digests[at : at + 16]:
                     raise DataError(_CHANGED)
                 yield text
-            number += 1
+            if not isinstance(text, Part):
+                number, hasher = number + 1, None
         if number != self.scan.documents:
             raise DataError(_CHANGED)
 
@@ -194,26 +201,38 @@ def digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
 
+def _hasher() -> hashlib.blake2b:
+    """Gives the `digest` of a text that comes in parts."""
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+
 def scan(inputs: TextInputs, title: str = "Scanning") -> Scan:
     """Read all documents once. Raises DataError if none has text."""
     digests, lengths = bytearray(), []
     empty = with_nul = given_as_ids = 0
     sizes = inputs.tokenizer.token_byte_lengths if inputs.tokenizer else None
     with bar(title, inputs.bytes or None) as progress:
-        for number, (text, consumed) in enumerate(inputs.documents()):
-            if number % _PROGRESS_EVERY == 0:
-                progress.update(consumed, f"{number:,} documents")
-            if not len(text):
+        hasher, length, has_nul = None, 0, False  # of a text of which parts were seen
+        for number, (text, consumed) in enumerate(inputs.parts()):
+            if number % _PROGRESS_EVERY == 0 or hasher:
+                progress.update(consumed, f"{len(lengths):,} documents")
+            if not len(text) and hasher is None:
                 empty += 1
                 continue
             content = _content(text)
-            digests += digest(content)
+            hasher = hasher or _hasher()
+            hasher.update(content)
+            length, has_nul = length + len(content), has_nul or b"\0" in content
+            if isinstance(text, Part):
+                continue
+            digests += hasher.digest()
             if isinstance(text, str):
-                lengths.append(len(content))
-                with_nul += b"\0" in content
+                lengths.append(length)
+                with_nul += has_nul
             else:
                 given_as_ids += 1
                 lengths.append(len(text) if sizes is None else int(sizes[text].sum()))
+            hasher, length, has_nul = None, 0, False
     if not lengths:
         names = ", ".join(source.name for source in inputs.sources[:3])
         raise DataError(

@@ -61,6 +61,7 @@ class StoreWriter:
         self._idx = self._temporary(".idx")
         self._json = self._temporary(".json")
         self._sizes = array("i")
+        self._size_so_far = 0  # tokens of a document that goes on
         self._tokens = 0
         self._hash = hashlib.sha256()
         self._written: StoreMetadata | None = None
@@ -82,12 +83,16 @@ class StoreWriter:
         """Tokens added so far."""
         return self._tokens
 
-    def add(self, ids: ArrayLike) -> None:
-        """Add one document. Raises DataError for an id or a length that the files cannot hold."""
+    def add(self, ids: ArrayLike, goes_on: bool = False) -> None:
+        """Add one document, or a part of one that `goes_on` with what is added next.
+
+        Raises DataError for an id or a length that the files cannot hold.
+        """
         tokens = np.asarray(ids)
-        if tokens.size > _LONGEST_DOCUMENT:
+        size = self._size_so_far + tokens.size
+        if size > _LONGEST_DOCUMENT:
             raise DataError(
-                f"document {self.documents} has {tokens.size:,} tokens, but the index of a store "
+                f"document {self.documents} has {size:,} tokens, but the index of a store "
                 f"holds at most {_LONGEST_DOCUMENT:,} per document; cut the text into documents"
             )
         if tokens.size and (tokens.min() < self._limits.min or tokens.max() > self._limits.max):
@@ -99,7 +104,11 @@ class StoreWriter:
         with files.storage_errors(suffixed(self.prefix, ".bin")):
             self._file.write(content)
         self._hash.update(content)
-        self._sizes.append(tokens.size)
+        if goes_on:
+            self._size_so_far = size
+        else:
+            self._sizes.append(size)
+            self._size_so_far = 0
         self._tokens += tokens.size
 
     def reorder(self, order: NDArray[np.int64]) -> None:

@@ -134,7 +134,7 @@ def _counts(texts: TextInputs, tokenizer: Tokenizer) -> np.ndarray[tuple[int], n
     counts = np.zeros(tokenizer.vocabulary, dtype=np.int64)
     documents = 0
     with bar(f"Counting {tokenizer.name}", None) as progress:
-        for ids, _ in Fidelity(tokenizer, allow_lossy=False).encode(_texts(texts), None):
+        for ids, _, _ in Fidelity(tokenizer, allow_lossy=False).encode(_texts(texts), None):
             counts += np.bincount(ids, minlength=len(counts))
             documents += 1
             progress.update(documents, "documents")

@@ -30,8 +30,8 @@ class Encoded(NamedTuple):
     """The first character that no id stands for."""
     changed: tuple[str, str] | None = None
     """Where the normaliser first changes the text: before and after."""
-    goes_on: bool = False
-    """Whether it is only a part, and the next one goes on."""
+    part: int = 0
+    """Characters, if it is only a part and the document goes on."""
 
 
 class Fidelity:
@@ -51,17 +51,17 @@ class Fidelity:
 
     def encode(
         self, texts: Iterable[Document], workers: int | None
-    ) -> Iterator[tuple[Ids, int | None, bool]]:
-        """(ids, bytes of text that they stand for if not those of the text, whether they go on).
+    ) -> Iterator[tuple[Ids, int | None, int]]:
+        """(ids, bytes of text that they stand for if not those of the text, characters of a part).
 
-        In order. Parts are joined for a tokenizer of which it is not known that it cuts there.
-        Raises DataError for a text that loses a character, unless that is allowed.
+        In order; the last is 0 where a document ends. Parts are joined for a tokenizer of which
+        it is not known that it cuts there. Raises DataError for a text that loses a character, unless that is allowed.
         """
         lengths = self.tokenizer.token_byte_lengths
         texts = texts if self._keeps_all else whole_texts(texts)
         for one in map_texts(self._one, texts, workers or cores()):
             number = self._documents
-            self._documents += not one.goes_on
+            self._documents += not one.part
             if one.lost:
                 self._lost.append(one.lost)
             if one.lost and not self._allowed:
@@ -76,7 +76,7 @@ class Fidelity:
                 self._changed.append(one.changed)
             kept = one.lost or one.changed
             size = int(lengths[one.ids].sum()) if kept and lengths is not None else None
-            yield one.ids, size, one.goes_on
+            yield one.ids, size, one.part
 
     def notes(self) -> Iterator[Note]:
         """What was lost or changed."""
@@ -94,7 +94,7 @@ class Fidelity:
             return Encoded(text.astype(np.int32))
         ids = self.tokenizer.encode(text)
         if self._keeps_all:
-            return Encoded(ids, goes_on=isinstance(text, Part))
+            return Encoded(ids, part=len(text) if isinstance(text, Part) else 0)
         normalized = self.tokenizer.normalized(text)
         changed = None
         if normalized != text and self.tokenizer.decode(ids) != text:

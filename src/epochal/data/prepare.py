@@ -316,17 +316,17 @@ def _write(
     encoded = fidelity.encode(selection.texts(selection.used), workers)
     mark = np.int32(fidelity.tokenizer.end_of_document)
     numbers = iter(np.flatnonzero(selection.used).tolist())
-    number, in_part, started = 0, False, time.monotonic()
+    number, of_parts, started = 0, 0, time.monotonic()
     before = train.text_bytes + validation.text_bytes
-    for place, (ids, kept, goes_on) in enumerate(encoded):
-        number = number if in_part else next(numbers)
-        in_part = goes_on
+    for place, (ids, kept, part) in enumerate(encoded):
+        number = number if of_parts else next(numbers)
+        of_parts = of_parts + part if part else 0
         side = train if selection.train[number] else validation
         text_bytes = int(lengths[number]) if kept is None else kept
-        ids = ids if goes_on else np.append(ids, mark)
-        side.add(ids, text_bytes, bool(repeats[number]), goes_on)
-        if place % _PROGRESS_EVERY == 0:
-            done = train.text_bytes + validation.text_bytes
+        ids = ids if part else np.append(ids, mark)
+        side.add(ids, text_bytes, bool(repeats[number]), part > 0)
+        if part or place % _PROGRESS_EVERY == 0:
+            done = train.text_bytes + validation.text_bytes + of_parts
             rate = (done - before) / 1e6 / max(1e-9, time.monotonic() - started)
             tokens = train.writer.unique_tokens + validation.writer.unique_tokens
             update(done, f"{tokens:,} tokens, {rate:.1f} MB/s")

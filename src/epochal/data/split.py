@@ -208,7 +208,7 @@ def _hasher() -> hashlib.blake2b:
 
 def scan(inputs: TextInputs, title: str = "Scanning") -> Scan:
     """Read all documents once. Raises DataError if none has text."""
-    digests, lengths = bytearray(), []
+    digests, lengths = bytearray(), list[int]()
     empty = with_nul = given_as_ids = 0
     sizes = inputs.tokenizer.token_byte_lengths if inputs.tokenizer else None
     with bar(title, inputs.bytes or None) as progress:

@@ -55,7 +55,8 @@ class Fidelity:
         """(ids, bytes of text that they stand for if not those of the text, characters of a part).
 
         In order; the last is 0 where a document ends. Parts are joined for a tokenizer of which
-        it is not known that it cuts there. Raises DataError for a text that loses a character, unless that is allowed.
+        it is not known that it cuts there. Raises DataError for a text that loses a character,
+        unless that is allowed.
         """
         lengths = self.tokenizer.token_byte_lengths
         texts = texts if self._keeps_all else whole_texts(texts)

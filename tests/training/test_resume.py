@@ -130,7 +130,7 @@ def test_ctrl_c_twice_breaks_off_at_once(tmp_path):
 @pytest.mark.slow
 def test_after_kill_9(tiny_corpus, tmp_path):
     """Killed in mid-flight in a process of its own; the same command, then, the same weights."""
-    changes = {"train__steps": 1500, "checkpoint__every": "50 steps", "eval__every": "100 steps"}
+    changes = {"train__steps": 600, "checkpoint__every": "50 steps", "eval__every": "100 steps"}
 
     def command(folder):
         values = overrides(tiny_corpus, folder, family="mdm", **changes)

@@ -32,7 +32,7 @@ LINES = [
     {"training"},
     {"evaluation", "sweeps"},
     {"interop"},
-    {"downstream_tasks", "memorisation"},
+    {"downstream_tasks", "memorisation", "doctor"},
     {"report"},
     {"studies"},
     {"cli"},

@@ -41,6 +41,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
         "Judge a run's texts with another run, for several step counts.",
     ),
     "recipe": ("recipe", "recipe", "Print all recipe keys with defaults and meanings."),
+    "doctor": ("doctor", "doctor", "Show what this machine has and what is missing."),
     "sizes": ("sizes", "sizes", "List the paper's 54 model sizes, with parameters and FLOPs."),
 }
 _GONE = {

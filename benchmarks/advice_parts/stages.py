@@ -40,6 +40,7 @@ from epochal.studies.state import StudyState
 from epochal.studies.study import study
 from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep
+from epochal.sweeps.fork_server import forked_cpu_seconds
 from epochal.sweeps.record import SweepFolder
 from epochal.sweeps.sweep import run_all
 
@@ -224,12 +225,12 @@ def _corpus(cell: Cell) -> Corpus:
 @contextmanager
 def _clock(folder: Path, stage: str) -> Iterator[None]:
     """Add the CPU seconds of this process and those it started to the stage's, over sessions."""
-    began = sum(os.times()[:4])
+    began = sum(os.times()[:4]) + forked_cpu_seconds()
     try:
         yield
     finally:
         used = _seconds(folder)
-        spent = sum(os.times()[:4]) - began
+        spent = sum(os.times()[:4]) + forked_cpu_seconds() - began
         files.write_json(
             folder / "cpu.json", used | {stage: round(used.get(stage, 0.0) + spent, 1)}
         )

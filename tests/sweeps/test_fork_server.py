@@ -27,6 +27,7 @@ def server(monkeypatch, tmp_path):
         "    if arguments[0] == 'exit': sys.exit(int(arguments[1]))\n"
         "    if arguments[0] == 'raise': raise ValueError('of the program')\n"
         "    if arguments[0] == 'sleep': time.sleep(60)\n"
+        "    while time.process_time() < 0.3: pass\n"
         "    print(json.dumps({'cwd': os.getcwd(), 'value': os.environ.get('VALUE'),\n"
         "        'other': os.environ.get('OTHER'), 'arguments': sys.argv[1:],\n"
         "        'session': os.getsid(0) == os.getpid(), 'input': sys.stdin.read()}))\n"
@@ -45,6 +46,7 @@ def test_a_child_is_as_a_process_of_its_own(server, monkeypatch, tmp_path):
     log.write_text("before\n")
     child = server.start(["show", "Ü"], {**ENV, "VALUE": "5"}, log)
     assert child.wait() == 0
+    assert server.cpu_seconds >= 0.3
     before, said = log.read_text().splitlines()
     assert before == "before"
     assert json.loads(said) == {

@@ -21,7 +21,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,7 +46,7 @@ class ForkServer:
 
     def __init__(self, threads: int) -> None:
         """Start it; it imports in the background. `threads`: CPU threads of each child."""
-        number = str(threads)
+        self.threads, number = threads, str(threads)
         self.process = subprocess.Popen(
             COMMAND,
             bufsize=0,  # so that `select` sees every line
@@ -57,6 +56,8 @@ class ForkServer:
             start_new_session=True,  # Ctrl-C at the terminal is not for it
         )
         self._codes: dict[int, int] = {}
+        self.cpu_seconds = 0.0
+        """Of its children that have ended."""
 
     @property
     def ended(self) -> bool:
@@ -99,6 +100,7 @@ class ForkServer:
         answer: dict[str, Any] = json.loads(line)
         if "code" in answer:
             self._codes[answer["pid"]] = answer["code"]
+            self.cpu_seconds += answer["cpu_seconds"]
         return answer
 
 
@@ -120,20 +122,24 @@ class ForkedProcess:
         return code
 
 
-@cache
-def _server(threads: int) -> list[ForkServer]:
-    """At most one server, kept for all sweeps of this process."""
-    return []
+_servers: list[ForkServer] = []
+"""Kept for all sweeps of this process; those that have ended, too."""
 
 
 def start_epochal(arguments: list[str], env: dict[str, str], log: Path) -> ForkedProcess:
     """Start `epochal` with `arguments` and the environment `env`; see `ForkServer.start`."""
     threads = int(env["OMP_NUM_THREADS"])
-    kept = _server(threads)
-    if not kept or kept[0].ended:
-        kept[:] = [ForkServer(threads)]
-        atexit.register(kept[0].close)
-    return kept[0].start(arguments, env, log)
+    server = next((one for one in _servers if one.threads == threads and not one.ended), None)
+    if server is None:
+        server = ForkServer(threads)
+        _servers.append(server)
+        atexit.register(server.close)
+    return server.start(arguments, env, log)
+
+
+def forked_cpu_seconds() -> float:
+    """CPU seconds of all processes that `start_epochal` has started and that have ended."""
+    return sum(server.cpu_seconds for server in _servers)
 
 
 def _is_alive(pid: int) -> bool:
@@ -155,9 +161,11 @@ def serve(run: Callable[[list[str]], None], modules: Sequence[str]) -> None:
     children: set[int] = set()
     while True:
         asked = select.select([sys.stdin], [], [], POLL_SECONDS if children else None)[0]
-        while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            children.remove(ended[0])
-            _answer(pid=ended[0], code=os.waitstatus_to_exitcode(ended[1]))
+        while children and (ended := os.wait4(-1, os.WNOHANG))[0]:
+            pid, status, used = ended
+            children.remove(pid)
+            code, seconds = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+            _answer(pid=pid, code=code, cpu_seconds=seconds)
         if not asked:
             continue
         line = sys.stdin.readline()
@@ -200,7 +208,7 @@ def _run_epochal(_: list[str]) -> None:
     runpy.run_module("epochal", run_name="__main__")  # which reads sys.argv
 
 
-def _answer(**values: int) -> None:
+def _answer(**values: float) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 

@@ -32,7 +32,7 @@ LINES = [
     {"training"},
     {"evaluation", "sweeps"},
     {"interop"},
-    {"downstream_tasks", "memorisation", "doctor"},
+    {"downstream_tasks", "memorisation", "diagnosis"},
     {"report"},
     {"studies"},
     {"cli"},

@@ -40,6 +40,7 @@ NAMES = [
     "compare_existing",
     "critical_unique_tokens",
     "distill",
+    "doctor",
     "download",
     "downstream",
     "dry_run",

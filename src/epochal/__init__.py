@@ -59,7 +59,7 @@ _MODULES = {
     "compare_existing": "epochal.studies.compare",
     "critical_unique_tokens": "epochal.scaling.plan",
     "distill": "epochal.training.distill",
-    "doctor": "epochal.doctor",
+    "doctor": "epochal.diagnosis",
     "download": "epochal.data.download",
     "downstream": "epochal.downstream_tasks.downstream",
     "dry_run": "epochal.training.dry_run",
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from epochal.data.options import SubsetOptions as SubsetOptions
     from epochal.data.prepare import prepare as prepare
     from epochal.data.subset import subset as subset
-    from epochal.doctor import doctor as doctor
+    from epochal.diagnosis import doctor as doctor
     from epochal.downstream_tasks.downstream import downstream as downstream
     from epochal.downstream_tasks.options import DownstreamOptions as DownstreamOptions
     from epochal.errors import EpochalError as EpochalError

@@ -10,7 +10,7 @@ import click
 from epochal.cli.output import json_option, print_json, print_note, print_pairs
 
 if TYPE_CHECKING:
-    from epochal.doctor import Doctor
+    from epochal.diagnosis import Doctor
 
 _LITTLE = 2 * 2**30
 """Bytes of memory or disk below which even small runs may fail."""
@@ -32,7 +32,7 @@ def doctor(folder: str, as_json: bool) -> None:
       epochal doctor
       epochal doctor runs --json
     """
-    from epochal.doctor import doctor as look
+    from epochal.diagnosis import doctor as look
 
     found = look(folder)
     if as_json:

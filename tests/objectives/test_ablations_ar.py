@@ -12,7 +12,7 @@ from scipy import stats
 from epochal import rng
 from epochal.families.autoregressive import AutoregressiveOptions as Options
 from epochal.models import Transformer, initialise
-from epochal.objectives import Autoregressive, Rows
+from epochal.objectives import Autoregressive, Draw, Rows
 from epochal.objectives.attention_mask import RandomCausalMask, masking_probability
 from epochal.objectives.autoregressive import order_lists, row_orders
 from epochal.sizes import Architecture
@@ -193,3 +193,36 @@ def test_a_hidden_token_has_no_influence():
             reach = mask[0, 0].double()
             reach = (reach @ reach)[:, j] > 0  # two layers: directly, or through another token
             assert torch.equal(moved, reach)
+
+
+# --- replacement -------------------------------------------------------------------------------
+
+
+def test_replacement_changes_a_share_of_the_inputs_and_no_target():
+    ids = torch.randint(7, (200, 101), generator=torch.Generator().manual_seed(1)) + 7
+    it = Autoregressive(Options(replacement=0.2), vocabulary=7)
+    problem = it.training_problem(ids, rows_of(200))
+    assert torch.equal(problem.targets, ids[:, 1:])
+    assert (problem.weights == 1).all()
+    replaced = problem.inputs != ids[:, :-1]  # the vocabulary that is drawn from is another
+    count = int(replaced.sum())
+    assert abs(count - 4000) < 4 * np.sqrt(20_000 * 0.2 * 0.8)
+    drawn = torch.bincount(problem.inputs[replaced], minlength=7).numpy()
+    assert len(drawn) == 7
+    assert stats.chisquare(drawn).pvalue > 1e-3
+    part = rows_of(200)
+    cut = Rows(part.keys[3:9], part.place[3:9], 200, part.step_key)
+    assert torch.equal(it.training_problem(ids[3:9], cut).inputs, problem.inputs[3:9])
+    orders = Options(replacement=0.2, orders=3)
+    both = Autoregressive(orders, sequence_length=100, seed=1, vocabulary=7)
+    moved = both.training_problem(ids, part)
+    assert torch.equal(moved.inputs != ids.gather(1, moved.positions), replaced)
+
+
+def test_evaluation_replaces_nothing():
+    ids = torch.randint(7, (4, 9))
+    it = Autoregressive(Options(replacement=1.0), vocabulary=7)
+    scored = torch.ones(ids.shape, dtype=torch.bool)
+    draw = Draw(np.zeros(4), rows_of(4).keys)
+    assert torch.equal(it.likelihood_problem(ids, scored, draw).inputs, ids)
+    assert torch.equal(it.paper_problem(ids, draw).inputs, ids[:, :-1])

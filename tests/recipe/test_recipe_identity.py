@@ -45,6 +45,7 @@ CHANGES = {
     "ar.orders": 4,
     "ar.order_kind": "random",
     "ar.token_masking": 0.3,
+    "ar.replacement": 0.15,
     "train.epochs": 2,
     "train.tokens": 10**6,
     "train.steps": 11,

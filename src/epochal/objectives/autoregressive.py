@@ -1,16 +1,19 @@
 """Autoregressive objective: predict the next token from the previous ones (arXiv 2507.15857 §2.1).
 
-Two ablations of the paper's §3.5, in training only:
+Two ablations of the paper's §3.5 and an augmentation, in training only:
 
 - Order perturbation: a row is read in one of K fixed orders. Positions move with their tokens;
   the target is the next token in that order, and the model is not given its position.
 - Token masking: for a share of the positions each earlier token is hidden with a probability
   drawn for that position, p = (1−ε)·t + ε. A position always sees itself. This is what the
   original's code does; its text describes masking the same input tokens for all positions.
+- Replacement: a share of the input tokens is replaced by tokens drawn from the vocabulary
+  (arXiv 2606.16246); targets are those of the text.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -77,10 +80,17 @@ class Autoregressive:
     shift = 1
 
     def __init__(
-        self, options: Options | None = None, *, sequence_length: int = 0, seed: int = 0
+        self,
+        options: Options | None = None,
+        *,
+        sequence_length: int = 0,
+        seed: int = 0,
+        vocabulary: int = 0,
     ) -> None:
-        """`sequence_length` and `seed` are only needed for reading orders."""
+        """`sequence_length` and `seed` are only needed for reading orders, `vocabulary`, the number
+        of tokens, for replacement."""
         self.options = options or Options()
+        self.vocabulary = vocabulary
         self._orders = (
             order_lists(self.options.orders, sequence_length, self.options.order_kind, seed)
             if self.options.orders > 1
@@ -89,9 +99,9 @@ class Autoregressive:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, mask: int) -> Autoregressive:
-        """The recipe's objective; it needs no mask."""
+        """The recipe's objective. The mask's id is the number of tokens."""
         length, seed = recipe.data.sequence_length, recipe.seed
-        return cls(recipe.options, sequence_length=length, seed=seed)
+        return cls(recipe.options, sequence_length=length, seed=seed, vocabulary=mask)
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → predict tokens 1 … L from tokens 0 … L−1, all with weight 1."""
@@ -106,7 +116,14 @@ class Autoregressive:
                 keys, tokens.shape[1] - 1, self.options.token_masking, TOKEN_MASKING_EPS
             )
             attention = RandomCausalMask.drawn(rng.outputs(keys, np.array(2**40)), probability)
-        return self._next_token(tokens, attention or "causal", positions)
+        problem = self._next_token(tokens, attention or "causal", positions)
+        if not self.options.replacement:
+            return problem
+        keys = rng.row_keys(rng.stream_key(0, "replacement"), rows.keys)
+        coins, drawn = np.split(rng.uniforms(keys, 2 * problem.inputs.shape[1]), 2, axis=1)
+        others = torch.from_numpy(np.floor(drawn * self.vocabulary).astype(np.int64))
+        replaced = torch.from_numpy(coins < self.options.replacement)
+        return replace(problem, inputs=torch.where(replaced, others, problem.inputs))
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens → the exact NLL of the scored ones; `draw` is not used."""

@@ -278,7 +278,8 @@ def verify(store: str, tokenizer: str | None, fix: bool, as_json: bool) -> None:
     if failed:
         check, detail = text.finding(failed[0])
         count = f"{len(failed)} of {len(findings)}"
-        raise DataError(f"{count} checks of {store} failed, first: {check} ({detail})")
+        mend = "" if fix else "; --fix repairs what can be"
+        raise DataError(f"{count} checks of {store} failed, first: {check} ({detail}){mend}")
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:

@@ -26,8 +26,9 @@ def verdict(found: Comparison | Note) -> str:
         return f"{sentence(describe(found))}."
     runs = {family: found.best_run(family) for family in found.best}
     shapes = [text for family, run in runs.items() if (text := _shape(_short(family), run))]
-    crossings = [_crossing(pair, runs) for pair in found.pairs]
-    parts = [_lead(found, runs), ", ".join(shapes), *dict.fromkeys(crossings)]
+    crossings = [text for pair in found.pairs if (text := _crossing(pair, runs))]
+    unknown = [pair for pair in found.pairs if not _crossing(pair, runs)]
+    parts = [_lead(found, runs), ", ".join(shapes), *dict.fromkeys(crossings), _unknown(unknown)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -87,6 +88,7 @@ def _shape(name: str, run: RunSummary) -> str:
 
 
 def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
+    """Where the curves of two families cross; nothing where that is not known."""
     if (found := pair.crossing) is not None:
         earlier, later = _short(found.earlier), _short(found.later)
         if found.kind == "seen":
@@ -104,7 +106,14 @@ def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
             return text
         ahead, behind = names if pair.leader == pair.families[0] else names[::-1]
         return f"{text}, so training longer would not bring {behind} to {ahead}'s best"
-    curves = "the two curves" if len(runs) == 2 else f"the curves of {both}"
+    return ""
+
+
+def _unknown(pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return ""
+    names = [f"of {listed([_short(family) for family in pair.families])}" for pair in pairs]
+    curves = "the two curves" if len(pairs) == 1 else f"the curves {listed(names)}"
     return f"these runs do not show where {curves} would cross, if they do"
 
 

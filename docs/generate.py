@@ -47,6 +47,7 @@ RESULTS: dict[str, str] = {
     "compare": "epochal.comparison.compare.Comparison",
     "quickstart": "epochal.studies.quickstart.Quickstart",
     "runs": "list[epochal.runs.summary.RunSummary]",
+    "doctor": "epochal.diagnosis.Doctor",
     "data names": "list[epochal.data.paper_sets.PaperSet]",
     "generate": "list[str]",
     "quality": "epochal.evaluation.quality.Quality",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from epochal.cli.main import cli, main
+from epochal.families import family_names
 from epochal.recipe import known_keys
 from epochal.report.evidence import shipped_evidence
 from epochal.results import to_json
@@ -126,12 +127,12 @@ NOT_HERE = (
 
 @pytest.fixture(scope="module")
 def at_work(tmp_path_factory, tiny_corpus):
-    """A folder with what the pages speak of: a text, prompts, points, runs of both families."""
+    """A folder with what the pages speak of: a text, prompts, points, runs of all families."""
     folder = tmp_path_factory.mktemp("pages")
     pair = folder / "quickstart"
     values = overrides(tiny_corpus, pair, data__sequence_length=128)
     del values["run_dir"]
-    compare(None, values, CompareOptions(out=pair))
+    compare(None, values, CompareOptions(out=pair, families=family_names()))
     shutil.copytree(pair, folder / "runs/my-sweep")
     shutil.copytree(pair / "mdm", folder / "runs/first")
     (folder / "my_text").mkdir()

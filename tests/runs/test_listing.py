@@ -122,7 +122,7 @@ def test_the_best_nll_of_a_run(tmp_path):
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="ar, mdm"):
+    with pytest.raises(RecipeError, match="'x'"):
         list_runs([tmp_path], family="x")
 
 

@@ -277,9 +277,8 @@ def verify(store: str, tokenizer: str | None, fix: bool, as_json: bool) -> None:
     failed = [finding for finding in findings if not finding.ok]
     if failed:
         check, detail = text.finding(failed[0])
-        count = f"{len(failed)} of {len(findings)}"
-        mend = "" if fix else "; --fix repairs what can be"
-        raise DataError(f"{count} checks of {store} failed, first: {check} ({detail}){mend}")
+        count = f"{len(failed)} of {len(findings)} checks of {store} failed"
+        raise DataError(f"{count}, first: {check} ({detail}){'' if fix else '; see --fix'}")
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:

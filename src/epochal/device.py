@@ -67,7 +67,10 @@ class Machine:
         """
         if self.device.type == "cuda" and self.bf16 and (gpu := find_gpu(self.title)):
             return gpu.peak, "data sheet"
-        size = 1024 if self.device.type == "cpu" else 8192
+        return self.product_flops(1024 if self.device.type == "cpu" else 8192), "measured"
+
+    def product_flops(self, size: int) -> float:
+        """FLOP/s of a product of two matrices of `size` rows and columns, the best of five."""
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         a = torch.ones(size, size, dtype=dtype, device=self.device)
         best = float("inf")
@@ -76,7 +79,7 @@ class Machine:
             product = a @ a
             product[0, 0].item()  # waits for the device
             best = min(best, time.perf_counter() - start)
-        return 2 * size**3 / best, "measured"
+        return 2 * size**3 / best
 
 
 def find_machine(settings: Train) -> Machine:

@@ -16,9 +16,10 @@ import torch
 
 from epochal._version import __version__
 from epochal.data.parallel import cores
-from epochal.device import find_device, has_compiler
+from epochal.device import Machine, find_device, has_compiler
 from epochal.errors import OptionError, StorageError
 from epochal.files import write_bytes
+from epochal.training.threads import restored_threads
 
 _PRODUCT = 512
 """Rows and columns of the matrices whose product is timed."""
@@ -58,7 +59,7 @@ class Doctor:
 
 
 def doctor(folder: str | Path = ".") -> Doctor:
-    """Look at the machine; `folder` is where runs would go. Takes about a second.
+    """Look at the machine; `folder` is where runs would go. Takes a second or a few.
 
     Raises OptionError where there is no such folder.
     """
@@ -91,30 +92,14 @@ def doctor(folder: str | Path = ".") -> Doctor:
 
 def _flops() -> dict[str, float]:
     """Of one thread, of all, and of all in bf16."""
-    before, all_threads = torch.get_num_threads(), cores()
+    cpu, every = torch.device("cpu"), cores()
+    measured = (("1 thread", 1, False), (f"{every} threads", every, False), ("bf16", every, True))
     found = {}
-    try:
-        for name, threads, dtype in (
-            ("1 thread", 1, torch.float32),
-            (f"{all_threads} threads", all_threads, torch.float32),
-            ("bf16", all_threads, torch.bfloat16),
-        ):
+    with restored_threads():
+        for name, threads, bf16 in measured:
             torch.set_num_threads(threads)
-            a = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype)
-            found[name] = 2 * _PRODUCT**3 / _fastest(a)
-    finally:
-        torch.set_num_threads(before)
+            found[name] = Machine(cpu, bf16, compiled=False).product_flops(_PRODUCT)
     return found
-
-
-def _fastest(a: torch.Tensor) -> float:
-    """Seconds of a product with itself; once only where that is slow, as bf16 is on some CPUs."""
-    seconds: list[float] = []
-    while len(seconds) < 5 and sum(seconds) < 0.2:
-        began = time.perf_counter()
-        torch.mm(a, a)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def _free_memory() -> int | None:

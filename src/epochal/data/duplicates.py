@@ -8,7 +8,6 @@ duplicates) is not seen.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from epochal.data.near import NearDocuments, detection
 from epochal.data.ngrams import Mask, Sought, chunks, cover, windows_of
 from epochal.data.options import DuplicateOptions
 from epochal.data.passages import Amount, Passages, RepeatedPassage
-from epochal.data.split import among, first_with_same_text
+from epochal.data.split import among, document_digests, first_with_same_text
 from epochal.data.store import TokenStore, suffixed
 from epochal.data.tokenizer import Tokenizer
 from epochal.errors import DataError, EpochalError, StorageError
@@ -239,9 +238,7 @@ def find_repeated(
 
 def _digests(store: TokenStore) -> NDArray[np.uint64]:
     """[documents, 2] 128 bits that identify each document."""
-    texts = (store.document(number).tobytes() for number in range(store.documents))
-    digests = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+    return np.frombuffer(b"".join(document_digests(store)), dtype="<u8").reshape(-1, 2)
 
 
 def _documents(store: TokenStore, mask: Mask) -> Amount:
@@ -255,7 +252,7 @@ def _leakage(train: TokenStore, validation: TokenStore, masks: tuple[Mask, Mask]
 
 def _leaked_ngrams(train: TokenStore, validation: TokenStore) -> Leakage:
     """Tokens of each store in 13 tokens in a row of the other. Of a validation store of more than
-    32M tokens the first ones are looked at."""
+    4M tokens the first ones are looked at."""
     looked_at = min(validation.unique_tokens, _MOST_VALIDATION)
     units = windows_of(validation, LEAK_NGRAM)(0, looked_at)
     sought = Sought(units.hashes)

@@ -59,7 +59,8 @@ class Fidelity:
         unless that is allowed.
         """
         lengths = self.tokenizer.token_byte_lengths
-        texts = texts if self._keeps_all else whole_texts(texts)
+        if not self._keeps_all:
+            texts = (text for text, _ in whole_texts((text, None) for text in texts))
         for one in map_texts(self._one, texts, workers or cores()):
             number = self._documents
             self._documents += not one.part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from epochal.errors import DataError, NamedOption, nearest
 
 Document = str | NDArray[np.integer[Any]]
 """A text; or, where tokens are given instead, their ids [n]."""
+Beside = TypeVar("Beside")
 
 _JOINED = {"line": "\n", "blank-line": "\n\n", "space": " "}
 _NAMED = 40  # fields listed in a message; chosen by us
@@ -32,14 +33,14 @@ class Part(str):
     __slots__ = ()
 
 
-def whole_texts(texts: Iterable[Document]) -> Iterator[Document]:
-    """The documents of `texts`, parts joined."""
+def whole_texts(texts: Iterable[tuple[Document, Beside]]) -> Iterator[tuple[Document, Beside]]:
+    """The documents of `texts`, parts joined; each with what was beside its last part."""
     held: list[str] = []
-    for text in texts:
+    for text, beside in texts:
         if isinstance(text, Part):
             held.append(text)
         else:
-            yield "".join([*held, str(text)]) if held else text
+            yield ("".join([*held, str(text)]) if held else text), beside
             held = []
 
 

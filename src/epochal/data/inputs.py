@@ -17,7 +17,7 @@ from typing import Any
 
 from epochal import files
 from epochal.data.builtin import builtin_documents, interpreter
-from epochal.data.fields import Part, Reading
+from epochal.data.fields import Reading, whole_texts
 from epochal.data.formats import (
     KNOWN,
     TEXT,
@@ -109,15 +109,7 @@ class TextInputs:
 
     def documents(self) -> Documents:
         """(document, bytes of input consumed so far) of each; '' for one without text."""
-        held: list[str] = []
-        for document, consumed in self.parts():
-            if isinstance(document, Part):
-                held.append(document)
-            elif held:
-                yield "".join([*held, str(document)]), consumed
-                held = []
-            else:
-                yield document, consumed
+        return whole_texts(self.parts())
 
     def parts(self) -> Documents:
         """As `documents`, but long texts come as several `Part` and a plain str, also ''."""

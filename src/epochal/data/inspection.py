@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from epochal.data.metadata import StoreMetadata
 from epochal.data.notes import Check
 from epochal.data.paper_sets import PaperSet
 from epochal.data.repair import Checked, repair
+from epochal.data.split import document_digests
 from epochal.data.store import Tokens, TokenStore, store_prefix, suffixed
 from epochal.data.subset import text_bytes
 from epochal.data.tokenizer import Tokenizer
@@ -273,7 +273,7 @@ def verify(
     more, validation = _verify_store(path / VALIDATION, given, fix)
     findings += more
     if train is not None and validation is not None:
-        shared = len(_document_digests(train) & _document_digests(validation))
+        shared = len(set(document_digests(train)) & set(document_digests(validation)))
         values = {"shared": shared}
         findings.append(Finding("both", Check.NO_SHARED_DOCUMENTS, shared == 0, values))
     return findings
@@ -360,10 +360,3 @@ def _extent(tokens: Tokens, mark: int) -> tuple[int, int, int]:
         max(int(piece.max()) for piece in pieces),
         sum(int((piece == mark).sum()) for piece in pieces),
     )
-
-
-def _document_digests(store: TokenStore) -> set[bytes]:
-    return {
-        hashlib.blake2b(store.document(number).tobytes(), digest_size=16).digest()
-        for number in range(store.documents)
-    }

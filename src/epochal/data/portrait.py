@@ -18,13 +18,13 @@ from epochal.data.inspection import Description, inspect
 from epochal.data.options import DuplicateOptions
 from epochal.data.store import TokenStore
 from epochal.data.tokenizer import Tokenizer
+from epochal.data.vocabularies import RARE
 
 _CHUNK = 1 << 22
 _READ = 1 << 20  # tokens that are decoded for scripts
 _SHOWN = 80  # tokens of an odd document
 _EACH = 4  # odd documents of a kind
 _LEAST = 20  # tokens of a document that may be odd by its tokens
-_RARE = 10
 _KINDS = {"N": "digits", "P": "punctuation", "S": "symbols", "Z": "spaces", "M": "marks"}
 
 
@@ -136,7 +136,7 @@ def _fit(
         name=tokenizer.name,
         vocabulary=tokenizer.vocabulary,
         unseen=int((counts == 0).sum()),
-        rare=int((seen < _RARE).sum()),
+        rare=int((seen < RARE).sum()),
         entropy=float(-(shares * np.log(shares)).sum()),
         train_bytes_per_token=train.bytes_per_token,
         validation_bytes_per_token=validation.bytes_per_token if validation else None,

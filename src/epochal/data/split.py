@@ -20,6 +20,7 @@ from epochal import rng
 from epochal.data.fields import Document, Part
 from epochal.data.inputs import TextInputs
 from epochal.data.notes import CorpusNote
+from epochal.data.store import TokenStore
 from epochal.errors import DataError, NamedOption
 from epochal.progress import bar
 from epochal.results import Note, note
@@ -199,6 +200,11 @@ def _share_notes(main: Selection, wanted: float) -> Iterator[Note]:
 def digest(text: bytes) -> bytes:
     """16 bytes that identify a text."""
     return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
+
+
+def document_digests(store: TokenStore) -> Iterator[bytes]:
+    """16 bytes that identify the ids of each document."""
+    return (digest(store.document(number).tobytes()) for number in range(store.documents))
 
 
 def _hasher() -> hashlib.blake2b:

@@ -24,7 +24,7 @@ from epochal.studies.options import CompareOptions
 from epochal.sweeps.designs import CorpusFacts, SweepRun
 from epochal.sweeps.file import Sweep
 from epochal.sweeps.record import SweepFolder
-from epochal.sweeps.slots import default_jobs
+from epochal.sweeps.slots import jobs_for
 from epochal.sweeps.sweep import run_all
 from epochal.training.parallel.world import process_count
 from epochal.training.train import archive_run, train
@@ -59,7 +59,7 @@ def compare(
         family: dataclasses.replace(own, run_dir=str(folder / family))
         for family, own in recipes.items()
     }
-    jobs = default_jobs(len(recipes)) if options.jobs is None else options.jobs
+    jobs = jobs_for(len(recipes), options.jobs)
     trained: list[str] = []
     if jobs > 1 and process_count() == 1:
         trained = _side_by_side(recipes, folder, jobs, options.restart)

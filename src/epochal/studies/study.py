@@ -40,7 +40,7 @@ from epochal.studies.runner import StudyRunner
 from epochal.studies.state import StudyState
 from epochal.studies.tuning import best_setting
 from epochal.sweeps.record import RunState
-from epochal.sweeps.slots import default_jobs, make_slots, warn_idle_gpus
+from epochal.sweeps.slots import jobs_for, make_slots, warn_idle_gpus
 from epochal.sweeps.tuned import Tuned
 
 VALIDATION_TOKENS = 20_000
@@ -59,7 +59,7 @@ def study(text: str | Path | None = None, options: StudyOptions | None = None) -
     """
     options = options or StudyOptions()
     state = StudyState(options.out / "state.json", options.budget)
-    jobs = options.jobs or default_jobs(2)
+    jobs = jobs_for(2, options.jobs)
     warn_idle_gpus(make_slots(jobs))
     try:
         return _Study(options, state, jobs).run(text)

@@ -85,11 +85,14 @@ def make_slots(
     return slots
 
 
-def default_jobs(runs: int) -> int:
-    """How many of some runs to train at a time: one on each GPU; without one, on each core.
+def jobs_for(runs: int, asked: int | None = None) -> int:
+    """How many of some runs to train at a time: as many as `asked`, else one on each GPU; without
+    one, on each core.
 
     Small models use one core better than two share: together they make more tokens a second.
     """
+    if asked is not None:
+        return asked
     slot = make_slots(1)[0]
     return min(runs, slot.gpus or min(slot.threads, MOST_JOBS_ON_CPU))
 

@@ -32,7 +32,7 @@ from epochal.sweeps.record import (
     needs_evaluation,
     recipe_hash,
 )
-from epochal.sweeps.slots import default_jobs, make_slots, warn_idle_gpus
+from epochal.sweeps.slots import jobs_for, make_slots, warn_idle_gpus
 from epochal.training.parallel.mesh import plan_mesh
 
 
@@ -76,7 +76,7 @@ def sweep(
     folder = SweepFolder(options.out or Path("runs") / loaded.name)
     facts = CorpusFacts.of(loaded)
     runs = design_runs(loaded, facts)
-    jobs = default_jobs(len(runs)) if options.jobs is None else options.jobs
+    jobs = jobs_for(len(runs), options.jobs)
     warn_idle_gpus(make_slots(jobs))
     return run_all(
         loaded,

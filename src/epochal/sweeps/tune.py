@@ -29,7 +29,7 @@ from epochal.sweeps.file import Sweep, load_sweep, sweep_from_tree
 from epochal.sweeps.options import TuneOptions
 from epochal.sweeps.record import RunReason, RunState, State, SweepFolder
 from epochal.sweeps.search import Axis, Closed, Point, Search
-from epochal.sweeps.slots import default_jobs, make_slots, warn_idle_gpus
+from epochal.sweeps.slots import jobs_for, make_slots, warn_idle_gpus
 from epochal.sweeps.sweep import run_all
 from epochal.sweeps.tuned import Effort, Neighbour, Tuned, TunedRun, TuneResult, Verdict
 
@@ -58,7 +58,7 @@ def tune(
     axes = tuple(map(Axis, options.axes)) or AXES
     starts = design_runs(sweep, facts)
     cells = make_cells(starts, axes, facts)
-    jobs = default_jobs(len(cells)) if options.jobs is None else options.jobs
+    jobs = jobs_for(len(cells), options.jobs)
     warn_idle_gpus(make_slots(jobs))
     share = math.inf if options.budget is None else options.budget * jobs / len(cells)
     before, begun = folder.read(), list[Cell]()

@@ -26,8 +26,8 @@ def verdict(found: Comparison | Note) -> str:
         return f"{sentence(describe(found))}."
     runs = {family: found.best_run(family) for family in found.best}
     shapes = [text for family, run in runs.items() if (text := _shape(_short(family), run))]
-    crossings = [text for pair in found.pairs if (text := _crossing(pair, runs))]
-    unknown = [pair for pair in found.pairs if not _crossing(pair, runs)]
+    crossings = [_crossing(pair, runs) for pair in found.pairs]
+    unknown = [pair for pair, text in zip(found.pairs, crossings, strict=True) if not text]
     parts = [_lead(found, runs), ", ".join(shapes), *dict.fromkeys(crossings), _unknown(unknown)]
     return "; ".join(part for part in parts if part) + "."
 

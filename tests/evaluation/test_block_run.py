@@ -12,7 +12,7 @@ from epochal.evaluation.gap import gap
 from epochal.evaluation.load import load_run
 from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
-from epochal.interop.exports import export_hf, export_safetensors
+from epochal.interop.exports import export_safetensors
 from epochal.memorisation.memorise import memorise
 from epochal.runs import RunRecord
 from epochal.studies.compare import compare_existing
@@ -53,13 +53,11 @@ def test_it_writes_and_fills_gaps(block):
         model.generate("The", GenerationConfig(block=4, cached=True))
 
 
-def test_what_needs_single_tokens_or_another_class_refuses_it(block, tmp_path, capsys):
+def test_what_needs_single_tokens_refuses_it(block, tmp_path, capsys):
     with pytest.raises(UserError, match="logits"):
         load_run(block).logits(torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match="block diffusion"):
         memorise([block])
-    with pytest.raises(UserError, match="export safetensors"):
-        export_hf(block, tmp_path / "hf")
     assert export_safetensors(block, tmp_path).family == "block"
     with pytest.raises(SystemExit) as ended:
         main(["downstream", str(block), "--tasks", "lambada"])

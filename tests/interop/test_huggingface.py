@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,12 +18,16 @@ from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
+from epochal.families import families, get_family
 from epochal.generation.config import GenerationConfig
 from epochal.interop.exports import export_hf, mask_name
+from epochal.interop.hf_config import auto_classes
 from epochal.interop.huggingface import hf_tokenizer, read_hf
 from epochal.interop.imports import import_hf, import_megatron
 from epochal.interop.load import load
 from epochal.interop.options import ImportOptions, MegatronOptions
+from epochal.objectives import Draw
+from epochal.objectives.block_diffusion import BlockDiffusion
 from epochal.runs import RunRecord
 from epochal.training.train import train
 from tiny_runs import overrides
@@ -117,7 +123,7 @@ def test_greedy_text_of_the_stock_llama_is_ours(transformers, runs, exported):
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "ar")
     for prompt in ("The ", "if x", ""):
         [expected] = ours.generate(prompt, GenerationConfig(tokens=16, temperature=0.0))
-        ids = tokenizer(ours.tokenizer.end_token + prompt, return_tensors="pt").input_ids
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             new = theirs.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False
@@ -135,14 +141,14 @@ def test_the_diffusion_models_own_generate_is_ours(transformers, runs, exported,
     theirs = opened(transformers, exported / "mdm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "mdm")
     assert tokenizer.mask_token_id == ours.tokenizer.mask
-    end, mask = ours.tokenizer.end_token, tokenizer.mask_token
+    mask = tokenizer.mask_token
     [expected] = ours.generate(
         "if [MASK:5] is [MASK] then", GenerationConfig(temperature=0.0, steps=steps)
     )
-    ids = tokenizer(f"{end}if {5 * mask} is {mask} then", return_tensors="pt").input_ids
+    ids = tokenizer(f"if {5 * mask} is {mask} then", return_tensors="pt").input_ids
     filled = theirs.generate(ids, steps=steps)
     assert ours.tokenizer.decode(filled[0, 1:].tolist()) == expected
-    more = theirs.generate(tokenizer(f"{end}The", return_tensors="pt").input_ids, max_new_tokens=7)
+    more = theirs.generate(tokenizer("The", return_tensors="pt").input_ids, max_new_tokens=7)
     [text] = ours.generate("The", GenerationConfig(tokens=7, temperature=0.0))
     new = more[0, 1:].tolist()
     end_id = ours.tokenizer.end_of_document
@@ -165,7 +171,9 @@ def test_the_tokenizer_gives_our_ids(transformers, runs, exported, family):
     ours = load(runs / family).tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(exported / family)
     text = "The module's café — provides (x, y):\n    return [1, 2]\n"
-    assert theirs(text).input_ids == ours.encode(text).tolist()
+    ids = ours.encode(text).tolist()
+    assert theirs(text).input_ids == [ours.end_of_document, *ids]  # as texts begin in training
+    assert theirs(text, add_special_tokens=False).input_ids == ids
     assert theirs.eos_token_id == ours.end_of_document
     assert theirs.decode(ours.encode(text)) == text
     assert hf_tokenizer(exported / family).sha256 == ours.sha256
@@ -203,6 +211,84 @@ def test_the_folder_can_be_loaded_as_it_is(runs, exported, family):
     assert torch.equal(theirs.logits(ids), ours.logits(ids))
     config = GenerationConfig(tokens=5, seed=1)
     assert theirs.generate("The ", config) == ours.generate("The ", config)
+
+
+@pytest.fixture(scope="module")
+def others(tiny_corpus, tmp_path_factory):
+    """Runs of the other families that learn with masks, and their exports."""
+    folder = tmp_path_factory.mktemp("others")
+    for family, more in (("dual", {}), ("block", {"block.size": 4})):
+        more = {"family": family, "train__steps": 6} | more
+        train(None, overrides(tiny_corpus, folder / family, **more))
+        export_hf(folder / family, folder / "hf" / family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def masked(transformers, others):
+    """Their exports by the masked class."""
+    auto = transformers.AutoModelForMaskedLM
+    return {
+        family: auto.from_pretrained(others / "hf" / family, trust_remote_code=True).eval()
+        for family in ("dual", "block")
+    }
+
+
+def test_block_diffusion_reads_and_writes_as_ours(transformers, others, masked):
+    ours = load(others / "block")
+    ids = ids_for(ours, rows=1)
+    ids[:, 8:12] = ours.tokenizer.mask  # one block: those before it are clean
+    with torch.no_grad():
+        found = masked["block"](ids).logits[:, 8:12]
+    reading = BlockDiffusion(4, ours.tokenizer.mask).likelihood_problem(
+        ids, (torch.arange(24) // 4 == 2)[None], Draw(np.array([0.999]), np.array([1], np.uint64))
+    )
+    with torch.no_grad():
+        rule = reading.attention.mask(ids.device)
+        states = ours.model(reading.inputs, rule, positions=reading.positions)
+        expected = torch.nn.functional.linear(states, ours.model.table)
+    torch.testing.assert_close(found, expected[:, 8:12], rtol=0, atol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(others / "hf" / "block")
+    [text] = ours.generate("The", GenerationConfig(tokens=7, temperature=0.0))
+    new = masked["block"].generate(tokenizer("The", return_tensors="pt").input_ids, 7)[0, 1:]
+    assert ours.tokenizer.decode(new).split(ours.tokenizer.end_token)[0] == text
+
+
+def test_a_dual_model_has_two_classes(transformers, others, masked):
+    ours = load(others / "dual")
+    ids = ids_for(ours)
+    ids[:, 5:9] = ours.tokenizer.mask
+    causal = transformers.AutoModelForCausalLM.from_pretrained(
+        others / "hf" / "dual", trust_remote_code=True
+    )
+    assert type(causal).__name__ == "LlamaForCausalLM"
+    with torch.no_grad():
+        torch.testing.assert_close(causal(ids).logits, ours.logits(ids), rtol=0, atol=1e-5)
+        found = masked["dual"](ids).logits
+        expected = ours.model.logits(ids, "bidirectional")
+    torch.testing.assert_close(found[:, 1:], expected[:, :-1], rtol=0, atol=1e-5)
+    assert not found[:, 0].any()
+
+
+@pytest.mark.parametrize("family", ["dual", "block"])
+def test_the_others_come_back(others, family, tmp_path):
+    back = load(import_hf(others / "hf" / family, tmp_path / "back").path)
+    before = load(others / family)
+    assert (back.family, back.recipe.options) == (family, before.recipe.options)
+    ids = ids_for(before)
+    torch.testing.assert_close(back.nll(ids), before.nll(ids), rtol=1e-6, atol=0)
+    other = {"dual": "ar", "block": "mdm"}[family]
+    with pytest.raises(CheckpointError, match=f"the family given is {other}"):
+        read_hf(others / "hf" / family, family=other)
+
+
+def test_what_an_auto_class_can_score_follows_from_the_familys_entry(tiny_pair, tmp_path):
+    found = {family.name: auto_classes(family) for family in families()}
+    assert found["ar"] == ("AutoModelForCausalLM",)
+    assert found["mdm"] == found["block"] == ("AutoModelForMaskedLM",)
+    assert found["dual"] == ("AutoModelForCausalLM", "AutoModelForMaskedLM")
+    assert auto_classes(replace(get_family("mdm"), mask_token=False)) == ()
+    assert export_hf(tiny_pair / "ar", tmp_path / "x").auto_classes == found["ar"]
 
 
 def test_a_llama_of_another_origin_comes_in(transformers, tmp_path):

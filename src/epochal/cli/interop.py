@@ -153,7 +153,7 @@ def export_to_hf(
     """Export weights, tokenizer and model card in the Hugging Face format.
 
     Autoregressive models become stock Llamas, which transformers, vLLM and lm-eval load as they
-    are. Masked diffusion models come with a small class: load them with AutoModel and
+    are. Models that fill in masks come with a small class: load them with AutoModelForMaskedLM and
     trust_remote_code=True; the class has its own `generate`.
 
     \b
@@ -167,7 +167,13 @@ def export_to_hf(
     if as_json:
         print_json(made)
         return
-    print_pairs([("exported", str(made.path)), ("files", ", ".join(made.files))])
+    print_pairs(
+        [
+            ("exported", str(made.path)),
+            ("files", ", ".join(made.files)),
+            ("loads by", " and ".join(made.auto_classes)),
+        ]
+    )
     if not made.has_tokenizer:
         click.echo("\nThe run has no tokenizer, so the model knows ids but no text.")
 

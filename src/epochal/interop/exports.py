@@ -15,7 +15,7 @@ from epochal.data.tokenizer import Tokenizer, UnknownTokenizer
 from epochal.errors import OptionError, RunError, UserError
 from epochal.evaluation.load import CheckpointName, LoadedModel, load_run
 from epochal.families import get_family
-from epochal.interop import huggingface
+from epochal.interop import hf_config, huggingface
 from epochal.interop.model_card import model_card
 from epochal.models import folded_weights
 from epochal.recipe import recipe_toml
@@ -38,6 +38,8 @@ class ExportedFolder:
     """Names of the files in it."""
     has_tokenizer: bool
     """Whether the run had a tokenizer to write; else the model knows ids but no text."""
+    auto_classes: tuple[str, ...]
+    """The auto classes of `transformers` that load it and give its likelihoods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +121,20 @@ def export_hf(
 ) -> ExportedFolder:
     """Write the run's model to the folder `out` in the Hugging Face format.
 
-    AR becomes a stock Llama, MDM a model with a small class of its own beside the weights;
-    both with tokenizer and model card. `checkpoint` is best or last, `dtype` the weights'.
-    Raises RunError if `out` is in use, and what `load` raises.
+    A causal family becomes a stock Llama, another a model with a small class of its own beside the
+    weights; both with tokenizer and model card. `checkpoint` is best or last, `dtype` the
+    weights'. Raises RunError if `out` is in use, UserError for a family that no auto class of
+    `transformers` can score, and what `load` raises.
     """
     _check_dtype(dtype)
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunError(f"{target} already exists; give another place for the model")
     record = RunRecord(run)
-    if get_family(record.family).attention == "blocks":
+    classes = hf_config.auto_classes(get_family(record.family))
+    if not classes:
         raise UserError(
-            f"no class of transformers reads {get_family(record.family).title} models; "
+            f"no auto class of transformers scores {get_family(record.family).title} models; "
             "`epochal export safetensors` writes the weights"
         )
     loaded = load_run(run, checkpoint, "cpu")
@@ -150,7 +154,7 @@ def export_hf(
         facts["unique_tokens"] = record.numbers["unique_tokens"]
     with files.atomic_folder(target) as temporary:
         names = _write_hf(loaded, text, card, facts, temporary, dtype)
-    return ExportedFolder(target, loaded.family, names, text)
+    return ExportedFolder(target, loaded.family, names, text, classes)
 
 
 def _write_hf(
@@ -169,16 +173,17 @@ def _write_hf(
     }
     save_tensors(folder / huggingface.WEIGHTS, tensors, {"format": "pt"})
     rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary
-    end, mdm = tokenizer.end_of_document, recipe.family == "mdm"
-    config = huggingface.config_of(recipe, vocabulary, rows, end, dtype, facts)
+    end, classes = tokenizer.end_of_document, hf_config.auto_classes(get_family(recipe.family))
+    causal, masked = hf_config.CAUSAL in classes, hf_config.MASKED in classes
+    config = hf_config.config_of(recipe, vocabulary, rows, end, dtype, facts)
     files.write_json(folder / huggingface.CONFIG, config)
-    files.write_json(folder / "generation_config.json", _generation(rows, vocabulary, end, mdm))
+    files.write_json(folder / "generation_config.json", _generation(rows, vocabulary, end, causal))
     if text:
-        mask = mask_name(tokenizer) if mdm else None
+        mask = mask_name(tokenizer) if masked else None
         _write_tokenizer(tokenizer, folder, mask, recipe.data.sequence_length)
-    if mdm:
-        code = Path(__file__).with_name(f"{huggingface.REMOTE_CODE}.py").read_text(encoding="utf-8")
-        (folder / f"{huggingface.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
+    if masked:
+        code = Path(__file__).with_name(f"{hf_config.REMOTE_CODE}.py").read_text(encoding="utf-8")
+        (folder / f"{hf_config.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
     (folder / huggingface.RECIPE).write_text(
         recipe_toml(huggingface.portable(recipe)), encoding="utf-8"
     )
@@ -186,10 +191,10 @@ def _write_hf(
     return sorted(path.name for path in folder.iterdir())
 
 
-def _generation(rows: int, vocabulary: int, end: int, mdm: bool) -> dict[str, Any]:
+def _generation(rows: int, vocabulary: int, end: int, causal: bool) -> dict[str, Any]:
     """Ids of the padding are never drawn; a stock Llama's `generate` would know no better."""
     known: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    if not mdm and rows > vocabulary:
+    if causal and rows > vocabulary:
         known["suppress_tokens"] = list(range(vocabulary, rows))
     return known
 
@@ -201,9 +206,12 @@ def mask_name(tokenizer: Tokenizer) -> str:
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, mask: str | None, length: int) -> None:
-    """tokenizer.json and what `AutoTokenizer` needs beside it; the mask as one more token."""
+    """tokenizer.json and what `AutoTokenizer` needs beside it: texts begin with the end of the
+    document before them, as in training; the mask is one more token."""
     path = folder / huggingface.TOKENIZER
     tokenizer.save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["post_processor"] = _begins_texts(content["post_processor"], tokenizer)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokenizer.end_token,
@@ -213,10 +221,26 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, mask: str | None, lengt
         "model_max_length": length,
     }
     if mask is not None:
-        content = json.loads(path.read_text(encoding="utf-8"))
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         token = {"id": tokenizer.mask, "content": mask, **flags, "special": True}
         content["added_tokens"].append(token)
-        files.write_json(path, content)
         settings["mask_token"] = mask
+    files.write_json(path, content)
     files.write_json(folder / "tokenizer_config.json", settings)
+
+
+def _begins_texts(processor: dict[str, Any] | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A post-processor of tokenizer.json that puts the end-of-document token before a text; of
+    `processor` it keeps what adds no tokens."""
+    known = processor or {}
+    parts = known["processors"] if known.get("type") == "Sequence" else [known]
+    end, number = tokenizer.end_token, tokenizer.end_of_document
+    one = [{"SpecialToken": {"id": end, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    begin = {
+        "type": "TemplateProcessing",
+        "single": one,
+        "pair": [*one, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {end: {"id": end, "ids": [number], "tokens": [end]}},
+    }
+    kept = [part for part in parts if part.get("type") == "ByteLevel"]
+    return {"type": "Sequence", "processors": [*kept, begin]}

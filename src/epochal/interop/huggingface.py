@@ -1,8 +1,6 @@
 """The Hugging Face format: names of tensors and keys of config.json in both directions, reading.
 
-An AR model is a stock Llama: `transformers`, vLLM and llama.cpp need no code of ours. An MDM
-model has the same tensors, but another attention and another way to write, so it is a model
-type of its own with its class beside the weights (`modeling_epochal_mdm.py`).
+What is written for which family is in `hf_config.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +19,9 @@ from torch import Tensor
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError
-from epochal.families import family_names
+from epochal.families import family_names, get_family
 from epochal.interop.foreign import ForeignModel, Tensors
+from epochal.interop.hf_config import KEPT, TYPES
 from epochal.recipe import Recipe, load_recipe
 from epochal.recipe.load import recipe_from_tree
 from epochal.recipe.model import Model
@@ -30,10 +29,6 @@ from epochal.sizes import padded_vocabulary, swiglu_width
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 RECIPE, TOKENIZER = "recipe.toml", "tokenizer.json"
-REMOTE_CODE = "modeling_epochal_mdm"
-MDM_TYPE = "epochal_mdm"
-KEPT = "epochal"
-"""Key of config.json under which what only Epochal knows is kept."""
 _TOO_LARGE = 2**31
 _BLOCK = {
     "attention_norm": "input_layernorm",
@@ -96,69 +91,26 @@ def _our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensor
     return {ours: theirs[name] for name, ours in names.items()}
 
 
-def config_of(
-    recipe: Recipe, vocabulary: int, rows: int, end: int, dtype: str, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """config.json. `end` ends documents and begins them; `dtype` is the weights'."""
-    shape, settings = recipe.model.architecture(), recipe.model
-    mdm = recipe.family == "mdm"
-    config: dict[str, Any] = {
-        "architectures": ["EpochalMDMForMaskedLM" if mdm else "LlamaForCausalLM"],
-        "model_type": MDM_TYPE if mdm else "llama",
-        "vocab_size": rows,
-        "hidden_size": shape.d_model,
-        "intermediate_size": shape.d_ff,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.heads,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rms_norm_eps": settings.norm_eps,
-        # Both forms: transformers 5 reads the second, most other programs the first.
-        "rope_theta": settings.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
-        "max_position_embeddings": recipe.data.sequence_length,
-        "tie_word_embeddings": shape.tie_embeddings,
-        "attention_dropout": 0.0,
-        "initializer_range": settings.init_std,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "dtype": dtype,
-        "torch_dtype": dtype,
-        KEPT: {"family": recipe.family, "vocabulary": vocabulary, **facts},
-    }
-    if mdm:
-        name = f"{REMOTE_CODE}.EpochalMDM"
-        config |= {
-            "auto_map": {
-                "AutoConfig": f"{name}Config",
-                "AutoModel": f"{name}ForMaskedLM",
-                "AutoModelForMaskedLM": f"{name}ForMaskedLM",
-            },
-            "mask_token_id": vocabulary,
-            "text_vocabulary": vocabulary,
-            "is_causal": False,
-        }
-    return config
-
-
 def _family_of(config: Mapping[str, Any], given: str | None) -> str:
-    """ar for a causal Llama, mdm for our own type or a Llama with `is_causal: false`; the run's
-    family for a Llama that `epochal export hf` wrote.
+    """The run's family for what `epochal export hf` wrote; else ar for a causal Llama, mdm for one
+    with `is_causal: false`.
 
     Raises CheckpointError for another model and for a family that contradicts the config.
     """
     kind = config.get("model_type")
-    if kind not in ("llama", MDM_TYPE):
+    attentions = {name: attention for attention, (name, *_) in TYPES.items()}
+    if kind not in attentions:
+        llama, *others = attentions
         raise CheckpointError(
-            f"config.json has model_type {kind!r}; only llama (autoregressive) and {MDM_TYPE} "
-            "(what `epochal export hf` writes for masked diffusion) can be imported"
+            f"config.json has model_type {kind!r}; only {llama} (autoregressive) and "
+            f"{' and '.join(others)} (what `epochal export hf` writes) can be imported"
         )
-    found = "mdm" if kind == MDM_TYPE or config.get("is_causal") is False else "ar"
+    attention = attentions[str(kind)]
+    if attention == "causal" and config.get("is_causal") is False:
+        attention = "bidirectional"
+    found = TYPES[attention][2]
     kept = _table(config, KEPT).get("family")
-    if found == "ar" and kept in family_names():
+    if kept in family_names() and get_family(str(kept)).attention == attention:
         found = str(kept)
     if given is not None and given != found:
         raise CheckpointError(
@@ -309,7 +261,7 @@ def read_hf(
 def _fitting(config: dict[str, Any], trained: int, given: int | None, family: str) -> int:
     """The tokenizer's number of tokens, if it is the one that the model was trained with."""
     mask = _whole(config, "mask_token_id", trained, least=0)
-    if family == "mdm" and mask != trained:
+    if get_family(family).mask_token and mask != trained:
         raise CheckpointError(
             f"config.json has mask_token_id = {mask:,}, but here the mask is the id after the "
             f"tokenizer's tokens, {trained:,}"
@@ -370,8 +322,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
     """The recipe kept beside the model, or one that says what config.json does."""
+    size = {}
+    if get_family(family).attention == "blocks":
+        size = {f"{family}.size": _whole(config, "block_size", 0)}
     if (path / RECIPE).is_file():
-        return load_recipe(path / RECIPE, {"family": family})
+        return load_recipe(path / RECIPE, {"family": family, **size})
     length = _whole(config, "max_position_embeddings", 2048)
     return recipe_from_tree(
         {
@@ -379,5 +334,6 @@ def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
             "data": {"sequence_length": length},
             "model": {"size": "7M"},  # replaced by the caller
             "train": {"steps": 1},
+            **({family: {"size": size[f"{family}.size"]}} if size else {}),
         }
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from epochal.families import get_family
+from epochal.interop.hf_config import CAUSAL, auto_classes
 from epochal.interop.huggingface import RECIPE, portable
 from epochal.recipe import recipe_toml
 from epochal.runs import NLLResult, RunRecord
@@ -23,13 +24,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 model = AutoModelForCausalLM.from_pretrained("{folder}")
-ids = tokenizer("{end}The", return_tensors="pt").input_ids
+ids = tokenizer("The", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
 ```
 
 It is a stock Llama: no code of its own is needed. Documents were trained one after another with
-`{end}` between them, so begin a text with it. The table has {padding} rows of padding
-beyond the tokenizer's {vocabulary:,} tokens; `generation_config.json` keeps them from being drawn.
+`{end}` between them, so the tokenizer begins a text with it. The table has {padding} rows of
+padding beyond the tokenizer's {vocabulary:,} tokens; `generation_config.json` keeps them from
+being drawn.
+"""
+_DUAL_CODE = """
+It also learned with masks. `AutoModelForMaskedLM` with `trust_remote_code=True` reads it so, with
+`modeling_epochal_mdm.py` beside the weights: the logits at a position are of the token there,
+hidden tokens are `{mask}`, and its `generate` fills them in.
 """
 _MDM_CODE = """\
 ```python
@@ -37,14 +44,15 @@ from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{folder}", trust_remote_code=True)
-ids = tokenizer("{end}The {mask}{mask}{mask} of", return_tensors="pt").input_ids
+ids = tokenizer("The {mask}{mask}{mask} of", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids)[0]))  # fills in, or adds max_new_tokens
 ```
 
-Masked diffusion: the logits at a position are of the token there, not of the next one; hidden
+{title}: the logits at a position are of the token there, not of the next one; hidden
 tokens are given as id {vocabulary}. `trust_remote_code` loads `modeling_epochal_mdm.py` beside the
-weights: read it first. Programs that serve Llamas cannot run this model. Begin a text with `{end}`,
-which stood between the documents. The table has rows of padding, which `generate` never draws.
+weights: read it first. Programs that serve Llamas cannot run this model. The tokenizer begins a
+text with `{end}`, which stood between the documents. The table has rows of padding, which
+`generate` never draws.
 """
 _NO_TEXT = """\
 The model was exported without a tokenizer, so it knows ids but no text: ids 0 to {last:,}, and id
@@ -69,7 +77,9 @@ def model_card(
     recipe, numbers = record.recipe, record.numbers
     title = get_family(record.family).title
     shape = recipe.model.architecture()
-    code = _LLAMA_CODE if get_family(record.family).exact else _MDM_CODE
+    classes = auto_classes(get_family(record.family))
+    code = _LLAMA_CODE if CAUSAL in classes else _MDM_CODE
+    code += _DUAL_CODE if len(classes) > 1 else ""
     how = code if end else _NO_TEXT
     sections = [
         _front_matter(record),
@@ -81,6 +91,7 @@ def model_card(
             folder=folder,
             end=end,
             mask=mask,
+            title=title.capitalize(),
             vocabulary=vocabulary,
             padding=rows - vocabulary,
             last=vocabulary - 1,

@@ -1,5 +1,7 @@
 # mypy: disable-error-code="misc, no-any-return, no-untyped-call, call-arg"
-"""Masked diffusion language model: a bidirectional transformer and how text is drawn from it.
+"""Language models that fill in masked tokens, and how text is drawn from them: bidirectional
+(masked diffusion), within blocks that follow each other (block diffusion), or a Llama that
+also learned with masks (dual objective).
 
 Written by `epochal export hf` beside the weights; it needs torch and transformers only:
 
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 
@@ -51,12 +53,23 @@ class EpochalMDMConfig(PretrainedConfig):
         self.rope_theta = rope_theta
         self.max_position_embeddings = max_position_embeddings
         self.text_vocabulary = text_vocabulary
+        others.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": rope_theta})
         super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
         self.mask_token_id = mask_token_id
 
 
+class EpochalBlockConfig(EpochalMDMConfig):
+    """The same, and the number of tokens in a block."""
+
+    model_type = "epochal_block"
+
+    def __init__(self, block_size: int = 16, **others: Any) -> None:
+        self.block_size = block_size
+        super().__init__(**others)
+
+
 class _Attention(nn.Module):
-    """Every position sees every other; rotary pairs are (i, i + K/2)."""
+    """Every position sees every other that is not hidden; rotary pairs are (i, i + K/2)."""
 
     def __init__(self, config: EpochalMDMConfig) -> None:
         super().__init__()
@@ -68,7 +81,7 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
-        """[B, L, E] → [B, L, E]; `seen` [B, 1, 1, L] hides padding."""
+        """[B, L, E] → [B, L, E]; `seen` [B, 1, 1 or L, L] hides padding and later blocks."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q = _rotate(self.q_proj(x).view(heads), cos, sin).transpose(1, 2)
         k = _rotate(self.k_proj(x).view(heads), cos, sin).transpose(1, 2)
@@ -127,9 +140,14 @@ class _Trunk(nn.Module):
         x = self.embed_tokens(input_ids)
         pair = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=x.device)
         positions = torch.arange(input_ids.shape[1], dtype=torch.float32, device=x.device)
-        angles = positions[:, None] * self.config.rope_theta ** (-pair / self.config.head_dim)
+        theta = self.config.rope_parameters["rope_theta"]
+        angles = positions[:, None] * theta ** (-pair / self.config.head_dim)
         cos, sin = (part[:, None, :].to(x.dtype) for part in (angles.cos(), angles.sin()))
         seen = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        if size := getattr(self.config, "block_size", 0):
+            block = torch.arange(input_ids.shape[1], device=x.device) // size
+            before = (block[None, :] <= block[:, None])[None, None]
+            seen = before if seen is None else before & seen
         for layer in self.layers:
             x = layer(x, cos, sin, seen)
         return self.norm(x)
@@ -142,6 +160,8 @@ class EpochalMDMForMaskedLM(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     _supports_sdpa = True
+    shift = 0
+    """How far before a token stands the state that predicts it."""
 
     def __init__(self, config: EpochalMDMConfig) -> None:
         super().__init__(config)
@@ -169,7 +189,7 @@ class EpochalMDMForMaskedLM(PreTrainedModel):
         `attention_mask` is 0 at padding. With `labels` also the mean cross-entropy of all
         positions that are not −100, without the diffusion weights.
         """
-        hidden = self.model(input_ids, attention_mask)
+        hidden = F.pad(self.model(input_ids, attention_mask), (0, 0, self.shift, -self.shift))
         table = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         logits = F.linear(hidden, table)
         loss = None
@@ -193,17 +213,21 @@ class EpochalMDMForMaskedLM(PreTrainedModel):
         Where the prompt holds masks these are filled in, else `max_new_tokens` are added after
         it. Each of the `steps` passes (one per masked token if not given) keeps the proposals
         of highest probability (LLaDA, arXiv 2502.09992 §2.4). Temperature 0 takes the
-        likeliest token.
+        likeliest token. Blocks are filled one after another.
         """
         mask = int(self.config.mask_token_id)
         ids = input_ids.clone()
         if not (ids == mask).any():
             ids = F.pad(ids, (0, max_new_tokens), value=mask)
         steps = steps or int((ids == mask).sum(dim=1).max())
-        for left in range(steps, 0, -1):
-            masked = ids == mask
-            if not masked.any():
-                break
+        block = torch.arange(ids.shape[1], device=ids.device)
+        block = block // getattr(self.config, "block_size", ids.shape[1])
+        left = steps
+        while (masked := ids == mask).any():
+            quota = -(-masked.sum(dim=1) // left)
+            left = max(1, left - 1)
+            first = block.expand_as(ids).masked_fill(~masked, len(block)).amin(dim=1)
+            masked &= block == first[:, None]
             logits = self(ids).logits[..., : self.config.text_vocabulary].float()
             probs = torch.softmax(logits, dim=-1)
             if temperature > 0:
@@ -212,7 +236,26 @@ class EpochalMDMForMaskedLM(PreTrainedModel):
             else:
                 tokens = logits.argmax(dim=-1)
             sure = probs.gather(-1, tokens[..., None]).squeeze(-1).masked_fill(~masked, -1.0)
-            quota = -(-masked.sum(dim=1) // left)
             rank = sure.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             ids = torch.where(masked & (rank < quota[:, None]), tokens, ids)
         return ids
+
+
+class EpochalBlockForMaskedLM(EpochalMDMForMaskedLM):
+    """Predicts masked tokens from their block and the blocks before it.
+
+    Exact while the masks stand in one block; tokens of later blocks are not seen.
+    """
+
+    config_class = EpochalBlockConfig
+
+
+class EpochalDualForMaskedLM(EpochalMDMForMaskedLM):
+    """A Llama read with masks: the state before a masked token predicts it.
+
+    The logits here are of the token at each position, as in the other classes; those of the first
+    position, which nothing stands before, are zeros. Give texts their first token.
+    """
+
+    config_class = LlamaConfig
+    shift = 1

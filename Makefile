@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+DOCS_STAMP := $(VENV)/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt --editable
 
@@ -39,9 +40,14 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
-# docs/recipe.toml, docs/cli.md and docs/json.md are written from the code; a test holds them to it.
-docs: $(STAMP)
+$(DOCS_STAMP): $(STAMP)
+	$(PIP_INSTALL) '.[docs]'
+	@touch $@
+
+# Some pages are written from the code (a test holds them to it); then the site is built into site/.
+docs: $(DOCS_STAMP)
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) quickstart site .pytest_cache .mypy_cache .ruff_cache .hypothesis

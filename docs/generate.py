@@ -1,4 +1,4 @@
-"""Write the pages that follow from code and records: recipe.toml, cli.md, json.md, results/.
+"""Write the pages that follow from code and records (`pages`).
 
 The evidence that the wheel carries is made anew where `results/records` changed, or by
 `python docs/generate.py evidence`.
@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import numpy as np
 
+import epochal
 from epochal import files
 from epochal.cli.main import cli
 from epochal.options import field_docs
@@ -112,8 +113,25 @@ def pages() -> dict[str, str]:
         + annotated_toml(),
         "cli.md": "# Commands\n\nWritten by `make docs` from `--help`.\n\n" + "\n".join(_help()),
         "json.md": "\n".join([_HEAD, *_json()]).rstrip() + "\n",
+        "api.md": "\n".join(_api()),
         "results/README.md": _results(),
     }
+
+
+def _api() -> Iterator[str]:
+    """The public names, for mkdocstrings to fill in."""
+    yield "# Python API\n\nMade from the docstrings. [Python](python.md) shows the names at work.\n"
+    options = {"GenerationConfig", "Resources"}
+    functions = {name for name in epochal.__all__ if name[0].islower()}
+    options |= {name for name in epochal.__all__ if name.endswith("Options")}
+    kinds = {
+        "Functions": functions,
+        "Options": options,
+        "Results": set(epochal.__all__) - functions - options,
+    }
+    for heading, names in kinds.items():
+        yield f"## {heading}\n"
+        yield from (f"::: epochal.{name}\n" for name in sorted(names))
 
 
 def _results() -> str:

@@ -1,4 +1,7 @@
-"""The docs are true: generated pages are current, links lead somewhere, commands exist."""
+"""The docs are true: generated pages are current, links lead somewhere, commands run.
+
+`make docs` builds the site, with the same checks of its own; this needs nothing that it installs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import runpy
 import shlex
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,29 +25,38 @@ from tiny_runs import overrides
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks/README.md"]
+MADE = ("recipe.toml", "cli.md", "json.md", "api.md", "results/README.md")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "cli.md", "json.md", "results/README.md"])
-def test_pages_made_from_the_code_are_current(name):
-    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+@pytest.fixture(scope="module")
+def generate():
+    """What docs/generate.py defines."""
+    return runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+@pytest.fixture(scope="module")
+def made_pages(generate):
+    return generate["pages"]()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_pages_made_from_the_code_are_current(name, made_pages):
     current = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    assert current == made[name], "run `make docs`"
+    assert current == made_pages[name], "run `make docs`"
 
 
-def test_the_evidence_of_the_wheel_is_of_these_records():
-    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-    assert shipped_evidence().records == made["record_sums"](), "run `make docs`"
-    for target in re.findall(r"\]\((figures/.+?)\)", made["pages"]()["results/README.md"]):
+def test_the_evidence_of_the_wheel_is_of_these_records(generate, made_pages):
+    assert shipped_evidence().records == generate["record_sums"](), "run `make docs`"
+    for target in re.findall(r"\]\((figures/.+?)\)", made_pages["results/README.md"]):
         assert (ROOT / "docs" / "results" / target).is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_evidence_of_the_wheel_follows_from_the_records():
+def test_the_evidence_of_the_wheel_follows_from_the_records(generate):
     """Fitted laws differ in late digits from machine to machine."""
-    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-    assert_close(to_json(shipped_evidence()), to_json(made["make_evidence"]()), "evidence")
+    assert_close(to_json(shipped_evidence()), to_json(generate["make_evidence"]()), "evidence")
 
 
 def assert_close(one, other, place):
@@ -62,10 +75,38 @@ def assert_close(one, other, place):
 
 
 @each_page
-def test_links_lead_to_files(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, _, part in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", text):
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not part or part in anchors(file), f"{target}#{part}"
+
+
+@cache
+def anchors(page):
+    """Fragments of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_every_page_has_its_place_in_the_site():
+    named = re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    outside = runpy.run_path(str(ROOT / "docs" / "site.py"))["OUTSIDE"]
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert sorted(named) == sorted(pages | set(outside.values())), "see `nav` in mkdocs.yml"
+
+
+def test_errors_that_are_explained_are_in_the_code():
+    sources = (file.read_text(encoding="utf-8") for file in (ROOT / "src").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # parts of one sentence
+    faq = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    for sentence in re.findall(r"^### `(.+)`$", faq, flags=re.MULTILINE):
+        for part in sentence.split("…"):
+            assert part.strip(" ():.;") in code, sentence
 
 
 @each_page

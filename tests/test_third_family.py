@@ -1,81 +1,31 @@
-"""A family that nobody knew: registered here, it goes through every room by itself.
-
-`replaced` is autoregressive with some inputs replaced by other tokens of the row while training.
-Its likelihood is exact, as AR's is. All it takes is its options, its objective and its entry.
-"""
+"""The family of docs/extending.md: put on the list, it goes through every room by itself."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
-import torch
-from pydantic.dataclasses import dataclass
 
-from epochal import families, rng
+from doc_examples import example_module
+from epochal import families
 from epochal.cli.main import main
-from epochal.families.family import OPTIONS_CONFIG, Family, Share
-from epochal.objectives import Autoregressive, Problem
 from epochal.recipe import identity, load_recipe
 from epochal.runs import RunRecord
 from tiny_runs import as_words, overrides
 
 
-@dataclass(frozen=True, kw_only=True, config=OPTIONS_CONFIG)
-class ReplacedOptions:
-    """Options of the recipe's section `[replaced]`."""
-
-    replace: Share = 0.1
-    """Share of the inputs that are replaced."""
-
-
-class ReplacedInputs(Autoregressive):
-    """Next-token prediction from inputs of which some are another token of the row."""
-
-    def __init__(self, options: ReplacedOptions) -> None:
-        super().__init__()
-        self.replace = options.replace
-
-    @classmethod
-    def from_recipe(cls, recipe, mask):
-        return cls(recipe.options)
-
-    def training_problem(self, tokens, rows):
-        problem = super().training_problem(tokens, rows)
-        keys = rng.row_keys(rng.stream_key(0, "replaced inputs"), rows.keys)
-        drawn = rng.uniforms(keys, problem.inputs.shape[1])
-        replaced = torch.from_numpy(drawn < self.replace)
-        inputs = torch.where(replaced, problem.inputs.roll(5, dims=1), problem.inputs)
-        return Problem(
-            inputs=inputs,
-            targets=problem.targets,
-            weights=problem.weights,
-            denominator=problem.denominator,
-            attention="causal",
-        )
-
-
-ENTRY = Family(
-    name="replaced",
-    title="autoregressive with replaced inputs",
-    short="RAR",
-    color="#117733",
-    dark_color="#66cc99",
-    marker="^",
-    exact=True,
-    objective="test_third_family:ReplacedInputs",
-    attention="causal",
-    writer="epochal.generation.autoregressive",
-    options=ReplacedOptions,
-    loss_is_nll=lambda options: options.replace == 0,
-)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _on_the_list():
-    families.register(ENTRY)
-    yield
+def entry(tmp_path_factory):
+    """The entry of the page, on the list of families."""
+    folder = tmp_path_factory.mktemp("example")
+    entry = example_module("src/epochal/families/replaced.py", folder).FAMILY
+    example_module("src/epochal/objectives/replaced.py", folder)
+    families.register(entry)
+    yield entry
     families.unregister("replaced")
+    for room in ("families", "objectives"):
+        del sys.modules[f"epochal.{room}.replaced"]
 
 
 @pytest.fixture
@@ -104,19 +54,19 @@ def trained(tiny_corpus, tmp_path_factory):
     return folder
 
 
-def test_a_name_is_taken_once():
+def test_a_name_is_taken_once(entry):
     with pytest.raises(ValueError, match="replaced"):
-        families.register(ENTRY)
+        families.register(entry)
 
 
-def test_its_options_are_a_section_of_the_recipe(capsys):
+def test_its_options_are_a_section_of_the_recipe(entry, capsys):
     with pytest.raises(SystemExit):
         main(["recipe"])
     page = capsys.readouterr().out
     assert "[replaced]" in page
     assert "# Share of the inputs that are replaced." in page
     recipe = load_recipe(None, ["family=replaced", "train.steps=1", "replaced.replace=0.2"])
-    assert recipe.options == ReplacedOptions(replace=0.2)
+    assert recipe.options == entry.options(replace=0.2)
     assert identity(recipe)["replaced.replace"] == 0.2
     assert not [key for key in identity(recipe) if key.startswith(("ar.", "mdm."))]
 
@@ -177,11 +127,11 @@ def test_fit_and_plan(law, run):
     assert len(plan["pairs"]) == 3
 
 
-def test_report_shows_it(trained, tmp_path, run):
+def test_report_shows_it(entry, trained, tmp_path, run):
     run("report", trained, "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert ENTRY.title in page
-    assert ENTRY.color in page
+    assert entry.title in page
+    assert entry.color in page
 
 
 def test_a_sweep_and_a_dry_run_name_it(tiny_corpus, tmp_path, run):

@@ -125,7 +125,7 @@ def _missing() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in importlib.metadata.requires("epochal") or []:
         extra, name = _EXTRA.search(line), _NAME.match(line)
-        if extra is None or name is None or name[0] == "epochal" or extra[1] == "dev":
+        if extra is None or name is None or name[0] == "epochal" or extra[1] in ("dev", "docs"):
             continue
         try:
             importlib.metadata.version(name[0])

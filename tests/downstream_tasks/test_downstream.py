@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from doc_examples import example
 from epochal.downstream_tasks.harness_tasks import go_offline_without_hub
 from epochal.downstream_tasks.options import DownstreamOptions
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
@@ -91,28 +92,15 @@ def test_all_nine_tasks_from_local_rows(runs, rows, family):
     assert kept == to_json(sorted(results, key=lambda result: f"{result.task}-"))
 
 
-def test_a_folder_of_own_tasks(runs, tmp_path):
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps({"q": f"The {w}", "a": " is"}) + "\n" for w in ("list", "name"))
-    )
-    task = {
-        "task": "mine",
-        "dataset_path": "json",
-        "dataset_kwargs": {
-            "data_files": {"test": str(tmp_path / "rows.jsonl")},
-            "cache_dir": str(tmp_path / "cache"),
-        },
-        "test_split": "test",
-        "output_type": "loglikelihood",
-        "doc_to_text": "{{q}}",
-        "doc_to_target": "{{a}}",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in task.items())
-    (tmp_path / "mine.yaml").write_text(text.replace('"mine"', "mine"))
-    [result] = downstream(
-        runs / "mdm", DownstreamOptions(tasks=str(tmp_path), device="cpu", limit=1)
-    )
+def test_a_folder_of_own_tasks(runs, tmp_path, monkeypatch):
+    """The one of docs/extending.md."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tasks").mkdir()
+    (tmp_path / "my_tasks/rows.jsonl").write_text(example("my_tasks/rows.jsonl"))
+    cache = f"dataset_kwargs:\n  cache_dir: {tmp_path / 'cache'}\n"
+    text = example("my_tasks/mine.yaml").replace("dataset_kwargs:\n", cache)
+    (tmp_path / "my_tasks/mine.yaml").write_text(text)
+    [result] = downstream(runs / "mdm", DownstreamOptions(tasks="my_tasks", device="cpu", limit=1))
     assert (result.task, result.documents, result.chance, result.paper) == ("mine", 1, None, None)
     assert not list((runs / "mdm" / "downstream").glob("mine*"))  # a part is not kept
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import CONSTANTS, constants, law
 
+from doc_examples import example_module
 from epochal.errors import UserError
+from epochal.scaling.fit import fit
 from epochal.scaling.forms import FORMS
 from epochal.scaling.forms.form import Inputs
 from epochal.scaling.law import law_from_constants
+from epochal.scaling.options import FitOptions
 from epochal.scaling.plan import read_preset
 
 every_form = pytest.mark.parametrize("name", list(FORMS))
@@ -68,17 +72,37 @@ def test_each_law_against_its_formula_written_out(point):
 
 @every_form
 def test_gradients_are_those_of_finite_differences(name, random):
-    form = FORMS[name]
+    check_gradient(FORMS[name], list(constants(name).values()), random)
+
+
+def check_gradient(form, values, random):
     where = Inputs.at(
         *(10 ** random.uniform(low, high, 40) for low, high in ((6, 10), (8, 12), (7, 10)))
     )
-    point = form.unconstrain(np.array(list(constants(name).values())))
+    point = form.unconstrain(np.array(values))
     _, gradient = form.predict_with_gradient(point[None], where)
     for index in range(len(point)):
         step = np.zeros_like(point)
         step[index] = 1e-6
         ends = [form.predict((point + sign * step)[None], where) for sign in (1, -1)]
         assert gradient[0, index] == pytest.approx((ends[0] - ends[1])[0] / 2e-6, abs=1e-7)
+
+
+def test_the_law_of_the_docs_is_fitted(random, tmp_path, monkeypatch):
+    title = "src/epochal/scaling/forms/unique_floor.py"
+    (form,) = example_module(title, tmp_path).FORMS
+    monkeypatch.setitem(FORMS, form.name, form)
+    true = {"A": 336.0, "B": 771.0, "E": 1.85, "alpha": 0.319, "beta": 0.309}
+    true |= {"C": 5000.0, "gamma": 0.5}
+    check_gradient(form, list(true.values()), random)
+    rows = ["params,tokens,unique_tokens,val_loss"]
+    for n, u, epochs in product((1e7, 1e8, 1e9), (2e7, 2e8, 2e9), (1, 4, 16)):
+        terms = (n, "A", "alpha"), (u * epochs, "B", "beta"), (u, "C", "gamma")
+        loss = true["E"] + sum(true[scale] / x ** true[power] for x, scale, power in terms)
+        rows.append(f"{n},{u * epochs},{u},{loss}")
+    (tmp_path / "points.csv").write_text("\n".join(rows))
+    fitted = fit(tmp_path / "points.csv", FitOptions(law=form.name, bootstraps=2)).families["ar"]
+    assert fitted.constants == pytest.approx(true, rel=0.02)
 
 
 @given(st.floats(6, 9.5), st.floats(7, 10))

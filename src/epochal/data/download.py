@@ -14,17 +14,17 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from epochal import files
 from epochal.data.corpus import TOKENIZER, TRAIN, VALIDATION, Corpus
+from epochal.data.hub import network, require
 from epochal.data.options import DownloadOptions
 from epochal.data.paper_sets import PAPER_SETS, TOKENS_PER_DOCUMENT, paper_set
 from epochal.data.store import suffixed
-from epochal.data.tokenizer_sources import load_tokenizer, quiet, reason
+from epochal.data.tokenizer_sources import load_tokenizer, quiet
 from epochal.errors import DataError, NamedOption, nearest
 from epochal.progress import bar, say
 
@@ -81,7 +81,7 @@ def download(name: str, out: str | Path, options: DownloadOptions | None = None)
         if error.__cause__ is None:
             raise
         raise DataError(
-            f"{error}. {_without_network(name, folder)} (", NamedOption("repo"), ")"
+            f"{error}. {_withoutnetwork(name, folder)} (", NamedOption("repo"), ")"
         ) from error
 
 
@@ -232,7 +232,7 @@ def _write_part(path: Path, texts: list[str]) -> None:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
 
 
-def _without_network(name: str, folder: Path) -> str:
+def _withoutnetwork(name: str, folder: Path) -> str:
     """What to do without a network."""
     command = f"`epochal data download {name} --out {folder}`"
     by_hand = ""
@@ -287,7 +287,7 @@ class _Repository:
         import huggingface_hub
 
         for force in (False, True):
-            with _network(self.name), quiet("huggingface_hub"):
+            with network(self.name), quiet("huggingface_hub"):
                 path = Path(
                     huggingface_hub.hf_hub_download(
                         self.name,
@@ -307,11 +307,11 @@ class _Repository:
 
 def _repository(name: str, kind: str, wanted: tuple[str, ...]) -> _Repository:
     """The repository's current commit and its files `wanted`. Raises DataError."""
-    _require("huggingface_hub")
+    require("huggingface_hub")
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
-    with _network(name), quiet("huggingface_hub"):
+    with network(name), quiet("huggingface_hub"):
         info = api.dataset_info(name) if kind == "dataset" else api.model_info(name)
         revision = str(info.sha)
         paths = api.get_paths_info(name, list(wanted), repo_type=kind, revision=revision)
@@ -339,10 +339,10 @@ def _stream_documents(
     belongs to; it is computed only on request, since that takes longer than a short document.
     `name` may be a local folder. Raises DataError.
     """
-    _require("datasets")
+    require("datasets")
     import datasets
 
-    with _network(name):
+    with network(name):
         stream = datasets.load_dataset(name, config, split=split, streaming=True)
         if state is not None:
             stream.load_state_dict(state)
@@ -350,24 +350,3 @@ def _stream_documents(
             if "text" not in row:
                 raise DataError(f"the data set {name} has no column `text`, but {', '.join(row)}")
             yield row["text"], stream.state_dict
-
-
-def _require(library: str) -> None:
-    """Raise DataError, with what to type, if `library` is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec(library) is None:
-        raise DataError(
-            f"downloading needs {library}, which is not installed: run `pip install 'epochal[hub]'`"
-        )
-
-
-@contextmanager
-def _network(name: str) -> Iterator[None]:
-    """Any error on the way → DataError. The libraries raise many kinds."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name} could not be reached ({reason(error)})") from error

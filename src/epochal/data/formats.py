@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from epochal.data.columns import read_arrow, read_parquet
 from epochal.data.fields import Reading
+from epochal.data.hub import HubFile
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
 from epochal.data.packing import CHUNK, Chunks, faults, inner_name, recoded, unpacked
@@ -33,10 +34,10 @@ class Format(NamedTuple):
     """Whether it is in an encoding of text."""
 
 
-def read_file(path: Path, name: str, kind: Format, reading: Reading) -> Documents:
-    """The documents of the file at `path`, called `name`. Those without text come as ''."""
+def read_file(path: Path | HubFile, size: int, kind: Format, reading: Reading) -> Documents:
+    """The documents of the file of `size` bytes at `path`. Those without text come as ''."""
     with faults(reading.place), io.BufferedReader(path.open("rb", buffering=0), CHUNK) as raw:
-        yield from _read(raw, name, kind, reading, raw.tell, path.stat().st_size)
+        yield from _read(raw, path.name, kind, reading, raw.tell, size)
 
 
 def _read(
@@ -156,7 +157,7 @@ def by_content(path: Path) -> Format | None:
     return next((kind for kind in FORMATS if kind.magic and start.startswith(kind.magic)), None)
 
 
-def start_of(path: Path, options: PrepareOptions) -> str:
+def start_of(path: Path | HubFile, options: PrepareOptions) -> str:
     """The beginning of a text, up to 1 MiB of it, wrong bytes replaced."""
     with faults(str(path)), io.BufferedReader(path.open("rb", buffering=0), CHUNK) as raw:
         stream = unpacked(raw, path.name, str(path))

@@ -28,6 +28,7 @@ from epochal.data.formats import (
     read_file,
     start_of,
 )
+from epochal.data.hub import HUB, HubFile, hub_files
 from epochal.data.metadata import SourceFile, Sources
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
@@ -50,7 +51,7 @@ class Source:
     """One file, or the built-in corpus where `path` is None."""
 
     name: str
-    path: Path | None
+    path: Path | HubFile | None
     kind: Format
     bytes: int
 
@@ -93,12 +94,15 @@ class TextInputs:
                 sources.append(Source(BUILTIN, None, TEXT, 0))
             elif str(given) == "-":
                 sources.append(_from_stdin(found))
+            elif str(given).startswith(HUB):
+                listed = [(each, each.url) for each in hub_files(str(given))]
+                sources += _lowest_rank(f"data set {given}", listed, found)
             elif path.is_dir():
                 sources += _in_folder(path, found)
             elif path.exists():
                 sources.append(_named(path, found))
             else:
-                hint = "; download it first" if "://" in str(given) else ""
+                hint = "; download it first, but hf:// is read" if "://" in str(given) else ""
                 raise DataError(f"there is no file or folder {given}{hint}")
         return replace(found, sources=tuple(sources))
 
@@ -127,7 +131,7 @@ class TextInputs:
         if source.path is None:
             return ((text, 0) for text in builtin_documents())
         reading = Reading(source.place, self.options, partial(self.tell, source.place))
-        return read_file(source.path, source.path.name, source.kind, reading)
+        return read_file(source.path, source.bytes, source.kind, reading)
 
     def tell(self, file: str, code: NoteCode, **values: Any) -> None:
         """Note something about a file; the same again is not counted again."""
@@ -178,8 +182,10 @@ class TextInputs:
         return sums
 
 
-def _file_sum(path: Path) -> str:
+def _file_sum(path: Path | HubFile) -> str:
     try:
+        if isinstance(path, HubFile):
+            return path.sha256 or hashlib.sha256(path.open("rb").read()).hexdigest()
         return files.sha256(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -198,21 +204,28 @@ def _builtin_facts() -> SourceFile:
 def _in_folder(folder: Path, found: TextInputs) -> list[Source]:
     """The files of the lowest rank in a folder, sorted."""
     folder = _split_folder(folder, found)
+    listed = [(path, path.relative_to(folder).as_posix()) for path in _walk(folder)]
+    return _lowest_rank(f"folder {folder}", listed, found)
+
+
+def _lowest_rank(
+    place: str, listed: Sequence[tuple[Path | HubFile, str]], found: TextInputs
+) -> list[Source]:
+    """Of the files with their names those of the lowest rank; the others are counted."""
     here: Counter[str] = Counter()
-    ranked: dict[int, list[Path]] = {}
-    for path in _walk(folder):
-        place = rank(path.name)
-        if place is None:
-            here[path.suffix.lower() or "no suffix"] += 1
+    ranked: dict[int, list[Source]] = {}
+    for path, name in listed:
+        if (number := rank(path.name)) is None:
+            here[Path(path.name).suffix.lower() or "no suffix"] += 1
         else:
-            ranked.setdefault(place, []).append(path)
-    for place in sorted(ranked)[1:]:
-        here.update(path.suffix.lower() for path in ranked[place])
+            ranked.setdefault(number, []).append(_source(path, name))
+    for number in sorted(ranked)[1:]:
+        here.update(Path(source.name).suffix.lower() for source in ranked[number])
     found.skipped.update(here)
     if not ranked:
         content = ", ".join(f"{count} {suffix}" for suffix, count in here.most_common(5)) or "empty"
-        raise DataError(f"the folder {folder} holds no known text ({content}); known are {KNOWN}")
-    return [_source(path, path.relative_to(folder).as_posix()) for path in ranked[min(ranked)]]
+        raise DataError(f"the {place} holds no known text ({content}); known are {KNOWN}")
+    return ranked[min(ranked)]
 
 
 def _split_folder(folder: Path, found: TextInputs) -> Path:
@@ -227,10 +240,11 @@ def _split_folder(folder: Path, found: TextInputs) -> Path:
     return folder / "train"
 
 
-def _source(path: Path, name: str, kind: Format | None = None) -> Source:
+def _source(path: Path | HubFile, name: str, kind: Format | None = None) -> Source:
     # A name that is not UTF-8 is kept as Python writes it, and cannot be saved like that.
     written = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return Source(written, path, kind or by_suffix(path.name) or TEXT, path.stat().st_size)
+    size = path.size if isinstance(path, HubFile) else path.stat().st_size
+    return Source(written, path, kind or by_suffix(path.name) or TEXT, size)
 
 
 def _from_stdin(found: TextInputs) -> Source:

@@ -18,6 +18,7 @@ from epochal.data.options import PrepareOptions
 from epochal.data.packing import CHUNK, Chunks, faults, inner_name, recoded, unpacked
 from epochal.data.readers import Documents, File, read_csv, read_json, read_text
 from epochal.data.token_files import read_bin, read_npy
+from epochal.data.web_archives import read_warc
 from epochal.errors import DataError
 
 
@@ -115,6 +116,7 @@ FORMATS = (
     Format("JSON", (".json",), read_json, is_text=True),
     Format("NumPy array", (".npy",), read_npy, b"\x93NUMPY"),
     Format("token ids", (".bin",), read_bin),
+    Format("WARC", (".warc", ".wet"), read_warc, b"WARC/"),
     Format("zip", (".zip",), _zip, b"PK\x03\x04"),
     Format("tar", (".tar", ".tgz"), _tar),
 )

@@ -27,6 +27,9 @@ class CorpusNote(NoteCode):
     """The column `field` holds nulls only: its rows are empty documents."""
     BINARY_AS_TEXT = "binary_as_text"
     """The column `field` holds bytes, which are read as UTF-8."""
+    OTHER_RECORDS = "other_records"
+    """Of a web archive's records `read` are text and `skipped` are not: `kinds` (content type →
+    records)."""
     MARK_INSIDE = "byte_order_mark_inside"
     """A line, the first one `line`, begins with a byte-order mark, which is passed over."""
     REPEATED = "repeated_documents"

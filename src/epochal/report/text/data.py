@@ -29,10 +29,14 @@ _NO_METADATA = "none, so hashes, tokenizer and origin cannot be checked"
 
 
 def _skipped(values: Mapping[str, Any]) -> str:
-    kinds = ", ".join(f"{n} {suffix}" for suffix, n in list(values["suffixes"].items())[:_FEW])
+    kinds = _kinds(values["suffixes"])
     return (
         f"left out {count(values['files'], 'file')} of another kind ({kinds}); name one to read it"
     )
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in list(counts.items())[:_FEW])
 
 
 def _of_files(text: str) -> Text:
@@ -73,6 +77,9 @@ TEXTS: dict[NoteCode, Text] = {
         "the column {field!r} holds nothing but nulls, so its rows are empty documents"
     ),
     CorpusNote.BINARY_AS_TEXT: _of_files("the column {field!r} holds bytes; read as UTF-8"),
+    CorpusNote.OTHER_RECORDS: lambda values: _of_files(
+        "{read:,} records of the archive are text; left out {skipped:,} ({shown})"
+    )({**values, "shown": _kinds(values["kinds"])}),
     CorpusNote.MARK_INSIDE: _of_files(
         "line {line:,} begins with a byte-order mark, as where files were joined; passed over"
     ),

@@ -48,10 +48,9 @@ data.add_command(report)
 def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json: bool) -> None:
     """Turn text into a corpus: tokenise it, and hold out a validation set.
 
-    INPUTS are files and folders of plain text, JSON, Parquet, Arrow (also a folder that
-    `datasets` saved), CSV, WARC, zip or tar, packed or not; data sets of the Hugging Face
-    hub as hf://OWNER/NAME/PATH; or `builtin`, the documentation that comes with Python. A row of a
-    table or of JSON is a document; of plain text, see --documents.
+    INPUTS are files and folders of plain text, JSON, Parquet, Arrow (also as `datasets` saves it),
+    CSV, WARC, zip or tar, packed or not; hf://OWNER/NAME/PATH of the Hugging Face hub; or `builtin`,
+    the documentation of Python. A row of a table is a document; of plain text, see --documents.
 
     The split is by document and depends on the seed alone. Training documents with the same
     text as a validation document are left out and counted. The same command again finds the

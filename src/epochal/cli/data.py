@@ -49,7 +49,7 @@ def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json:
     """Turn text into a corpus: tokenise it, and hold out a validation set.
 
     INPUTS are files and folders of plain text, JSON, Parquet, Arrow (also as `datasets` saves it),
-    CSV, WARC, zip or tar, packed or not; hf://OWNER/NAME/PATH of the Hugging Face hub; or `builtin`,
+    CSV, WARC, zip or tar, packed or not; hf://OWNER/NAME/PATH of the hub; or `builtin`,
     the documentation of Python. A row of a table is a document; of plain text, see --documents.
 
     The split is by document and depends on the seed alone. Training documents with the same

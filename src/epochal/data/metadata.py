@@ -78,6 +78,10 @@ class Duplicates:
     share_of_tokens: float
     dropped: int
     """Number left out on request."""
+    cut_passages: int | None = None
+    """Tokens of repeated passages that were cut out on request."""
+    cut_lines: int | None = None
+    """Other tokens of boilerplate lines that were."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

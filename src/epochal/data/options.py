@@ -55,6 +55,12 @@ class PrepareOptions:
     drop_near_duplicates: bool = False
     """Keep one of several documents that are equal or near (as `data duplicates` counts them), and
     leave out of training what is near to a validation document."""
+    drop_repeated_passages: int | None = option(None, metavar="TOKENS")
+    """Cut so many tokens in a row out of training documents where they stood before, such as 50.
+    Also drops equal documents."""
+    drop_boilerplate_lines: int | None = option(None, metavar="DOCUMENTS")
+    """Cut lines of 8 or more tokens that so many training documents have, such as 10, but for the
+    first. Also drops equal documents."""
     invalid_utf8: InvalidUTF8 = "error"
     """What to do with bytes that are not UTF-8; replace writes U+FFFD."""
     seed: int = 1234
@@ -87,6 +93,15 @@ class PrepareOptions:
             problem = "validation_inputs give the validation set already; give one of the two"
             raise OptionError("validation", self.validation, problem)
         _at_least_one(self, "workers")
+        for name, least in (("drop_repeated_passages", 10), ("drop_boilerplate_lines", 2)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise OptionError(name, value, f"give {least} or more")
+
+    @property
+    def drops(self) -> bool:
+        """Whether equal documents are left out, asked for or because more is."""
+        more = self.drop_repeated_passages or self.drop_boilerplate_lines
+        return self.drop_duplicates or self.drop_near_duplicates or more is not None
 
     @property
     def share(self) -> float:

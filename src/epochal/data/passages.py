@@ -87,7 +87,7 @@ class Passages:
         self._options = options
         self._windows = windows_of(store, options.passage)
         self._lines: UnitsOf | None = None
-        if tokenizer is not None and (ends := _line_ends(tokenizer)).any():
+        if tokenizer is not None and (ends := line_ends(tokenizer)).any():
             self._lines = lines_of(store, ends, SHORTEST_LINE, options.passage - 1)
         self._pieces = _pieces(store.unique_tokens, options)
         self._sampled = int((self._pieces[:, 1] - self._pieces[:, 0]).sum())
@@ -192,7 +192,7 @@ def _boilerplate(units: Units, seen: Sought, documents: int) -> Units:
     return units[(seen.documents[numbers] >= documents) & (units.places > seen.first[numbers])]
 
 
-def _line_ends(tokenizer: Tokenizer) -> Mask:
+def line_ends(tokenizer: Tokenizer) -> Mask:
     """[vocabulary] whether a token's text has a line end."""
     if tokenizer.token_byte_lengths is None:
         texts: Iterator[Any] = map(tokenizer.token_text, range(tokenizer.vocabulary))

@@ -33,6 +33,7 @@ from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
 from epochal.data.options import DuplicateOptions, PrepareOptions
 from epochal.data.proposal import proposed_rule
+from epochal.data.removal import Cut, find_cut
 from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.data.tokenizer import Tokenizer
@@ -56,8 +57,11 @@ _LATER = {
     "encoding": "utf-8",
     "token_type": "uint16",
     "drop_near_duplicates": False,
+    "drop_repeated_passages": None,
+    "drop_boilerplate_lines": None,
 }
 """Options that came later: at this default a corpus made before is still the same."""
+_CUTS = ("drop_repeated_passages", "drop_boilerplate_lines")
 _PROGRESS_EVERY = 32
 
 
@@ -109,8 +113,7 @@ def prepare(
     with _sole_use(folder):
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
             return existing
-        dropping = options.drop_duplicates or options.drop_near_duplicates
-        split = split_corpus(texts, held_out, options.share, options.seed, dropping)
+        split = split_corpus(texts, held_out, options.share, options.seed, options.drops)
         notes: list[Note] = []
         if own_characters:
             used = (text for each in split.selections for text in each.texts(each.used))
@@ -228,6 +231,8 @@ class _Side:
     dropped: int = 0
     """Near duplicates that were left out."""
     repeated_tokens: int = 0
+    cut: tuple[int, int] | None = None
+    """Tokens of repeated passages, and of lines, that were cut out."""
 
     def add(
         self, ids: NDArray[np.int32], text_bytes: int, repeats: bool, goes_on: bool = False
@@ -268,8 +273,14 @@ def _write_corpus(
         if settings.get("drop_near_duplicates"):
             kept, notes = _without_near(train, validation if split.has_validation else None)
             order = order[kept[order]]
-        if seed is not None or len(order) < train_writer.documents:
-            train_writer.reorder(order)
+        length, most = (settings.get(name) for name in _CUTS)
+        gone: Mask | None = None
+        if length or most:
+            cut = find_cut(train.writer.view(), order, tokenizer, length, most)
+            order, gone = order[cut.kept[order]], cut.gone
+            notes += _cut_repeats(train, cut)
+        if seed is not None or gone is not None or len(order) < train_writer.documents:
+            train_writer.reorder(order, gone)
         metadata = _metadata(train, validation, split, tokenizer, settings)
         with files.atomic_path(folder / TOKENIZER) as pending:
             tokenizer.save(pending)
@@ -303,6 +314,14 @@ def _without_near(train: _Side, validation: _Side | None) -> tuple[Mask, list[No
     return kept, [note(CorpusNote.NEAR_DROPPED, **values)] if train.dropped else []
 
 
+def _cut_repeats(train: _Side, cut: Cut) -> list[Note]:
+    """Count what is left of the training documents."""
+    train.cut = (cut.passages, cut.lines)
+    train.dropped += cut.empty
+    train.text_bytes = int((np.array(train.lengths) - cut.text_bytes)[cut.kept].sum())
+    return cut.notes()
+
+
 def _write(
     selection: Selection,
     train: _Side,
@@ -333,8 +352,9 @@ def _write(
 
 
 def _knows_bytes(side: _Side, tokenizer: Tokenizer) -> bool:
-    """Whether lengths are bytes of text: not where ids of unknown text were given."""
-    return not side.selection.scan.given_as_ids or tokenizer.token_byte_lengths is not None
+    """Whether lengths are bytes of text: not where ids of unknown text were given, or cut out."""
+    of_ids = side.selection.scan.given_as_ids or any(side.cut or ())
+    return not of_ids or tokenizer.token_byte_lengths is not None
 
 
 def _repeats(selection: Selection, mask: Mask) -> Mask:
@@ -375,6 +395,8 @@ def _metadata(
                     documents=side.repeats,
                     share_of_tokens=side.repeated_tokens / max(1, written.unique_tokens),
                     dropped=side.selection.dropped + side.dropped,
+                    cut_passages=side.cut and side.cut[0],
+                    cut_lines=side.cut and side.cut[1],
                 ),
                 split=own_split if split.has_validation else None,
                 shuffled=settings.get("shuffle") if side is train else None,

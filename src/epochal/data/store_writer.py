@@ -111,14 +111,15 @@ class StoreWriter:
             self._size_so_far = 0
         self._tokens += tokens.size
 
-    def reorder(self, order: NDArray[np.int64]) -> None:
+    def reorder(self, order: NDArray[np.int64], gone: NDArray[np.bool_] | None = None) -> None:
         """Put the documents added so far into another order: `order[i]` becomes number i.
 
-        Those that are not in `order` are left out.
+        Those that are not in `order` are left out, and so are tokens flagged in `gone` [tokens].
         Each piece of the new file is gathered in the old file's order, so that the disk is read
         forward and a corpus may be larger than memory. Meanwhile it needs twice the disk space.
         """
         sizes = np.array(self._sizes, dtype=np.int64)
+        left = sizes.copy()
         pieces = np.cumsum(sizes[order]) // self.reordered_at_once
         self._hash = hashlib.sha256()
         moved = self._temporary(".reordered")
@@ -129,15 +130,15 @@ class StoreWriter:
                 starts, done = np.cumsum(sizes) - sizes, 0
                 with bar("Shuffling", len(order)) as progress:
                     for piece in np.split(order, np.flatnonzero(np.diff(pieces)) + 1):
-                        content = self._gather(starts[piece], sizes[piece])
+                        content, left[piece] = self._gather(starts[piece], sizes[piece], gone)
                         self._file.write(content)
                         self._hash.update(content)
                         progress.update(done := done + len(piece))
                 moved.replace(self._bin)
             finally:
                 moved.unlink(missing_ok=True)
-        self._sizes = array("i", sizes[order].astype(np.int32).tobytes())
-        self._tokens = int(sizes[order].sum())
+        self._sizes = array("i", left[order].astype(np.int32).tobytes())
+        self._tokens = int(left[order].sum())
 
     def view(self) -> TokenStore:
         """What is written so far, as a store."""
@@ -147,15 +148,22 @@ class StoreWriter:
         sizes = np.array(self._sizes, dtype=np.int32)
         return TokenStore(self.prefix, tokens, sizes, np.arange(len(sizes) + 1))
 
-    def _gather(self, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> bytes:
-        """Bytes of the documents at `starts`, one after another, from what is written so far."""
+    def _gather(
+        self, starts: NDArray[np.int64], sizes: NDArray[np.int64], gone: NDArray[np.bool_] | None
+    ) -> tuple[bytes, NDArray[np.int64]]:
+        """Bytes of the documents at `starts`, one after another, and their sizes without `gone`."""
         source = np.memmap(self._bin, dtype=self._dtype, mode="r")
         gathered = np.empty(int(sizes.sum()), dtype=self._dtype)
         places = np.cumsum(sizes) - sizes
+        left = np.ones(len(gathered) if gone is not None else 0, dtype=bool)
         for number in np.argsort(starts, kind="stable"):
             start, place, size = starts[number], places[number], sizes[number]
             gathered[place : place + size] = source[start : start + size]
-        return gathered.tobytes()
+            if gone is not None:
+                left[place : place + size] = ~gone[start : start + size]
+        if gone is None or not len(sizes):
+            return gathered.tobytes(), sizes
+        return gathered[left].tobytes(), np.add.reduceat(left, places, dtype=np.int64)
 
     def finish(self) -> StoreMetadata:
         """Finish writing and return counts and hashes; nothing is visible yet."""

@@ -99,6 +99,11 @@ TEXTS: dict[NoteCode, Text] = {
         f"left {count(values['documents'], 'near duplicate')} out of the training set, and "
         f"{count(values['leaked'], 'document')} near to one of the validation set"
     ),
+    CorpusNote.REPEATS_CUT: lambda values: (
+        f"cut {values['passages']:,} tokens of repeated passages and {values['lines']:,} of "
+        f"boilerplate lines out of {count(values['documents'], 'training document')}, and left "
+        f"out the {values['empty']:,} of them that had nothing else"
+    ),
     CorpusNote.VALIDATION_SHARE: _validation_share,
     CorpusNote.TOKENIZER_SAMPLE: (
         "the tokenizer was trained on one training document in {one_in} (1 GB of text)"

@@ -106,9 +106,7 @@ def prepare(
         "invalid_utf8": options.invalid_utf8,
         "seed": options.seed,
     }
-    for name, usual in _LATER.items():
-        if (value := getattr(options, name)) != usual:
-            settings[name] = value
+    settings |= {n: v for n, usual in _LATER.items() if (v := getattr(options, n)) != usual}
     folder = Path(out)
     with _sole_use(folder):
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
@@ -234,6 +232,11 @@ class _Side:
     cut: tuple[int, int] | None = None
     """Tokens of repeated passages, and of lines, that were cut out."""
 
+    def take(self, cut: Cut) -> None:
+        """Count what is left after the cut."""
+        self.cut, self.dropped = (cut.passages, cut.lines), self.dropped + cut.empty
+        self.text_bytes = int((np.array(self.lengths) - cut.text_bytes)[cut.kept].sum())
+
     def add(
         self, ids: NDArray[np.int32], text_bytes: int, repeats: bool, goes_on: bool = False
     ) -> None:
@@ -273,12 +276,11 @@ def _write_corpus(
         if settings.get("drop_near_duplicates"):
             kept, notes = _without_near(train, validation if split.has_validation else None)
             order = order[kept[order]]
-        length, most = (settings.get(name) for name in _CUTS)
         gone: Mask | None = None
-        if length or most:
-            cut = find_cut(train.writer.view(), order, tokenizer, length, most)
-            order, gone = order[cut.kept[order]], cut.gone
-            notes += _cut_repeats(train, cut)
+        if any(cuts := [settings.get(name) for name in _CUTS]):
+            cut = find_cut(train.writer.view(), order, tokenizer, *cuts)
+            order, gone, notes = order[cut.kept[order]], cut.gone, notes + cut.notes()
+            train.take(cut)
         if seed is not None or gone is not None or len(order) < train_writer.documents:
             train_writer.reorder(order, gone)
         metadata = _metadata(train, validation, split, tokenizer, settings)
@@ -312,14 +314,6 @@ def _without_near(train: _Side, validation: _Side | None) -> tuple[Mask, list[No
     train.text_bytes = int(np.array(train.lengths)[kept].sum())
     values = {"documents": int(near.sum()), "leaked": int(leaked.sum())}
     return kept, [note(CorpusNote.NEAR_DROPPED, **values)] if train.dropped else []
-
-
-def _cut_repeats(train: _Side, cut: Cut) -> list[Note]:
-    """Count what is left of the training documents."""
-    train.cut = (cut.passages, cut.lines)
-    train.dropped += cut.empty
-    train.text_bytes = int((np.array(train.lengths) - cut.text_bytes)[cut.kept].sum())
-    return cut.notes()
 
 
 def _write(

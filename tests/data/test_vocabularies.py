@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 from data_helpers import TEXTS, lines
 
+import made_runs
 from epochal.cli.main import main
 from epochal.data import vocabularies as module
 from epochal.data.inspection import verify
@@ -14,7 +16,8 @@ from epochal.data.options import PrepareOptions, TokenizersOptions
 from epochal.data.prepare import prepare
 from epochal.data.tokenizer_sources import character_tokenizer, load_tokenizer, train_bpe
 from epochal.data.vocabularies import compare_tokenizers
-from epochal.errors import DataError, OptionError
+from epochal.errors import DataError, OptionError, RunError
+from epochal.runs import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,41 @@ def test_at_the_command_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("bytes  ") == 2
     with pytest.raises(OptionError, match="positive number"):
         TokenizersOptions(params=0)
+
+
+def test_measured_by_runs(tmp_path, capsys, monkeypatch):
+    """The best run of each tokenizer and family, evaluated or not."""
+    monkeypatch.setattr(module, "_SIZES", ())
+    for name, family, nll, tokenizer, evaluated in (
+        ("a", "ar", 1.5, "bytes", False),
+        ("b", "ar", 1.4, "bytes", False),
+        ("c", "mdm", 1.6, "bytes", False),
+        ("d", "ar", 2.9, "bpe:512", True),
+    ):
+        record = made_runs.make_run(
+            tmp_path / "runs" / name, family, [9.0, nll], evaluated=evaluated, nll=nll
+        )
+        folder = RunFolder(record.path)
+        tokens = 1000 if tokenizer == "bytes" else 400
+        facts = {"name": tokenizer, "sha256": tokenizer, "vocabulary": 257}
+        metadata = {"unique_tokens": tokens, "text_bytes": 990, "tokenizer": facts}
+        info = record.info
+        info["corpus"]["validation"]["metadata"] = metadata
+        folder.write_info(info)
+    source = lines(tmp_path, TEXTS)
+    found = compare_tokenizers(source, TokenizersOptions(runs=[tmp_path / "runs"]))
+    shown = [(m.family, m.tokenizer, m.runs, m.bits_per_byte) for m in found.measured]
+    assert shown == [
+        ("ar", "bpe:512", 1, 1.1),
+        ("ar", "bytes", 2, pytest.approx(1.4 / math.log(2) * 1000 / 990)),
+        ("mdm", "bytes", 1, pytest.approx(1.6 / math.log(2) * 1000 / 990)),
+    ]
+    assert found.measured[1].best.endswith("/b")
+    with pytest.raises(SystemExit):
+        main(["data", "tokenizers", str(source), "--runs", str(tmp_path / "runs")])
+    assert "bpe:512" in capsys.readouterr().out
+    with pytest.raises(RunError, match="no folder"):
+        compare_tokenizers(source, TokenizersOptions(runs=[tmp_path / "none"]))
 
 
 # Characters

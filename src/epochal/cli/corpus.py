@@ -1,12 +1,14 @@
-"""`epochal data duplicates` and `report`: what a corpus holds."""
+"""`epochal data duplicates` and `report`: what a corpus holds; `tokenizers`: what suits it."""
 
 from __future__ import annotations
+
+import shlex
 
 import click
 
 from epochal.cli.options import options
 from epochal.cli.output import json_option, print_json, print_note, print_paragraph, print_table
-from epochal.data.options import DuplicateOptions
+from epochal.data.options import DuplicateOptions, TokenizersOptions
 
 
 @click.command()
@@ -75,3 +77,60 @@ def report(corpus: str, out: str, samples: int, options: DuplicateOptions, as_js
     share = written.effective / written.unique_tokens
     click.echo(f"{written.unique_tokens:,} unique tokens, of which {share:.1%} are not repeated")
     click.echo(f"Report on the corpus: {written.path}")
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="TEXT...")
+@options(TokenizersOptions)
+@json_option
+def tokenizers(inputs: tuple[str, ...], options: TokenizersOptions, as_json: bool) -> None:
+    """Compare vocabularies for a small text, and recommend one.
+
+    Bytes, characters, BPEs of 512 to 16,384 tokens as far as the text gives them, and GPT-2's if
+    it was fetched before. TEXT is what `prepare` takes.
+
+    \b
+    Examples:
+      epochal data tokenizers book.txt
+      epochal data tokenizers my_text/ --params 10M
+      epochal data tokenizers my_text/ --runs runs
+    """
+    from epochal.data.vocabularies import compare_tokenizers
+    from epochal.report.text import data as text
+
+    found = compare_tokenizers(inputs, options)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["tokenizer", "tokens", "bytes/token", "table", "seen < 10 times", ""],
+        [
+            [
+                each.name,
+                f"{each.tokens:,}",
+                f"{each.bytes_per_token:.2f}",
+                f"{each.table_share:.0%}",
+                f"{each.rare:,} of {each.size:,}",
+                "recommended" if each.name == found.recommended else "" if each.fits else "no",
+            ]
+            for each in found.vocabularies
+        ],
+        left=1,
+    )
+    click.echo("\n" + text.recommendation(found))
+    if found.measured:
+        click.echo("")
+        print_table(
+            ["measured with", "family", "runs", "bits/byte", "best run", "validation bytes"],
+            [
+                [
+                    *(one.tokenizer, one.family, str(one.runs), f"{one.bits_per_byte:.4f}"),
+                    *(one.best, f"{one.validation_bytes:,}"),
+                ]
+                for one in found.measured
+            ],
+            left=2,
+        )
+        click.echo("\n" + text.measured_vocabularies(found))
+    prepared = shlex.join(["epochal", "data", "prepare", *inputs, "--out", "corpus"])
+    click.echo(f"\nNext: {prepared} --tokenizer {found.recommended}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epochal.cli.corpus import duplicates, report
+from epochal.cli.corpus import duplicates, report, tokenizers
 from epochal.cli.options import options, refuse
 from epochal.cli.output import json_option, print_json, print_pairs, print_table
-from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions, TokenizersOptions
+from epochal.data.options import DownloadOptions, PrepareOptions, SubsetOptions
 
 if TYPE_CHECKING:
     from epochal.data.store import TokenStore
@@ -38,6 +38,7 @@ def data() -> None:
 
 data.add_command(duplicates)
 data.add_command(report)
+data.add_command(tokenizers)
 
 
 @data.command()
@@ -80,48 +81,6 @@ def prepare(inputs: tuple[str, ...], out: str, options: PrepareOptions, as_json:
     tokenizer = corpus.tokenizer
     click.echo(f"tokenizer {tokenizer.name}: {tokenizer.vocabulary:,} tokens, in {corpus.folder}")
     click.echo(f"\nNext: epochal data inspect {shlex.quote(str(corpus.folder))}")
-
-
-@data.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="TEXT...")
-@options(TokenizersOptions)
-@json_option
-def tokenizers(inputs: tuple[str, ...], options: TokenizersOptions, as_json: bool) -> None:
-    """Compare vocabularies for a small text, and recommend one.
-
-    Bytes, characters, BPEs of 512 to 16,384 tokens as far as the text gives them, and GPT-2's if
-    it was fetched before. TEXT is what `prepare` takes.
-
-    \b
-    Examples:
-      epochal data tokenizers book.txt
-      epochal data tokenizers my_text/ --params 10M
-    """
-    from epochal.data.vocabularies import compare_tokenizers
-    from epochal.report.text import data as text
-
-    found = compare_tokenizers(inputs, options)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ["tokenizer", "tokens", "bytes/token", "table", "seen < 10 times", ""],
-        [
-            [
-                each.name,
-                f"{each.tokens:,}",
-                f"{each.bytes_per_token:.2f}",
-                f"{each.table_share:.0%}",
-                f"{each.rare:,} of {each.size:,}",
-                "recommended" if each.name == found.recommended else "" if each.fits else "no",
-            ]
-            for each in found.vocabularies
-        ],
-        left=1,
-    )
-    click.echo("\n" + text.recommendation(found))
-    prepared = shlex.join(["epochal", "data", "prepare", *inputs, "--out", "corpus"])
-    click.echo(f"\nNext: {prepared} --tokenizer {found.recommended}")
 
 
 @data.command()

@@ -120,6 +120,9 @@ class TokenizersOptions:
     text, so about as many as unique tokens."""
     tokenizer: Sequence[str | Path] = option((), metavar="TOKENIZER")
     """A tokenizer of yours to compare, too; may be given several times."""
+    runs: Sequence[str | Path] = option((), metavar="FOLDER")
+    """Runs, or a folder of runs, on this text: the bits per byte that they reached are listed by
+    tokenizer; may be given several times."""
     text_field: str = "text"
     """Key or column that holds the text, as of prepare."""
     encoding: str = option("utf-8", metavar="NAME")

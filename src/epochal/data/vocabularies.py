@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from epochal.data.tokenizer_sources import (
     train_bpe,
 )
 from epochal.progress import bar
+from epochal.runs.find import find_runs
+from epochal.runs.record import RunRecord
 
 _SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 RARE = 10
@@ -53,6 +56,22 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredVocabulary:
+    """What the runs of one family with one tokenizer reached."""
+
+    tokenizer: str
+    family: str
+    runs: int
+    bits_per_byte: float
+    """Lowest validation NLL of any of them, per byte of the validation text: as evaluated, else the
+    lowest in training. A bound where the family's NLL is one."""
+    best: str
+    """Folder of that run."""
+    validation_bytes: int
+    """Of its validation text; figures of different texts cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VocabularyComparison:
     """Vocabularies on one text for one size of model."""
 
@@ -65,6 +84,8 @@ class VocabularyComparison:
     vocabularies: tuple[Vocabulary, ...]
     recommended: str
     """The one with the fewest tokens among those that fit; if none does, the smallest table."""
+    measured: tuple[MeasuredVocabulary, ...] = ()
+    """Of the runs that were given, by rising bits per byte within a family."""
 
 
 def compare_tokenizers(
@@ -109,6 +130,36 @@ def compare_tokenizers(
         d_model=d_model,
         vocabularies=tuple(found),
         recommended=best.name,
+        measured=_measured(options.runs),
+    )
+
+
+def _measured(places: Sequence[str | Path]) -> tuple[MeasuredVocabulary, ...]:
+    """The best run of each tokenizer and family. Raises RunError for a place without runs."""
+    groups: dict[tuple[str, str, str], list[tuple[float, str, int]]] = {}
+    for path in find_runs(places) if places else ():
+        record = RunRecord(path)
+        metadata = record.info.get("corpus", {}).get("validation", {}).get("metadata") or {}
+        nll, tokenizer = record.best_nll, metadata.get("tokenizer")
+        text_bytes, tokens = metadata.get("text_bytes"), metadata.get("unique_tokens")
+        if nll is None or not tokenizer or not text_bytes:
+            continue
+        evaluated = record.evaluation("best")
+        bits = evaluated.bits_per_byte if evaluated else None
+        bits = bits or nll / math.log(2) * tokens / text_bytes
+        key = (record.family, tokenizer["sha256"], tokenizer["name"])
+        groups.setdefault(key, []).append((bits, str(path), text_bytes))
+    best = [(family, *min(of), name, len(of)) for (family, _, name), of in groups.items()]
+    return tuple(
+        MeasuredVocabulary(
+            tokenizer=name,
+            family=family,
+            runs=count,
+            bits_per_byte=bits,
+            best=path,
+            validation_bytes=text_bytes,
+        )
+        for family, bits, path, text_bytes, name, count in sorted(best)
     )
 
 

@@ -218,6 +218,16 @@ def recommendation(found: VocabularyComparison) -> str:
     )
 
 
+def measured_vocabularies(found: VocabularyComparison) -> str:
+    """What the table of runs says, and what it does not."""
+    if len({one.validation_bytes for one in found.measured}) > 1:
+        return "These runs have different validation texts, so their figures cannot be compared."
+    return (
+        "bits/byte is the lowest validation NLL of these runs per byte of text. Within a family it "
+        "compares\ntokenizers as far as their runs were tuned alike; sizes and lengths may differ."
+    )
+
+
 def description(found: Description) -> list[tuple[str, str]]:
     """(name, value) of what `inspect` found in a store."""
     rows = [

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from epochal.data.fields import Document, no_field, splits
@@ -98,8 +99,9 @@ def _values(file: File, column: Any, rest: str, row: int) -> Iterator[Document]:
     kind = column.type
     if pa.types.is_nested(kind):
         for number, value in enumerate(column.to_pylist(), row):
-            place = f"{file.place}, row {number}"
-            yield from file.value(file.look_up(value, rest, place), place, "column")
+            yield from file.tried(
+                partial(_nested, file, value, rest, f"{file.place}, row {number}")
+            )
         return
     if rest or str(kind) not in _TEXTS:
         raise DataError(
@@ -109,4 +111,13 @@ def _values(file: File, column: Any, rest: str, row: int) -> Iterator[Document]:
             ")",
         )
     for number, content in enumerate(column.cast(pa.large_binary()).to_pylist(), row):
-        yield file.text(content or b"", f"{file.place}, row {number}, column {field!r}")
+        place = f"{file.place}, row {number}, column {field!r}"
+        yield from file.tried(partial(_text, file, content, place))
+
+
+def _nested(file: File, value: Any, rest: str, place: str) -> Iterator[Document]:
+    return file.value(file.look_up(value, rest, place), place, "column")
+
+
+def _text(file: File, content: bytes | None, place: str) -> list[Document]:
+    return [file.text(content or b"", place)]

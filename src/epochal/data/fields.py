@@ -72,6 +72,16 @@ class Reading:
                 ")",
             ) from None
 
+    def tried(self, read: Callable[[], Iterable[Document]]) -> list[Document]:
+        """What `read` gives. If it raises DataError and such rows are skipped, none, noted."""
+        try:
+            return list(read())
+        except DataError as error:
+            if self.options.on_error == "stop":
+                raise
+            self.tell(CorpusNote.SKIPPED_ROWS, row=str(error))
+            return []
+
     def row(self, row: Any, place: str) -> Iterator[Document]:
         """The documents of one JSON value; '' for null."""
         field = self.options.text_field

@@ -42,6 +42,7 @@ from epochal.results import Note, NoteCode, note
 BUILTIN = "builtin"
 _STDIN = "stdin"
 _LISTED = 100
+_SHOWN_ROWS = 5
 _HIDDEN_ORDER = "state.json"  # of a folder that `datasets` saved: names its files
 _SPLITS = "dataset_dict.json"  # of one with several such folders
 
@@ -135,7 +136,7 @@ class TextInputs:
 
     def tell(self, file: str, code: NoteCode, **values: Any) -> None:
         """Note something about a file; the same again is not counted again."""
-        self.told.setdefault(code, {}).setdefault(file, values)
+        self.told.setdefault(code, {}).setdefault(values.pop("row", file), values)
 
     def notes(self) -> Iterator[Note]:
         """What was noted while finding and reading: one note of a kind."""
@@ -144,6 +145,8 @@ class TextInputs:
             yield note(CorpusNote.SKIPPED_FILES, files=self.skipped.total(), suffixes=suffixes)
         for code, by_file in self.told.items():
             file, values = next(iter(by_file.items()))
+            if code is CorpusNote.SKIPPED_ROWS:
+                values = {"problems": list(by_file)[:_SHOWN_ROWS]}
             yield note(code, file=file, files=len(by_file), **values)
 
     @cached_property

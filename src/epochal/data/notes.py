@@ -27,6 +27,8 @@ class CorpusNote(NoteCode):
     """The column `field` holds nulls only: its rows are empty documents."""
     BINARY_AS_TEXT = "binary_as_text"
     """The column `field` holds bytes, which are read as UTF-8."""
+    SKIPPED_ROWS = "skipped_rows"
+    """`files` rows that could not be read were skipped: the first `problems`."""
     OTHER_RECORDS = "other_records"
     """Of a web archive's records `read` are text and `skipped` are not: `kinds` (content type →
     records)."""

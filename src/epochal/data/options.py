@@ -17,6 +17,7 @@ DocumentRule = Literal["file", "line", "blank-line", "endoftext"]
 TokenType = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 ListRule = Literal["line", "blank-line", "space", "documents"]
 InvalidUTF8 = Literal["error", "replace"]
+OnError = Literal["stop", "skip"]
 DEFAULT_VALIDATION = 0.05
 
 
@@ -63,6 +64,9 @@ class PrepareOptions:
     first. Also drops equal documents."""
     invalid_utf8: InvalidUTF8 = "error"
     """What to do with bytes that are not UTF-8; replace writes U+FFFD."""
+    on_error: OnError = "stop"
+    """What to do with a row of JSON, CSV or a table, or a record of a web archive, that cannot be
+    read; skip counts and lists them. A damaged file always ends the command."""
     seed: int = 1234
     """Decides which documents are held out."""
     shuffle: int | None = option(None, metavar="SEED")
@@ -75,7 +79,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         """Raise OptionError for a value that is not allowed."""
-        _choice(self, invalid_utf8=InvalidUTF8, token_type=TokenType)
+        _choice(self, invalid_utf8=InvalidUTF8, token_type=TokenType, on_error=OnError)
         if self.documents is not None:
             _choice(self, documents=DocumentRule)
         if self.lists is not None:

@@ -52,13 +52,11 @@ _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, m
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
 _LATER = {
-    "shuffle": None,
-    "lists": None,
+    **dict.fromkeys(("shuffle", "lists", "drop_repeated_passages", "drop_boilerplate_lines")),
     "encoding": "utf-8",
     "token_type": "uint16",
     "drop_near_duplicates": False,
-    "drop_repeated_passages": None,
-    "drop_boilerplate_lines": None,
+    "on_error": "stop",
 }
 """Options that came later: at this default a corpus made before is still the same."""
 _CUTS = ("drop_repeated_passages", "drop_boilerplate_lines")

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from epochal.data.fields import Document, Part, Reading, no_field, splits
@@ -164,14 +165,18 @@ def read_json(file: File) -> Documents:
             offset, line = offset + len(_BOM), line[len(_BOM) :]
         if not line.strip():
             continue
-        text = file.text(line, file.place, offset)
-        place = f"{file.place}, line {number}"
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is not valid JSON ({error})") from None
-        for document in file.row(row, place):
+        for document in file.tried(partial(_json_line, file, line, offset, number)):
             yield document, file.position()
+
+
+def _json_line(file: File, line: bytes, offset: int, number: int) -> Iterator[Document]:
+    text = file.text(line, file.place, offset)
+    place = f"{file.place}, line {number}"
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not valid JSON ({error})") from None
+    return file.row(row, place)
 
 
 _BLANK = re.compile(r"\s*")
@@ -235,7 +240,8 @@ def _array(file: File) -> Documents:
         if number == 1 and sign == "]":
             break
         row = text.value(place)
-        for document in file.value(row, place) if isinstance(row, str) else file.row(row, place):
+        read = file.value if isinstance(row, str) else file.row
+        for document in file.tried(partial(read, row, place)):
             yield document, file.position()
         if (sign := text.next_sign()) == "]":
             break
@@ -267,17 +273,25 @@ def read_csv(file: File) -> Documents:
         for row in rows:
             if not row:
                 continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{file.place}, line {rows.line_num} has {len(row)} columns, its header "
-                    f"{len(header)}; put fields that hold {separator!r} into quotes"
-                )
-            yield row[place], file.position()
+            row_place = f"{file.place}, line {rows.line_num}"
+            for text in file.tried(partial(_csv_field, row, place, header, separator, row_place)):
+                yield text, file.position()
     except csv.Error as error:
         raise DataError(
             f"{file.place}, line {rows.line_num} is not valid CSV ({error}); a field with quotes "
             'needs quotes around it, and each of its own doubled ("")'
         ) from None
+
+
+def _csv_field(
+    row: list[str], column: int, header: list[str], separator: str, place: str
+) -> list[Document]:
+    if len(row) != len(header):
+        raise DataError(
+            f"{place} has {len(row)} columns, its header {len(header)}; put fields that hold "
+            f"{separator!r} into quotes"
+        )
+    return [row[column]]
 
 
 def _one_column(file: File, names: list[str]) -> int:

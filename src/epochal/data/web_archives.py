@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from functools import partial
 from typing import Any
 
+from epochal.data.fields import Document
 from epochal.data.notes import CorpusNote
 from epochal.data.readers import Documents, File
 from epochal.errors import DataError
@@ -35,14 +37,14 @@ def read_warc(file: File) -> Documents:
                 raise DataError(f"{place} is cut off; the file is truncated, get it again")
             kind, charset = _content_type(record)
             if kind in _HTML:
-                text = _library("trafilatura").extract(content, include_comments=False) or ""
+                texts = [_library("trafilatura").extract(content, include_comments=False) or ""]
             elif kind == "text/plain":
-                text = _decoded(file, content, charset, place)
+                texts = file.tried(partial(_decoded, file, content, charset, place))
             else:
                 others[kind] += 1
                 continue
-            read += 1
-            yield text, file.position()
+            read += len(texts)
+            yield from ((text, file.position()) for text in texts)
     except failure as error:
         raise DataError(
             f"{file.place} is no WARC file or damaged ({error}); get it again"
@@ -74,10 +76,10 @@ def _content_type(record: Any) -> tuple[str, str]:
     return kind.strip().lower() or "unknown", charset
 
 
-def _decoded(file: File, content: bytes, charset: str, place: str) -> str:
+def _decoded(file: File, content: bytes, charset: str, place: str) -> list[Document]:
     try:
         if charset not in ("", "utf-8", "utf8"):
-            return content.decode(charset)
+            return [content.decode(charset)]
     except (LookupError, UnicodeDecodeError):
         pass  # servers are often wrong
-    return file.text(content, place)
+    return [file.text(content, place)]

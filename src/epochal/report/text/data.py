@@ -77,6 +77,11 @@ TEXTS: dict[NoteCode, Text] = {
         "the column {field!r} holds nothing but nulls, so its rows are empty documents"
     ),
     CorpusNote.BINARY_AS_TEXT: _of_files("the column {field!r} holds bytes; read as UTF-8"),
+    CorpusNote.SKIPPED_ROWS: lambda values: (
+        f"skipped {count(values['files'], 'row')} that cannot be read: "
+        + "; ".join(values["problems"])
+        + (" …" if values["files"] > len(values["problems"]) else "")
+    ),
     CorpusNote.OTHER_RECORDS: lambda values: _of_files(
         "{read:,} records of the archive are text; left out {skipped:,} ({shown})"
     )({**values, "shown": _kinds(values["kinds"])}),

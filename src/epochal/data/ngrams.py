@@ -52,7 +52,7 @@ class Units:
     documents: Places
     """[units] number of the document that each lies in."""
 
-    def __getitem__(self, mask: Mask) -> Units:
+    def __getitem__(self, mask: Mask | Places) -> Units:
         return Units(self.places[mask], self.lengths[mask], self.hashes[mask], self.documents[mask])
 
 

@@ -142,7 +142,7 @@ def _measured(places: Sequence[str | Path]) -> tuple[MeasuredVocabulary, ...]:
         metadata = record.info.get("corpus", {}).get("validation", {}).get("metadata") or {}
         nll, tokenizer = record.best_nll, metadata.get("tokenizer")
         text_bytes, tokens = metadata.get("text_bytes"), metadata.get("unique_tokens")
-        if nll is None or not tokenizer or not text_bytes:
+        if nll is None or not (tokenizer and text_bytes and tokens):
             continue
         evaluated = record.evaluation("best")
         bits = evaluated.bits_per_byte if evaluated else None

@@ -58,6 +58,14 @@ def _validation_share(values: Mapping[str, Any]) -> str:
     )
 
 
+def _other_records(values: Mapping[str, Any]) -> str:
+    more = f" (and {count(values['files'] - 1, 'more file')})" if values["files"] > 1 else ""
+    return (
+        f"{values['file']}{more}: {values['read']:,} records of the archive are text; left out "
+        f"{values['skipped']:,} ({_kinds(values['kinds'])})"
+    )
+
+
 TEXTS: dict[NoteCode, Text] = {
     CorpusNote.SKIPPED_FILES: _skipped,
     CorpusNote.SKIPPED_MEMBERS: _of_files(
@@ -82,9 +90,7 @@ TEXTS: dict[NoteCode, Text] = {
         + "; ".join(values["problems"])
         + (" …" if values["files"] > len(values["problems"]) else "")
     ),
-    CorpusNote.OTHER_RECORDS: lambda values: _of_files(
-        "{read:,} records of the archive are text; left out {skipped:,} ({shown})"
-    )({**values, "shown": _kinds(values["kinds"])}),
+    CorpusNote.OTHER_RECORDS: _other_records,
     CorpusNote.MARK_INSIDE: _of_files(
         "line {line:,} begins with a byte-order mark, as where files were joined; passed over"
     ),

@@ -18,13 +18,13 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_log_gets_a_line_every_fifteen_seconds(clock, capsys):
+def test_a_log_gets_a_line_soon_and_then_every_fifteen_seconds(clock, capsys):
     with progress.bar("train", 200) as bar:
         for second in range(61):
             clock[0] = second
             bar.update(second, f"loss {second}")
     lines = capsys.readouterr().err.splitlines()
-    left = {15: "0:03:05", 30: "0:02:50", 45: "0:02:35", 60: "0:02:20"}
+    left = {5: "0:03:15", 20: "0:03:00", 35: "0:02:45", 50: "0:02:30"}
     assert lines == [f"train {s / 2:3.0f}% loss {s}, {left[s]} left" for s in left]
 
 

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 _visible: ContextVar[bool] = ContextVar("progress_visible", default=True)
+_LOG_FIRST_SECONDS = 5.0
 _LOG_EVERY_SECONDS = 15.0
 
 
@@ -106,13 +107,13 @@ class _Live:
 
 
 class _Lines:
-    """For a log file: a line every fifteen seconds, none for work that is done before."""
+    """For a log file: a line after five seconds, then every fifteen; none for shorter work."""
 
     def __init__(self, title: str, total: float | None) -> None:
         self._title, self._total = title, total
         self._start = time.monotonic()
         self._before: float | None = None  # what a resumed work had done already
-        self._next = self._start + _LOG_EVERY_SECONDS
+        self._next = self._start + _LOG_FIRST_SECONDS
 
     def update(self, done: float, note: str = "") -> None:
         now = time.monotonic()

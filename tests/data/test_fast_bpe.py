@@ -110,7 +110,6 @@ LONG = {
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_very_long_runs(bpe, text):
-    """tiktoken's engine gives up on the longest runs of spaces; then the other one encodes."""
     fast = without_check(bpe._hf)
     assert np.array_equal(fast.encode(text), encode_slowly(bpe._hf, text))
 
@@ -312,19 +311,38 @@ def test_the_alphabet_is_gpt2s():
 
 
 def test_the_pattern_is_gpt2s():
-    """It must split like the published one; tried with ASCII classes for the Unicode ones."""
-    ours = re.compile(
-        r"'(?:[sdmt]|ll|ve|re)| ?[a-z]++| ?[0-9]++| ?[^\sa-z0-9]++|\s++$|\s+(?!\S)|\s"
-    )
+    """Cut at the marks, it must split like the published one; tried with ASCII classes."""
+    pattern = module._PATTERN.replace(r"\s\p{L}\p{N}", r"\sa-z0-9")
+    ours = re.compile(pattern.replace(r"\p{L}", "[a-z]").replace(r"\p{N}", "[0-9]"))
     published = re.compile(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?[a-z]+| ?[0-9]+| ?[^\sa-z0-9]+|\s+(?!\S)|\s+"
     )
     rng = np.random.default_rng(0)
-    for _ in range(3000):
-        text = "".join(rng.choice(list("ab1 '\n.tsdmlver"), size=rng.integers(1, 25)))
-        if text.endswith("\n"):  # Python's $ also matches before a last line end, Rust's does not
-            continue
-        assert ours.findall(text) == published.findall(text)
+    for letters in ("ab1 '\n.tsdmlver", "a  \n\t'", "a \xa0\u3000\n"):
+        for _ in range(1500):
+            text = "".join(rng.choice(list(letters), size=rng.integers(1, 25)))
+            parts = module._with_cuts(text).split("\0")
+            assert [piece for part in parts for piece in ours.findall(part)] == published.findall(
+                text
+            )
+
+
+@given(st.lists(st.one_of(TEXTS, st.sampled_from(["", "a \0 b", "\1", "x  ", "\u0221"]))))
+@settings(deadline=None, max_examples=100)
+def test_short_texts_share_a_call(bpe, texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TOGETHER", 60)
+        fast = without_check(bpe._hf)
+        got = [ids.tolist() for ids in fast.encode_all(texts)]
+    assert got == [encode_slowly(bpe._hf, text).tolist() for text in texts]
+
+
+def test_the_calls_for_many_short_texts_are_few(bpe):
+    fast = without_check(bpe._hf)
+    calls, original = [], fast._marked
+    fast._marked = lambda text: calls.append(len(text)) or original(text)
+    assert len(list(fast.encode_all(["a short text"] * 10_000))) == 10_000
+    assert len(calls) <= 3
 
 
 # Windows
@@ -344,7 +362,8 @@ RUNS = {
 @pytest.mark.parametrize("window", [64, 200])
 @pytest.mark.parametrize("letters", RUNS.values(), ids=RUNS)
 def test_windows_give_the_ids_of_the_whole(bpe, monkeypatch, letters, window):
-    monkeypatch.setattr(module, "_WINDOW", window)
+    monkeypatch.setattr(module, "_WINDOW", 2 * window)
+    monkeypatch.setattr(module, "_RUN_WINDOW", window)
     monkeypatch.setattr(module, "_SEARCHED", 8)
     monkeypatch.setattr(module, "_BACK", 16)
     rng = np.random.default_rng(0)
@@ -359,7 +378,8 @@ def test_windows_give_the_ids_of_the_whole(bpe, monkeypatch, letters, window):
 @settings(deadline=None, max_examples=60)
 def test_windows_give_the_ids_of_any_text(bpe, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_WINDOW", 48)
+        patch.setattr(module, "_WINDOW", 96)
+        patch.setattr(module, "_RUN_WINDOW", 48)
         patch.setattr(module, "_SEARCHED", 2)
         patch.setattr(module, "_BACK", 16)
         fast = without_check(bpe._hf)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epochal.data import prepare as prepare_module
-from epochal.data import readers
+from epochal.data import readers, shards
 from epochal.data.fields import Part
 from epochal.data.inputs import TextInputs
 from epochal.data.options import PrepareOptions
@@ -24,6 +24,9 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(readers, "_LONGEST_PART", 200)
     monkeypatch.setattr(readers, "CHUNK", 16)
     monkeypatch.setattr(readers, "_SEARCHED", 20)
+    monkeypatch.setattr(shards, "_CHARACTERS", 1500)
+    monkeypatch.setattr(shards, "_KEPT_FROM", 0)
+    monkeypatch.setattr(prepare_module, "_FOR_ONE_PROCESS", 0)
 
 
 def documents(path, rule):
@@ -52,8 +55,10 @@ def test_parts_join_to_the_documents(tmp_path_factory, rule, pieces):
 TEXT = "\n\n".join(f"Document {n}. " + "It goes on, and on. " * (n % 7 * 20) for n in range(40))
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300", "char"])
-@pytest.mark.parametrize("rule", ["file", "blank-line"])
+@pytest.mark.parametrize(
+    ("tokenizer", "rule"),
+    [("bytes", "file"), ("bpe:300", "file"), ("bpe:300", "blank-line"), ("char", "blank-line")],
+)
 def test_a_store_of_parts_is_that_of_the_whole(tmp_path, small_parts, monkeypatch, tokenizer, rule):
     path = tmp_path / "x.txt"
     path.write_text(TEXT + "ACGTTA" * 25)

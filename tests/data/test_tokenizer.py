@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
-from epochal.data.parallel import map_texts
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer, parse_bpe, train_bpe
 from epochal.errors import DataError
@@ -51,13 +50,6 @@ def test_what_is_no_text_is_still_shown(bpe):
         shown = tokenizer.decode([a, tokenizer.mask, tokenizer.end_of_document, a, 10**6])
         assert shown == "a[MASK]<|endoftext|>a[MASK]"
     assert BYTES.decode([195]) == "\ufffd"
-
-
-def test_documents_in_order_on_any_number_of_threads(bpe):
-    documents = [f"document {n} " * (n % 50) for n in range(3000)]
-    for workers in (1, 4):
-        encoded = list(map_texts(bpe.encode, iter(documents), workers))
-        assert [bpe.decode(ids) for ids in encoded] == documents
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "sample"])

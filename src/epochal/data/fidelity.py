@@ -6,7 +6,8 @@ checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from epochal.data.fast_bpe import Ids, byte_alphabet
 from epochal.data.fields import Document, Part, whole_texts
 from epochal.data.notes import CorpusNote
-from epochal.data.parallel import cores, map_texts
+from epochal.data.parallel import Workers
+from epochal.data.shards import KeptShards, Shard, batches
+from epochal.data.store_writer import store_dtype
 from epochal.data.tokenizer import Tokenizer
 from epochal.errors import DataError, NamedOption
 from epochal.results import Note, note
@@ -22,16 +25,11 @@ from epochal.results import Note, note
 _SHOWN = 12  # characters of an example
 
 
-class Encoded(NamedTuple):
-    """A document's ids [n], and what became of its text."""
+class Task(NamedTuple):
+    """Texts of one shard, and where it is kept, if it is."""
 
-    ids: Ids
-    lost: str = ""
-    """The first character that no id stands for."""
-    changed: tuple[str, str] | None = None
-    """Where the normaliser first changes the text: before and after."""
-    part: int = 0
-    """Characters, if it is only a part and the document goes on."""
+    path: Path | None
+    texts: Sequence[Document]
 
 
 class Fidelity:
@@ -50,35 +48,43 @@ class Fidelity:
         self._changed: list[tuple[str, str]] = []
 
     def encode(
-        self, texts: Iterable[Document], workers: int | None
-    ) -> Iterator[tuple[Ids, int | None, int]]:
-        """(ids, bytes of text that they stand for if not those of the text, characters of a part).
+        self,
+        texts: Iterable[Document],
+        workers: Workers[Task, Shard | None],
+        kept: KeptShards | None = None,
+    ) -> Iterator[tuple[Shard, bool]]:
+        """The shards of `texts`, in order, each with whether it was found; `workers` do `shard`.
 
-        In order; the last is 0 where a document ends. Parts are joined for a tokenizer of which
-        it is not known that it cuts there. Raises DataError for a text that loses a character,
-        unless that is allowed.
+        Parts are joined for a tokenizer of which it is not known that it cuts there. Raises
+        DataError for a text that loses a character, unless that is allowed.
         """
-        lengths = self.tokenizer.token_byte_lengths
         if not self._keeps_all:
             texts = (text for text, _ in whole_texts((text, None) for text in texts))
-        for one in map_texts(self._one, texts, workers or cores()):
-            number = self._documents
-            self._documents += not one.part
-            if one.lost:
-                self._lost.append(one.lost)
-            if one.lost and not self._allowed:
+        paths: list[Path | None] = []
+
+        def tasks() -> Iterator[Task]:
+            for batch in batches(texts):
+                paths.append(kept.next_path() if kept else None)
+                yield Task(paths[-1], batch)
+
+        for answer in workers.map(tasks()):
+            path = paths.pop(0)
+            shard = answer or (Shard.load(path) if path else None)
+            if shard is None:
+                raise DataError(f"{path} was removed meanwhile; run the command again")
+            if shard.lost and not self._allowed:
+                number, lost = shard.lost[0]
                 raise DataError(
-                    f"the tokenizer {self.tokenizer.name} has nothing for {one.lost!r} (first in "
-                    f"document {number}), so that text would be lost; use another tokenizer, or "
-                    "allow it (",
+                    f"the tokenizer {self.tokenizer.name} has nothing for {lost!r} (first in "
+                    f"document {self._documents + number}), so that text would be lost; use "
+                    "another tokenizer, or allow it (",
                     NamedOption("allow_lossy"),
                     ")",
                 )
-            if one.changed:
-                self._changed.append(one.changed)
-            kept = one.lost or one.changed
-            size = int(lengths[one.ids].sum()) if kept and lengths is not None else None
-            yield one.ids, size, one.part
+            self._documents += len(shard.sizes) - (shard.going_on > 0)
+            self._lost += [lost for _, lost in shard.lost]
+            self._changed += shard.changed
+            yield shard, kept is not None and kept.was_found(path)
 
     def notes(self) -> Iterator[Note]:
         """What was lost or changed."""
@@ -91,12 +97,55 @@ class Fidelity:
             values = {"documents": len(self._changed), **of, "before": before, "after": after}
             yield note(CorpusNote.TEXT_CHANGED, **values)
 
-    def _one(self, text: Document) -> Encoded:
+    def work(self, task: Task) -> Shard | None:
+        """The shard of a task; None if it is kept on the disk."""
+        if task.path is None:
+            return self.shard(task.texts)
+        if Shard.load(task.path) is None:
+            self.shard(task.texts).save(task.path)
+        return None
+
+    def shard(self, texts: Sequence[Document]) -> Shard:
+        """Encode some texts."""
+        encoded = self.tokenizer.encode_all(texts)
+        lengths = self.tokenizer.token_byte_lengths
+        dtype = store_dtype(self.tokenizer.vocabulary)
+        mark = np.array([self.tokenizer.end_of_document], dtype=dtype)
+        pieces, sizes, kept = [], list[int](), list[int]()
+        lost, changed = list[tuple[int, str]](), list[tuple[str, str]]()
+        size = characters = 0  # of a document that goes on
+        for text, ids in zip(texts, encoded, strict=True):
+            pieces.append(ids.astype(dtype))
+            size += len(ids)
+            if isinstance(text, Part):
+                characters += len(text)
+                continue
+            pieces.append(mark)
+            gone, other = ("", None) if self._keeps_all else self._compare(text, ids)
+            if gone:
+                lost.append((len(sizes), gone))
+            if other:
+                changed.append(other)
+            is_known = (gone or other) and lengths is not None
+            kept.append(int(lengths[ids].sum()) if is_known and lengths is not None else -1)
+            sizes.append(size + 1)
+            size = characters = 0
+        if size:
+            sizes.append(size)
+            kept.append(-1)
+        return Shard(
+            np.concatenate(pieces),
+            np.array(sizes, dtype=np.int64),
+            np.array(kept, dtype=np.int64),
+            characters,
+            tuple(lost),
+            tuple(changed),
+        )
+
+    def _compare(self, text: Document, ids: Ids) -> tuple[str, tuple[str, str] | None]:
+        """The first character lost, and where the normaliser first changes the text."""
         if not isinstance(text, str):
-            return Encoded(text.astype(np.int32))
-        ids = self.tokenizer.encode(text)
-        if self._keeps_all:
-            return Encoded(ids, part=len(text) if isinstance(text, Part) else 0)
+            return "", None
         normalized = self.tokenizer.normalized(text)
         changed = None
         if normalized != text and self.tokenizer.decode(ids) != text:
@@ -104,7 +153,7 @@ class Fidelity:
             shorter = min(len(text), len(normalized))
             at = next((place for place, (one, other) in pairs if one != other), shorter)
             changed = (text[at : at + _SHOWN], normalized[at : at + _SHOWN])
-        return Encoded(ids, self._first_lost(text, normalized, ids), changed)
+        return self._first_lost(text, normalized, ids), changed
 
     def _first_lost(self, text: str, normalized: str, ids: Ids) -> str:
         if self._missing:

@@ -73,7 +73,7 @@ class PrepareOptions:
     """Put the training documents into a random order, so that a cut to fewer tokens is a
     representative sample."""
     workers: int | None = None
-    """Threads; all cores if not given."""
+    """Processes that encode; as many as there are cores if not given."""
     overwrite: bool = False
     """Replace another corpus in the folder."""
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 import numpy as np
@@ -32,8 +31,11 @@ from epochal.data.inputs import TextInputs
 from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
 from epochal.data.options import DuplicateOptions, PrepareOptions
+from epochal.data.parallel import Workers, cores
 from epochal.data.proposal import proposed_rule
-from epochal.data.removal import Cut, find_cut
+from epochal.data.removal import find_cut
+from epochal.data.shards import KeptShards, Shard
+from epochal.data.sides import Side
 from epochal.data.split import CorpusSplit, Mask, Selection, first_with_same_text, split_corpus
 from epochal.data.store_writer import StoreWriter, remove_store, store_dtype
 from epochal.data.tokenizer import Tokenizer
@@ -60,7 +62,7 @@ _LATER = {
 }
 """Options that came later: at this default a corpus made before is still the same."""
 _CUTS = ("drop_repeated_passages", "drop_boilerplate_lines")
-_PROGRESS_EVERY = 32
+_FOR_ONE_PROCESS = 1 << 23  # bytes of text, a second of work
 
 
 def prepare(
@@ -110,14 +112,22 @@ def prepare(
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
             return existing
         split = split_corpus(texts, held_out, options.share, options.seed, options.drops)
-        notes: list[Note] = []
-        if own_characters:
-            used = (text for each in split.selections for text in each.texts(each.used))
-            tokenizer = character_tokenizer(map(str, used))
-        else:
-            tokenizer, notes = (ready, []) if ready else _train(split.selections[0], size or 0)
-        fidelity = Fidelity(tokenizer, options.allow_lossy)
-        corpus = _write_corpus(folder, split, fidelity, settings, options.workers)
+        kept = KeptShards(folder, settings, split.text_bytes)
+        try:
+            notes: list[Note] = []
+            if own_characters:
+                used = (text for each in split.selections for text in each.texts(each.used))
+                tokenizer = character_tokenizer(map(str, used))
+            elif ready is None:
+                tokenizer, notes = _train(split.selections[0], size or 0, kept)
+            else:
+                tokenizer = ready
+            fidelity = Fidelity(tokenizer, options.allow_lossy)
+            corpus = _write_corpus(folder, split, fidelity, settings, options.workers, kept)
+        except BaseException:
+            kept.leave()
+            raise
+        kept.remove()
         noted = [each for inputs in (texts, held_out) if inputs for each in inputs.notes()]
         noted += [*split.notes, *notes, *fidelity.notes(), *corpus.notes]
         return replace(corpus, notes=tuple(noted))
@@ -185,15 +195,20 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> Sequence[str | N
     return ["made with ", NamedOption(key, str(old)), f", not {new}"]
 
 
-def _train(selection: Selection, size: int) -> tuple[Tokenizer, list[Note]]:
+def _train(selection: Selection, size: int, kept: KeptShards) -> tuple[Tokenizer, list[Note]]:
     """A BPE trained on the training documents: all, or every n-th of a very large corpus."""
     numbers = np.flatnonzero(selection.train)
     total = int(selection.scan.lengths[numbers].sum())
     every = -(-total // _TRAINING_TEXT)
     wanted = np.zeros_like(selection.train)
     wanted[numbers[::every]] = True
-    with bar(f"Training the tokenizer bpe:{size}", total / every) as progress:
-        tokenizer = train_bpe(_counted(selection, wanted, progress.update), size)
+    if kept.tokenizer.exists():
+        tokenizer = load_tokenizer(kept.tokenizer)
+    else:
+        with bar(f"Training the tokenizer bpe:{size}", total / every) as progress:
+            tokenizer = train_bpe(_counted(selection, wanted, progress.update), size)
+        if kept.folder.exists():
+            tokenizer.save(kept.tokenizer)
     notes = []
     if every > 1:
         notes.append(note(CorpusNote.TOKENIZER_SAMPLE, one_in=every))
@@ -212,68 +227,37 @@ def _counted(selection: Selection, wanted: Mask, update: Callable[[float], None]
         update(done)
 
 
-@dataclass
-class _Side:
-    """One of the two stores while it is written."""
-
-    role: Literal["train", "validation"]
-    writer: StoreWriter
-    selection: Selection
-    """Where its documents come from."""
-    lengths: array[int] = field(default_factory=lambda: array("q"))
-    """Bytes of each document's text."""
-    text_bytes: int = 0
-    repeats: int = 0
-    dropped: int = 0
-    """Near duplicates that were left out."""
-    repeated_tokens: int = 0
-    cut: tuple[int, int] | None = None
-    """Tokens of repeated passages, and of lines, that were cut out."""
-
-    def take(self, cut: Cut) -> None:
-        """Count what is left after the cut."""
-        self.cut, self.dropped = (cut.passages, cut.lines), self.dropped + cut.empty
-        self.text_bytes = int((np.array(self.lengths) - cut.text_bytes)[cut.kept].sum())
-
-    def add(
-        self, ids: NDArray[np.int32], text_bytes: int, repeats: bool, goes_on: bool = False
-    ) -> None:
-        """Add a document, its end-of-document token included, or a part that goes on."""
-        self.writer.add(ids, goes_on)
-        if not goes_on:
-            self.lengths.append(text_bytes)
-            self.text_bytes += text_bytes
-            self.repeats += repeats
-        self.repeated_tokens += len(ids) if repeats else 0
-
-
 def _write_corpus(
     folder: Path,
     split: CorpusSplit,
     fidelity: Fidelity,
     settings: dict[str, Any],
     workers: int | None,
+    kept: KeptShards,
 ) -> Corpus:
     """Write the corpus and open it. A kill at any moment leaves a whole corpus or none."""
     tokenizer = fidelity.tokenizer
     dtype = store_dtype(tokenizer.vocabulary)
+    processes = 1 if split.text_bytes < _FOR_ONE_PROCESS else workers or cores()
     with (
+        Workers(fidelity.work, processes) as at_work,
         StoreWriter(folder / TRAIN, dtype) as train_writer,
         StoreWriter(folder / VALIDATION, dtype) as validation_writer,
     ):
-        train = _Side("train", train_writer, split.selections[0])
-        validation = _Side("validation", validation_writer, split.selections[-1])
+        train = Side("train", train_writer, split.selections[0])
+        validation = Side("validation", validation_writer, split.selections[-1])
         with bar("Tokenising", split.text_bytes) as progress:
             for selection in split.selections:
-                _write(selection, train, validation, fidelity, workers, progress.update)
+                shards = fidelity.encode(selection.texts(selection.used), at_work, kept)
+                _write(selection, train, validation, shards, progress.update)
         order: NDArray[np.int64] = np.arange(train_writer.documents)
         notes: list[Note] = []
         if (seed := settings.get("shuffle")) is not None:
             key = rng.stream_key(seed, "document order")
             order = rng.random_order(key, np.flatnonzero(split.selections[0].train))
         if settings.get("drop_near_duplicates"):
-            kept, notes = _without_near(train, validation if split.has_validation else None)
-            order = order[kept[order]]
+            remaining, notes = _without_near(train, validation if split.has_validation else None)
+            order = order[remaining[order]]
         gone: Mask | None = None
         if any(cuts := [settings.get(name) for name in _CUTS]):
             cut = find_cut(train.writer.view(), order, tokenizer, *cuts)
@@ -287,15 +271,13 @@ def _write_corpus(
             # All is on the disk. An older corpus goes before any of the new one comes.
             remove_store(folder / TRAIN)
             remove_store(folder / VALIDATION)
-            if split.has_validation:
-                validation_writer.commit(metadata[1])
-            else:
-                validation_writer.abort()
-        train_writer.commit(metadata[0])
-    return replace(Corpus.open(folder), notes=tuple(notes))
+            held_out = validation_writer.commit(metadata[1]) if split.has_validation else None
+            validation_writer.abort()
+        made = train_writer.commit(metadata[0])
+    return Corpus(made, held_out, tokenizer, notes=tuple(notes))
 
 
-def _without_near(train: _Side, validation: _Side | None) -> tuple[Mask, list[Note]]:
+def _without_near(train: Side, validation: Side | None) -> tuple[Mask, list[Note]]:
     """[training documents] which to keep; the others are no longer counted."""
     other = validation.writer.view() if validation else None
     found = find_repeated(train.writer.view(), other, DuplicateOptions().similarity)
@@ -316,34 +298,32 @@ def _without_near(train: _Side, validation: _Side | None) -> tuple[Mask, list[No
 
 def _write(
     selection: Selection,
-    train: _Side,
-    validation: _Side,
-    fidelity: Fidelity,
-    workers: int | None,
+    train: Side,
+    validation: Side,
+    shards: Iterator[tuple[Shard, bool]],
     update: Callable[[float, str], None],
 ) -> None:
     repeats = _repeats(selection, selection.train) | _repeats(selection, selection.validation)
-    lengths = selection.scan.lengths
-    encoded = fidelity.encode(selection.texts(selection.used), workers)
-    mark = np.int32(fidelity.tokenizer.end_of_document)
-    numbers = iter(np.flatnonzero(selection.used).tolist())
-    number, of_parts, started = 0, 0, time.monotonic()
-    before = train.text_bytes + validation.text_bytes
-    for place, (ids, kept, part) in enumerate(encoded):
-        number = number if of_parts else next(numbers)
-        of_parts = of_parts + part if part else 0
-        side = train if selection.train[number] else validation
-        text_bytes = int(lengths[number]) if kept is None else kept
-        ids = ids if part else np.append(ids, mark)
-        side.add(ids, text_bytes, bool(repeats[number]), part > 0)
-        if part or place % _PROGRESS_EVERY == 0:
-            done = train.text_bytes + validation.text_bytes + of_parts
-            rate = (done - before) / 1e6 / max(1e-9, time.monotonic() - started)
-            tokens = train.writer.unique_tokens + validation.writer.unique_tokens
-            update(done, f"{tokens:,} tokens, {rate:.1f} MB/s")
+    numbers = np.flatnonzero(selection.used)
+    first = going_on = 0  # a shard's first document; characters of the one that goes on
+    start, before = time.monotonic(), train.text_bytes + validation.text_bytes
+    for shard, was_found in shards:
+        of = numbers[first : first + len(shard.sizes)]
+        lengths = np.where(shard.kept < 0, selection.scan.lengths[of], shard.kept)
+        train.add(shard, selection.train[of], lengths, repeats[of])
+        validation.add(shard, ~selection.train[of], lengths, repeats[of])
+        first += len(of) - (shard.going_on > 0)
+        going_on = shard.going_on + (going_on if len(of) == 1 and shard.going_on else 0)
+        done = train.text_bytes + validation.text_bytes + going_on
+        if was_found:  # takes no time that would tell how long the others take
+            start, before = time.monotonic(), done
+            continue
+        rate = (done - before) / 1e6 / max(1e-9, time.monotonic() - start)
+        tokens = train.writer.unique_tokens + validation.writer.unique_tokens
+        update(done, f"{tokens:,} tokens, {rate:.1f} MB/s")
 
 
-def _knows_bytes(side: _Side, tokenizer: Tokenizer) -> bool:
+def _knows_bytes(side: Side, tokenizer: Tokenizer) -> bool:
     """Whether lengths are bytes of text: not where ids of unknown text were given, or cut out."""
     of_ids = side.selection.scan.given_as_ids or any(side.cut or ())
     return not of_ids or tokenizer.token_byte_lengths is not None
@@ -359,8 +339,8 @@ def _repeats(selection: Selection, mask: Mask) -> Mask:
 
 
 def _metadata(
-    train: _Side,
-    validation: _Side,
+    train: Side,
+    validation: Side,
     split: CorpusSplit,
     tokenizer: Tokenizer,
     settings: dict[str, Any],

@@ -31,7 +31,10 @@ PART = 1 << 22
 """Characters from which on a document of plain text is given in parts."""
 _LONGEST_PART = 1 << 24
 _SEARCHED = 1 << 12  # characters at the end of a part in which a place to cut is looked for
-_CUTS = re.compile(r"(?:[!-~]|[^\W_]|[\u3001-\u303f\uff01-\uff5e])(?=[ \n])")
+_CUTS = re.compile(
+    r"(?:[!-~]|[^\W_]|[\u3001-\u303f\uff01-\uff5e])(?=[ \n])"
+    r"|[A-Za-z](?=[0-9])|[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f](?=[\u4e00-\u9fff])"
+)
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_FIELD = 2**31 - 1  # the csv module's own limit is 128 KB
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -89,10 +90,20 @@ class StoreWriter:
         Raises DataError for an id or a length that the files cannot hold.
         """
         tokens = np.asarray(ids)
-        size = self._size_so_far + tokens.size
-        if size > _LONGEST_DOCUMENT:
+        self.add_all(tokens, [tokens.size], goes_on)
+
+    def add_all(
+        self, tokens: NDArray[Any], sizes: Sequence[int] | NDArray[np.int64], goes_on: bool = False
+    ) -> None:
+        """Add documents of `sizes` that stand one after another in `tokens`; see `add`."""
+        sizes = np.array(sizes, dtype=np.int64)
+        if not len(sizes):
+            return
+        sizes[0] += self._size_so_far
+        if sizes.max() > _LONGEST_DOCUMENT:
+            number = self.documents + int(sizes.argmax())
             raise DataError(
-                f"document {self.documents} has {size:,} tokens, but the index of a store "
+                f"document {number} has {sizes.max():,} tokens, but the index of a store "
                 f"holds at most {_LONGEST_DOCUMENT:,} per document; cut the text into documents"
             )
         if tokens.size and (tokens.min() < self._limits.min or tokens.max() > self._limits.max):
@@ -104,11 +115,8 @@ class StoreWriter:
         with files.storage_errors(suffixed(self.prefix, ".bin")):
             self._file.write(content)
         self._hash.update(content)
-        if goes_on:
-            self._size_so_far = size
-        else:
-            self._sizes.append(size)
-            self._size_so_far = 0
+        self._size_so_far = int(sizes[-1]) if goes_on else 0
+        self._sizes.frombytes((sizes[:-1] if goes_on else sizes).astype(np.int32).tobytes())
         self._tokens += tokens.size
 
     def reorder(self, order: NDArray[np.int64], gone: NDArray[np.bool_] | None = None) -> None:

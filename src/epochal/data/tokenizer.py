@@ -12,10 +12,11 @@ import contextlib
 import json
 import re
 import sys
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from functools import cached_property, partial
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from epochal import files
 from epochal.data.fast_bpe import FastBPE, Ids, encode_slowly, letters_to_bytes, why_unproven
+from epochal.data.fields import Document
 from epochal.data.metadata import TokenizerFacts
 from epochal.errors import DataError, NamedOption
 
@@ -66,9 +68,11 @@ class Tokenizer:
         self._forbidden: list[int] = []
         self._cut_special_tokens()
         self.kind = _kind(content, self._tokens, self.end_of_document, self._special)
-        self.why_slow = None if self.kind == "bytes" else why_unproven(hf)
+        self.why_slow = None if self.kind == "bytes" else why_unproven(hf, content)
         """Why texts are encoded by `tokenizers`, not the faster tiktoken; None if they are not."""
-        self._fast = FastBPE(hf) if self.kind != "bytes" and self.why_slow is None else None
+        self._fast = (
+            FastBPE(hf, content) if self.kind != "bytes" and self.why_slow is None else None
+        )
 
     def encode(self, text: str) -> Ids:
         """Ids [n] of `text`, without an end-of-document id."""
@@ -80,6 +84,15 @@ class Tokenizer:
             numbers = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
             return np.asarray(self._ids_of_characters[numbers], dtype=np.int32)
         return self._encode_in_parts(text)
+
+    def encode_all(self, texts: Iterable[Document]) -> Iterator[Ids]:
+        """Ids of each text, many short ones faster than one by one; ids are given as they are."""
+        for are_texts, group in groupby(texts, key=lambda text: isinstance(text, str)):
+            encode_all = self._fast.encode_all if self._fast else partial(map, self.encode)
+            if are_texts:
+                yield from encode_all(cast("Iterator[str]", group))
+            else:
+                yield from (np.asarray(ids, dtype=np.int32) for ids in group)
 
     @cached_property
     def _ids_of_characters(self) -> Ids:

@@ -12,6 +12,7 @@ import numpy as np
 from epochal.data.fidelity import Fidelity
 from epochal.data.inputs import TextInputs
 from epochal.data.options import PrepareOptions, TokenizersOptions
+from epochal.data.parallel import Workers
 from epochal.data.split import scan
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import (
@@ -183,13 +184,11 @@ def _texts(texts: TextInputs) -> Iterator[str]:
 def _counts(texts: TextInputs, tokenizer: Tokenizer) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """[vocabulary] how often the text has each token."""
     counts = np.zeros(tokenizer.vocabulary, dtype=np.int64)
-    documents = 0
+    fidelity, documents = Fidelity(tokenizer, allow_lossy=False), 0
     with bar(f"Counting {tokenizer.name}", None) as progress:
-        for ids, _, _ in Fidelity(tokenizer, allow_lossy=False).encode(_texts(texts), None):
-            counts += np.bincount(ids, minlength=len(counts))
-            documents += 1
-            progress.update(documents, "documents")
-    counts[tokenizer.end_of_document] += documents
+        for shard, _ in fidelity.encode(_texts(texts), Workers(fidelity.work, 1)):
+            counts += np.bincount(shard.ids, minlength=len(counts))
+            progress.update(documents := documents + len(shard.sizes), "documents")
     return counts
 
 

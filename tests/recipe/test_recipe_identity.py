@@ -62,6 +62,8 @@ CHANGES = {
     "train.lr_progress": "samples",
     "train.grad_clip_reduction": "sum",
     "train.grad_clip_microbatches": 2,
+    "train.optimizer": "muon",
+    "train.cautious_decay": True,
     "train.ema": 0.999,
     "train.on_nan": "skip",
     "train.on_spike": "stop",

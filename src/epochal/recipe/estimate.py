@@ -80,7 +80,7 @@ class Memory:
     weights: int
     gradients: int
     optimizer: int
-    """AdamW's moments, and the running average of the weights if there is one."""
+    """Moments of AdamW and Muon, and the average of the weights if there is one."""
     casts: int
     """bf16 copies of the matrices during a step."""
     gathered: int
@@ -188,12 +188,13 @@ def _memory_of(
     at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
     per_weight = _BF16 if bf16 else _FP32
     average = _FP32 * trained if recipe.train.ema else 0
+    moments = 2 * trained - (matrices if recipe.train.optimizer == "muon" else 0)
     return Memory(
         stage=stage.number,
         # With ZeRO 1 and 2 the full weights stay from the forward to the backward pass.
         weights=0 if cut.offload else _FP32 * trained // cut.weights,
         gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
-        optimizer=average + (0 if cut.offload else 2 * _FP32 * trained // cut.optimizer),
+        optimizer=average + (0 if cut.offload else _FP32 * moments // cut.optimizer),
         casts=per_weight * at_once if by_block or bf16 else 0,
         gathered=_gathered(shape, cut, trained, tables + stage.last * shape.d_model),
         activations=_activations(recipe, shape, stage, read, cut, bf16, fused),

@@ -268,6 +268,8 @@ _ADDED_SINCE_V1 = frozenset(
         "train.cycles",
         "train.lr_progress",
         "train.grad_clip_reduction",
+        "train.optimizer",
+        "train.cautious_decay",
         "train.ema",
         "train.on_nan",
         "train.on_spike",

@@ -88,6 +88,9 @@ class Train:
     One long run then serves several lengths. The length includes the trunk's steps."""
     start_step: Positive | None = None
     """Step of the trunk's checkpoint; if not given, the last one before the decay begins."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices of blocks by Muon, with updates of AdamW's size, so that lr and weight_decay
+    are of its order; embedding, output table and norms by AdamW."""
     warmup: Fraction = 0.01
     """Share of the run in which the rate rises linearly from 0."""
     beta1: Fraction = 0.9
@@ -99,6 +102,9 @@ class Train:
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled weight decay of all matrices, embedding included, but not of norms. For repeated
     data 0.8 to 3.2 is best (Kim et al., arXiv 2509.14786)."""
+    cautious_decay: bool = False
+    """Decay a weight only in steps whose update makes it smaller, too (Chen et al., arXiv
+    2510.12402); about half of the decay."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     grad_clip_reduction: Literal["mean", "sum"] = "mean"

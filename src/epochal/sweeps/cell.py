@@ -73,13 +73,16 @@ class Cell:
 
         Weight decay, epochs and dropout are taken over; so is the learning rate with CompleteP,
         which carries it over sizes, and else in proportion to 1 / width, as it is for hidden
-        matrices under AdamW (Yang et al., arXiv 2203.03466, table 3).
+        matrices under AdamW (Yang et al., arXiv 2203.03466, table 3), or to its root with Muon
+        (`make_optimizer`).
         """
         small, values = self.smaller, None if self.smaller is None else self.smaller.found()
         if small is not None and values is not None:
             model, other = self.run.recipe.model, small.run.recipe.model
             if model.parametrisation == "standard":
-                values["lr"] *= other.architecture().d_model / model.architecture().d_model
+                wider = model.architecture().d_model / other.architecture().d_model
+                muon = self.run.recipe.train.optimizer == "muon"
+                values["lr"] /= wider**0.5 if muon else wider
             searched = {axis.value: values[axis.value] for axis in self.axes}
             self.start, self.carried = dataclasses.replace(self.start, **searched), True
         self.take(before)

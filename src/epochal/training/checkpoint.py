@@ -10,7 +10,8 @@ then is the previous one removed. So a kill or a full disk at any moment leaves 
 checkpoint. Nothing in these files can run code: reading a stranger's checkpoint is safe.
 
 Inside, all tensors have one name each, whatever the form: `model:` or `ema:` and the parameter,
-or a key of AdamW's state (`exp_avg:`, `exp_avg_sq:`, `step:`) and the parameter.
+or a key of AdamW's state (`exp_avg:`, `exp_avg_sq:`, `step:`) or Muon's (`momentum:`) and the
+parameter.
 """
 
 from __future__ import annotations
@@ -211,13 +212,13 @@ def load_training(
     load_model(path, model)
     # Before the first update the optimizer has no moments.
     if any(name.startswith("exp_avg:") for name in _saved_shapes(path, "exp_avg")):
-        for weight in model.parameters():
-            optimizer.state[weight] = {
-                # Fused AdamW has its step count on the weight's device.
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                "exp_avg": torch.zeros_like(weight, requires_grad=False),
-                "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
-            }
+        for group in optimizer.param_groups:
+            keys = ("momentum",) if group.get("muon") else ("exp_avg", "exp_avg_sq")
+            for weight in group["params"]:
+                state = {key: torch.zeros_like(weight, requires_grad=False) for key in keys}
+                if len(state) > 1:  # fused AdamW has its step count on the weight's device
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                optimizer.state[weight] = state
         _read(path, _moments(model, optimizer))
     if average is not None:
         _read_average(path, average.weights)

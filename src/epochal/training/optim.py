@@ -1,4 +1,4 @@
-"""AdamW's parameter groups, clipping, the learning rate, and the running average of weights."""
+"""The optimizer's parameter groups, clipping, the learning rate, and the average of weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,36 +17,45 @@ from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import cycle_ends, decay_begin, micro_batch_size
 from epochal.recipe.schema import Train
 from epochal.sizes import Multipliers
+from epochal.training.muon import MuonAdamW
 
 
 def make_optimizer(model: Transformer, settings: Train, parts: int = 1) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices (embedding included), none on norms (arXiv 2507.15857
-    §8). `parts` is `grad_clip_microbatches`.
+    §8); with `optimizer` = "muon", Muon for the matrices of blocks. `parts` is
+    `grad_clip_microbatches`.
 
     A group's `lr_scale` is to be multiplied by the rate of the step. With multipliers (CompleteP,
     arXiv 2505.01618, table 1) the blocks' matrices have rate / m_N and decay · m_N, and all
-    weights of blocks epsilon / (m_N · m_L).
+    weights of blocks epsilon / (m_N · m_L). Under Muon m_N is its root: all singular values of an
+    update are alike, so its largest grows as √width at a root mean square that stays, not as width.
     """
     by, eps = model.shape.multipliers, settings.adam_eps / parts
-    groups = []
-    for (matrix, in_block), weights in _kinds(model).items():
-        width = by.width if matrix and in_block else 1.0
+    muon, groups = settings.optimizer == "muon", []
+    for (matrix, in_block), weights in _kinds(model, muon).items():
+        ours = muon and matrix and in_block
+        width = by.width ** (0.5 if ours else 1) if matrix and in_block else 1.0
+        decay = settings.weight_decay * width if matrix else 0.0
         options = {
             "lr": settings.lr / width,
             "lr_scale": 1 / width,
-            "weight_decay": settings.weight_decay * width if matrix else 0.0,
+            "weight_decay": decay,
             "eps": eps / (by.width * by.depth) if in_block else eps,
         }
+        if ours or settings.cautious_decay:
+            options |= {"muon": ours, "own_decay": decay, "weight_decay": 0.0}
         groups += [{"params": alike, **options} for alike in _fused_groups(weights)]
-    return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=eps, fused=True
-    )
+    given: dict[str, Any] = {"lr": settings.lr, "betas": (settings.beta1, settings.beta2)}
+    given |= {"eps": eps, "fused": True}
+    if muon or settings.cautious_decay:
+        return MuonAdamW(groups, settings.cautious_decay, **given)
+    return torch.optim.AdamW(groups, **given)
 
 
-def _kinds(model: Transformer) -> dict[tuple[bool, bool], list[Tensor]]:
+def _kinds(model: Transformer, muon: bool) -> dict[tuple[bool, bool], list[Tensor]]:
     """(is a matrix, is in a block) → the trained weights of this kind, matrices first. Without
-    multipliers, blocks are like all else."""
-    scaled = model.shape.multipliers != Multipliers()
+    multipliers and Muon, blocks are like all else."""
+    scaled = muon or model.shape.multipliers != Multipliers()
     kinds: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:

@@ -187,7 +187,8 @@ class Stepper:
             return replace(result, fault=fault)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        self.optimizer.step()
+        with self.machine.autocast():  # of Muon's products
+            self.optimizer.step()
         if self.average is not None:
             self.average.update(step)
         self.optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -35,7 +35,7 @@ from epochal.objectives import linear_nll
 from epochal.recipe.schema import Parallel
 from epochal.training.optim import total_norm
 from epochal.training.parallel.pipeline import Pipeline, gather_stages, keep_stage, own_blocks
-from epochal.training.parallel.tensor import split_layers, split_nll
+from epochal.training.parallel.tensor import local_shard, own_part, split_layers, split_nll
 from epochal.training.parallel.world import World
 
 NLL = Callable[..., Tensor]
@@ -125,18 +125,7 @@ def parallelize(
 
 def copy_into_shard(weight: Tensor, value: Tensor) -> None:
     """Copy a full tensor into a weight of which this process may hold only a shard."""
-    if isinstance(weight, DTensor):
-        # Every process has the same full tensor, so each takes its shard without an exchange.
-        value = value.to(weight.dtype)
-        shard = distribute_tensor(
-            value.to(weight.device_mesh.device_type),
-            weight.device_mesh,
-            weight.placements,
-            src_data_rank=None,
-        ).to_local()
-        weight.to_local().copy_(shard)
-    else:
-        weight.copy_(value)
+    local_shard(weight).copy_(own_part(value, weight))
 
 
 def gather_full(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:

@@ -63,12 +63,12 @@ def split_layers(model: Transformer, mesh: DeviceMesh, sequence: bool) -> None:
     for block in model.blocks:
         if list(block.parameters()):
             parallelize_module(block, mesh, plan)
-    model.view_table = _full
+    model.view_table = full_tensor
     if sequence and model.scores:  # hidden states of all positions, on each process
-        model.register_forward_hook(lambda module, inputs, hidden: _full(hidden))
+        model.register_forward_hook(lambda module, inputs, hidden: full_tensor(hidden))
 
 
-def _full(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor, gathered from all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -76,6 +76,19 @@ def _full(tensor: Tensor) -> Tensor:
 def local_shard(tensor: Tensor) -> Tensor:
     """This process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(value: Tensor, weight: Tensor) -> Tensor:
+    """The part of a full tensor, the same on all processes, that `local_shard(weight)` has of the
+    weight, in the weight's type and on its device; found without an exchange."""
+    value = value.to(weight.dtype)
+    if isinstance(weight, DTensor):
+        mesh = weight.device_mesh
+        shard = distribute_tensor(
+            value.to(mesh.device_type), mesh, weight.placements, src_data_rank=None
+        )
+        value = shard.to_local().to(weight.to_local().device)
+    return value
 
 
 def _split_embedding(embedding: nn.Embedding, mesh: DeviceMesh, stream: Replicate | Shard) -> None:

@@ -65,6 +65,7 @@ CHANGES = {
     "train.optimizer": "muon",
     "train.cautious_decay": True,
     "train.ema": 0.999,
+    "train.average_epochs": 2.0,
     "train.on_nan": "skip",
     "train.on_spike": "stop",
     "train.spike_factor": 5.0,

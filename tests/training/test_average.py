@@ -10,9 +10,14 @@ from epochal.errors import CheckpointError
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
 from epochal.interop.load import load
-from epochal.training.optim import WeightAverage
+from epochal.recipe.schema import Train
+from epochal.training.optim import WeightAverage, make_average
 from epochal.training.train import train
 from tiny_runs import overrides
+
+
+class FakeNumbers:
+    steps, rows_per_epoch, global_batch_size = 24, 31, 4
 
 
 def test_values_are_those_of_the_formula():
@@ -27,6 +32,22 @@ def test_values_are_those_of_the_formula():
         expected = decay * expected + (1 - decay) * layer.weight.detach()
         torch.testing.assert_close(average.weights["weight"], expected)
     assert torch.equal(average.weights["bias"], layer.bias)  # of what stays, exactly that
+
+
+@pytest.mark.parametrize(("epochs", "last"), [(1.0, 8), (2.0, 16), (0.01, 1), (9.0, 24)])
+def test_the_mean_of_the_last_epochs(epochs, last):
+    """Of 24 steps, 8 to an epoch; before the last ones, the weights themselves."""
+    settings = Train(steps=24, average_epochs=epochs)
+    layer, seen = nn.Linear(3, 2).double(), []
+    average = make_average(layer, settings, FakeNumbers)
+    for step in range(24):
+        with torch.no_grad():
+            layer.weight.add_(torch.randn(2, 3))
+        seen.append(layer.weight.detach().clone())
+        average.update(step)
+        if step < 24 - last:
+            assert torch.equal(average.weights["weight"], layer.weight)
+    torch.testing.assert_close(average.weights["weight"], torch.stack(seen[-last:]).mean(dim=0))
 
 
 def test_shown_in_place_of_the_weights_and_taken_back():

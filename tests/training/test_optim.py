@@ -234,6 +234,15 @@ def test_parts_of_the_clipped_sum():
         ),
         ({"train__cycles": 5, "train__warmup": 0.3}, "more than the first"),
         ({"eval__ema": True}, "set `train.ema`"),
+        ({"train__ema": 0.9, "train__average_epochs": 1}, "one average"),
+        (
+            {
+                "train__average_epochs": 1,
+                "train__schedule": "wsd",
+                "train__start_from": "runs/x",
+            },
+            "with `train.start_from`",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(changes, message):

@@ -188,8 +188,8 @@ def load_run(
     """The model of the run in folder `path`.
 
     `checkpoint_name` is "best" (default where there is one), "last", a step (also as
-    "permanent-<step>"), or "ema" for the average of the weights that a run with
-    `train.ema` keeps beside the last ones. Raises RunError if `path` is no run and
+    "permanent-<step>"), or "ema" for the average of the weights that a run with `train.ema` or
+    `train.average_epochs` keeps beside the last ones. Raises RunError if `path` is no run and
     CheckpointError if it has no usable checkpoint.
     """
     record = RunRecord(path)

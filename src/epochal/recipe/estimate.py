@@ -187,7 +187,7 @@ def _memory_of(
     by_block = cut.weights > 1 or cut.offload
     at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
     per_weight = _BF16 if bf16 else _FP32
-    average = _FP32 * trained if recipe.train.ema else 0
+    average = _FP32 * trained if recipe.train.ema or recipe.train.average_epochs else 0
     moments = 2 * trained - (matrices if recipe.train.optimizer == "muon" else 0)
     return Memory(
         stage=stage.number,

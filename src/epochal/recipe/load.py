@@ -271,6 +271,7 @@ _ADDED_SINCE_V1 = frozenset(
         "train.optimizer",
         "train.cautious_decay",
         "train.ema",
+        "train.average_epochs",
         "train.on_nan",
         "train.on_spike",
         "train.spike_factor",

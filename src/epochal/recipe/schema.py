@@ -114,6 +114,9 @@ class Train:
     """Micro-batches in that sum; global_batch_size / micro_batch_size if not given."""
     ema: Fraction = 0.0
     """Decay per step of a running average of the weights, for example 0.999; 0: no average."""
+    average_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs at the end of the run (all, if it has fewer) over whose steps the weights are averaged
+    (SWA; Izmailov et al., arXiv 1803.05407), for example 2; 0: none. It takes the place of ema."""
     on_nan: Literal["stop", "skip", "rewind"] = "stop"
     """If loss or gradient is not finite. stop: end the run. skip: continue without the update.
     rewind: return to the last checkpoint's weights, continue with the next rows."""
@@ -160,7 +163,8 @@ class Evaluation:
     draws: Positive = 1
     """Draws per row, if the NLL is a bound (diffusion's masks); the same ones each time."""
     ema: bool = False
-    """Validate the running average of the weights (`train.ema`); `best` is then the average."""
+    """Validate the average of the weights (`train.ema` or `train.average_epochs`, before whose
+    first epoch it is the weights); `best` is then the average."""
     max_tokens: Count = 1_000_000
     """Use at most N tokens, in rows spread evenly over the validation set."""
     batch_size: Positive | None = None
@@ -273,11 +277,7 @@ class Recipe:
                 f"`parallel.pipeline` = {self.parallel.pipeline}: a student is trained on whole "
                 "layers; distribute it with `parallel.data` and `parallel.zero`"
             )
-        if self.eval.ema and not self.train.ema:
-            raise RecipeError(
-                "`eval.ema` = true needs an average to validate: set `train.ema`, for example "
-                "train.ema=0.999"
-            )
+        _check_average(self.train, self.eval.ema)
         if "rewind" in (self.train.on_nan, self.train.on_spike) and (
             self.checkpoint.every.unit == "minutes"
         ):
@@ -300,6 +300,21 @@ class Recipe:
                     f"`{key}` = '{every}' would differ from run to run; give it in steps, "
                     "tokens, epochs, flops or %"
                 )
+
+
+def _check_average(train: Train, validated: bool) -> None:
+    """Raise RecipeError for an average of the weights that is missing or not possible."""
+    if validated and not (train.ema or train.average_epochs):
+        raise RecipeError(
+            "`eval.ema` = true needs an average to validate: set `train.ema`, for example "
+            "train.ema=0.999, or `train.average_epochs`"
+        )
+    if train.average_epochs and (train.ema or train.start_from is not None):
+        other = f"`train.ema` = {train.ema:g}" if train.ema else "`train.start_from`"
+        raise RecipeError(
+            f"`train.average_epochs` = {train.average_epochs:g} with {other}: a run has one "
+            "average, of its own steps; leave one of them out"
+        )
 
 
 def _check_schedule(train: Train) -> None:

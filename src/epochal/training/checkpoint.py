@@ -298,8 +298,8 @@ def _read_average(path: Path, weights: Mapping[str, Tensor]) -> None:
     parts = (path / SHARDS).exists() and any(n.startswith("ema:") for n in _saved_shapes(path, ""))
     if not parts and not (path / AVERAGE).exists():
         raise CheckpointError(
-            f"{path} holds no average of the weights; it is kept by a run with `train.ema` set, "
-            "for example train.ema=0.999"
+            f"{path} holds no average of the weights; it is kept by a run with `train.ema` or "
+            "`train.average_epochs` set, for example train.ema=0.999"
         )
     _read(path, _named("ema", weights))
 

@@ -150,17 +150,28 @@ def grad_clip_microbatches(recipe: Recipe) -> int:
     return train.grad_clip_microbatches or -(-train.global_batch_size // micro_batch_size(recipe))
 
 
+def make_average(model: nn.Module, settings: Train, numbers: RunNumbers) -> WeightAverage | None:
+    """The average of the weights that the recipe asks for, if any."""
+    if settings.average_epochs:
+        rows = settings.average_epochs * numbers.rows_per_epoch
+        last = max(1, round(rows / numbers.global_batch_size))
+        return WeightAverage(model, 1.0, max(0, numbers.steps - last))
+    return WeightAverage(model, settings.ema) if settings.ema else None
+
+
 class WeightAverage:
     """average ← d·average + (1 − d)·weights after each step, d = min(decay, (1+n)/(10+n)).
 
     n counts the steps from the start of the run, so that the initial weights are soon forgotten
-    (the rule of TensorFlow's ExponentialMovingAverage). The average takes one more copy of the
-    weights, in memory and in the checkpoint.
+    (the rule of TensorFlow's ExponentialMovingAverage). With `first`, the plain mean of the weights
+    after each step from that on (Izmailov et al., arXiv 1803.05407), and before it the weights.
+    The average takes one more copy of the weights, in memory and in the checkpoint.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """Starts with a copy of the weights."""
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, first: int | None = None) -> None:
+        """Starts with a copy of the weights. `first`: number of the first step (from 0) of a plain
+        mean, for which `decay` has no meaning."""
+        self.decay, self.first = decay, first
         self.model = model
         self.weights = {name: w.detach().clone() for name, w in model.named_parameters()}
 
@@ -168,7 +179,10 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Add the weights after step number `step` (from 0)."""
         count = step + 1
-        share = 1 - min(self.decay, (1 + count) / (10 + count))
+        if self.first is None:
+            share = 1 - min(self.decay, (1 + count) / (10 + count))
+        else:
+            share = 1 / max(1, count - self.first)
         for name, weight in self.model.named_parameters():
             self.weights[name].lerp_(weight.detach(), share)
 

@@ -109,9 +109,10 @@ class Stepper:
         machine: Machine,
         parallel_model: ParallelModel | None = None,
         teachers: Teachers | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         """`parallel_model` calls the model on several processes; None for a single one. `teachers`
-        are those of a student."""
+        are those of a student; `average` follows the weights."""
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
         self.teachers = teachers
@@ -119,8 +120,7 @@ class Stepper:
             single_device(model, machine) if parallel_model is None else parallel_model
         )
         self.world = self.parallel_model.world
-        ema = recipe.train.ema
-        self.average = WeightAverage(model, ema) if ema else None
+        self.average = average
         self.norm_limit = math.inf
         """Gradient norm above which a step is a spike; set by the loop."""
 

@@ -38,7 +38,7 @@ from epochal.scaling.law import read_laws
 from epochal.training.branch import Start, find_start
 from epochal.training.logger import RunLogger
 from epochal.training.loop import Advise, Evaluate, Loop
-from epochal.training.optim import grad_clip_microbatches, make_optimizer
+from epochal.training.optim import grad_clip_microbatches, make_average, make_optimizer
 from epochal.training.parallel.mesh import MeshPlan, plan_mesh
 from epochal.training.parallel.parallelize import copy_into_shard, parallelize
 from epochal.training.parallel.world import (
@@ -248,6 +248,7 @@ def make_stepper(
         machine,
         parallel_model,
         load_teachers(settings, corpus.tokenizer, machine, bare_model),
+        make_average(model, settings.train, numbers),
     )
 
 

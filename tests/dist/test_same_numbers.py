@@ -31,23 +31,23 @@ SOME, FULL = ({"parallel__activation_checkpointing": what} for what in ("selecti
 COMPILED = {"train__compile": "on"} if has_compiler() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
-SCALED = (*BOTH, "completep")
+SCALED, MUON = (*BOTH, "completep"), (*BOTH, "muon")
 # name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
 # recomputing) goes along. Three layers are cut unevenly by two stages.
 MODES = {
-    "ddp-accumulating": (BOTH, 2, ONE_ROW),
+    "ddp-accumulating": (MUON, 2, ONE_ROW),
     "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
     "zero-2-recomputing-some": (SCALED, 2, {"parallel__zero": 2} | SOME),
-    "zero-3-recomputing-offload": (BOTH, 2, ZERO3 | FULL | {"parallel__offload": True}),
+    "zero-3-recomputing-offload": (MUON, 2, ZERO3 | FULL | {"parallel__offload": True}),
     "ddp-compiled": (("ar",), 2, COMPILED),
     "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
     "ddp-student": (("student",), 2, ONE_ROW),
     "zero-3-student": (("student",), 2, ZERO3),
     "tensor": (BOTH, 2, TENSOR),
-    "tensor-sequence": (SCALED, 2, SEQUENCE),
+    "tensor-sequence": ((*SCALED, "muon"), 2, SEQUENCE),
     "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
-    "zero-3-tensor": (BOTH, 4, ZERO3 | TENSOR),
-    "stages": (SCALED, 2, STAGES | ONE_ROW),
+    "zero-3-tensor": (MUON, 4, ZERO3 | TENSOR),
+    "stages": ((*SCALED, "muon"), 2, STAGES | ONE_ROW),
     "stages-data": (("mdm",), 4, STAGES),
     "stages-zero-2": (("mdm8",), 4, STAGES | {"parallel__zero": 2}),
     "stages-zero-3": (("ar",), 4, STAGES | ZERO3),
@@ -67,6 +67,15 @@ MODELS = {
         "model__base_width": 16,
         "model__base_depth": 2,
         "model__base_head_dim": 4,
+    },
+    "muon": {
+        "family": "ar",
+        "train__optimizer": "muon",
+        "train__cautious_decay": True,
+        "train__weight_decay": 2.0,
+        "train__average_epochs": 1.5,
+        "eval__ema": True,
+        "model__stochastic_depth": 0.3,
     },
     "student": {"family": "mdm", "seed": 5, "distill__teachers": ["mdm", "mdm8"]},
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from epochal.device import has_compiler
-from epochal.models import Transformer, initialise
+from epochal.models import Transformer, branch_scales, initialise
 from epochal.models.attention import Attention, rotary_tables
 from epochal.sizes import Architecture
 
@@ -92,6 +93,35 @@ def test_hidden_and_embedding_dropout_have_their_own_rates():
 def test_embedding_dropout_is_hidden_dropout_unless_given():
     assert model(hidden_dropout=0.2).embedding_dropout == 0.2
     assert model(hidden_dropout=0.2, embedding_dropout=0.0).embedding_dropout == 0.0
+
+
+def test_stochastic_depth_is_linear_in_depth_and_has_mean_1():
+    scales = branch_scales(0.4, 4, 7, np.arange(20_000))
+    lost = torch.tensor([0.1, 0.2, 0.3, 0.4])[:, None].expand(4, 2)
+    torch.testing.assert_close((scales == 0).float().mean(dim=0), lost, atol=0.015, rtol=0)
+    torch.testing.assert_close(scales.mean(dim=0), torch.ones(4, 2), atol=0.03, rtol=0)
+    torch.testing.assert_close(scales.amax(dim=0), 1 / (1 - lost))
+    assert torch.corrcoef(scales.flatten(1).T).fill_diagonal_(0).abs().max() < 0.03  # independent
+    assert torch.equal(branch_scales(0.4, 4, 7, np.arange(5, 9)), scales[5:9])
+    assert not torch.equal(branch_scales(0.4, 4, 8, np.arange(9)), scales[:9])
+
+
+def test_branches_are_skipped_whole():
+    made, ids = model(), torch.arange(12)[None].repeat(3, 1)
+    none, all_ = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
+    plain = made(ids, "causal")
+    assert torch.equal(made(ids, "causal", scales=all_), plain)
+    skipped = made(ids, "causal", scales=none)
+    assert torch.equal(skipped, made.final_norm(made.embedding(ids)))
+    mixed = made(ids, "causal", scales=torch.stack((all_[0], none[0], all_[0])))
+    torch.testing.assert_close(mixed, torch.stack((plain[0], skipped[1], plain[2])))
+    seen = []
+    made.blocks[1].feed_forward_norm.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    made.blocks[1].attention_norm.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    only = all_.clone()
+    only[:, 1, 0] = 0
+    made(ids, "causal", scales=only)
+    assert torch.equal(seen[0], seen[1])  # attention of the second block alone
 
 
 def test_nothing_is_dropped_in_evaluation():

@@ -20,6 +20,7 @@ CHANGES = {
     "model.size": "14M",
     "model.d_model": 64,
     "model.init_std": 0.006,
+    "model.stochastic_depth": 0.1,
     "model.layers": 1,
     "model.heads": 3,
     "model.head_dim": 16,

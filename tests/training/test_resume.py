@@ -38,6 +38,15 @@ KINDS = {
         "train__decay": 0.5,
         "train__cycles": 2,
     },
+    "ar-muon-average-depth": {
+        "family": "ar",
+        "train__optimizer": "muon",
+        "train__cautious_decay": True,
+        "train__average_epochs": 1.5,
+        "eval__ema": True,
+        "model__stochastic_depth": 0.3,
+        "train__micro_batch_size": 3,
+    },
     "mdm-completep-ema": {
         "family": "mdm",
         "model__parametrisation": "completep",

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,14 +73,21 @@ class Block(nn.Module):
         self.feed_forward = _FeedForward(d, shape.d_ff)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], rule: Rule, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        rule: Rule,
+        cache: LayerCache | None = None,
+        scales: Tensor | None = None,
     ) -> Tensor:
-        """[B, L, E] → [B, L, E]."""
-        x = x + self._added(self.attention(self.attention_norm(x), rotary, rule, cache))
-        return x + self._added(self.feed_forward(self.feed_forward_norm(x)))
+        """[B, L, E] → [B, L, E]. `scales` [B, 2] multiply what attention and feed-forward add."""
+        attended, fed = (None, None) if scales is None else scales[:, None, None].unbind(-1)
+        x = x + self._added(self.attention(self.attention_norm(x), rotary, rule, cache), attended)
+        return x + self._added(self.feed_forward(self.feed_forward_norm(x)), fed)
 
-    def _added(self, branch: Tensor) -> Tensor:
+    def _added(self, branch: Tensor, scale: Tensor | None) -> Tensor:
         branch = F.dropout(branch, self.hidden_dropout, self.training)
+        branch = branch if scale is None else branch * scale
         return branch if self.depth_multiplier == 1 else branch / self.depth_multiplier
 
 
@@ -133,12 +142,13 @@ class Transformer(nn.Module):
         ids: Tensor,
         rule: Rule,
         positions: Tensor | None = None,
+        scales: Tensor | None = None,
         caches: list[LayerCache] | None = None,
     ) -> Tensor:
         """[B, L] ids → [B, L, E] hidden states after the last norm; logits are these · tableᵀ.
 
         `rule` is "causal", "bidirectional" or a [B, 1, L, L] bool mask; `positions` ([L] or
-        [B, L]) default to 0 … L−1, or to those after the cache.
+        [B, L]) default to 0 … L−1, or to those after the cache; `scales` are `branch_scales`.
         """
         if positions is None:
             start = caches[0].length if caches else 0
@@ -146,7 +156,8 @@ class Transformer(nn.Module):
         rotary = rotary_tables(positions, self.shape.head_dim, self.rope_theta)
         x = F.dropout(self.embedding(ids), self.embedding_dropout, self.training)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, rule, caches[layer] if caches else None)
+            own = None if scales is None else scales[:, layer]
+            x = block(x, rotary, rule, caches[layer] if caches else None, own)
         hidden: Tensor = self.final_norm(x)
         return hidden
 
@@ -159,6 +170,19 @@ class Transformer(nn.Module):
         weight = self.embedding.weight
         size = (rows, self.shape.heads, capacity, self.shape.head_dim)
         return [LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks]
+
+
+def branch_scales(rate: float, layers: int, key: int, rows: NDArray[np.int64]) -> Tensor:
+    """[B, layers, 2] by what stochastic depth multiplies the two branches of each block, for `rows`
+    [B] of a step with this key: 0, or 1/(1 − p), so that the mean is 1 (Huang et al., arXiv
+    1603.09382; whole branches of a row, as Larsson et al., arXiv 1605.07648).
+
+    Block l of n (from 1) loses a branch with probability p = `rate`·l/n. A pure function: neither
+    micro-batches nor processes change a row's draw.
+    """
+    lost = rate * np.arange(1, layers + 1)[:, None] / layers
+    draws = rng.uniforms(rng.row_keys(key, rows), 2 * layers).reshape(-1, layers, 2)
+    return torch.from_numpy(np.where(draws < lost, 0.0, 1 / (1 - lost))).float()
 
 
 @torch.no_grad()

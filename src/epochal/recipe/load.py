@@ -277,6 +277,7 @@ _ADDED_SINCE_V1 = frozenset(
         "train.spike_factor",
         "eval.ema",
         "model.init_std",
+        "model.stochastic_depth",
         "model.parametrisation",
         "distill.share",
         "distill.temperature",

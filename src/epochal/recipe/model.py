@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.families.family import OPTIONS_CONFIG, Positive
+from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
 from epochal.sizes import LADDER, Architecture, architecture, swiglu_width
 
 _BASE = LADDER["7M"]
@@ -37,6 +37,9 @@ class Model:
     """Use the embedding's table as the output table; false: a separate output table."""
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     """Base of the rotary position angles."""
+    stochastic_depth: Fraction = 0.0
+    """Probability with which a row skips, in training, what a branch of the last block adds; it
+    rises linearly with depth (Huang et al., arXiv 1603.09382)."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of RMSNorm."""
     init_std: Annotated[float, Field(gt=0)] = 0.02

@@ -19,7 +19,7 @@ from torch import Tensor
 from epochal import rng
 from epochal.data.rows import Order
 from epochal.device import Machine
-from epochal.models import Transformer
+from epochal.models import Transformer, branch_scales
 from epochal.objectives import Objective, Problem, Rows
 from epochal.objectives.distillation import distilled_loss
 from epochal.recipe import Recipe
@@ -201,7 +201,8 @@ class Stepper:
         micro-batch's part of the loss."""
 
         def inputs(number: int) -> Inputs:
-            return problems[number].arguments(self.machine.device)
+            scales = self._branch_scales(step, problems, number)
+            return (*problems[number].arguments(self.machine.device), scales)
 
         if self.parallel_model.pipeline is not None:
             self.parallel_model.pipeline.step(len(problems), inputs, part_of)
@@ -272,6 +273,17 @@ class Stepper:
         counts = self.world.all_reduce_sum(np.array([denominator, scored], dtype=np.float64))
         # In a very small step no token may be masked; its loss is then 0.
         return max(1, counts[0].item()), int(counts[1])
+
+    def _branch_scales(self, step: int, problems: list[Problem], number: int) -> Tensor | None:
+        """Stochastic depth of the rows of problem number `number`; None without it."""
+        rate, counts = self.recipe.model.stochastic_depth, [len(one.inputs) for one in problems]
+        if not rate:
+            return None
+        begin = self.world.data_rank * sum(counts) + sum(counts[:number])
+        key = rng.stream_key(self.recipe.seed, "depth", step)
+        rows = np.arange(begin, begin + counts[number])
+        scales = branch_scales(rate, len(self.model.blocks), key, rows)
+        return scales.to(self.machine.device, non_blocking=True)
 
     def _seed_dropout(self, step: int, number: int) -> None:
         """Seed torch's own generator, the only one that dropout inside attention kernels uses."""

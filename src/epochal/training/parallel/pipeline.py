@@ -28,8 +28,8 @@ from epochal.training.parallel.world import World
 if TYPE_CHECKING:
     from torch.distributed.pipelining import Schedule1F1B
 
-Inputs = tuple[Tensor, Rule, Tensor | None]
-"""Arguments of the model: ids [B, L], attention rule, positions."""
+Inputs = tuple[Tensor, Rule, Tensor | None, Tensor | None]
+"""Arguments of the model: ids [B, L], attention rule, positions, scales of branches."""
 InputsOf = Callable[[int], Inputs]
 """Index of a micro-batch → arguments of the model, on the device."""
 LossOf = Callable[[int, Tensor], Tensor]
@@ -70,7 +70,9 @@ class Pipeline:
         self._model, self._world, self._machine = model, world, machine
         stages = world.plan.pipeline
         self._first, self._last = world.stage == 0, world.stage == stages - 1
-        self._blocks = own_blocks(model)
+        self._blocks = [
+            pair for pair in enumerate(model.blocks) if not isinstance(pair[1], nn.Identity)
+        ]
         self._group = world.mesh["pipeline"].get_group()
         plan = world.plan
         # FSDP exchanges gradients itself, and averages them.
@@ -150,8 +152,8 @@ class Pipeline:
             return self._evaluate(x, rule, positions)
         if self._inputs is None:
             raise ValueError("step() has not been called")
-        ids, attention, positions = self._inputs(rule)
-        return self._run(ids if self._first else x, ids, attention, positions)
+        ids, attention, positions, scales = self._inputs(rule)
+        return self._run(ids if self._first else x, ids, attention, positions, scales)
 
     def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
         if self._loss is None:
@@ -170,7 +172,14 @@ class Pipeline:
             dist.send(x.contiguous(), group=self._group, group_dst=stage + 1)
         return x
 
-    def _run(self, x: Tensor, ids: Tensor, rule: Rule, positions: Tensor | None) -> Tensor:
+    def _run(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        rule: Rule,
+        positions: Tensor | None,
+        scales: Tensor | None = None,
+    ) -> Tensor:
         """Ids (first stage) or the stream [B, L, E] → the stream, or hidden states (last)."""
         model = self._model
         if positions is None:
@@ -178,8 +187,8 @@ class Pipeline:
         rotary = rotary_tables(positions, model.shape.head_dim, model.rope_theta)
         if self._first:
             x = F.dropout(model.embedding(x), model.embedding_dropout, model.training)
-        for block in self._blocks:
-            x = block(x, rotary, rule, None)
+        for layer, block in self._blocks:
+            x = block(x, rotary, rule, None, None if scales is None else scales[:, layer])
         return model.final_norm(x) if self._last else x
 
 

@@ -193,8 +193,8 @@ def test_recipes_of_run_folders(tmp_path):
         strong,
         families=["ar", "ar", "ar", "mdm"],
     ) == [
-        "token_masking=None, weight_decay=0.1",
-        "token_masking=None, weight_decay=1.6",
+        "token_masking=0.0, weight_decay=0.1",
+        "token_masking=0.0, weight_decay=1.6",
         "token_masking=0.5, weight_decay=1.6",
         "",
     ]

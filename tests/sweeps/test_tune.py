@@ -399,27 +399,32 @@ def sized(tiny_corpus, tmp_path, sizes=SIZES, options=None, **changes):
     return tune(sweep_from_tree(tree, "sizes"), (), TuneOptions(**values))
 
 
-@pytest.mark.parametrize("parametrisation", ["standard", "completep"])
+@pytest.mark.parametrize(
+    ("changes", "power"),
+    [
+        ({"model__parametrisation": "standard"}, 1.0),
+        ({"model__parametrisation": "completep"}, 0.0),
+        ({"train__optimizer": "muon"}, 0.5),
+    ],
+)
 def test_larger_models_start_from_what_smaller_ones_found(
-    trained, tiny_corpus, tmp_path, parametrisation
+    trained, tiny_corpus, tmp_path, changes, power
 ):
     """The smallest first, wherever it stands; the best rate is as the parametrisation says."""
     rounds, world = trained
-    scaled = parametrisation == "standard"
 
     def nll(recipe):
         width = recipe.model.d_model
-        return surface(0.08 * (24 / width if scaled else 1), 0.025)(recipe)
+        return surface(0.08 * (24 / width) ** power, 0.025)(recipe)
 
     world["nll"] = nll
-    changes = {"model__parametrisation": parametrisation}
     result = sized(tiny_corpus, tmp_path, **changes)
     middle, small, large = result.searches
     assert [one.carried_from for one in result.searches] == [small.name, None, middle.name]
     assert small.start.settings.lr == pytest.approx(0.01)
     assert small.best.settings.lr == pytest.approx(0.08)
     for one, before in ((middle, small), (large, middle)):
-        factor = 0.5 if scaled else 1.0
+        factor = 0.5**power
         assert one.start.settings.lr == pytest.approx(before.best.settings.lr * factor)
         assert one.start.settings.weight_decay == before.best.settings.weight_decay
         assert one.best == one.start

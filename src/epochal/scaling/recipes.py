@@ -10,15 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from epochal.recipe import known_keys
 from epochal.runs.find import TUNE_FILE
 from epochal.scaling.law import read_table
 
 _REGULARISATION = frozenset(
     {
+        "train.optimizer",
         "train.weight_decay",
+        "train.cautious_decay",
         "train.attention_dropout",
         "train.hidden_dropout",
         "train.embedding_dropout",
+        "model.stochastic_depth",
+        "train.ema",
+        "train.average_epochs",
         "eval.ema",
     }
 )
@@ -40,10 +46,16 @@ def recipe_labels(
         for family, (folder, setting) in zip(families, runs, strict=True)
     ]
     differing = {family: _differing(family, families, own) for family in set(families)}
+    known = known_keys()
+
+    def value(keys: Mapping[str, Any], key: str) -> Any:
+        # Keys that were added later are not in the settings at their default.
+        return keys.get(key, known[key].default if key in known else None)
+
     return [
         TUNED
         if keys is None
-        else ", ".join(f"{key.partition('.')[2]}={keys.get(key)}" for key in differing[family])
+        else ", ".join(f"{key.partition('.')[2]}={value(keys, key)}" for key in differing[family])
         for family, keys in zip(families, own, strict=True)
     ]
 

@@ -32,6 +32,11 @@ def test_state_is_sixteen_bytes_a_weight():
     assert (found.weights, found.gradients, found.optimizer) == (4 * exact, 4 * exact, 8 * exact)
     assert found.casts == 2 * (exact - (2 * 18 + 1) * 1280)
     assert estimate_memory(recipe(), V, bf16=False).casts == 0
+    shape = recipe().model.architecture()
+    muons = shape.layers * shape.d_model * (4 * shape.heads * shape.head_dim + 3 * shape.d_ff)
+    muon = estimate_memory(recipe(train__optimizer="muon"), V)
+    assert muon.optimizer == 8 * exact - 4 * muons
+    assert estimate_memory(recipe(train__average_epochs=2), V).optimizer == 12 * exact
 
 
 def test_activations_of_one_block_by_hand():

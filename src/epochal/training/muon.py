@@ -84,7 +84,7 @@ class MuonAdamW(torch.optim.AdamW):
 def orthogonal(matrix: Tensor) -> Tensor:
     """[m, n] U·S·Vᵀ → U·S'·Vᵀ, [m, n], by five iterations: S' is in 0.84 … 1.13 where S is at
     least a thousandth of the matrix's Frobenius norm, and less where S is less. 0 stays 0."""
-    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x: Tensor = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (_SAFETY * x.norm()).clamp_min(torch.finfo(x.dtype).tiny)
     for a, b, c in _POLAR_EXPRESS:
         gram = x @ x.mT

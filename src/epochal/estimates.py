@@ -55,12 +55,12 @@ class Estimate:
 
         It covers the draws only: the documents are taken as given.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         if self.group_draws is None or not self.error_draws > 0:
             return self.nll, self.nll
         freedom = (len(self.group_draws) - 1) * self.group_draws.shape[1]
-        reach = self.error_draws * float(t.ppf((1 + confidence) / 2, freedom))
+        reach = self.error_draws * float(stdtrit(freedom, (1 + confidence) / 2))
         return self.nll - reach, self.nll + reach
 
     @property
@@ -134,19 +134,19 @@ class Gap:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Student's confidence interval of the difference."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        reach = self.error * float(t.ppf((1 + confidence) / 2, self.freedom)) if self.error else 0.0
+        reach = self.error and self.error * float(stdtrit(self.freedom, (1 + confidence) / 2))
         return self.difference - reach, self.difference + reach
 
     @property
     def p_value(self) -> float:
         """Two-sided: how often two equally good models would differ by so much; NaN unknown."""
-        from scipy.stats import t
+        from scipy.special import stdtr
 
         if not self.error:
             return float("nan")
-        return float(2 * t.sf(abs(self.difference) / self.error, self.freedom))
+        return float(2 * stdtr(self.freedom, -abs(self.difference) / self.error))
 
 
 def gap(a: Estimate, b: Estimate) -> Gap:

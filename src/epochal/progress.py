@@ -8,17 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 _visible: ContextVar[bool] = ContextVar("progress_visible", default=True)
 _LOG_FIRST_SECONDS = 5.0
@@ -50,9 +44,7 @@ def visible() -> bool:
 def say(message: str) -> None:
     """One line for the person at the screen, on standard error; nothing while hidden."""
     if _visible.get():
-        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(
-            message
-        )
+        print(message, file=sys.stderr, flush=True)
 
 
 _renames: set[str] = set()
@@ -79,6 +71,16 @@ def bar(title: str, total: float | None) -> Iterator[Bar]:
 
 
 def _terminal() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),

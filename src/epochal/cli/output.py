@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from epochal.results import to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WIDTH = 92
 _NO_LIMIT = 10_000
@@ -59,6 +60,8 @@ def print_note(text: str) -> None:
 
 def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
     """A two-column table on standard output."""
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -69,6 +72,8 @@ def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """A table on standard output; the first `left` columns are flush left, the rest right."""
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
@@ -79,6 +84,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int 
 
 def _print(table: Table) -> None:
     """In a pipe or a log nothing is cut to a terminal's width, and no spaces are left at ends."""
+    from rich.console import Console
+
     terminal = Console(highlight=False, markup=False)
     if terminal.is_terminal:
         terminal.print(table)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import nnls
 
 from epochal import rng
 from epochal.estimates import Floats
@@ -119,6 +118,8 @@ def _fit(flops: Floats, nll: Floats, target: float) -> tuple[Floats, float]:
 
     C is infinite where the curve levels off above the target.
     """
+    from scipy.optimize import nnls
+
     best: tuple[float, Floats, float] | None = None
     for exponent in _EXPONENTS:
         design = np.stack([np.ones_like(flops), flops**-exponent], axis=1)

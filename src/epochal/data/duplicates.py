@@ -94,9 +94,6 @@ class DuplicateReport:
     version: int = _VERSION
 
 
-_ADAPTER = TypeAdapter(DuplicateReport)
-
-
 def measure_duplicates(
     prefix: str | Path,
     options: DuplicateOptions | None = None,
@@ -129,7 +126,7 @@ def measure_duplicates(
 def _read(path: Path) -> DuplicateReport | None:
     """A measurement made before; None if there is none that can be read."""
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return TypeAdapter(DuplicateReport).validate_json(path.read_bytes())
     except (OSError, ValueError, EpochalError):
         return None
 

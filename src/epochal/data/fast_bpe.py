@@ -56,16 +56,17 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tiktoken
 from numpy.typing import NDArray
-from tokenizers import Tokenizer as HFTokenizer
 
 from epochal.data.notes import SlowReason
 from epochal.progress import say
 from epochal.results import Note, note
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as HFTokenizer
 
 Ids = NDArray[np.int32]
 
@@ -167,6 +168,8 @@ class FastBPE:
 
     def __init__(self, tokenizer: HFTokenizer, content: dict[str, Any] | None = None) -> None:
         """Build tiktoken's tables. Call only if `why_unproven` finds nothing."""
+        import tiktoken
+
         content = content or json.loads(tokenizer.to_str())
         ranks = {}
         for token, number in _ordinary_tokens(content, content["model"]).items():

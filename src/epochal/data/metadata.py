@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ FORMAT = "epochal token store"
 VERSION = 2
 """1, up to epochal 0.1.0, described split and cut in a sentence `how`; it is still read."""
 
-_CONFIG = ConfigDict(extra="forbid")
+_CONFIG = ConfigDict(extra="forbid", defer_build=True)
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -143,7 +144,7 @@ class StoreMetadata:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file: format, version, and all that is known."""
-        known = _ADAPTER.dump_python(self, mode="json", exclude_none=True)
+        known = _adapter().dump_python(self, mode="json", exclude_none=True)
         return {"format": FORMAT, "version": VERSION, **known}
 
     def cut(
@@ -164,7 +165,9 @@ class StoreMetadata:
         )
 
 
-_ADAPTER = TypeAdapter(StoreMetadata)
+@cache
+def _adapter() -> TypeAdapter[StoreMetadata]:
+    return TypeAdapter(StoreMetadata)
 
 
 def read_metadata(path: Path) -> StoreMetadata | None:
@@ -186,7 +189,7 @@ def read_metadata(path: Path) -> StoreMetadata | None:
             f"{__version__}, which reads versions up to {VERSION}; update epochal"
         )
     try:
-        return _ADAPTER.validate_python(_without_prose(content))
+        return _adapter().validate_python(_without_prose(content))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -6,10 +6,10 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tomlkit
 from pydantic import TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
@@ -128,7 +128,7 @@ def recipe_from_tree(tree: Tree) -> Recipe:
         if kind.options is not None
     }
     try:
-        return _ADAPTER.validate_python(tree | {"objectives": options})
+        return _adapter().validate_python(tree | {"objectives": options})
     except ValidationError as error:
         raise RecipeError(_sentence(error)) from None
 
@@ -157,7 +157,7 @@ def _options(name: str, kind: type[Any], values: Tree) -> Any:
 
 def recipe_tree(recipe: Recipe) -> Tree:
     """The recipe as plain nested values, ready for TOML or JSON; unset keys are left out."""
-    dumped: Tree = _ADAPTER.dump_python(recipe, mode="json", exclude_none=True)
+    dumped: Tree = _adapter().dump_python(recipe, mode="json", exclude_none=True)
     tree: Tree = {}
     for key, value in dumped.items():
         tree |= value if key == "objectives" else {key: value}
@@ -166,6 +166,8 @@ def recipe_tree(recipe: Recipe) -> Tree:
 
 def recipe_toml(recipe: Recipe) -> str:
     """The recipe as TOML, every key written out."""
+    import tomlkit
+
     return tomlkit.dumps(recipe_tree(recipe))
 
 
@@ -175,6 +177,8 @@ def annotated_toml(recipe: Recipe | None = None) -> str:
     Keys without a value are commented out, so the text can be used as a recipe once a length
     and a size are set.
     """
+    import tomlkit
+
     values = flat(recipe_tree(recipe)) if recipe is not None else {}
     document = tomlkit.document()
     for key, field in known_keys().items():
@@ -332,7 +336,9 @@ def flat(tree: Tree, prefix: str = "") -> Tree:
     return values
 
 
-_ADAPTER = TypeAdapter(Recipe)
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
 
 
 def _sentence(error: ValidationError, section: str = "") -> str:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
 
 from epochal.errors import DataError
 from epochal.estimates import Floats
@@ -63,7 +62,7 @@ def shared_floor(fits: Mapping[str, PointFit]) -> SharedFloor:
     apart = sum(float(_misfit(fit, fit.objectives[:1])[0]) for fit in fits.values())
     least = float(misfits[best])
     statistic = max(0.0, least - apart)
-    limit = float(chi2.ppf(LEVEL, len(fits) - 1))
+    limit = _chi2_limit(len(fits) - 1)
     return SharedFloor(
         value=float(values[best]),
         interval=_interval(values, misfits, best),
@@ -92,9 +91,16 @@ def _misfit(fit: PointFit, objectives: Floats) -> Floats:
     return share * misfit
 
 
+def _chi2_limit(freedom: int) -> float:
+    """χ² with `freedom` degrees of freedom is below it with probability LEVEL."""
+    from scipy.special import chdtri
+
+    return float(chdtri(freedom, 1 - LEVEL))
+
+
 def _interval(values: Floats, misfits: Floats, best: int) -> Interval:
     """Where the misfit rises by the 95 % point of χ² with one degree of freedom."""
-    limit = float(misfits[best] + chi2.ppf(LEVEL, 1))
+    limit = float(misfits[best]) + _chi2_limit(1)
     below = np.flatnonzero(misfits[:best] > limit)
     above = best + np.flatnonzero(misfits[best:] > limit)
     low = _crossing(values, misfits, below[-1], below[-1] + 1, limit) if len(below) else None

@@ -15,7 +15,6 @@ from epochal.recipe import Recipe, recipe_from_tree
 from epochal.recipe.estimate import Sharding, estimate_memory
 from epochal.recipe.schema import Data, Evaluation, Parallel, Train
 from epochal.results import Note, note
-from epochal.scaling.fit import FitReport
 from epochal.scaling.law import ScalingLaw, read_laws
 from epochal.scaling.optimum import model_for
 from epochal.scaling.options import PlanOptions
@@ -238,8 +237,7 @@ def find_laws(laws: str | Path | Any) -> tuple[dict[str, ScalingLaw], list[Note]
     `laws` is the name of a preset, a law file, a FitReport or a mapping of families to laws. Raises
     OptionError if it is none of these.
     """
-    if isinstance(laws, FitReport):
-        return dict(laws.families), []
+    laws = getattr(laws, "families", laws)  # of a FitReport
     if isinstance(laws, Mapping):
         return dict(laws), []
     if str(laws) in PRESETS:

@@ -18,7 +18,6 @@ from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from epochal.estimates import Floats
 from epochal.scaling.forms.form import FitProblem, Grid, Inputs, effective
@@ -258,6 +257,8 @@ def _descend(
     value: Callable[[Floats], tuple[float, Floats]], start: Floats, inside: NDArray[np.int64]
 ) -> Floats:
     """BFGS over the coordinates `inside`; the others, at their bounds, stay."""
+
+    from scipy.optimize import minimize
 
     def part(free: Floats) -> tuple[float, Floats]:
         whole = start.copy()

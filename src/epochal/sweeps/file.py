@@ -42,7 +42,9 @@ Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk",
 _LENGTHS = ("flops", "epochs", "tokens")
 """Axes that say how long a run is; a part has at most one, but for data-value."""
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+_CONFIG = ConfigDict(
+    extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
+)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -282,7 +284,7 @@ def _axes(values: Tree) -> Axes:
         for key, value in values.items()
     }
     try:
-        return _AXES.validate_python(lists)
+        return TypeAdapter(Axes).validate_python(lists)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"][:1])
@@ -292,9 +294,6 @@ def _axes(values: Tree) -> Axes:
                 f"`sweep.{key}` is missing: one of {', '.join(get_args(Design))}"
             ) from None
         raise RecipeError(f"`sweep.{key}` = {first['input']!r}: {message}") from None
-
-
-_AXES = TypeAdapter(Axes)
 
 
 def _changes(tree: Any, where: str) -> Tree:

@@ -18,6 +18,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 
@@ -56,8 +57,9 @@ def option(
     )
 
 
-def field_docs(kind: type[Any]) -> dict[str, str]:
-    """Field → the text under it, paragraphs unwrapped; of base classes, too."""
+@cache
+def field_docs(kind: type[Any], unwrap: bool = True) -> dict[str, str]:
+    """Field → the text under it, its lines joined if `unwrap`; of base classes, too."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -72,5 +74,6 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                docs[item.target.id] = " ".join(below.value.value.split())
+                text = inspect.cleandoc(below.value.value)
+                docs[item.target.id] = " ".join(text.split()) if unwrap else text
     return docs

@@ -15,7 +15,7 @@ from epochal.recipe import (
     Recipe,
     annotated_toml,
     identity,
-    known_keys,
+    key_docs,
     load_recipe,
     recipe_from_tree,
     recipe_toml,
@@ -58,9 +58,9 @@ def spiral():
 
 
 def test_its_options_are_keys_like_any_other():
-    keys = known_keys()
-    assert keys["spiral.turns"].description == "Turns of a row."
-    assert "spiral: spiral." in keys["family"].description
+    keys = key_docs()
+    assert keys["spiral.turns"] == "Turns of a row."
+    assert "spiral: spiral." in keys["family"]
     assert tomllib.loads(annotated_toml())["spiral"] == {"turns": 3, "blur": 0.0}
     recipe = load_recipe(None, SPIRAL | {"spiral.turns": 5})
     assert recipe.options == SpiralOptions(turns=5)

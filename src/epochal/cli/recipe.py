@@ -20,13 +20,13 @@ def recipe(recipe_and_overrides: tuple[str, ...], as_json: bool) -> None:
       epochal recipe > my.toml
       epochal recipe quickstart train.epochs=20
     """
-    from epochal.recipe import annotated_toml, known_keys, load_recipe, recipe_tree
+    from epochal.recipe import annotated_toml, key_docs, load_recipe, recipe_tree
 
     name, overrides = split_recipe(recipe_and_overrides)
     loaded = load_recipe(name, overrides) if name or overrides else None
     if not as_json:
         click.echo(annotated_toml(loaded), nl=False)
     elif loaded is None:
-        print_json({key: field.description for key, field in known_keys().items()})
+        print_json(key_docs())
     else:
         print_json(recipe_tree(loaded))

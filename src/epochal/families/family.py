@@ -9,13 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 OPTIONS_CONFIG = ConfigDict(
-    extra="forbid",
-    use_attribute_docstrings=True,
-    validate_default=True,
-    allow_inf_nan=False,
-    defer_build=True,
+    extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True
 )
-"""For pydantic dataclasses of recipe options: unknown keys are errors, fields are documented.
+"""For pydantic dataclasses of recipe options: unknown keys are errors.
 
 Validators are built when first used: all of them take half a second."""
 

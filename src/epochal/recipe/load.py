@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from epochal.errors import RecipeError, nearest
 from epochal.families import families, family_names
+from epochal.options import field_docs
 from epochal.recipe.renames import rename_flat, rename_tree
 from epochal.recipe.schema import BUDGET_KEYS, Recipe
 from epochal.units import Interval
@@ -180,7 +180,7 @@ def annotated_toml(recipe: Recipe | None = None) -> str:
     import tomlkit
 
     values = flat(recipe_tree(recipe)) if recipe is not None else {}
-    document = tomlkit.document()
+    document, docs = tomlkit.document(), key_docs()
     for key, field in known_keys().items():
         section, _, name = key.rpartition(".")
         table: Any = document
@@ -189,7 +189,7 @@ def annotated_toml(recipe: Recipe | None = None) -> str:
                 document.add(tomlkit.nl())
                 document.add(section, tomlkit.table())
             table = document[section]
-        for line in (field.description or "").splitlines():
+        for line in docs[key].splitlines():
             table.add(tomlkit.comment(line))
         value = values.get(key) if recipe is not None else _plain(field.default)
         if value is None:
@@ -205,22 +205,30 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Interval) else value
 
 
-def known_keys(section: Any = Recipe, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key, options of families included → its pydantic field (default, text)."""
-    keys: dict[str, Any] = {}
+def known_keys() -> dict[str, Any]:
+    """Every dotted key, options of families included → its pydantic field (default, type)."""
+    return {key: section.__pydantic_fields__[name] for key, section, name in _keys(Recipe)}
+
+
+def key_docs() -> dict[str, str]:
+    """Every dotted key → its meaning, in lines as the source has them."""
+    docs = {
+        key: field_docs(section, unwrap=False).get(name, "") for key, section, name in _keys(Recipe)
+    }
+    return docs | {"family": " ".join(f"{f.name}: {f.title}." for f in families())}
+
+
+def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, class it stands in, name there)."""
     for name, info in section.__pydantic_fields__.items():
         if section is Recipe and name == "objectives":
             for kind in families():
                 if kind.options is not None:
-                    keys |= known_keys(kind.options, f"{kind.name}.")
+                    yield from _keys(kind.options, f"{kind.name}.")
         elif hasattr(info.annotation, "__pydantic_fields__"):
-            keys |= known_keys(info.annotation, f"{prefix}{name}.")
+            yield from _keys(info.annotation, f"{prefix}{name}.")
         else:
-            keys[prefix + name] = info
-    if section is Recipe:
-        keys["family"] = copy(keys["family"])
-        keys["family"].description = " ".join(f"{f.name}: {f.title}." for f in families())
-    return keys
+            yield prefix + name, section, name
 
 
 def check_keys(tree: Tree, prefix: str = "") -> None:

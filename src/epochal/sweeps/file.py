@@ -42,9 +42,7 @@ Design = Literal["isoflop", "epochs", "data-value", "grid", "ablation", "trunk",
 _LENGTHS = ("flops", "epochs", "tokens")
 """Axes that say how long a run is; a part has at most one, but for data-value."""
 
-_CONFIG = ConfigDict(
-    extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, defer_build=True
-)
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -17,7 +17,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) '.[tensorboard]'
+	$(PIP_INSTALL) .
 	@touch $@
 
 # What only tests and checks need (lm-eval, transformers …), so that quickstart does not wait for it.

@@ -55,7 +55,7 @@ def options(
     stay at their defaults.
     """
     hints = typing.get_type_hints(kind)
-    docs = field_docs(kind)
+    docs = field_docs(kind)  # type: ignore[arg-type]  # a class is hashable
     shown = [
         one
         for one in dataclasses.fields(kind)

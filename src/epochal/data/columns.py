@@ -24,7 +24,7 @@ _FILE_FORMAT = b"ARROW1"  # else it is Arrow's stream format, as `datasets` writ
 
 def read_parquet(file: File) -> Documents:
     """The rows of a Parquet file."""
-    import pyarrow as pa
+    pa = _arrow()
     import pyarrow.parquet as pq
 
     try:
@@ -41,7 +41,7 @@ def read_parquet(file: File) -> Documents:
 
 def read_arrow(file: File) -> Documents:
     """The rows of an Arrow file, also of one shard of a data set of Hugging Face's `datasets`."""
-    import pyarrow as pa
+    pa = _arrow()
 
     try:
         with ExitStack() as stack:
@@ -58,6 +58,17 @@ def read_arrow(file: File) -> Documents:
                 yield from ((document, file.position()) for document in documents)
     except pa.ArrowException as error:
         raise DataError(f"{file.place} is truncated or damaged ({error}); get it again") from error
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(
+            "Parquet and Arrow files need pyarrow, which is not installed: run `pip install "
+            "'epochal[parquet]'`"
+        ) from None
+    return pyarrow
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""What is declared is imported and the other way round; wheel and sdist are whole and run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "src" / "epochal"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+TREES = {p: ast.parse(p.read_text("utf-8")) for p in SOURCE.rglob("*.py")}
+NEEDED_BY_OTHERS = {"lxml-html-clean"}
+"""Declared though not imported: trafilatura imports it and does not say so."""
+
+
+def named(requirements):
+    """Names of distributions, as in `huggingface-hub`."""
+    return {
+        re.match(r"[A-Za-z0-9._-]+", line)[0].lower().replace("_", "-") for line in requirements
+    } - {"epochal"}
+
+
+def third_party(tree):
+    """Top-level packages that are imported anywhere in the file, also by name in a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            first = node.args[0] if node.args else None
+            if name in ("import_module", "_library") and isinstance(first, ast.Constant):
+                yield first.value
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
+    names = {name for tree in TREES.values() for name in third_party(tree)}
+    imported = {name.partition(".")[0].lower().replace("_", "-") for name in names}
+    imported -= {name.replace("_", "-") for name in sys.stdlib_module_names} | {"epochal"}
+    if "torch.utils.tensorboard" in names:
+        imported.add("tensorboard")
+    extras = PROJECT["optional-dependencies"]
+    of_users = named(
+        line for extra in set(extras) - {"dev", "docs"} for line in extras[extra]
+    ) | named(PROJECT["dependencies"])
+    assert imported == of_users - NEEDED_BY_OTHERS
+
+
+def test_a_user_needs_no_more_than_the_dependencies_to_import_a_module():
+    """What an extra brings is imported inside functions."""
+    required = named(PROJECT["dependencies"])
+    optional = {
+        "downstream_tasks/harness_model.py",  # imported once lm-eval is known to be there
+        "interop/modeling_epochal_mdm.py",  # goes with an exported model, for transformers
+    }
+    for path, tree in TREES.items():
+        if path.relative_to(SOURCE).as_posix() in optional:
+            continue
+        at_once = {
+            name.partition(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in third_party(node)
+        }
+        at_once -= set(sys.stdlib_module_names) | {"epochal"}
+        assert {name.lower().replace("_", "-") for name in at_once} <= required, path
+
+
+def run(*command, folder):
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_of_the_sdist_has_everything_and_its_command_runs(tmp_path):
+    """As an index would get them: the sdist, and the wheel made of it alone."""
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path, "-t"]
+    run(*build, "sdist", folder=REPOSITORY)
+    [sdist] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    for name in ("LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "Makefile", "tests"):
+        assert (unpacked / name).exists(), name
+    run(*build, "wheel", folder=unpacked)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    ours = {f"epochal/{p.relative_to(SOURCE).as_posix()}" for p in SOURCE.rglob("*.*")}
+    ours = {name for name in ours if not name.endswith((".pyc", "__pycache__"))}
+    assert ours <= inside
+    assert any(name.endswith("licenses/LICENSE") for name in inside)
+
+    # A new environment that sees the dependencies of this one, but not its editable Epochal.
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "clean", folder=tmp_path)
+    python = next((tmp_path / "clean").glob("*/python*"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    run(*pip, wheel, folder=tmp_path)
+    packages = next((tmp_path / "clean").rglob("site-packages"))
+    outer = next(p for p in sys.path if p.endswith("site-packages"))
+    # After the new environment's own packages; addsitedir would read the editable one's path, too.
+    (packages / "outer.pth").write_text(f"{outer}\n")
+    (tmp_path / "text.txt").write_text("A text of a few words. " * 200)
+    command = python.with_name("epochal")
+    assert "built-in text" in run(command, "quickstart", "--help", folder=tmp_path)
+    plan = run(command, "plan", "-U", "100M", "--flops", "1e20", "--json", folder=tmp_path)
+    assert '"laws"' in plan or '"families"' in plan
+    prepare = ("data", "prepare", "text.txt", "--tokenizer", "bytes", "--out", "corpus")
+    run(command, *prepare, folder=tmp_path)
+    assert (tmp_path / "corpus" / "tokenizer.json").is_file()

@@ -234,6 +234,27 @@ def test_only_the_command_line_prints(path):
             assert to == ["sys.stderr"], f"line {node.lineno}"
 
 
+NOT_EVERYWHERE = set(
+    ["fork", "killpg", "setsid", "wait4", "getuid", "geteuid", "sched_getaffinity", "getloadavg"]
+)
+NOT_EVERYWHERE |= {"SIGKILL", "SIGUSR1", "SIGUSR2", "fcntl", "pwd", "resource", "termios"}
+
+
+@by_name([path for path in FILES if name_of(path) != "sweeps/fork_server.py"])
+def test_what_windows_lacks_is_asked_for_first(path):
+    """fork_server.py has one guard for all of it, `FORKS`."""
+    nodes = list(ast.walk(tree_of(path)))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} & NOT_EVERYWHERE
+    used |= {name for name, _ in imported(tree_of(path))} & NOT_EVERYWHERE
+    asked = {ast.unparse(n.args[1]).strip("'") for n in nodes if is_call_of(n, "hasattr")}
+    # Who may send a signal to a group has SIGKILL, too.
+    assert used <= asked | ({"SIGKILL"} if "killpg" in asked else set())
+
+
+def is_call_of(node, name):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == name
+
+
 FAMILY_ROOMS = {"families", "objectives", "generation", "interop"}
 """Rooms that may know which families there are; all others take what is on the list."""
 FAMILY_DATA = {"downstream_tasks/paper_tasks.py", "downstream_tasks/options.py"}

@@ -112,18 +112,37 @@ def test_the_wheel_of_the_sdist_has_everything_and_its_command_runs(tmp_path):
 
     # A new environment that sees the dependencies of this one, but not its editable Epochal.
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "clean", folder=tmp_path)
-    python = next((tmp_path / "clean").glob("*/python*"))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    programs = tmp_path / "clean" / ("Scripts" if os.name == "nt" else "bin")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        programs / "python",
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
     run(*pip, wheel, folder=tmp_path)
     packages = next((tmp_path / "clean").rglob("site-packages"))
     outer = next(p for p in sys.path if p.endswith("site-packages"))
     # After the new environment's own packages; addsitedir would read the editable one's path, too.
     (packages / "outer.pth").write_text(f"{outer}\n")
     (tmp_path / "text.txt").write_text("A text of a few words. " * 200)
-    command = python.with_name("epochal")
+    command = programs / "epochal"
     assert "built-in text" in run(command, "quickstart", "--help", folder=tmp_path)
     plan = run(command, "plan", "-U", "100M", "--flops", "1e20", "--json", folder=tmp_path)
     assert '"laws"' in plan or '"families"' in plan
-    prepare = ("data", "prepare", "text.txt", "--tokenizer", "bytes", "--out", "corpus")
+    prepare = (
+        "data",
+        "prepare",
+        "text.txt",
+        "--tokenizer",
+        "bytes",
+        "--validation",
+        "0",
+        "--out",
+        "corpus",
+    )
     run(command, *prepare, folder=tmp_path)
     assert (tmp_path / "corpus" / "tokenizer.json").is_file()

@@ -77,7 +77,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Make sure that a file's content, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows keeps names without being asked, and opens no folders
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -46,6 +46,13 @@ def test_every_command_explains_itself(call, command):
         assert "xample" in out or "begin" in out
 
 
+def test_the_shell_is_told_how_to_complete_a_word(call, monkeypatch):
+    monkeypatch.setenv("_EPOCHAL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "epochal pl")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call()[:2] == (0, "plain,plan\n")
+
+
 def test_short_commands_import_only_what_they_use(tmp_path):
     """Judged by modules, in one fresh process: answers within a second are owed to this."""
     heavy = [

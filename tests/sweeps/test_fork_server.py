@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from epochal.errors import RunError
-from epochal.sweeps.fork_server import LOST, ForkServer
+from epochal.sweeps.fork_server import LOST, ForkServer, start_epochal
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -82,3 +83,11 @@ def test_without_its_server_a_child_goes_on_and_none_is_started(server, tmp_path
     while child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert child.poll() == LOST
+
+
+def test_where_nothing_can_be_forked_a_run_is_a_new_interpreter(monkeypatch, tmp_path):
+    monkeypatch.setattr("epochal.sweeps.fork_server.FORKS", False)
+    process = start_epochal(["--version"], ENV, tmp_path / "log")
+    assert isinstance(process, subprocess.Popen)
+    assert process.wait() == 0
+    assert "epochal" in (tmp_path / "log").read_text()

@@ -38,9 +38,15 @@ def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> N
       epochal compare quickstart/ar quickstart/mdm
     """
     runs = [word for word in words if "=" not in word and (Path(word) / "run.json").exists()]
-    if runs and len(runs) == len(words):
+    if runs and not any("=" in word for word in words):
         from epochal.studies.compare import compare_existing
 
+        others = [word for word in words if word not in runs]
+        for word in others:
+            if not Path(word).exists():
+                raise click.UsageError(f"there is no run folder {word}")
+        if others:  # the shell gives them for quickstart/*
+            click.echo(f"left out, since they are no runs: {', '.join(others)}", err=True)
         refuse(("out", "families", "restart"), "has no effect on runs that exist; leave it out")
         comparison = compare_existing(runs, draws=options.draws)
     else:

@@ -19,7 +19,7 @@ _FASTER = 1.3
 
 
 @click.command()
-@click.argument("folder", default=".")
+@click.argument("folder", default=".", type=click.Path(exists=True, file_okay=False))
 @json_option
 def doctor(folder: str, as_json: bool) -> None:
     """Show what this machine has: versions, cores, speed, compiler, GPUs, memory, disk, extras.

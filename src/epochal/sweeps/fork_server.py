@@ -36,6 +36,9 @@ PRELOADED = (
 )
 """Modules that a child need not import."""
 COMMAND = [sys.executable, "-m", "epochal.sweeps.fork_server"]
+FORKS = hasattr(os, "fork") and sys.platform != "darwin"
+"""Whether runs are forked. Windows cannot, and libraries of macOS do not outlive a fork: there each
+run is a new interpreter."""
 POLL_SECONDS = 0.05
 LOST = -9
 """Exit code of a child whose server ended before it."""
@@ -126,8 +129,20 @@ _servers: list[ForkServer] = []
 """Kept for all sweeps of this process; those that have ended, too."""
 
 
-def start_epochal(arguments: list[str], env: dict[str, str], log: Path) -> ForkedProcess:
+def start_epochal(
+    arguments: list[str], env: dict[str, str], log: Path
+) -> ForkedProcess | subprocess.Popen[bytes]:
     """Start `epochal` with `arguments` and the environment `env`; see `ForkServer.start`."""
+    if not FORKS:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "epochal", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
     threads = int(env["OMP_NUM_THREADS"])
     server = next((one for one in _servers if one.threads == threads and not one.ended), None)
     if server is None:

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -83,7 +83,7 @@ class Launch:
                     time.sleep(POLL_SECONDS)
             finally:
                 for active in self._active:  # only after an error of our own
-                    _signal(active, signal.SIGKILL)
+                    _kill(active)
                     active.process.wait()
                 self._save()
 
@@ -235,12 +235,12 @@ class Launch:
             f"{'it' if count == 1 else 'them'}"
         )
         for active in self._active:
-            _signal(active, signal.SIGTERM)
+            self._ask_to_end(active)
         while any(active.process.poll() is None for active in self._active):
             if len(asked) > 1 and not killed:
                 killed = True
                 for active in self._active:
-                    _signal(active, signal.SIGKILL)
+                    _kill(active)
             time.sleep(POLL_SECONDS / 4)
         for active in self._active:
             active.state.state, active.state.exit_code = State.STOPPED, active.process.poll()
@@ -257,6 +257,15 @@ class Launch:
             code,
         )
 
+    def _ask_to_end(self, active: _Active) -> None:
+        """By SIGTERM to all its processes (torchrun has children); by a file on Windows."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(active.process.pid, signal.SIGTERM)
+        else:
+            stop_file = RunFolder(self.folder.run_dir(active.state.name)).stop_file
+            files.write_text(stop_file, "ended with the others\n")
+
     def _save(self) -> None:
         self.folder.write(self.name, self.states)
 
@@ -269,12 +278,13 @@ def _status(folder: RunFolder) -> str | None:
     return None if info is None else str(info.get("status"))
 
 
-def _signal(active: _Active, number: int) -> None:
-    """Send a signal to the whole process group of a run: torchrun has children."""
-    try:
-        os.killpg(active.process.pid, number)
-    except ProcessLookupError:
-        return
+def _kill(active: _Active) -> None:
+    """All processes of a run."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(active.process.pid, signal.SIGKILL)
+    elif isinstance(active.process, subprocess.Popen):
+        active.process.kill()
 
 
 @contextmanager

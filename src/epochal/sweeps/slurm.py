@@ -24,7 +24,7 @@ from epochal.sweeps.slots import Slot
 
 POLL_SECONDS = 0.5
 PORTS = (20000, 60000)
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 """Slurm sends these to every process of a job; processes without a handler should ignore them."""
 
 

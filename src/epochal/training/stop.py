@@ -16,7 +16,11 @@ from epochal.progress import say
 TRY_AGAIN = 75
 """Exit code after a STOP file (EX_TEMPFAIL)."""
 # Slurm's --signal sends SIGUSR1 or SIGUSR2 before it takes the machine away.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has no SIGUSR
+)
 RELAY_SECONDS = 5.0
 """The same signal again within this time is the same request: Slurm signals every process of a
 job, so a worker of torchrun gets it from Slurm and from torchrun. Ctrl-C comes from a person."""

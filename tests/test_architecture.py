@@ -234,10 +234,10 @@ def test_only_the_command_line_prints(path):
             assert to == ["sys.stderr"], f"line {node.lineno}"
 
 
-NOT_EVERYWHERE = set(
-    ["fork", "killpg", "setsid", "wait4", "getuid", "geteuid", "sched_getaffinity", "getloadavg"]
-)
-NOT_EVERYWHERE |= {"SIGKILL", "SIGUSR1", "SIGUSR2", "fcntl", "pwd", "resource", "termios"}
+NOT_EVERYWHERE = {
+    *("fork", "killpg", "setsid", "wait4", "getuid", "geteuid", "sched_getaffinity", "getloadavg"),
+    *("SIGKILL", "SIGUSR1", "SIGUSR2", "fcntl", "pwd", "resource", "termios"),
+}
 
 
 @by_name([path for path in FILES if name_of(path) != "sweeps/fork_server.py"])

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import processes
+
 settings.register_profile("epochal", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("epochal")
+processes.use_for_all_runs()
 
 SHARED = Path(__file__).parents[2] / "shared"
 

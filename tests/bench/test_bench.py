@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+import runpy
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +14,9 @@ from click.testing import CliRunner
 
 import run
 from epochal.cli.main import main
+from epochal.data.builtin import builtin_documents
 from epochal.errors import UserError
-from parts import PARTS, estimator, generation, run_parts
+from parts import PARTS, estimator, generation, memory, prepare, run_parts, tokenizer
 from parts.memory import can_measure, peak_memory
 from parts.options import Options, Setting
 from parts.steps import VARIANTS, make_step
@@ -78,13 +77,32 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
     assert more - small > 0.8 * 61
 
 
-@pytest.mark.skipif(not can_measure(), reason="this system does not report peak memory")
-def test_a_failing_measurement_is_reported():
-    with pytest.raises(UserError, match="nonsense"):
-        peak_memory("nonsense", replace(TINY, d_model=0))
+def test_a_failing_measurement_is_reported(tmp_path, monkeypatch):
+    fails = tmp_path / "python"
+    fails.write_text("#!/bin/sh\necho Traceback >&2\necho 'ValueError: too large' >&2\nexit 1\n")
+    fails.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(fails))
+    with pytest.raises(UserError, match="memory of ours ar failed: ValueError: too large"):
+        peak_memory("ours ar", TINY)
 
 
-@pytest.mark.parametrize("name", sorted(PARTS))
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """A third of the built-in texts, once: how much there is decides none of these tests."""
+    few = builtin_documents()[:180]
+    for part in (estimator, prepare, tokenizer):
+        monkeypatch.setattr(part, "builtin_documents", lambda: few)
+    monkeypatch.setattr(prepare, "_COPIES", 1)
+
+
+def test_peaks_are_compared_with_those_of_the_peers(monkeypatch):
+    peaks = {"ours ar": 2.0, "nanogpt-style": 4.0, "ours mdm": 9.0, "smdm-style": 3.0}
+    monkeypatch.setattr(memory, "peak_memory", lambda name, setting: peaks[name])
+    values = {row.name: row.value for row in run_parts(["memory"], OPTIONS)}
+    assert values == peaks | {"ours ar of nanogpt-style": 0.5, "ours mdm of smdm-style": 3.0}
+
+
+@pytest.mark.parametrize("name", sorted(set(PARTS) - {"memory"}))
 def test_each_part_gives_finite_rows(name):
     torch.manual_seed(0)
     rows = run_parts([name], OPTIONS)
@@ -142,12 +160,12 @@ def test_quick_changes_fields_that_exist():
     assert set(run.QUICK) <= {field.name for field in fields(Options)}
 
 
-def test_it_runs_as_a_script():
-    script = Path(run.__file__)
-    done = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
-    )
-    assert all(name in done.stdout for name in PARTS)
+def test_it_runs_as_a_script(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(run.__file__, run_name="__main__")
+    assert ended.value.code == 0
+    assert all(name in capsys.readouterr().out for name in PARTS)
 
 
 def test_epochal_bench_leads_there(capsys):

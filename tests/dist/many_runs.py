@@ -1,8 +1,8 @@
-"""Started by torchrun: several runs one after the other, in the same processes.
+"""Several runs one after the other, in the same processes.
 
-    torchrun … many_runs.py JOBS.json      [{overrides…, "stop_at": 12}, …]
+    many_runs.py JOBS.json      [{overrides…, "stop_at": 12}, …]
 
-Starting Python and torch takes longer than such a run. A run with `stop_at` is stopped after
+A run with `stop_at` is stopped after
 so many steps, as by SIGTERM to the last process.
 """
 

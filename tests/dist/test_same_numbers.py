@@ -1,8 +1,7 @@
 """One, two and four processes, in every mode, give one loss curve; and a checkpoint of any number
 of processes, in any mode, is gone on with by any other.
 
-Starting Python and torch takes longer than such a run, so all that two processes have to do is
-done by one start of them, and likewise for four.
+All that two processes have to do is done by one start of them, and likewise for four.
 """
 
 from __future__ import annotations
@@ -126,9 +125,9 @@ def runs(tiny_corpus, tmp_path_factory):
 
     for job in halves(0, 1):
         train_one(job)
-    done = many(2, [*wholes(2), *halves(0, 2), *halves(1, 2)], folder)
-    assert f"resuming from step {FIRST} of 24" in done.stderr
-    assert "FutureWarning" not in done.stderr  # nor of names that torch gives up
+    said = many(2, [*wholes(2), *halves(0, 2), *halves(1, 2)], folder)
+    assert f"resuming from step {FIRST} of 24" in said
+    assert "FutureWarning" not in said  # nor of names that torch gives up
     unfinished = [name for name, (_, second) in MOVES.items() if second[0] != 2]
     assert {RunRecord(folder / name).status for name in unfinished} == {"stopped"}
     for job in halves(1, 1):

@@ -1,4 +1,4 @@
-"""Starting processes with torchrun, as users do."""
+"""Starting processes with torchrun, as users do, or without it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from processes import together
 
 HERE = Path(__file__).parent
 
@@ -33,10 +35,10 @@ def run(processes, *arguments, restarts=0, timeout=400, path=""):
     )
 
 
-def many(processes, jobs, folder, **more):
-    """Train `jobs`, a list of overrides, one after the other in the same processes."""
+def many(processes, jobs, folder):
+    """Train `jobs`, a list of overrides, one after the other in the same processes; what they said
+    to standard error."""
     file = folder / f"jobs-{processes}.json"
     file.write_text(json.dumps(jobs))
-    done = run(processes, str(HERE / "many_runs.py"), str(file), **more)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
+    _, said = together(processes, ["python", str(HERE / "many_runs.py"), str(file)], folder)
+    return said

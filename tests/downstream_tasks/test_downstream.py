@@ -22,6 +22,7 @@ from epochal.errors import DataError, EpochalError, UserError
 from epochal.results import to_json
 from epochal.runs import RunRecord
 from local_tasks import ROWS, write_rows
+from processes import together
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -411,17 +412,15 @@ def test_without_a_device_epochal_is_asked_for_any(words, added, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions_and_find_the_same(runs, tmp_path):
-    """Under torchrun, against a single process: values to rounding, each question once."""
+    """Two, against a single one: values to rounding, each question once."""
     rows = write_rows(tmp_path / "rows", copies=5, tasks=["sciq", "lambada_standard"])
     names = "sciq,lambada_standard"
     options = DownstreamOptions(tasks=names, data=rows, draws=8, device="cpu")
     alone = downstream(runs / "mdm", options)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words += ["-m", "epochal", "downstream", str(runs / "mdm"), "--draws", "8", "--json"]
+    words = ["downstream", str(runs / "mdm"), "--draws", "8", "--json"]
     words += ["--tasks", names, "--data", str(rows), "--device", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for one, other in zip(alone, json.loads(done.stdout), strict=True):
+    said, _ = together(2, words, tmp_path)
+    for one, other in zip(alone, json.loads(said), strict=True):
         assert other["documents"] == one.documents == 5
         for name, score in one.metrics.items():
             assert other["metrics"][name]["value"] == pytest.approx(score.value, rel=1e-4)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,6 +15,7 @@ from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.gap import gap
 from epochal.evaluation.options import EvalOptions
 from epochal.runs import RunRecord
+from processes import together
 
 
 @pytest.fixture
@@ -105,32 +102,15 @@ def test_words_that_make_no_sense(pair, capsys, words, message):
     assert message in err
 
 
-def test_two_processes_give_the_same_number(pair):
+def test_two_processes_give_the_same_number(pair, tmp_path):
     """As torchrun starts them: gloo, each half of the batches, the first one speaks."""
     recipe = pair[1] / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("[eval]", "[eval]\nbatch = 5"))
     alone = evaluate(pair[1], EvalOptions(draws=2))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    words = [sys.executable, "-m", "epochal", "eval", str(pair[1]), "--draws", "2", "--json"]
-    processes = [
-        subprocess.Popen(
-            words,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    content = json.loads(told[0][0])
+    words = ["eval", str(pair[1]), "--draws", "2", "--json"]
+    content = json.loads(together(2, words, tmp_path)[0])
     assert content["nll_nats_per_token"] == alone.nll_nats_per_token
     assert content["standard_error"] == alone.standard_error
-    assert told[1][0] == ""
 
 
 def test_the_papers_estimator_does_not_pair_families(pair):

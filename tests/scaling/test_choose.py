@@ -29,7 +29,8 @@ def chosen(name, seed, noise=0.007):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_the_planted_form_is_chosen_for_two_seeds_of_three(name):
-    assert sum(chosen(name, seed) == name for seed in range(3)) >= 2
+    right = [chosen(name, seed) == name for seed in range(2)]
+    assert all(right) or (any(right) and chosen(name, 2) == name)
 
 
 def test_without_repetition_the_half_lives_are_refused():

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from epochal.cli.main import main
 from epochal.data.corpus import open_corpus
 from epochal.errors import OptionError, RecipeError, RunError, TrainingStopped
 from epochal.recipe import identity, load_recipe
@@ -460,7 +461,7 @@ def test_states_round_trip(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
+def test_real_runs_from_the_command_line(tiny_corpus, tmp_path, capsys):
     """Ctrl-C in the middle, the same command again, a failure beside; exit codes as promised."""
     import tomlkit
 
@@ -479,8 +480,8 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     tree["base"]["checkpoint"] |= {"every": "200 steps"}
     file = tmp_path / "three.toml"
     file.write_text(tomlkit.dumps(tree))
-    command = [sys.executable, "-m", "epochal", "sweep", str(file), "--jobs", "2"]
-    command += ["--out", str(tmp_path / "runs" / "three")]
+    words = ["sweep", str(file), "--jobs", "2", "--out", str(tmp_path / "runs" / "three")]
+    command = [sys.executable, "-m", "epochal", *words]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "runs" / "three" / "ar" / "run.json"
     while not metrics.exists() and first.poll() is None:
@@ -489,10 +490,12 @@ def test_real_runs_from_the_command_line(tiny_corpus, tmp_path):
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
     assert "resume" in said
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
-    assert again.returncode == 1, again.stderr
-    assert "orphan failed" in again.stdout
-    assert str(tmp_path / "none") in again.stdout.replace("\n", "")
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "orphan failed" in told
+    assert str(tmp_path / "none") in told.replace("\n", "")
     result = sweep(file, options=SweepOptions(out=tmp_path / "runs" / "three"))
     assert {run.name: run.state for run in result.runs} == {
         "ar": "finished",

@@ -138,18 +138,16 @@ def test_ctrl_c_twice_breaks_off_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_after_kill_9(tiny_corpus, tmp_path):
-    """Killed in mid-flight in a process of its own; the same command, then, the same weights."""
+    """Killed in mid-flight in a process of its own; the same recipe, then, the same weights."""
     changes = {"train__steps": 600, "checkpoint__every": "50 steps", "eval__every": "100 steps"}
 
-    def command(folder):
-        values = overrides(tiny_corpus, folder, family="mdm", **changes)
-        return [sys.executable, "-m", "epochal", "train", *as_words(values)]
+    def values(folder):
+        return overrides(tiny_corpus, folder, family="mdm", **changes)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    train(None, values(whole))
+    command = [sys.executable, "-m", "epochal", "train", *as_words(values(killed))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while not list((killed / "checkpoints").glob("last-*")):
@@ -161,7 +159,7 @@ def test_after_kill_9(tiny_corpus, tmp_path):
         process.kill()
         process.wait()
     assert RunRecord(killed).status == "running", "it ended before it was killed"
-    subprocess.run(command(killed), check=True, capture_output=True)
+    train(None, values(killed))
     assert final_files(killed) == final_files(whole)
     assert figures(killed) == figures(whole)
 

@@ -1,0 +1,58 @@
+"""Processes that work together, as torchrun starts them, forked from the server of runs.
+
+Run as a program it is that server: of the requests' arguments, `python FILE …` runs a file, all
+others `epochal`. Starting torchrun and Python and importing torch takes 15 s of a core for two
+processes; tests/dist/test_faults.py does it.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+
+from epochal.sweeps import fork_server
+from epochal.sweeps.fork_server import PRELOADED, _run_epochal, serve, start_epochal
+
+
+def use_for_all_runs():
+    """Let runs of sweeps and studies share the one server with the tests' own processes."""
+    fork_server.COMMAND = [sys.executable, str(Path(__file__))]
+
+
+def together(count, arguments, folder, **env):
+    """Run `epochal` with the arguments, or `python FILE …`, in `count` processes.
+
+    (Standard output of the first, what all of them wrote to standard error.) Each must end well.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    logs = [folder / f"rank-{rank}" for rank in range(count)]
+    children = []
+    for rank, log in enumerate(logs):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ERRORS": f"{log}.err"}
+        children.append(start_epochal(arguments, shared | own, log))
+    codes = [child.wait() for child in children]
+    errors = "".join(Path(f"{log}.err").read_text() for log in logs)
+    assert codes == [0] * count, errors[-4000:]
+    assert not any(log.read_text() for log in logs[1:]), "only the first one speaks"
+    return logs[0].read_text(), errors
+
+
+def _run(arguments):
+    if errors := os.environ.get("ERRORS"):
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if arguments[0] != "python":
+        return _run_epochal(arguments)
+    sys.argv = arguments[1:]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    return runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve(_run, PRELOADED)

@@ -27,6 +27,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 def _one_thread():
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+    processes.measure_quickly()
 
 
 @pytest.fixture

@@ -20,6 +20,18 @@ from epochal.sweeps.fork_server import PRELOADED, _run_epochal, serve, start_epo
 def use_for_all_runs():
     """Let runs of sweeps and studies share the one server with the tests' own processes."""
     fork_server.COMMAND = [sys.executable, str(Path(__file__))]
+    _wait_for_no_disk()
+
+
+def _wait_for_no_disk():
+    """No test cuts the power, so nothing has to be on the disk."""
+    os.fsync = lambda handle: None
+
+
+def measure_quickly():
+    """How fast this machine multiplies, which took half the time of a tiny run, is no test's."""
+    if device := sys.modules.get("epochal.device"):
+        device._CPU_PRODUCT = 64
 
 
 def together(count, arguments, folder, **env):
@@ -45,6 +57,7 @@ def together(count, arguments, folder, **env):
 
 
 def _run(arguments):
+    measure_quickly()
     if errors := os.environ.get("ERRORS"):
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if arguments[0] != "python":
@@ -55,4 +68,5 @@ def _run(arguments):
 
 
 if __name__ == "__main__":
+    _wait_for_no_disk()
     serve(_run, PRELOADED)

@@ -17,6 +17,10 @@ from epochal.recipe.schema import Train
 from epochal.sizes import find_gpu
 
 
+_CPU_PRODUCT = 1024
+"""Rows of the matrices whose product on a CPU is timed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Device of a run, and how it computes there."""
@@ -63,22 +67,28 @@ class Machine:
         """Peak FLOP/s for MFU, and its source ("data sheet" or "measured").
 
         For a device that is not in the table, and for a CPU, one matrix product in the run's
-        precision is timed (the best of five).
+        precision is timed.
         """
         if self.device.type == "cuda" and self.bf16 and (gpu := find_gpu(self.title)):
             return gpu.peak, "data sheet"
-        return self.product_flops(1024 if self.device.type == "cpu" else 8192), "measured"
+        return self.product_flops(_CPU_PRODUCT if self.device.type == "cpu" else 8192), "measured"
 
     def product_flops(self, size: int) -> float:
-        """FLOP/s of a product of two matrices of `size` rows and columns, the best of five."""
+        """FLOP/s of a product of two matrices of `size` rows and columns.
+
+        The best of five, of fewer where they would take longer than half a second.
+        """
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         a = torch.ones(size, size, dtype=dtype, device=self.device)
-        best = float("inf")
+        best, left = float("inf"), 0.5
         for _ in range(5):
             start = time.perf_counter()
             product = a @ a
             product[0, 0].item()  # waits for the device
-            best = min(best, time.perf_counter() - start)
+            took = time.perf_counter() - start
+            best, left = min(best, took), left - took
+            if left < 0:
+                break
         return 2 * size**3 / best
 
 

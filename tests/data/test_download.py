@@ -71,11 +71,11 @@ def fake(tmp_path, monkeypatch, shared):
     (root / GPT2).mkdir(parents=True)
     (root / QUICKSTART).mkdir(parents=True)
     for name in ("vocab.json", "merges.txt"):
-        shutil.copy(shared / "samples" / "gpt2" / name, root / GPT2 / name)
+        shutil.copy(shared / "samples" / "bpe500" / name, root / GPT2 / name)
     for name in ("gpt2tok_c4_100_text_document", "gpt2tok_c4_val_text_document"):
         for suffix in (".bin", ".idx"):
             shutil.copy(
-                FILES / f"gpt2tok_pub_text_document{suffix}", root / QUICKSTART / f"{name}{suffix}"
+                FILES / f"bpe500_pub_text_document{suffix}", root / QUICKSTART / f"{name}{suffix}"
             )
     made = FakeHub(root)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", made.download)
@@ -93,9 +93,9 @@ def test_the_published_tokens_become_a_corpus(fake, tmp_path):
     found = download("c4:100M", tmp_path / "c4")
     assert (found.kind, found.documents, found.already_existed) == ("corpus", 59, False)
     corpus = Corpus.open(tmp_path / "c4")
-    assert corpus.train.unique_tokens == found.unique_tokens == 5651
+    assert corpus.train.unique_tokens == found.unique_tokens == 13622
     assert corpus.validation is not None
-    assert corpus.tokenizer.vocabulary == 50257
+    assert corpus.tokenizer.vocabulary == 500
     note = json.loads((tmp_path / "c4" / "download.json").read_text())
     assert note["revision"] == "c0ffee"
     content = (tmp_path / "c4" / "train.bin").read_bytes()

@@ -1,8 +1,8 @@
 """Processes that work together, as torchrun starts them, forked from the server of runs.
 
 Run as a program it is that server: of the requests' arguments, `python FILE …` runs a file, all
-others `epochal`. Starting torchrun and Python and importing torch takes 15 s of a core for two
-processes; tests/dist/test_faults.py does it.
+others `epochal`. To start torchrun and two Pythons that import torch takes 15 s of a core;
+tests/dist/test_faults.py does it.
 """
 
 from __future__ import annotations
@@ -34,32 +34,43 @@ def measure_quickly():
         device._CPU_PRODUCT = 64
 
 
-def together(count, arguments, folder, **env):
-    """Run `epochal` with the arguments, or `python FILE …`, in `count` processes.
+def together(count, arguments, folder):
+    """Run `epochal` with the arguments, or `python FILE …`, in `count` processes to their end.
 
-    (Standard output of the first, what all of them wrote to standard error.) Each must end well.
+    (Standard output of the first, what all of them wrote to standard error.)
     """
+    children, logs = start(count, arguments, folder)
+    codes = [child.wait() for child in children]
+    said = errors(logs)
+    assert codes == [0] * count, said[-4000:]
+    assert not any(log.read_text() for log in logs[1:]), "only the first one speaks"
+    return logs[0].read_text(), said
+
+
+def errors(logs):
+    """What all of the processes wrote to standard error."""
+    return "".join(Path(f"{log}.err").read_text() for log in logs)
+
+
+def start(count, arguments, folder):
+    """The processes, and the files of their standard output; see `together`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    shared |= {**os.environ, "OMP_NUM_THREADS": "1"}
     logs = [folder / f"rank-{rank}" for rank in range(count)]
     children = []
     for rank, log in enumerate(logs):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ERRORS": f"{log}.err"}
         children.append(start_epochal(arguments, shared | own, log))
-    codes = [child.wait() for child in children]
-    errors = "".join(Path(f"{log}.err").read_text() for log in logs)
-    assert codes == [0] * count, errors[-4000:]
-    assert not any(log.read_text() for log in logs[1:]), "only the first one speaks"
-    return logs[0].read_text(), errors
+    return children, logs
 
 
 def _run(arguments):
     measure_quickly()
-    if errors := os.environ.get("ERRORS"):
-        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if path := os.environ.get("ERRORS"):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     if arguments[0] != "python":
         return _run_epochal(arguments)
     sys.argv = arguments[1:]

@@ -117,6 +117,7 @@ def test_very_long_runs(bpe, text):
 def test_every_character_that_tiktoken_gets_is_split_alike():
     """All of Unicode, by experiment: wherever the two engines could split differently.
 
+    Of the 250,000 ideographs, syllables and private characters every ninth.
     In this vocabulary "a", "1", "!" and " " are joined first to whatever byte follows them, so
     the ids show whether a character was put in one piece with them.
     """
@@ -127,9 +128,11 @@ def test_every_character_that_tiktoken_gets_is_split_alike():
     stable = [
         chr(number)
         for number in range(sys.maxunicode + 1)
-        if not 0xD800 <= number < 0xE000 and same_class_everywhere(chr(number))
+        if (unicodedata.category(chr(number)) not in ("Lo", "Co", "Cn", "Cs") or number % 9 == 0)
+        and not 0xD800 <= number < 0xE000
+        and same_class_everywhere(chr(number))
     ]
-    assert len(stable) > 200_000
+    assert len(stable) > 30_000
     for first in range(0, len(stable), 20_000):
         text = "".join(f"a{c}1{c}!{c} {c}  {c}{c}" for c in stable[first : first + 20_000])
         ours, theirs = fast.encode(text), encode_slowly(hf, text)

@@ -1,6 +1,6 @@
-"""Started by torchrun: a run to which something happens in the last process.
+"""A run to which something happens in the last process.
 
-torchrun … faulty_run.py JOB.json FAULT      kills | hang | full-disk
+faulty_run.py JOB.json FAULT      kills | hang | full-disk
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from epochal.training.step import Stepper
 from tiny_runs import as_words
 
 THREE = {"parallel.data": 3}
-RESTART = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+RESTART = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def before(owner, name, action):

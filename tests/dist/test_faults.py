@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from epochal.runs import RunRecord
 from epochal.training import checkpoint
 from epochal.interop.load import load
 from tiny_runs import figures, overrides
+from processes import errors, start
 from torchrun import HERE, run
 
 
@@ -26,20 +29,19 @@ def values(corpus, folder, **changes):
     return overrides(corpus, folder, **(steady | changes))
 
 
-def faulty(corpus, folder, fault, *, restarts=0, **changes):
+def faulty(corpus, folder, fault, **changes):
+    """The words of a run on which the fault comes."""
     job = folder / f"{fault}.json"
     job.write_text(json.dumps(values(corpus, folder / fault, **changes)))
-    path = f"{HERE.parent}:{HERE}"
-    return run(
-        2, str(HERE / "faulty_run.py"), str(job), fault, restarts=restarts, path=path, timeout=180
-    )
+    return [str(HERE / "faulty_run.py"), str(job), fault]
 
 
 @pytest.fixture(scope="module")
 def killed(tiny_corpus, tmp_path_factory):
     """(folder, what was said) of a run killed in a step, and in a save after that."""
     folder = tmp_path_factory.mktemp("kills")
-    done = faulty(tiny_corpus, folder, "kills", restarts=2, train__ema=0.9)
+    words = faulty(tiny_corpus, folder, "kills", train__ema=0.9)
+    done = run(2, *words, restarts=2, path=f"{HERE.parent}:{HERE}", timeout=180)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "kills", done.stderr
 
@@ -81,7 +83,6 @@ def test_a_truncated_part_is_named_and_the_one_before_used(killed, tmp_path, cap
 
 
 def test_a_table_of_contents_that_would_run_code_is_refused(killed, tmp_path):
-    import os
     import pickle
 
     class Evil:
@@ -105,13 +106,16 @@ def test_weights_of_another_model_are_refused(killed):
         sharded.read(path, {"model:final_norm.weight": torch.zeros(16)})
 
 
-def test_a_process_that_hangs_ends_the_job_and_is_named(tiny_corpus, tmp_path):
-    start = time.monotonic()
-    done = faulty(tiny_corpus, tmp_path, "hang", parallel__timeout=8)
-    assert done.returncode != 0
-    assert time.monotonic() - start < 120
-    assert "rank 1 (" in done.stderr
-    assert "is after step 6, at" in done.stderr
+def test_a_process_that_hangs_is_named_by_the_one_that_ends_the_job(tiny_corpus, tmp_path):
+    """Which ends with an error, whereupon torchrun ends all."""
+    begin = time.monotonic()
+    words = faulty(tiny_corpus, tmp_path, "hang", parallel__timeout=8)
+    (waits, hangs), logs = start(2, ["python", *words], tmp_path)
+    assert waits.wait() != 0
+    os.killpg(hangs.pid, signal.SIGKILL)
+    assert time.monotonic() - begin < 120
+    assert "rank 1 (" in errors(logs)
+    assert "is after step 6, at" in errors(logs)
     assert (
         checkpoint.load_state(checkpoints.find(tmp_path / "hang" / "checkpoints", "last")).step == 4
     )
@@ -122,9 +126,10 @@ def full_disk(tiny_corpus, tmp_path_factory):
     """(folder, what was said) of a run whose second save finds the disk full; before it, the
     same processes are asked for a mesh that does not fit."""
     folder = tmp_path_factory.mktemp("full")
-    done = faulty(tiny_corpus, folder, "full-disk")
-    assert done.returncode != 0
-    return folder, done.stderr
+    words = faulty(tiny_corpus, folder, "full-disk")
+    both, logs = start(2, ["python", *words], folder)
+    assert 0 not in [one.wait() for one in both]
+    return folder, errors(logs)
 
 
 def test_a_full_disk_during_a_save(full_disk):

@@ -105,7 +105,7 @@ def test_the_history_takes_off_what_unigrams_leave():
 
     oracle, ids = Oracle(random_joint(1)), stream(80 * 4 + 1, seed=3)
     with_history, without = [], []
-    for seed in range(120):
+    for seed in range(70):
         it = evaluator("mdm", ids, seed=seed, batch=500)
         for _ in range(8):
             it.add_draw(oracle)

@@ -145,7 +145,7 @@ def test_nobody_is_blind_to_itself_or_sees_ahead():
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_hidden_with_the_originals_probability(share):
     """p = ε + (1−ε)·t at a share of the positions, one t for all that a position sees."""
-    eps, rows = 1e-3, 30_000
+    eps, rows = 1e-3, 10_000
     mask = masks(rows, 5, share)
     one = 1 - share * (eps + (1 - eps) / 2)
     both = 1 - share + share * (1 - eps) ** 2 / 3  # E (1−p)² with 1−p = (1−ε)(1−t)

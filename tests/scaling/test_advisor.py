@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from planted import law
+from planted import constants, law
 
 from epochal.report.text.plan import advice_text
 from epochal.runs import RunRecord
@@ -131,17 +131,16 @@ def test_a_record(tmp_path):
 
 def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
     """The words reach the progress line, and a law given in the recipe is heard, too."""
-    from planted import runs
-
     import epochal
-    from epochal.scaling.fit import fit_points
-    from epochal.scaling.options import FitOptions
     from epochal.training import loop
     from tiny_runs import overrides
 
     path = tmp_path / "law.toml"
-    points = runs(law("overfitting", P=0.05))
-    fit_points(points, FitOptions(law="overfitting", bootstraps=0)).save(path)
+    given = constants("overfitting") | {"P": 0.05}
+    path.write_text(
+        '[ar]\nlaw = "overfitting"\n'
+        + "".join(f"{name} = {value}\n" for name, value in given.items())
+    )
     heard, step = [], loop._Meter.step
 
     def listening(meter, state, result):

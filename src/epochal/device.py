@@ -16,7 +16,6 @@ from epochal.errors import RecipeError
 from epochal.recipe.schema import Train
 from epochal.sizes import find_gpu
 
-
 _CPU_PRODUCT = 1024
 """Rows of the matrices whose product on a CPU is timed."""
 

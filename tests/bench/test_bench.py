@@ -165,7 +165,8 @@ def test_it_runs_as_a_script(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(run.__file__, run_name="__main__")
     assert ended.value.code == 0
-    assert all(name in capsys.readouterr().out for name in PARTS)
+    said = capsys.readouterr().out
+    assert all(name in said for name in PARTS)
 
 
 def test_epochal_bench_leads_there(capsys):

@@ -137,10 +137,8 @@ def test_training_hears_it(tiny_corpus, tmp_path, monkeypatch):
 
     path = tmp_path / "law.toml"
     given = constants("overfitting") | {"P": 0.05}
-    path.write_text(
-        '[ar]\nlaw = "overfitting"\n'
-        + "".join(f"{name} = {value}\n" for name, value in given.items())
-    )
+    told = [f"{name} = {value}" for name, value in given.items()]
+    path.write_text("\n".join(["[ar]", 'law = "overfitting"', *told]))
     heard, step = [], loop._Meter.step
 
     def listening(meter, state, result):

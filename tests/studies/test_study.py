@@ -259,6 +259,7 @@ def test_only_the_best_sizes_climb_to_the_end(shared_study):
 
 def test_regularisation_that_helps_is_taken(planted, text, tmp_path, monkeypatch):
     monkeypatch.setattr("epochal.studies.study.write_report", write_report)
+    monkeypatch.setattr("epochal.report.laws.FitOptions", partial(FitOptions, bootstraps=8))
     planted.decay = {"ar": 0.94}
     made = run(text, tmp_path / "study")
     assert {one.family for one in made.regularisation} == {"ar"}  # diffusion did not turn up

@@ -21,6 +21,14 @@ SIZE = 100_000
 BEST = (("ar", 32), ("mdm", 256))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """Fits of 50 resamples, not 200."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("epochal.report.searches._RESAMPLES", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Searches at one size, seeds at the best points, and a sweep with other settings."""

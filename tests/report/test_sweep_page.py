@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from functools import partial
 from urllib.parse import unquote
 
 import numpy as np
@@ -26,6 +27,7 @@ from epochal.report.collect import (
 from epochal.report.drawing import FORMATS
 from epochal.report.laws import find_laws, find_plan
 from epochal.report.options import ReportOptions
+from epochal.scaling.options import FitOptions
 from made_runs import make_run
 
 STUDY = {
@@ -40,6 +42,14 @@ STUDY = {
     },
 }
 ALL = ["epochs", "flops", "isoflop", "contours", "repetition", "quality", "plan"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """Pages with fits of 60 resamples, not 500."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("epochal.report.laws.FitOptions", partial(FitOptions, bootstraps=60))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,32 +8,41 @@ DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt --editable
+CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 
-.PHONY: install quickstart test coverage check docs clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: install quickstart test tests coverage check docs clean
 
 install: $(STAMP)
 
 # Only the stamp says that the installation was finished, so one that was broken off is made anew.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) .
 	@touch $@
 
-# What only tests and checks need (lm-eval, transformers …), so that quickstart does not wait for it.
-$(DEV_STAMP): $(STAMP)
+# With what only tests and checks need (lm-eval, transformers …), for which quickstart does not wait.
+$(DEV_STAMP): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) '.[dev]'
-	@touch $@
+	@touch $(STAMP) $@
 
 quickstart: $(STAMP)
 	$(BIN)/epochal quickstart
 
-test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# mypy runs beside the tests, since it takes one core a minute.
+test: $(DEV_STAMP)
+	@$(MAKE) --no-print-directory --jobs 2 check tests
+
+tests: $(DEV_STAMP)
+	$(PYTEST)
 
 # Apart from `make test`, since counting lines slows the tests.
 coverage: $(DEV_STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov epochal --cov-report term:skip-covered
+	$(PYTEST) --cov epochal --cov-report term:skip-covered
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check src tests benchmarks docs

@@ -16,7 +16,7 @@ from hypothesis import settings
 
 import processes
 
-settings.register_profile("epochal", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("epochal", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("epochal")
 processes.use_for_all_runs()
 

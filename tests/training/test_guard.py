@@ -136,13 +136,25 @@ def test_the_update_is_not_made_and_the_run_goes_on(
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.fixture(scope="module")
+def wholes(tiny_corpus, tmp_path_factory):
+    """Folder of each case's run that was never stopped."""
+    place = tmp_path_factory.mktemp("wholes")
+    for case, (changes, factor, at) in CASES.items():
+        with pytest.MonkeyPatch.context() as patch:
+            spoil(patch, {at}, factor)
+            train(None, overrides(tiny_corpus, place / case, **changes))
+    return place
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stop", [-3, -1, 1])
-def test_stops_around_a_fault_change_nothing(tiny_corpus, tmp_path, monkeypatch, case, stop):
+def test_stops_around_a_fault_change_nothing(
+    tiny_corpus, tmp_path, monkeypatch, wholes, case, stop
+):
     """Neither a stop between a checkpoint and the fault, which saves out of turn, nor one after."""
     changes, factor, at = CASES[case]
     spoil(monkeypatch, {at}, factor)
-    train(None, overrides(tiny_corpus, tmp_path / "whole", **changes))
     values = overrides(tiny_corpus, tmp_path / "stopped", **changes)
     with monkeypatch.context() as patch:
         stop_at(patch, at + stop, tmp_path / "stopped")
@@ -150,8 +162,8 @@ def test_stops_around_a_fault_change_nothing(tiny_corpus, tmp_path, monkeypatch,
             with pytest.raises(TrainingStopped):
                 train(None, values)
     train(None, values)
-    assert final_files(tmp_path / "stopped") == final_files(tmp_path / "whole")
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert final_files(tmp_path / "stopped") == final_files(wholes / case)
+    assert figures(tmp_path / "stopped") == figures(wholes / case)
     assert not list((tmp_path / "stopped" / "checkpoints").glob("interrupt-*"))
 
 

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -358,13 +359,18 @@ def test_slips_are_told_before_torch_is_imported(tiny_pair):
 
 @pytest.mark.slow
 def test_a_call_of_the_harness_itself(runs, rows, tmp_path, monkeypatch, capsys):
-    """`lm_eval` with `--model epochal`, as its users call it."""
+    """`lm_eval` with `--model epochal`, as its users call it, but for its own thousands of tasks,
+    which it would read for half a minute."""
+    from lm_eval.tasks import TaskManager
+
     from epochal.downstream_tasks.harness_tasks import _stock_file, _write_task
 
     _write_task("sciq", _stock_file("sciq"), rows, tmp_path)
     words = ["epochal-lm-eval", "run", "--model", "epochal"]
     words += ["--model_args", f"run={runs / 'mdm'},draws=8"]
     words += ["--tasks", "sciq", "--include_path", str(tmp_path), "--output_path", str(tmp_path)]
+    own_only = partialmethod(TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(TaskManager, "__init__", own_only)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", words)
     lm_eval_main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -40,7 +41,12 @@ def together(count, arguments, folder):
     (Standard output of the first, what all of them wrote to standard error.)
     """
     children, logs = start(count, arguments, folder)
-    codes = [child.wait() for child in children]
+    try:
+        codes = [child.wait() for child in children]
+    finally:
+        for child in children:
+            if child.poll() is None:  # the test took too long
+                os.killpg(child.pid, signal.SIGKILL)
     said = errors(logs)
     assert codes == [0] * count, said[-4000:]
     assert not any(log.read_text() for log in logs[1:]), "only the first one speaks"

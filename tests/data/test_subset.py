@@ -80,9 +80,9 @@ def test_like_paper_is_the_original_on_the_first_documents(samples, tmp_path, do
     alone = prepare(
         lines(tmp_path, kept),
         tmp_path / "k",
-        PrepareOptions(tokenizer=samples / "gpt2", validation=0),
+        PrepareOptions(tokenizer=samples / "bpe500", validation=0),
     )
-    prefix = samples / "data" / "gpt2tok_pub_text_document"
+    prefix = samples / "data" / "bpe500_pub_text_document"
     budget, mean = 100 * documents, 100.0
     cut = subset(
         prefix, tmp_path / "cut", budget, SubsetOptions(like_paper=True, tokens_per_document=mean)

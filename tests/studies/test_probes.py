@@ -44,7 +44,7 @@ def costs(speed=5e-11, overhead=4.0, factor=1.0):
     unique=st.integers(40_000, 10**9),
     speed=st.floats(1e-14, 3e-11),
 )
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_a_layout_keeps_its_time_and_sees_the_text_fresh_and_repeated(seconds, unique, speed):
     made = lay_out(costs(speed), PARAMS, unique, seconds, CHECK, LEAST)
     assert made.seconds(costs(speed)) <= seconds

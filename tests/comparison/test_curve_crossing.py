@@ -82,14 +82,14 @@ def test_an_extrapolation_from_noisy_curves_covers_the_truth():
     clean = law(FLOPS, 3.2, target - 3.2 + 0.1, 0.3)
     exact = 1e16 * ((target - 3.2 + 0.1) / (target - 3.2)) ** (1 / 0.3)
     covered = given = 0
-    for seed in range(4):
+    for seed in range(6):
         noise = np.random.default_rng(seed).normal(0, 0.002, 60)
         found = crossing(OVERFITTING, curve(FLOPS, clean + noise))
         if found is not None:
             given += 1
             covered += found.interval[0] <= exact <= found.interval[1]
-    assert given >= 3
-    assert covered >= given - 1
+    assert given >= 4
+    assert covered >= given - 2
     same = [crossing(OVERFITTING, curve(FLOPS, clean)) for _ in range(2)]
     assert same[0] == same[1]
 

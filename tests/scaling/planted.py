@@ -34,8 +34,8 @@ _OWN = {
     "quokka-additive": {"P": 0.3, "delta": 3.0},
 }
 """Constants that a law has otherwise, so that its term matters and does not dwarf all others."""
-SIZES = (7e6, 5e7, 3e8, 2e9)
-BUDGETS = (25e6, 1e8, 1e9)
+SIZES = (7e6, 2e7, 5e7, 1.2e8, 3e8, 8e8, 2e9)
+BUDGETS = (25e6, 50e6, 1e8, 1e9)
 EPOCHS = (1, 4, 10, 30, 90)
 
 

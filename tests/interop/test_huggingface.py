@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 import original
 from epochal.cli.main import main
 from epochal.data.tokenizer_sources import load_tokenizer
+from epochal.downstream_tasks.babylm import BabyLMScorer
+from epochal.downstream_tasks.babylm_files import read_tasks
+from epochal.downstream_tasks.options import DownstreamOptions
 from epochal.errors import CheckpointError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate
 from epochal.evaluation.options import EvalOptions
@@ -30,6 +33,7 @@ from epochal.objectives import Draw
 from epochal.objectives.block_diffusion import BlockDiffusion
 from epochal.runs import RunRecord
 from epochal.training.train import train
+from local_tasks import write_babylm
 from tiny_runs import overrides
 
 FAMILIES = ["ar", "mdm"]
@@ -214,9 +218,12 @@ def test_the_folder_can_be_loaded_as_it_is(runs, exported, family):
 
 
 @pytest.fixture(scope="module")
-def others(tiny_corpus, tmp_path_factory):
-    """Runs of the other families that learn with masks, and their exports."""
+def others(tiny_corpus, tiny_pair, tmp_path_factory):
+    """Runs of the other families that learn with masks, and exports of all."""
     folder = tmp_path_factory.mktemp("others")
+    for family in FAMILIES:
+        (folder / family).symlink_to(tiny_pair / family)
+        export_hf(folder / family, folder / "hf" / family)
     for family, more in (("dual", {}), ("block", {"block.size": 4})):
         more = {"family": family, "train__steps": 6} | more
         train(None, overrides(tiny_corpus, folder / family, **more))
@@ -230,8 +237,56 @@ def masked(transformers, others):
     auto = transformers.AutoModelForMaskedLM
     return {
         family: auto.from_pretrained(others / "hf" / family, trust_remote_code=True).eval()
-        for family in ("dual", "block")
+        for family in ("mdm", "dual", "block")
     }
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = write_babylm(tmp_path_factory.mktemp("full_eval"))
+    return [item for _, _, items in read_tasks(folder) for item in items]
+
+
+def as_babylm_scores(tokenizer, model, text, scored, causal):
+    """Σ log p of the tokens that end behind the first scored character, by that evaluation's
+    rules: its causal scores predict the next token, its masked ones mask one token at a time."""
+    read = tokenizer(text, return_offsets_mapping=True)
+    ids = torch.tensor(read["input_ids"])
+    places = [i for i, (_, end) in enumerate(read["offset_mapping"]) if end > len(text) - scored]
+    rows = ids[None, :-1] if causal else ids.repeat(len(places), 1)
+    if not causal:
+        rows[range(len(places)), places] = tokenizer.mask_token_id
+    with torch.no_grad():
+        logits = model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits
+    logs = logits.log_softmax(-1)
+    return sum(
+        float(logs[0, place - 1, ids[place]] if causal else logs[row, place, ids[place]])
+        for row, place in enumerate(places)
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "score"),
+    [
+        ("ar", "exact"),
+        ("dual", "exact"),
+        ("mdm", "pseudo"),
+        ("dual", "pseudo"),
+        ("block", "pseudo"),
+    ],
+)
+def test_babylm_scores_there_as_here(transformers, others, masked, pairs, family, score):
+    folder, causal = others / "hf" / family, score == "exact"
+    tokenizer = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    theirs = masked.get(family)
+    if causal:
+        auto = transformers.AutoModelForCausalLM
+        theirs = auto.from_pretrained(folder, trust_remote_code=True).eval()
+    scorer = BabyLMScorer(load(others / family), score, DownstreamOptions(tasks="babylm"))
+    for item, found in zip(pairs, scorer.likelihoods(pairs), strict=True):
+        for text, scored, ours in zip(item.texts, item.scored, found, strict=True):
+            expected = as_babylm_scores(tokenizer, theirs, text, scored, causal)
+            assert ours.log_prob == pytest.approx(expected, rel=1e-5)
 
 
 def test_block_diffusion_reads_and_writes_as_ours(transformers, others, masked):

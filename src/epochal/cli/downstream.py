@@ -23,22 +23,28 @@ if TYPE_CHECKING:
 def downstream(run: str, options: DownstreamOptions, as_json: bool) -> None:
     """Score a run on downstream tasks, with standard errors, beside chance and the paper.
 
-    The tasks are those of lm-evaluation-harness. Autoregressive likelihoods are exact; those of
-    masked diffusion (MDM) are bounds, by one of several modes. Results are saved in the run's
-    folder. `torchrun -m epochal downstream …` splits the questions over GPUs.
+    The tasks are those of lm-evaluation-harness, or with `--tasks babylm` those of the BabyLM
+    evaluation. Autoregressive likelihoods are exact; those of masked diffusion (MDM) are bounds,
+    by one of several modes. Results are saved in the run's folder. `torchrun -m epochal
+    downstream …` splits the questions over GPUs.
 
     \b
     Examples:
       epochal downstream quickstart/mdm --tasks paper
       epochal downstream quickstart/mdm --tasks sciq,piqa --data my_rows --mode chain_rule
+      epochal downstream quickstart/mdm --tasks babylm --data full_eval --score pseudo
     """
     from epochal.downstream_tasks.harness_tasks import go_offline_without_hub
-    from epochal.downstream_tasks.options import check_downstream
+    from epochal.downstream_tasks.options import BABYLM, check_babylm, check_downstream
     from epochal.runs import RunRecord
 
     record = RunRecord(run)
-    check_downstream(record, options)  # before torch is imported
-    go_offline_without_hub()
+    babylm = options.tasks == BABYLM
+    if babylm:
+        check_babylm(record, options)  # before torch is imported
+    else:
+        check_downstream(record, options)
+        go_offline_without_hub()
     from epochal.downstream_tasks.downstream import downstream as score
 
     results = score(record, options)
@@ -47,8 +53,12 @@ def downstream(run: str, options: DownstreamOptions, as_json: bool) -> None:
     if as_json:
         print_json(results)
         return
-    header = ["task", "metric", "score", "± docs", "± draws", "chance", "paper 100M", "500M"]
-    print_table(header, [row for result in results for row in _cells(result)], left=2)
+    if babylm:
+        header = ["task", "subtask", "score", "± items", "± draws", "chance"]
+        print_table(header, [row for result in results for row in _parts(result)], left=2)
+    else:
+        header = ["task", "metric", "score", "± docs", "± draws", "chance", "paper 100M", "500M"]
+        print_table(header, [row for result in results for row in _cells(result)], left=2)
     click.echo(_scoring(results[0]))
     if truncation := _truncation(results):
         click.echo(truncation)
@@ -72,6 +82,23 @@ def _cells(result: TaskResult) -> list[list[str]]:
     return rows
 
 
+def _parts(result: TaskResult) -> list[list[str]]:
+    """Of a BabyLM task: the macro average, then each subtask."""
+    rows = {"macro average": result.metrics["macro_acc"], **result.groups["subtask"]}
+    return [
+        [
+            result.task,
+            name,
+            *(
+                _score(value, True)
+                for value in (score.value, score.standard_error, score.standard_error_draws)
+            ),
+            _score(result.chance, True),
+        ]
+        for name, score in rows.items()
+    ]
+
+
 def _score(value: float | None, is_share: bool) -> str:
     if value is None:
         return "–"
@@ -82,11 +109,12 @@ def _scoring(result: TaskResult) -> str:
     """How a run was scored, on one line."""
     masks = f", up to {result.draws} masks" if result.draws else ""
     rows = ""
-    if get_family(result.family).attention == "bidirectional":
+    if result.mode != "exact" and get_family(result.family).attention != "causal":
         rows = ", rows padded with masks" if result.padded else ", short rows not padded"
     return (
-        f"{result.family}, mode {result.mode}{masks}{rows}, checkpoint {result.checkpoint} "
-        f"(step {result.step:,}), lm-eval {result.harness}"
+        f"{result.family}, {'mode' if result.harness else 'score'} {result.mode}{masks}{rows}, "
+        f"checkpoint {result.checkpoint} (step {result.step:,})"
+        + (f", lm-eval {result.harness}" if result.harness else "")
     )
 
 

@@ -94,6 +94,17 @@ class Tokenizer:
             else:
                 yield from (np.asarray(ids, dtype=np.int32) for ids in group)
 
+    def ends(self, text: str) -> NDArray[np.int64]:
+        """[n] for each id of `encode(text)`, where in `text` ends what it stands for: the index
+        behind its last character, also for a part of a character."""
+        start, found = 0, []
+        for part in self._parts(text):
+            found += [
+                start + end for _, end in self._hf.encode(part, add_special_tokens=False).offsets
+            ]
+            start += len(part)
+        return np.array(found, dtype=np.int64)
+
     @cached_property
     def _ids_of_characters(self) -> Ids:
         """[0x110000] id of each character."""
@@ -103,12 +114,14 @@ class Tokenizer:
                 ids[ord(token)] = number
         return ids
 
-    def _encode_in_parts(self, text: str) -> Ids:
+    def _parts(self, text: str) -> list[str]:
         """Where `text` spells a special token that the vocabulary would find, it is cut in two."""
         cuts = [m.start() + 1 for m in self._cuts.finditer(text)] if self._cuts else []
-        parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+
+    def _encode_in_parts(self, text: str) -> Ids:
         try:
-            ids = np.concatenate([encode_slowly(self._hf, part) for part in parts])
+            ids = np.concatenate([encode_slowly(self._hf, part) for part in self._parts(text)])
         except Exception as error:  # the library raises nothing more precise
             raise DataError(
                 f"the tokenizer {self.name} has nothing for {text!r:.40} ({error})"

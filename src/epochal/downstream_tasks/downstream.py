@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from epochal import files
+from epochal.downstream_tasks.babylm import babylm
 from epochal.downstream_tasks.harness_tasks import load_tasks
-from epochal.downstream_tasks.options import RENAMED_FROM, DownstreamOptions, check_downstream
+from epochal.downstream_tasks.options import BABYLM, DownstreamOptions, check_downstream
 from epochal.downstream_tasks.paper_tasks import PAPER_TASKS
+from epochal.downstream_tasks.results import Score, TaskResult, flip_variance, save
 from epochal.evaluation.evaluate import which_checkpoint
 from epochal.progress import hidden
-from epochal.results import to_json
 from epochal.runs import RunRecord
 from epochal.training.parallel.world import is_secondary_rank, report_errors_once
 
@@ -31,54 +31,8 @@ if TYPE_CHECKING:
 
 BOOTSTRAPS = 1000
 """For the error of metrics that are not means, such as perplexity."""
-RESAMPLINGS = 200
 FEWSHOT_SEED = 1234
 """The harness's own default."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One metric of one task."""
-
-    value: float
-    standard_error: float | None
-    """Over the task's documents: how far other questions would move it."""
-    standard_error_draws: float | None
-    """From the masks drawn: how far other masks would move it; 0 if none were drawn, None for
-    metrics other than acc."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
-    """Scores of one checkpoint on one task. Accuracies are shares from 0 to 1."""
-
-    task: str
-    family: str
-    checkpoint: str
-    step: int
-    mode: str
-    draws: int | None
-    """Masks per continuation, at most; None where no masks are drawn."""
-    seed: int
-    padded: bool
-    """Whether rows were padded with masks to the sequence length."""
-    metrics: dict[str, Score]
-    chance: float | None
-    """Accuracy of a blind guess, where known."""
-    paper: dict[str, float] | None
-    """The paper's accuracy for this family by unique tokens, where there is one."""
-    documents: int
-    truncated_contexts: int
-    """Requests whose context was cut at the left, since it did not fit."""
-    truncated_continuations: int
-    """Requests whose continuation alone did not fit and was cut at the left."""
-    harness: str
-    """Version of lm-evaluation-harness."""
-    data: str
-    """local or hub."""
-    limit: int | None
-    """Number of documents that were scored, the first ones; None: all."""
-    seconds: float
 
 
 @report_errors_once()
@@ -94,6 +48,8 @@ def downstream(
     """
     options = options or DownstreamOptions()
     record = run if isinstance(run, RunRecord) else RunRecord(run)
+    if options.tasks == BABYLM:
+        return babylm(record, options)
     names, own = check_downstream(record, options)
     with (
         _quiet_libraries(),
@@ -120,7 +76,7 @@ def downstream(
                     for raw in _run(model, task, manager, options.limit):
                         results.append(_result(raw, model, checkpoint, options))
                         if options.limit is None:
-                            _save(results[-1], record)
+                            save(results[-1], record)
         finally:
             model.processes.close()
     return results
@@ -198,15 +154,6 @@ def _result(
     )
 
 
-def _save(result: TaskResult, record: RunRecord) -> None:
-    """Keep a result, in place of one under the mode's earlier name."""
-    path = record.folder.downstream_file(result.task, result.checkpoint, result.mode)
-    files.write_json(path, to_json(result))
-    if result.mode in RENAMED_FROM:
-        earlier = RENAMED_FROM[result.mode]
-        record.folder.downstream_file(result.task, result.checkpoint, earlier).unlink(True)
-
-
 def _scores(raw: _Raw, mode: str) -> dict[str, Score]:
     """The metrics that the mode can give, without the harness's `,none` for its filter."""
     scores = {}
@@ -229,12 +176,7 @@ def _scores(raw: _Raw, mode: str) -> dict[str, Score]:
 
 
 def _error_from_draws(raw: _Raw) -> float:
-    """Standard error of the accuracy that comes from the masks, not from the questions.
-
-    The likelihoods are jittered by their own standard errors; each question's share p of right
-    answers then has the variance p(1 − p). Choices share their masks, which the jitter ignores,
-    so the error is rather too large than too small.
-    """
+    """Standard error of the accuracy that comes from the masks, not from the questions."""
     variance = 0.0
     random = np.random.default_rng(0)
     for sample in raw.samples:
@@ -242,9 +184,7 @@ def _error_from_draws(raw: _Raw) -> float:
         if not errors.any() or not isinstance(sample["target"], int):
             continue
         values = np.array([resps[0][0] for resps in sample["resps"]])
-        jittered = values + errors * random.standard_normal((RESAMPLINGS, len(values)))
-        right = (jittered.argmax(axis=1) == sample["target"]).mean()
-        variance += right * (1 - right)
+        variance += flip_variance(values, errors, sample["target"], random)
     return math.sqrt(variance) / len(raw.samples)
 
 

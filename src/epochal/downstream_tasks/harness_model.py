@@ -8,10 +8,9 @@ Python, importing this module does. The harness has no discovery of plug-ins.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from itertools import groupby
 from typing import Any
 
@@ -24,7 +23,6 @@ from lm_eval.utils import (
     make_disjoint_window,
     simple_parse_args_string,
 )
-from torch import distributed
 
 from epochal import rng
 from epochal.downstream_tasks.options import (
@@ -34,6 +32,7 @@ from epochal.downstream_tasks.options import (
     draws_masks,
     resolve_mode,
 )
+from epochal.downstream_tasks.processes import Processes
 from epochal.errors import UserError
 from epochal.evaluation.load import CheckpointName, LoadedModel
 from epochal.families import get_family
@@ -50,7 +49,6 @@ from epochal.likelihood.conditional import (
 )
 from epochal.progress import Bar, bar
 from epochal.rng import Keys
-from epochal.training.parallel.world import gloo_group, process_count
 from epochal.training.train import evaluation_batch
 
 _NEW_TOKENS = 256
@@ -79,7 +77,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         for options that the run's family does not have, and for too few draws.
         """
         super().__init__()
-        self.processes = _Processes()
+        self.processes = Processes()
         self._rank, self._world_size = self.processes.rank, self.processes.world
         self._device = torch.device("cpu")  # what the harness gathers are small counts
         self._stderr = sys.stderr
@@ -302,34 +300,6 @@ class HarnessModel(LM):  # type: ignore[misc]
         for stop in [until] if isinstance(until, str) else until:
             text = text.split(stop)[0] if stop else text
         return text
-
-
-class _Processes:
-    """This process among those that torchrun started; a single one without it."""
-
-    def __init__(self) -> None:
-        self.world = process_count()
-        self.rank = int(os.environ["RANK"]) if self.world > 1 else 0
-        self._joined = ExitStack()
-        self._group = self._joined.enter_context(gloo_group())
-
-    def device(self, name: str | None) -> str:
-        """`auto` becomes this process's own GPU where there are several."""
-        if self.world > 1 and name in (None, "auto", "cuda") and torch.cuda.is_available():
-            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return name or "auto"
-
-    def close(self) -> None:
-        """Leave the process group."""
-        self._joined.close()
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value of each process, on each."""
-        if self._group is None:
-            return [value]
-        values: list[Any] = [None] * self.world
-        distributed.all_gather_object(values, value, group=self._group)
-        return values
 
 
 def _question(request: Any) -> int:

@@ -21,7 +21,7 @@ from epochal.likelihood.draws import DrawPlan
 from epochal.likelihood.nll import row_nll, scored_positions
 from epochal.likelihood.queries import Reader
 from epochal.models import Transformer
-from epochal.objectives import Draw, Objective, objective
+from epochal.objectives import Draw, Objective, masked_reading, objective
 from epochal.progress import bar
 from epochal.recipe import Recipe, recipe_toml
 from epochal.runs import RunRecord, checkpoints
@@ -141,22 +141,31 @@ class LoadedModel:
             model_id=files.sha256_json(identity),
         )
 
-    def reader(self, batch_tokens: int | None = None, pad: bool | None = None) -> Reader:
+    def reader(
+        self, batch_tokens: int | None = None, pad: bool | None = None, masked: bool = False
+    ) -> Reader:
         """What gives the probabilities of chosen tokens, rows of unlike length batched.
 
         `batch_tokens` per forward pass (those of validation if not given). `pad` lengthens rows
-        to `sequence_length` with masks; if not given, as `padded_length` says.
+        to `sequence_length` with masks; if not given, as `padded_length` says. `masked`: asked
+        about masked tokens only, a family that learned with masks beside its exact NLL; and one
+        that reads blocks, the masks of each row in one block.
         """
-        self._refuse_blocks("probabilities of single tokens")
+        family = get_family(self.family)
+        if not masked:
+            self._refuse_blocks("probabilities of single tokens")
+        reading = masked_reading(self.family, self.tokenizer.mask) if masked else None
         padded = self.padded_length > 0 if pad is None else pad
         return Reader(
             self.model,
             self.machine,
-            causal=get_family(self.family).attention == "causal",
+            causal=family.attention == "causal" and reading is None,
             vocabulary=self.tokenizer.vocabulary,
             batch_tokens=batch_tokens or evaluation_batch(self.recipe) * self.sequence_length,
             pad_to=self.sequence_length if padded else 0,
             pad_id=self.tokenizer.mask,
+            shift=0 if reading is None else reading.shift,
+            block=self.recipe.options.size if family.attention == "blocks" else 0,
         )
 
     def _refuse_blocks(self, what: str) -> None:

@@ -156,7 +156,7 @@ class _Trunk(nn.Module):
 class EpochalMDMForMaskedLM(PreTrainedModel):
     """Predicts the tokens that stand behind the mask id."""
 
-    config_class = EpochalMDMConfig
+    config_class: type[PretrainedConfig] = EpochalMDMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     _supports_sdpa = True

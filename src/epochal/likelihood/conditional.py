@@ -1,4 +1,4 @@
-"""log p(continuation | context): exact for causal models, two ways for masked diffusion.
+"""log p(continuation | context): exact for causal models, three ways for masked diffusion.
 
 With a context c and a continuation x_1 … x_m:
 
@@ -11,7 +11,10 @@ Monte Carlo   the bound averaged over all orders,
               masks inside the continuation only (arXiv 2507.15857, evaluate_diff.py of its
               code, there with a continuous noise level).
 
-The last two are different numbers: compare the choices of a question by one of them.
+Pseudo        Σ_i log p(x_i | c, all others of x), each token masked alone. m passes, not random,
+              and no likelihood: only comparisons mean something (Salazar et al., arXiv 1910.14659).
+
+They are different numbers: compare the choices of a question by one of them.
 """
 
 from __future__ import annotations
@@ -92,6 +95,23 @@ def chain_rule(
         for place in range(request.start, len(request.ids)):
             ids = request.ids.copy()
             ids[place:] = mask
+            target = request.ids[place : place + 1].astype(int)
+            passes.append(Query(ids, np.array([place]), target))
+        return passes
+
+    return _score(reader, requests, report, lambda request: request.scored, queries, _summed)
+
+
+def pseudo(
+    reader: Reader, requests: Sequence[Request], mask: int, report: Report
+) -> list[Likelihood]:
+    """Diffusion: each token of the continuation masked by itself, all others visible."""
+
+    def queries(request: Request) -> list[Query]:
+        passes = []
+        for place in range(request.start, len(request.ids)):
+            ids = request.ids.copy()
+            ids[place] = mask
             target = request.ids[place : place + 1].astype(int)
             passes.append(Query(ids, np.array([place]), target))
         return passes

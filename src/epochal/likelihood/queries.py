@@ -60,6 +60,10 @@ class Reader:
     pad_to: int = 0
     """Bidirectional rows are padded to this with `pad_id`, as ordinary input."""
     pad_id: int = 0
+    shift: int = 0
+    """How far before a token stands the state that predicts it; `exact` says so in its places."""
+    block: int = 0
+    """Tokens of a block, which sees itself and those before it; 0: the row is one."""
     rows_read: int = field(default=0, init=False)
     """Rows that went through the model so far."""
 
@@ -124,7 +128,7 @@ class Reader:
         self.rows_read += len(rows)
         ids, rule = self._padded(rows)
         device = self.machine.device
-        index = torch.from_numpy(row * ids.shape[1] + place).to(device)
+        index = torch.from_numpy(row * ids.shape[1] + place - self.shift).to(device)
         targets = torch.from_numpy(target).to(device)
         with self.machine.autocast():
             rule = rule.to(device) if isinstance(rule, Tensor) else rule
@@ -150,6 +154,11 @@ class Reader:
         ids[inside] = np.concatenate(rows)
         if self.causal:
             return torch.from_numpy(ids), "causal"  # padding comes after all that is queried
+        if self.block:
+            number = torch.arange(width) // self.block
+            before = number[None, :] <= number[:, None]
+            own = torch.from_numpy(inside | (self.pad_to > 0))
+            return torch.from_numpy(ids), own[:, None, None, :] & before
         if self.pad_to or inside.all():
             return torch.from_numpy(ids), "bidirectional"
         return torch.from_numpy(ids), torch.from_numpy(inside)[:, None, None, :]

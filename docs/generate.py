@@ -53,7 +53,7 @@ RESULTS: dict[str, str] = {
     "generate": "list[str]",
     "quality": "epochal.evaluation.quality.Quality",
     "memorise": "epochal.memorisation.results.Memorisation",
-    "downstream": "list[epochal.downstream_tasks.downstream.TaskResult]",
+    "downstream": "list[epochal.downstream_tasks.results.TaskResult]",
     "sweep": "epochal.sweeps.sweep.SweepResult",
     "sweep --dry-run": "epochal.sweeps.listing.Listing",
     "tune": "epochal.sweeps.tuned.TuneResult",

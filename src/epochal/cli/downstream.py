@@ -13,7 +13,7 @@ from epochal.downstream_tasks.options import DownstreamOptions
 from epochal.families import get_family
 
 if TYPE_CHECKING:
-    from epochal.downstream_tasks.downstream import TaskResult
+    from epochal.downstream_tasks.results import TaskResult
 
 
 @click.command()

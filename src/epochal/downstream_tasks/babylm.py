@@ -135,19 +135,20 @@ class BabyLMScorer:
 
     def likelihoods(self, items: Sequence[Item]) -> list[list[Likelihood]]:
         """For each text of each item: its log-likelihood in nats, and the error from masks."""
-        requests, owner = [], []
+        requests: list[Request] = []
+        owner: list[tuple[int, int]] = []
         for number, item in enumerate(items):
             key = rng.stream_key(0, "\n".join(item.texts))  # the same masks for all texts
             for place, (text, scored) in enumerate(zip(item.texts, item.scored, strict=True)):
-                for part in self._requests(text, scored, key):
-                    requests.append(part)
-                    owner.append((number, place))
+                parts = self._requests(text, scored, key)
+                requests += parts
+                owner += [(number, place)] * len(parts)
         sums: dict[tuple[int, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         with bar("score", len(requests)) as progress:
             answers = self._answers(requests, progress.update)
-        for place, answer in zip(owner, answers, strict=True):
-            total, variance = sums[place]
-            sums[place] = total + answer.log_prob, variance + answer.standard_error**2
+        for which, answer in zip(owner, answers, strict=True):
+            total, variance = sums[which]
+            sums[which] = total + answer.log_prob, variance + answer.standard_error**2
         return [
             [
                 Likelihood(total, math.sqrt(variance), None)

@@ -116,7 +116,7 @@ def test_scores_are_those_of_the_definition(trained, items, family, score, how):
     draws = 2**5 if score == "bound" else None
     pad = False if score != "exact" else None
     options = DownstreamOptions(tasks="babylm", draws=draws, pad=pad)
-    some = items[4 if score == "bound" else 2 :: 2]
+    some = items[8:] if score == "bound" else items[2::2]
     found = BabyLMScorer(model, score, options).likelihoods(some)
     compared = 0
     for item, each in zip(some, found, strict=True):
@@ -128,7 +128,7 @@ def test_scores_are_those_of_the_definition(trained, items, family, score, how):
             value = expected(model, ids, count, score, **how)
             assert likelihood.log_prob == pytest.approx(value, rel=1e-4, abs=1e-4)
             compared += 1
-    assert compared >= 5
+    assert compared >= 4
 
 
 def test_only_the_completion_is_scored(items, trained):

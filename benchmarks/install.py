@@ -54,8 +54,8 @@ def main() -> None:
         if size >= 1:
             print(f"| {name} | {size:,.1f} | {count:,} | {by[name]} |")
     small = [row for row in rows if row[0] < 1]
-    print(f"| {len(small)} others | {sum(r[0] for r in small):.1f} | {sum(r[1] for r in small):,} | |")
-    print(f"| all {len(rows)} | {sum(r[0] for r in rows):,.1f} | {sum(r[1] for r in rows):,} | |")
+    for name, part in ((f"{len(small)} others", small), (f"all {len(rows)}", rows)):
+        print(f"| {name} | {sum(r[0] for r in part):,.1f} | {sum(r[1] for r in part):,} | |")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ RESULTS: dict[str, str] = {
     "eval --against": "epochal.evaluation.gap.GapResult",
     "eval --ensemble": "epochal.evaluation.ensemble.EnsembleResult",
     "average": "epochal.cli.average.Averaged",
+    "audit": "epochal.comparison.audit.Audit",
     "sizes": "list[epochal.sizes.LadderSize]",
     "data prepare": "epochal.data.inspection.CorpusSummary",
     "data tokenizers": "epochal.data.vocabularies.VocabularyComparison",

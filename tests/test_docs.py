@@ -182,6 +182,8 @@ def at_work(tmp_path_factory, tiny_corpus):
         (folder / "my_text" / f"{number}.txt").write_text(text, encoding="utf-8")
     (folder / "prompts.txt").write_text("The statement\nIf the value is [MASK:3]\n")
     (folder / "points.csv").write_text(points())
+    claim = '{"bits_per_byte": 1.1465, "nats_per_token": 3.4172, "bytes_per_token": 2.442}'
+    (folder / "claim.json").write_text(claim)
     return folder
 
 

@@ -3,7 +3,8 @@
 All have the same trunk (`epochal.models.Transformer`), the same random tokens, bf16 autocast
 and gradient clipping, so what differs is what surrounds the trunk:
 
-- `ours ar`, `ours mdm`: `epochal.training.step.Stepper` with `linear_nll` and fused AdamW.
+- `ours ar`, `ours mdm`, `ours uniform`: `epochal.training.step.Stepper` with `linear_nll`, or the
+  loss of uniform noise, and fused AdamW.
 - `nanogpt-style`: logits of all positions, `F.cross_entropy`, the whole of it compiled; AdamW
   as nanoGPT has it: fused on CUDA only.
 - `smdm-style`: the compiled network gives the logits of all positions; those of the masked
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from epochal import progress
 from epochal.data.rows import RowOrder
 from epochal.device import Machine, find_machine, has_compiler
+from epochal.families import family_names
 from epochal.models import Transformer
 from epochal.objectives import objective
 from epochal.training.optim import make_optimizer
@@ -30,7 +32,7 @@ from parts.options import Options, Setting, new_model
 from parts.timing import Row, ratio_row, take_turns, time_rows
 
 Step = Callable[[int], float]
-VARIANTS = ("ours ar", "ours mdm", "nanogpt-style", "smdm-style")
+VARIANTS = ("ours ar", "ours mdm", "ours uniform", "nanogpt-style", "smdm-style")
 LEAST_NOISE = 1e-3
 
 
@@ -56,6 +58,7 @@ def measure(options: Options) -> list[Row]:
         ratio_row("steps", times, "nanogpt-style", "ours ar"),
         ratio_row("steps", times, "nanogpt-style", "ours mdm"),
         ratio_row("steps", times, "smdm-style", "ours mdm"),
+        ratio_row("steps", times, "ours uniform", "ours mdm"),
     ]
 
 
@@ -69,7 +72,8 @@ def compilable(setting: Setting) -> Setting:
 
 def make_step(name: str, setting: Setting) -> Step:
     """The variant `name`: called with a step's number it trains and returns the loss."""
-    family = "mdm" if name in ("ours mdm", "smdm-style") else "ar"
+    ours = name.removeprefix("ours ")
+    family = ours if ours in family_names() else ("mdm" if name == "smdm-style" else "ar")
     recipe = setting.recipe(family)
     machine = find_machine(recipe.train)
     model = new_model(recipe, setting.vocabulary, machine)

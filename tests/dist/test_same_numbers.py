@@ -31,13 +31,18 @@ COMPILED = {"train__compile": "on"} if has_compiler() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
 SCALED, MUON = (*BOTH, "completep"), (*BOTH, "muon")
+NAMED = ("block", "dual", "hybrid", "uniform")
 # name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
 # recomputing) goes along. Three layers are cut unevenly by two stages.
 MODES = {
-    "ddp-accumulating": (MUON, 2, ONE_ROW),
+    "ddp-accumulating": ((*MUON, *NAMED), 2, ONE_ROW),
     "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
     "zero-2-recomputing-some": (SCALED, 2, {"parallel__zero": 2} | SOME),
-    "zero-3-recomputing-offload": (MUON, 2, ZERO3 | FULL | {"parallel__offload": True}),
+    "zero-3-recomputing-offload": (
+        (*MUON, "uniform"),
+        2,
+        ZERO3 | FULL | {"parallel__offload": True},
+    ),
     "ddp-compiled": (("ar",), 2, COMPILED),
     "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
     "ddp-student": (("student",), 2, ONE_ROW),
@@ -46,7 +51,7 @@ MODES = {
     "tensor-sequence": ((*SCALED, "muon"), 2, SEQUENCE),
     "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
     "zero-3-tensor": (MUON, 4, ZERO3 | TENSOR),
-    "stages": ((*SCALED, "muon"), 2, STAGES | ONE_ROW),
+    "stages": ((*SCALED, "muon", "uniform"), 2, STAGES | ONE_ROW),
     "stages-data": (("mdm",), 4, STAGES),
     "stages-zero-2": (("mdm8",), 4, STAGES | {"parallel__zero": 2}),
     "stages-zero-3": (("ar",), 4, STAGES | ZERO3),
@@ -76,6 +81,7 @@ MODELS = {
         "eval__ema": True,
         "model__stochastic_depth": 0.3,
     },
+    **{name: {"family": name} for name in NAMED},
     "student": {"family": "mdm", "seed": 5, "distill__teachers": ["mdm", "mdm8"]},
 }
 # name: ((processes and mode until step 12), (processes and mode from there on)), of mdm

@@ -43,6 +43,7 @@ CHANGES = {
     "mdm.random_length": 0.01,
     "dual.causal_share": 0.5,
     "block.size": 4,
+    "hybrid.shift": 1.0,
     "ar.orders": 4,
     "ar.order_kind": "random",
     "ar.token_masking": 0.3,

@@ -102,7 +102,7 @@ MISTAKES = [
     ),
     (["data.corpus=3"], "`data.corpus` = 3: it should be a valid string"),
     (["model.tie_embeddings=7"], "`model.tie_embeddings` = 7: it should be a valid boolean"),
-    (["family=bert"], "`family` = 'bert': it should be 'ar' or 'block' or 'dual' or 'mdm'"),
+    (["family=bert"], "`family` = 'bert': it should be 'ar' or 'block' or 'dual' or"),
     (["eval.every=often"], "`eval.every` = 'often': 'often' is not an interval; write for"),
     (["eval.every=5 minutes"], "`eval.every` = '5 minutes' would differ from run to run"),
     (["data.unique_tokens=1.5"], "`data.unique_tokens` = 1.5: 1.5 is not a whole number"),
@@ -110,6 +110,7 @@ MISTAKES = [
     (["train.epochs=3"], "`train.epochs` and `train.steps` both set the length"),
     (["data=3"], "`data` is a section; write `data.<key> = …`"),
     (["seed.x=3"], "`seed` = {'x': 3}: it should be a valid integer"),
+    (["uniform.shift=1"], "unknown recipe key `uniform.shift`. Did you mean `hybrid.shift`?"),
     (["just words"], "'just words' is not an override; write key=value"),
 ]
 

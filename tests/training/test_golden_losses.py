@@ -23,8 +23,10 @@ CASES = {
     "ar-orders": {"family": "ar", "ar.orders": 4},
     "block": {"family": "block", "block.size": 8},
     "dual": {"family": "dual"},
+    "hybrid": {"family": "hybrid"},
     "mdm": {"family": "mdm"},
     "mdm-stratified": {"family": "mdm", "mdm.noise": "stratified"},
+    "uniform": {"family": "uniform"},
 }
 
 

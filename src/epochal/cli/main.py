@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", "Train a model from a recipe, or resume its run."),
     "runs": ("runs", "runs", "List runs: status, progress, NLL, speed, differing settings."),
     "eval": ("evaluate", "evaluate", "Compute a run's validation NLL, with its error."),
+    "audit": ("audit", "audit", "Check a claimed number of bits per byte."),
     "downstream": ("downstream", "downstream", "Score a run on tasks of lm-evaluation-harness."),
     "average": ("average", "average", "Average the weights of several checkpoints."),
     "distill": ("distill", "distill", "Train one model on what several runs predict."),

@@ -128,8 +128,8 @@ def _check_rows(options: DownstreamOptions, wanted: str) -> None:
 
 def resolve_mode(mode: str | None, family: Family) -> Mode:
     """The mode that is meant. Raises OptionError for one that the family does not have, UserError
-    for a family whose rows are read by blocks."""
-    if family.attention == "blocks":
+    for a family that gives no probabilities of single tokens."""
+    if not family.answers:
         raise UserError(
             f"tasks cannot be scored with {family.title} models; `epochal eval` gives their NLL"
         )

@@ -15,6 +15,7 @@ from epochal.estimates import gap as paired_gap
 from epochal.evaluation.evaluate import Scorer, distributed_eval
 from epochal.evaluation.load import LoadedModel, load_run
 from epochal.evaluation.options import EvalOptions
+from epochal.families import families, get_family
 from epochal.likelihood.nll import Averaging, Ensemble, Part
 from epochal.models import Transformer
 from epochal.recipe.numbers import cycle_ends
@@ -88,6 +89,7 @@ def ensemble(
         members = [parse_run_checkpoint(str(run)) for run in runs]
         loaded = [load_run(path, name or given.checkpoint, given.device) for path, name in members]
         _check_alike(runs, loaded)
+        _check_averages(loaded[0].family)
         scorer = Scorer.of(RunRecord(members[0][0]), loaded[0], given, shard)
         models = tuple(one.model for one in loaded)
         if averaging == "logits":
@@ -114,6 +116,15 @@ def ensemble(
             _size(part, estimate, sizes[0]) for part, estimate in zip(ladder, sizes, strict=True)
         ],
     )
+
+
+def _check_averages(family: str) -> None:
+    if not get_family(family).cross_entropy:
+        able = ", ".join(one.name for one in families() if one.cross_entropy)
+        raise UserError(
+            f"{get_family(family).title} models cannot be scored as an ensemble: their loss is not "
+            f"the NLL of tokens; give runs of {able}"
+        )
 
 
 def _snapshots(run: str) -> list[str]:

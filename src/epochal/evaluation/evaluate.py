@@ -261,6 +261,7 @@ class Scorer:
             sequence_length=loaded.sequence_length,
             validation_sha256=self.data.validation.content_sha256,
             seconds=seconds,
+            nats_missed=0.0 if papers else evaluator.nats_missed(),
         )
 
     def estimate(self, models: Models, options: EvalOptions) -> Estimate:

@@ -79,7 +79,7 @@ class LoadedModel:
         self.model.eval()
         ids = torch.as_tensor(tokens).long()
         self._check_ids(ids)
-        self._refuse_blocks("logits")
+        self._check_answers("logits")
         rule = get_family(self.family).attention
         assert rule != "blocks"
         with self.machine.autocast():
@@ -152,8 +152,8 @@ class LoadedModel:
         that reads blocks, the masks of each row in one block.
         """
         family = get_family(self.family)
-        if not masked:
-            self._refuse_blocks("probabilities of single tokens")
+        if not masked or not family.cross_entropy:
+            self._check_answers("probabilities of single tokens")
         reading = masked_reading(self.family, self.tokenizer.mask) if masked else None
         padded = self.padded_length > 0 if pad is None else pad
         return Reader(
@@ -168,11 +168,11 @@ class LoadedModel:
             block=self.recipe.options.size if family.attention == "blocks" else 0,
         )
 
-    def _refuse_blocks(self, what: str) -> None:
-        if get_family(self.family).attention == "blocks":
+    def _check_answers(self, what: str) -> None:
+        if not get_family(self.family).answers:
             raise UserError(
-                f"a {get_family(self.family).title} model has no {what} of a row as it is: they "
-                "depend on where a block begins; take `nll` or `generate`"
+                f"a {get_family(self.family).title} model has no {what} of a row as it is; take "
+                "`nll` or `generate`"
             )
 
     def _check_ids(self, ids: Tensor) -> None:

@@ -50,7 +50,7 @@ class Family:
     """`module:Class`, built with `Class.from_recipe(recipe, mask_id)` (needs torch)."""
     attention: Literal["causal", "bidirectional", "blocks"]
     """Which positions see each other when the model is read; by blocks, a model cannot be asked
-    about single tokens of a row, as tasks and `memorise` do."""
+    about single tokens of a row."""
     writer: str
     """Module of `generation/` that writes text with it."""
     gap_writer: str | None = None
@@ -58,6 +58,10 @@ class Family:
     masked_reading: str | None = None
     """`module:Class`, built with `Class(mask_id)`, of the likelihood with which a family of exact
     NLL can be scored with masks, too; None if it does not learn with masks."""
+    cross_entropy: bool = True
+    """Whether it learns the NLL of tokens given what is visible, so that its probabilities are
+    those of the text; else it has a loss of its own, and cannot be asked about single tokens,
+    averaged with others or taught by them."""
     by_default: bool = True
     """Whether commands that train all families train it without being asked."""
     aliases: tuple[str, ...] = ()
@@ -92,3 +96,8 @@ class Family:
     added_options: frozenset[str] = frozenset()
     """Options added after runs were made without them; at their defaults, which change nothing,
     they are not part of a run's identity."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it gives probabilities of single tokens of a row, as tasks and `memorise` ask."""
+        return self.cross_entropy and self.attention != "blocks"

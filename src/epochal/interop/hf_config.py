@@ -30,7 +30,8 @@ KEPT = "epochal"
 def auto_classes(family: Family) -> tuple[str, ...]:
     """The auto classes of `transformers` that load an exported model and give its likelihoods."""
     causal = family.attention == "causal"
-    masked = family.masked_reading is not None if causal else family.mask_token
+    alone = family.mask_token and family.cross_entropy
+    masked = family.masked_reading is not None if causal else alone
     return ((CAUSAL,) if causal else ()) + ((MASKED,) if masked else ())
 
 

@@ -180,6 +180,14 @@ class Evaluator:
         sums = [np.bincount(self._layout.row, weights=draw.values) for draw in self._draws]
         return np.stack([draw.shares for draw in self._draws]), np.stack(sums) / tokens
 
+    def nats_missed(self) -> float:
+        """Estimate of what noise levels that the objective leaves out would add, nats per token."""
+        missed = getattr(self.objective, "missed", None)
+        if missed is None:
+            return 0.0
+        shares, values = self.by_level()
+        return float(missed(values[shares <= np.quantile(shares, 0.02)].mean()))
+
     @property
     def by_document(self) -> bool:
         """Whether a result's units are documents; if there is one document, they are windows."""
@@ -230,6 +238,8 @@ class Evaluator:
         segments, starts = self._segments_of(part)
         sums.values[segments] = np.add.reduceat(weighted.ravel(), starts)
         sums.places[:width] += weighted.sum(axis=0)
+        if batch.problem.mean_one is not None:
+            weights = batch.problem.mean_one[:, asked]
         sums.shares[part] = np.count_nonzero(weights, axis=1) / width
         if self._history is None:
             return
@@ -323,10 +333,12 @@ def _launch(model: Models, problem: Problem, machine: Machine) -> list[_TokenNLL
     parts = [Part((tuple(range(len(models))),))]
     if isinstance(model, Ensemble):
         parts = [Part(parts[0].groups, model.average), *model.parts]
+    compiled = machine.compiled
+    own = problem.loss and problem.loss.score(index, targets, compiled=compiled)
     with machine.autocast():
         hidden = [one(*arguments) for one in models]
         alone = [
-            token_nll(states.flatten(0, 1), one.table, targets, place, machine.compiled)
+            token_nll(states.flatten(0, 1), one.table, targets, place, compiled, own)
             if getattr(one, "scores", True)
             # an earlier stage of a pipeline, whose figures do not count
             else torch.zeros(len(targets), device=device)

@@ -59,7 +59,7 @@ def memorise(runs: Sequence[str | Path], options: MemoriseOptions | None = None)
     canaries = [] if options.canaries is None else read_canaries(options.canaries)
     records = _named([RunRecord(run) for run in runs])
     for record in records.values():
-        if get_family(record.family).attention == "blocks":
+        if not get_family(record.family).answers:
             raise UserError(
                 f"{record.path}: what a {get_family(record.family).title} model reproduces cannot "
                 "be measured; leave it out"

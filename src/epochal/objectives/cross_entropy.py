@@ -53,7 +53,7 @@ def linear_nll(
     table has only part of the rows.
     """
     if softmax is None:
-        softmax = _compiled(_fused_softmax) if compiled else _softmax
+        softmax = compiled_function(_fused_softmax) if compiled else _softmax
 
     def score(logits: Tensor, block: slice) -> Tensor:
         nll = softmax(logits, targets[block], weights[block])
@@ -86,19 +86,22 @@ def token_nll(
     targets: Tensor,
     index: Tensor | None = None,
     compiled: bool = False,
+    score: Score | None = None,
 ) -> Tensor:
     """[S] −log softmax(hidden[index] · tableᵀ)[targets], block by block; float32 or wider.
 
     `compiled` reads the logits once or twice through torch.compile, without a wide copy of them.
+    `score` gives another loss than the NLL.
     """
-    picked_nll = _compiled(_nll) if compiled else _nll
+    picked_nll = compiled_function(_nll) if compiled else _nll
     dtype = compute_dtype(hidden)
     rows = (hidden if index is None else hidden[index]).to(dtype)
     cast = table.to(dtype)
     out = torch.empty(len(rows), dtype=widened(rows).dtype, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for block in _blocks(len(rows), len(table)):
-            out[block] = picked_nll(rows[block] @ cast.T, targets[block])
+            logits = rows[block] @ cast.T
+            out[block] = score(logits, block) if score else picked_nll(logits, targets[block])
     return out
 
 
@@ -145,7 +148,7 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:
         add: Callable[..., Tensor] = torch.Tensor.add_
         if compiled:
-            add = _compiled(add, None)
+            add = compiled_function(add, None)
         rows = (hidden if index is None else hidden[index]).to(dtype)
         cast = table.to(dtype)
         blocks = _blocks(len(rows), len(table))
@@ -237,8 +240,9 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @cache
-def _compiled(
+def compiled_function(
     function: Callable[..., Tensor], dynamic: bool | None = True
 ) -> Callable[..., Tensor]:
+    """`function` through torch.compile, once for all calls."""
     compiled: Callable[..., Tensor] = torch.compile(function, dynamic=dynamic)
     return compiled

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epochal.objectives.attention_mask import BlockMask, CausalRows, RandomCausalMask
+from epochal.objectives.cross_entropy import Score
 from epochal.rng import Keys
 
 Rule = Literal["causal", "bidirectional"] | Tensor
@@ -23,9 +24,24 @@ Attention = Rule | _Masks
 what has a method `mask` is made into one on the device."""
 
 
+class PositionLoss(Protocol):
+    """A loss of positions that is not the NLL of their targets."""
+
+    def score(
+        self,
+        index: Tensor | None,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        *,
+        compiled: bool = False,
+    ) -> Score:
+        """What turns logits of blocks of the scored positions [S] into their losses, and, if
+        `weights` are given, into gradients. `targets` and `weights` are on the logits' device."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Predict `targets` from `inputs`; the loss is Σ weights · NLL / denominator."""
+    """Predict `targets` from `inputs`; the loss is Σ weights · loss / denominator."""
 
     inputs: Tensor
     """[B, L] int64, input of the network. A family may read more than it predicts (a clean copy
@@ -41,6 +57,11 @@ class Problem:
     """[B, L] or [L] int64; 0 … L−1 if None."""
     noise: NDArray[np.float64] | None = None
     """[B] noise levels of the rows, if the family has any; for the log only."""
+    loss: PositionLoss | None = None
+    """Of each position; None for the NLL of its target."""
+    mean_one: NDArray[np.float64] | None = None
+    """[B, L] numbers with mean 1 over draws, for each scored token, 0 where its loss says little
+    about it; None where `weights` are such, as they are for an NLL."""
 
     def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None]:
         """The model's arguments on `device`: ids, attention rule, positions."""
@@ -99,7 +120,7 @@ class Likelihood(Protocol):
 
         Position 0 is never scored (AR has no earlier token). Over draws with uniform levels, the
         mean of a row's weighted sum is the row's exact NLL or its bound, and each scored token's
-        weight has mean 1.
+        weight (or `Problem.mean_one`) has mean 1.
         """
 
 

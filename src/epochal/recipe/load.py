@@ -242,6 +242,9 @@ def check_keys(tree: Tree, prefix: str = "") -> None:
                 raise RecipeError(f"`{dotted}` is a section; write `{dotted}.<key> = …`")
             check_keys(value, f"{dotted}.")
         elif dotted not in known:
+            if dotted in family_names() and isinstance(value, dict) and value:
+                name = next(iter(value))  # of a family without settings
+                dotted = f"{dotted}.{name}"
             by_last_part = [key for key in known if key.rpartition(".")[2] == name]
             hint = f" Did you mean `{by_last_part[0]}`?" if by_last_part else ""
             hint = hint or nearest(dotted, [*known, *sections])

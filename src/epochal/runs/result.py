@@ -44,6 +44,9 @@ class NLLResult:
     sequence_length: int
     validation_sha256: str
     seconds: float
+    nats_missed: float = 0.0
+    """What noise levels that the estimate leaves out may add, nats per token; 0 where it leaves out
+    none."""
     perplexity: float = field(init=False)
     """exp(NLL)."""
 

@@ -21,6 +21,7 @@ from epochal.data.rows import Order
 from epochal.device import Machine
 from epochal.models import Transformer, branch_scales
 from epochal.objectives import Objective, Problem, Rows
+from epochal.objectives.cross_entropy import linear_loss
 from epochal.objectives.distillation import distilled_loss
 from epochal.recipe import Recipe
 from epochal.recipe.numbers import micro_batch_size, micro_rows
@@ -230,15 +231,20 @@ class Stepper:
     def _nll(
         self, hidden: Tensor, problem: Problem, index: Tensor | None, each: Tensor | None
     ) -> Tensor:
-        """Σ weights · NLL of a problem from its hidden states [B, L, E]; `index` are its scored
+        """Σ weights · loss of a problem from its hidden states [B, L, E]; `index` are its scored
         positions (None for all), `each` a buffer for the NLL of each of these."""
+        targets, weights, place = self._scored(problem, index)
+        states, table, compiled = (
+            hidden.flatten(0, 1),
+            self.model.output_weight,
+            self.machine.compiled,
+        )
         with self.machine.autocast():
+            if problem.loss is not None:
+                score = problem.loss.score(index, targets, weights, compiled=compiled)
+                return linear_loss(states, table, weights, place, score, compiled=compiled)
             return self.parallel_model.nll(
-                hidden.flatten(0, 1),
-                self.model.output_weight,
-                *self._scored(problem, index),
-                compiled=self.machine.compiled,
-                each=each,
+                states, table, targets, weights, place, compiled=compiled, each=each
             )
 
     def _distilled(

@@ -12,6 +12,7 @@ from epochal.data.tokenizer import Tokenizer
 from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.device import Machine
 from epochal.errors import RecipeError
+from epochal.families import families, get_family
 from epochal.models import Transformer
 from epochal.objectives import Problem
 from epochal.objectives.distillation import SoftTargets, soft_targets
@@ -72,6 +73,13 @@ def check_teachers(settings: Recipe, tokenizer: Tokenizer) -> list[Teacher]:
     rows of the table, and what `find_teachers` raises.
     """
     teachers = find_teachers(settings)
+    family = get_family(settings.family)
+    if teachers and not family.cross_entropy:
+        able = ", ".join(one.name for one in families() if one.cross_entropy)
+        raise RecipeError(
+            f"{family.title} models cannot be students: `distill.teachers` is for the families "
+            f"{able}; leave it out"
+        )
     for teacher in teachers:
         record = RunRecord(teacher.run)
         theirs, file = record.recipe, record.folder.tokenizer_file

@@ -63,6 +63,8 @@ def test_what_needs_the_nll_of_tokens_refuses_them(runs, tmp_path, capsys):
         load_run(runs / "uniform").logits(torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match="uniform-noise"):
         memorise([runs / "uniform"])
+    with pytest.raises(UserError, match="a family that does: block, dual, mdm"):
+        evaluate(runs / "uniform", EvalOptions(estimator="masked"))
     with pytest.raises(UserError, match="give runs of ar, block, dual, mdm"):
         ensemble([runs / "uniform"] * 2)
     with pytest.raises(RecipeError, match="cannot be students"):

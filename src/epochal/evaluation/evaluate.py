@@ -297,11 +297,16 @@ class Scorer:
 def _likelihood(loaded: LoadedModel, options: EvalOptions) -> Likelihood:
     """How the model is scored. Raises OptionError for masks with a family that did not learn with
     them."""
-    if options.estimator != "masked" or not loaded.objective.exact:
+    bound = not loaded.objective.exact and get_family(loaded.family).cross_entropy
+    if options.estimator != "masked" or bound:
         return loaded.objective
     found = masked_reading(loaded.family, loaded.tokenizer.mask)
     if found is None:
-        able = ", ".join(one.name for one in families() if one.masked_reading or not one.exact)
+        able = ", ".join(
+            one.name
+            for one in families()
+            if one.masked_reading or (one.cross_entropy and not one.exact)
+        )
         raise OptionError(
             "estimator",
             "masked",

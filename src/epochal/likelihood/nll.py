@@ -182,8 +182,7 @@ class Evaluator:
 
     def nats_missed(self) -> float:
         """Estimate of what noise levels that the objective leaves out would add, nats per token."""
-        missed = getattr(self.objective, "missed", None)
-        if missed is None:
+        if (missed := getattr(self.objective, "missed", None)) is None:
             return 0.0
         shares, values = self.by_level()
         return float(missed(values[shares <= np.quantile(shares, 0.02)].mean()))

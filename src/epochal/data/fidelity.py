@@ -55,17 +55,14 @@ class Fidelity:
     ) -> Iterator[tuple[Shard, bool]]:
         """The shards of `texts`, in order, each with whether it was found; `workers` do `shard`.
 
-        Parts are joined for a tokenizer of which it is not known that it cuts there. Raises
-        DataError for a text that loses a character, unless that is allowed.
+        Raises DataError for a text that loses a character, unless that is allowed.
         """
-        if not self._keeps_all:
-            texts = (text for text, _ in whole_texts((text, None) for text in texts))
         paths: list[Path | None] = []
 
         def tasks() -> Iterator[Task]:
-            for batch in batches(texts):
-                paths.append(kept.next_path() if kept else None)
-                yield Task(paths[-1], batch)
+            for task in self.tasks(texts, kept):
+                paths.append(task.path)
+                yield task
 
         for answer in workers.map(tasks()):
             path = paths.pop(0)
@@ -96,6 +93,14 @@ class Fidelity:
             before, after = self._changed[0]
             values = {"documents": len(self._changed), **of, "before": before, "after": after}
             yield note(CorpusNote.TEXT_CHANGED, **values)
+
+    def tasks(self, texts: Iterable[Document], kept: KeptShards | None) -> Iterator[Task]:
+        """`texts` by shards. Parts are joined for a tokenizer of which it is not known that it
+        cuts there."""
+        if not self._keeps_all:
+            texts = (text for text, _ in whole_texts((text, None) for text in texts))
+        for batch in batches(texts):
+            yield Task(kept.next_path() if kept else None, batch)
 
     def work(self, task: Task) -> Shard | None:
         """The shard of a task; None if it is kept on the disk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,9 @@ TokenType = Literal["uint8", "uint16", "uint32", "int32", "int64"]
 ListRule = Literal["line", "blank-line", "space", "documents"]
 InvalidUTF8 = Literal["error", "replace"]
 OnError = Literal["stop", "skip"]
+Executor = Literal["local", "slurm", "ray"]
 DEFAULT_VALIDATION = 0.05
+_TIME = "4:00:00"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,19 @@ class PrepareOptions:
     """Processes that encode; as many as there are cores if not given."""
     overwrite: bool = False
     """Replace another corpus in the folder."""
+    executor: Executor | None = None
+    """Encode in tasks of one of datatrove's executors instead of threads here; the corpus is the
+    same. The command waits for them."""
+    tasks: int | None = option(None, metavar="N")
+    """Tasks of the executor; if not given, one for each 4 MB of text, at most 1,000."""
+    partition: str | None = None
+    """Partition of the Slurm cluster."""
+    time: str = option(_TIME, metavar="TIME")
+    """Time limit of a task on Slurm."""
+    setup: tuple[str, ...] = option((), metavar="LINE")
+    """Shell line before a task on Slurm, such as `module load python`; may be repeated."""
+    sbatch: Mapping[str, str] = option(default_factory=dict, metavar="NAME=VALUE")
+    """Any other sbatch option, such as account=mine; may be repeated."""
 
     def __post_init__(self) -> None:
         """Raise OptionError for a value that is not allowed."""
@@ -96,10 +111,24 @@ class PrepareOptions:
         if self.validation is not None and self.validation_inputs:
             problem = "validation_inputs give the validation set already; give one of the two"
             raise OptionError("validation", self.validation, problem)
-        _at_least_one(self, "workers")
+        _at_least_one(self, "workers", "tasks")
+        self._check_executor()
         for name, least in (("drop_repeated_passages", 10), ("drop_boilerplate_lines", 2)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise OptionError(name, value, f"give {least} or more")
+
+    def _check_executor(self) -> None:
+        if self.executor is not None:
+            _choice(self, executor=Executor)
+        elif self.tasks is not None:
+            raise OptionError("tasks", self.tasks, "is for an executor")
+        if self.executor == "slurm" and not self.partition:
+            raise OptionError("partition", self.partition, "name the partition of the cluster")
+        if self.executor != "slurm":
+            unset = {"partition": None, "time": _TIME, "setup": (), "sbatch": {}}
+            for name, usual in unset.items():
+                if (value := getattr(self, name)) != usual:
+                    raise OptionError(name, value, "is for the executor slurm")
 
     @property
     def drops(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epochal import files, rng
+from epochal.data.cluster import encode_elsewhere
 from epochal.data.corpus import (
     TOKENIZER,
     TRAIN,
@@ -112,7 +113,7 @@ def prepare(
         if (existing := _made_before(folder, settings, options.overwrite)) is not None:
             return existing
         split = split_corpus(texts, held_out, options.share, options.seed, options.drops)
-        kept = KeptShards(folder, settings, split.text_bytes)
+        kept = KeptShards(folder, settings, split.text_bytes, options.executor is not None)
         try:
             notes: list[Note] = []
             if own_characters:
@@ -123,6 +124,8 @@ def prepare(
             else:
                 tokenizer = ready
             fidelity = Fidelity(tokenizer, options.allow_lossy)
+            if options.executor is not None:
+                encode_elsewhere(split.selections, fidelity, kept, options)
             corpus = _write_corpus(folder, split, fidelity, settings, options.workers, kept)
         except BaseException:
             kept.leave()

@@ -86,12 +86,17 @@ def batches(texts: Iterable[Document]) -> Iterator[list[Document]]:
 class KeptShards:
     """The finished shards of a corpus, in a hidden folder in its own, numbered in order."""
 
-    def __init__(self, corpus: Path, settings: dict[str, Any], text_bytes: int) -> None:
-        """Find those that the same settings made; others are removed. Raises StorageError."""
+    def __init__(
+        self, corpus: Path, settings: dict[str, Any], text_bytes: int, always: bool = False
+    ) -> None:
+        """Find those that the same settings made; others are removed. Those of a short text are
+        not kept unless `always`. Raises StorageError."""
         self.folder = corpus / _FOLDER
         self.tokenizer = self.folder / "tokenizer.json"
         """Where one that was trained is kept."""
-        self._wanted = text_bytes >= _KEPT_FROM
+        self._wanted = always or text_bytes >= _KEPT_FROM
+        self.count = max(1, text_bytes // _CHARACTERS)
+        """About how many there will be."""
         self._number = 0
         key = files.sha256_json([settings, __version__, _CHARACTERS])
         with files.storage_errors(self.folder):
@@ -101,10 +106,14 @@ class KeptShards:
             if self._wanted:
                 self.folder.mkdir(exist_ok=True)
                 files.write_json(self.folder / _KEY, {"key": key})
-        self._found = {path.name for path in self.folder.glob("*.npz")}
+        self.look()
         if self._found:
             count = len(self._found)
             say(f"going on: {count} parts were encoded before, of about {_CHARACTERS / 1e6:.0f} MB")
+
+    def look(self) -> None:
+        """See which shards are there."""
+        self._found = {path.name for path in self.folder.glob("*.npz")}
 
     def _key(self) -> str | None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):

@@ -62,7 +62,7 @@ def test_local(texts, expected, tmp_path, monkeypatch):
 
 def test_slurm(texts, expected, tmp_path, monkeypatch):
     """The script has what was asked for; its tasks, run by hand, give the same."""
-    import datatrove.executor.slurm as slurm
+    from datatrove.executor import slurm
 
     scripts, asked = [], []
 
@@ -70,6 +70,7 @@ def test_slurm(texts, expected, tmp_path, monkeypatch):
         scripts.append(script)
         if "merge_stats" not in script:
             path = script.split("launch_pickled_pipeline ")[1].split()[0]
+            monkeypatch.setenv("SLURM_NODELIST", "node1")
             for task in range(3):
                 monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
                 pickle.loads(Path(path).read_bytes()).run()

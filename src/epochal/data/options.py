@@ -125,7 +125,7 @@ class PrepareOptions:
         if self.executor == "slurm" and not self.partition:
             raise OptionError("partition", self.partition, "name the partition of the cluster")
         if self.executor != "slurm":
-            unset = {"partition": None, "time": _TIME, "setup": (), "sbatch": {}}
+            unset: dict[str, Any] = {"partition": None, "time": _TIME, "setup": (), "sbatch": {}}
             for name, usual in unset.items():
                 if (value := getattr(self, name)) != usual:
                     raise OptionError(name, value, "is for the executor slurm")

@@ -71,6 +71,7 @@ def test_slurm(texts, expected, tmp_path, monkeypatch):
         if "merge_stats" not in script:
             path = script.split("launch_pickled_pipeline ")[1].split()[0]
             monkeypatch.setenv("SLURM_NODELIST", "node1")
+            monkeypatch.setattr(slurm, "expand_slurm_nodelist", lambda nodes: [nodes])
             for task in range(3):
                 monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
                 pickle.loads(Path(path).read_bytes()).run()

@@ -81,7 +81,7 @@ def download(name: str, out: str | Path, options: DownloadOptions | None = None)
         if error.__cause__ is None:
             raise
         raise DataError(
-            f"{error}. {_withoutnetwork(name, folder)} (", NamedOption("repo"), ")"
+            f"{error}. {_without_network(name, folder)} (", NamedOption("repo"), ")"
         ) from error
 
 
@@ -232,7 +232,7 @@ def _write_part(path: Path, texts: list[str]) -> None:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
 
 
-def _withoutnetwork(name: str, folder: Path) -> str:
+def _without_network(name: str, folder: Path) -> str:
     """What to do without a network."""
     command = f"`epochal data download {name} --out {folder}`"
     by_hand = ""

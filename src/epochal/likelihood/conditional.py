@@ -89,29 +89,26 @@ def chain_rule(
     reader: Reader, requests: Sequence[Request], mask: int, report: Report
 ) -> list[Likelihood]:
     """Diffusion, left to right: pass i masks tokens i … m of the continuation and scores x_i."""
-
-    def queries(request: Request) -> list[Query]:
-        passes = []
-        for place in range(request.start, len(request.ids)):
-            ids = request.ids.copy()
-            ids[place:] = mask
-            target = request.ids[place : place + 1].astype(int)
-            passes.append(Query(ids, np.array([place]), target))
-        return passes
-
-    return _score(reader, requests, report, lambda request: request.scored, queries, _summed)
+    return _one_by_one(reader, requests, mask, report, rest=True)
 
 
 def pseudo(
     reader: Reader, requests: Sequence[Request], mask: int, report: Report
 ) -> list[Likelihood]:
     """Diffusion: each token of the continuation masked by itself, all others visible."""
+    return _one_by_one(reader, requests, mask, report, rest=False)
+
+
+def _one_by_one(
+    reader: Reader, requests: Sequence[Request], mask: int, report: Report, *, rest: bool
+) -> list[Likelihood]:
+    """One pass for each token of the continuation; `rest`: what follows it is masked, too."""
 
     def queries(request: Request) -> list[Query]:
         passes = []
         for place in range(request.start, len(request.ids)):
             ids = request.ids.copy()
-            ids[place] = mask
+            ids[place : None if rest else place + 1] = mask
             target = request.ids[place : place + 1].astype(int)
             passes.append(Query(ids, np.array([place]), target))
         return passes

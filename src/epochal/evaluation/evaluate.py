@@ -261,7 +261,7 @@ class Scorer:
             sequence_length=loaded.sequence_length,
             validation_sha256=self.data.validation.content_sha256,
             seconds=seconds,
-            nats_missed=0.0 if papers else evaluator.nats_missed(),
+            nats_missed=evaluator.nats_missed() if isinstance(evaluator, Evaluator) else 0.0,
         )
 
     def estimate(self, models: Models, options: EvalOptions) -> Estimate:

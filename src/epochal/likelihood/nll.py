@@ -333,7 +333,7 @@ def _launch(model: Models, problem: Problem, machine: Machine) -> list[_TokenNLL
     if isinstance(model, Ensemble):
         parts = [Part(parts[0].groups, model.average), *model.parts]
     compiled = machine.compiled
-    own = problem.loss and problem.loss.score(index, targets, compiled=compiled)
+    own = problem.loss.score(index, targets, compiled=compiled) if problem.loss else None
     with machine.autocast():
         hidden = [one(*arguments) for one in models]
         alone = [

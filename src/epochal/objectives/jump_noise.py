@@ -132,7 +132,8 @@ class JumpNoise:
         count = -(-total // ONE_IN)
         own = rng.row_keys(rng.stream_key(0, "untouched"), keys)
         scale = total / np.maximum(count, 1)
-        return noise.exact_masks(own, count, untouched) * scale[:, None]
+        weights: NDArray[np.float64] = noise.exact_masks(own, count, untouched) * scale[:, None]
+        return weights
 
     def _drawn(
         self, keys: Keys, share: NDArray[np.float64], touched: noise.Masks

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import runpy
 import shlex
@@ -12,6 +14,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from epochal.cli.main import cli, main
@@ -125,45 +128,27 @@ def test_commands_and_their_options_exist(page):
                 assert key in known_keys() or key.startswith("sweep."), word
 
 
+def blocks(text):
+    """(title or "", lines as words) of each block of shell commands."""
+    for title, block in re.findall(r'```sh(?: title="(.*?)")?\n(.*?)```', text, flags=re.DOTALL):
+        lines = block.replace("\\\n", " ").splitlines()
+        yield title, [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
 def commands(text):
     """Words of each `epochal …` line in the page's shell blocks."""
-    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["epochal"]:
-                yield [word for word in words[1:] if word != ">"]
+    for _, lines in blocks(text):
+        yield from (epochal_words(words) for words in lines if words[0] == "epochal")
 
 
-LONG = {
-    "quickstart": "takes minutes",
-    "study": "takes at least minutes",
-    "sweep": "trains",
-    "train": "trains",
-    "distill": "trains",
-    "downstream": "needs lm-evaluation-harness and rows of tasks",
-    "import": "reads a checkpoint of another program",
-}
-"""Command → why its lines on the pages are not run here, unless with --dry-run."""
-NOT_HERE = (
-    "--ensemble",  # several runs, or named steps, of one family
-    "written",  # two runs of one family, and what they wrote
-    "average",  # five checkpoints of one run
-    "--checkpoint ema",  # a run that averages its weights
-    "safetensors quickstart/ar --checkpoint last",  # the README's run keeps two
-    "data download",
-    "data subset",  # corpora of the paper, downloaded
-    "c4-",
-    "--canaries",  # a run trained on canaries, which the line before trains
-    "runs/private",
-    "compare quickstart train",  # trains
-    "fit runs/sweep",
-    "--law tuned-size",  # runs of four sizes
-    "--law ensemble",  # ensembles of four sizes
-    "isoflop",
-    "law.toml",
-    "constants.toml",
-)
-"""Parts of lines that need what no line on their page makes within seconds, and why."""
+def epochal_words(words):
+    return [word for word in words[1:] if word != ">"]
+
+
+TYPED = re.compile(r"last typed \d{4}-\d\d-\d\d(, shortened)?|not typed: needs .+")
+"""Title of a block that is not run here. Shortened: with fewer steps, minutes or processes."""
+DRY = ("train", "sweep", "submit")
+"""Commands that are run here with --dry-run."""
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +165,13 @@ def at_work(tmp_path_factory, tiny_corpus):
     for number in range(20):
         text = f"Text number {number} says what it says.\n" * 30
         (folder / "my_text" / f"{number}.txt").write_text(text, encoding="utf-8")
+    (folder / "input.txt").write_text("First paragraph.\n\nSecond paragraph.\n\n" * 40)
+    shutil.copy(folder / "input.txt", folder / "book.txt")
+    (folder / "reviews.csv").write_text("review\n" + "It was good.\n" * 40)
+    with gzip.open(folder / "posts.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"body": f"Post {n} of many. " * 20}) + "\n" for n in range(40))
+    np.save(folder / "proteins.npy", np.arange(400, dtype=np.uint16).reshape(20, 20) % 25)
+    (folder / "constants.toml").write_text("E = 1.7\n")
     (folder / "prompts.txt").write_text("The statement\nIf the value is [MASK:3]\n")
     (folder / "points.csv").write_text(points())
     claim = '{"bits_per_byte": 1.1465, "nats_per_token": 3.4172, "bytes_per_token": 2.442}'
@@ -198,17 +190,30 @@ def points():
 
 
 @each_page
-def test_commands_that_take_seconds_run(page, at_work, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(shutil.copytree(at_work, tmp_path / "work"))
-    if page.parent.name == "experiments":
+def test_commands_run_or_say_when_they_were_typed(page, at_work, tmp_path, monkeypatch, capsys):
+    text = page.read_text(encoding="utf-8")
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert not re.search(r"^    (epochal|torchrun|python|pip) ", plain, flags=re.MULTILINE)
+    untitled = [lines for title, lines in blocks(text) if not title]
+    assert all(TYPED.fullmatch(title) for title, _ in blocks(text) if title)
+    if not untitled or page.parent.name == "experiments":
         return  # tests/sweeps/test_paper_recipes.py loads those
-    for words in commands(page.read_text(encoding="utf-8")):
-        line = " ".join(words)
-        if (words[0] in LONG or any(part in line for part in NOT_HERE)) and not (
-            "--dry-run" in words and "isoflop" not in line
-        ):
-            continue
-        words = [word for word in words if word != "my.toml"]
+    monkeypatch.chdir(shutil.copytree(at_work, tmp_path / "work"))
+    for line in (line for lines in untitled for line in lines):
+        assert line[0] == "epochal", f"{line}: give the block a title"
+        words = [word for word in epochal_words(line) if word != "my.toml"]
+        if words[0] in DRY and "--dry-run" not in words:
+            words.append("--dry-run")
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code == 0, (words, capsys.readouterr().err)
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        exec("".join(cell["source"]).replace("STEPS = 150", "STEPS = 4"), names)
+    assert names["comparison"].pairs
+    assert "leader:" in capsys.readouterr().out

@@ -160,12 +160,16 @@ def at_work(tmp_path_factory, tiny_corpus):
     del values["run_dir"]
     compare(None, values, CompareOptions(out=pair, families=family_names()))
     shutil.copytree(pair, folder / "runs/my-sweep")
+    shutil.copytree(pair, folder / "runs/isoflop")
     shutil.copytree(pair / "mdm", folder / "runs/first")
+    for name in ("mine.toml", "recipe.toml"):
+        shutil.copy(pair / "ar/recipe.toml", folder / name)
     (folder / "my_text").mkdir()
     for number in range(20):
         text = f"Text number {number} says what it says.\n" * 30
         (folder / "my_text" / f"{number}.txt").write_text(text, encoding="utf-8")
-    (folder / "input.txt").write_text("First paragraph.\n\nSecond paragraph.\n\n" * 40)
+    paragraphs = (f"Paragraph number {n} is one of many." for n in range(80))
+    (folder / "input.txt").write_text("\n\n".join(paragraphs))
     shutil.copy(folder / "input.txt", folder / "book.txt")
     (folder / "reviews.csv").write_text("review\n" + "It was good.\n" * 40)
     with gzip.open(folder / "posts.jsonl.gz", "wt") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import re
 import runpy
 import shlex
@@ -165,8 +166,9 @@ def at_work(tmp_path_factory, tiny_corpus):
     for name in ("mine.toml", "recipe.toml"):
         shutil.copy(pair / "ar/recipe.toml", folder / name)
     (folder / "my_text").mkdir()
-    for number in range(20):
-        text = f"Text number {number} says what it says.\n" * 30
+    words, drawn = ("one", "text", "says", "what", "others", "do", "not", "say"), random.Random(1)
+    for number in range(30):
+        text = f"Text number {number}.\n" + " ".join(drawn.choices(words, k=200))
         (folder / "my_text" / f"{number}.txt").write_text(text, encoding="utf-8")
     paragraphs = (f"Paragraph number {n} is one of many." for n in range(80))
     (folder / "input.txt").write_text("\n\n".join(paragraphs))

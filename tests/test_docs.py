@@ -173,7 +173,9 @@ def at_work(tmp_path_factory, tiny_corpus):
     paragraphs = (f"Paragraph number {n} is one of many." for n in range(80))
     (folder / "input.txt").write_text("\n\n".join(paragraphs))
     shutil.copy(folder / "input.txt", folder / "book.txt")
-    (folder / "reviews.csv").write_text("review\n" + "It was good.\n" * 40)
+    (folder / "reviews.csv").write_text(
+        "review\n" + "".join(f"It was good {n}.\n" for n in range(40))
+    )
     with gzip.open(folder / "posts.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"body": f"Post {n} of many. " * 20}) + "\n" for n in range(40))
     np.save(folder / "proteins.npy", np.arange(400, dtype=np.uint16).reshape(20, 20) % 25)

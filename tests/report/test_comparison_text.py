@@ -40,7 +40,7 @@ def test_an_exact_nll_leads_a_bound_by_at_most_the_difference(tmp_path):
     text = verdict(compared(tmp_path, FLAT, FLAT, 3.5, 4.0))
     assert text.startswith("AR learned more from these 100,000 unique tokens, by at most 0.500 ±")
     assert "AR had levelled off by epoch 10.0" in text
-    assert text.endswith("these runs do not show where the two curves would cross, if they do.")
+    assert text.endswith("whether the best losses of AR and MDM would cross later.")
 
 
 @pytest.mark.parametrize("lead", [0.004, -0.004, 0.0])

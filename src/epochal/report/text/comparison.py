@@ -112,9 +112,8 @@ def _crossing(pair: Pair, runs: Mapping[str, RunSummary]) -> str:
 def _unknown(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return ""
-    names = [f"of {listed([_short(family) for family in pair.families])}" for pair in pairs]
-    curves = "the two curves" if len(pairs) == 1 else f"the curves {listed(names)}"
-    return f"these runs do not show where {curves} would cross, if they do"
+    names = listed([f"of {listed([_short(each) for each in pair.families])}" for pair in pairs])
+    return f"these runs do not show whether the best losses {names} would cross later"
 
 
 def _bounds(values: Mapping[str, Any]) -> str:

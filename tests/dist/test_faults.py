@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import time
 
 import pytest
@@ -106,13 +105,11 @@ def test_weights_of_another_model_are_refused(killed):
         sharded.read(path, {"model:final_norm.weight": torch.zeros(16)})
 
 
-def test_a_process_that_hangs_is_named_by_the_one_that_ends_the_job(tiny_corpus, tmp_path):
-    """Which ends with an error, whereupon torchrun ends all."""
+def test_a_process_that_hangs_ends_the_job_and_is_named(tiny_corpus, tmp_path):
     begin = time.monotonic()
     words = faulty(tiny_corpus, tmp_path, "hang", parallel__timeout=8)
-    (waits, hangs), logs = start(2, ["python", *words], tmp_path)
-    assert waits.wait() != 0
-    os.killpg(hangs.pid, signal.SIGKILL)
+    both, logs = start(2, ["python", *words], tmp_path)
+    assert 0 not in [one.wait() for one in both]
     assert time.monotonic() - begin < 120
     assert "rank 1 (" in errors(logs)
     assert "is after step 6, at" in errors(logs)
@@ -135,9 +132,9 @@ def full_disk(tiny_corpus, tmp_path_factory):
 def test_a_full_disk_during_a_save(full_disk):
     folder, said = full_disk
     assert "the disk is full; free some space" in said
-    checkpoints = folder / "full-disk" / "checkpoints"
-    assert checkpoint.load_state(checkpoints.find(checkpoints, "last")).step == 4
-    assert not list(checkpoints.glob(".*")), "room was made"
+    place = folder / "full-disk" / "checkpoints"
+    assert checkpoint.load_state(checkpoints.find(place, "last")).step == 4
+    assert not list(place.glob(".*")), "room was made"
 
 
 def test_a_mesh_that_does_not_fit_is_said_once_and_makes_nothing(full_disk):

@@ -2,7 +2,7 @@
 
 Run as a program it is that server: of the requests' arguments, `python FILE …` runs a file, all
 others `epochal`. To start torchrun and two Pythons that import torch takes 15 s of a core;
-tests/dist/test_faults.py does it.
+tests/distributed/test_faults.py does it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import runpy
 import signal
-import socket
 import sys
 from pathlib import Path
 
 from epochal.sweeps import fork_server
 from epochal.sweeps.fork_server import PRELOADED, _run_epochal, serve, start_epochal
+
+_STORES = []
 
 
 def use_for_all_runs():
@@ -60,10 +61,13 @@ def errors(logs):
 
 def start(count, arguments, folder):
     """The processes, and the files of their standard output; see `together`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    from torch.distributed import TCPStore
+
+    # As under torchrun they meet at a store that outlives them: one of rank 0's own would be gone
+    # when a second run in the same processes asks for it.
+    _STORES.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(_STORES[-1].port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     shared |= {**os.environ, "OMP_NUM_THREADS": "1"}
     logs = [folder / f"rank-{rank}" for rank in range(count)]
     children = []

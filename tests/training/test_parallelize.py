@@ -1,4 +1,4 @@
-"""What is done around a model that is parallelize over processes; tests/dist has the processes."""
+"""What is done around a model in several processes; tests/distributed has the processes."""
 
 from __future__ import annotations
 

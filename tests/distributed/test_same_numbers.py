@@ -1,26 +1,28 @@
 """One, two and four processes, in every mode, give one loss curve; and a checkpoint of any number
 of processes, in any mode, is gone on with by any other.
 
-All that two processes have to do is done by one start of them, and likewise for four.
+All that two processes have to do is done by one start of them, and likewise for four. `make test`
+takes some pairs of family and mode; EPOCHAL_EVERY_MODE=1 takes all of them (six minutes).
 """
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from many_runs import train_one
 from safetensors.torch import load_file
+from torchrun import many
 
-from epochal.runs import checkpoints
-from epochal.runs import RunRecord
 from epochal.device import has_compiler
 from epochal.interop.exports import export_safetensors
 from epochal.interop.load import load
+from epochal.runs import RunRecord, checkpoints
 from epochal.training.train import train
-from many_runs import train_one
 from tiny_runs import figures, overrides
-from torchrun import many
 
-FIRST = 12
+STEPS, FIRST = 16, 8
 ZERO3 = {"parallel__zero": 3}
 TENSOR = {"parallel__tensor": 2}
 SEQUENCE = TENSOR | {"parallel__sequence": True}
@@ -32,34 +34,35 @@ COMPILED = {"train__compile": "on"} if has_compiler() else {}
 BOTH = ("ar", "mdm")
 SCALED, MUON = (*BOTH, "completep"), (*BOTH, "muon")
 NAMED = ("block", "dual", "hybrid", "uniform")
-# name: (families, processes, mode). Each mode once; what does not depend on it (micro-batches,
-# recomputing) goes along. Three layers are cut unevenly by two stages.
+# name: (families, further families of EPOCHAL_EVERY_MODE, processes, mode). What does not depend
+# on the mode (micro-batches, recomputing) goes along. Three layers are cut unevenly by two stages.
+OFFLOAD = ZERO3 | FULL | {"parallel__offload": True}
 MODES = {
-    "ddp-accumulating": ((*MUON, *NAMED), 2, ONE_ROW),
-    "zero-1-accumulating": (BOTH, 2, {"parallel__zero": 1} | ONE_ROW),
-    "zero-2-recomputing-some": (SCALED, 2, {"parallel__zero": 2} | SOME),
-    "zero-3-recomputing-offload": (
-        (*MUON, "uniform"),
-        2,
-        ZERO3 | FULL | {"parallel__offload": True},
-    ),
-    "ddp-compiled": (("ar",), 2, COMPILED),
-    "zero-3-compiled": (BOTH, 2, ZERO3 | COMPILED),
-    "ddp-student": (("student",), 2, ONE_ROW),
-    "zero-3-student": (("student",), 2, ZERO3),
-    "tensor": (BOTH, 2, TENSOR),
-    "tensor-sequence": ((*SCALED, "muon"), 2, SEQUENCE),
-    "hybrid": (BOTH, 4, ZERO3 | {"parallel__shard": 2}),
-    "zero-3-tensor": (MUON, 4, ZERO3 | TENSOR),
-    "stages": ((*SCALED, "muon", "uniform"), 2, STAGES | ONE_ROW),
-    "stages-data": (("mdm",), 4, STAGES),
-    "stages-zero-2": (("mdm8",), 4, STAGES | {"parallel__zero": 2}),
-    "stages-zero-3": (("ar",), 4, STAGES | ZERO3),
-    "stages-tensor": (("mdm",), 4, STAGES | TENSOR),
-    "stages-tensor-sequence": (("ar",), 4, STAGES | SEQUENCE),
-    "stages-untied": (("ar-untied",), 4, STAGES | FULL),
+    "ddp-accumulating": ((*BOTH, "muon", *NAMED), (), 2, ONE_ROW),
+    "zero-1-accumulating": (("mdm",), ("ar",), 2, {"parallel__zero": 1} | ONE_ROW),
+    "zero-2-recomputing-some": (("completep",), BOTH, 2, {"parallel__zero": 2} | SOME),
+    "zero-3-recomputing-offload": (("muon", "uniform"), BOTH, 2, OFFLOAD),
+    "ddp-compiled": ((), ("ar",), 2, COMPILED),
+    "zero-3-compiled": (("mdm",), ("ar",), 2, ZERO3 | COMPILED),
+    "ddp-student": ((), ("student",), 2, ONE_ROW),
+    "zero-3-student": (("student",), (), 2, ZERO3),
+    "tensor": ((), BOTH, 2, TENSOR),
+    "tensor-sequence": (("mdm", "muon"), ("ar", "completep"), 2, SEQUENCE),
+    "hybrid": (("mdm",), ("ar",), 4, ZERO3 | {"parallel__shard": 2}),
+    "zero-3-tensor": (("mdm",), ("ar", "muon"), 4, ZERO3 | TENSOR),
+    "stages": (("mdm", "muon", "uniform"), ("ar", "completep"), 2, STAGES | ONE_ROW),
+    "stages-data": (("mdm",), (), 4, STAGES),
+    "stages-zero-2": ((), ("mdm8",), 4, STAGES | {"parallel__zero": 2}),
+    "stages-zero-3": ((), ("ar",), 4, STAGES | ZERO3),
+    "stages-tensor": (("mdm",), (), 4, STAGES | TENSOR),
+    "stages-tensor-sequence": ((), ("ar",), 4, STAGES | SEQUENCE),
+    "stages-untied": (("ar-untied",), (), 4, STAGES | FULL),
 }
-RUNS = [(family, mode) for mode, (families, *_) in MODES.items() for family in families]
+RUNS = [
+    (family, mode)
+    for mode, (families, more, *_) in MODES.items()
+    for family in (*families, *(more if os.environ.get("EPOCHAL_EVERY_MODE") else ()))
+]
 MODELS = {
     "ar": {"family": "ar"},
     "ar-untied": {"family": "ar", "model__tie_embeddings": False},
@@ -96,9 +99,10 @@ MOVES = {
 
 
 def values(corpus, folder, name, model, **changes):
-    """A run of 24 steps at a rate at which rounding does not grow."""
+    """A run of 16 steps at a rate at which rounding does not grow."""
     steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__grad_clip": 0.5}
-    steady |= {"checkpoint__every": "4 steps", "eval__every": "12 steps", "parallel__timeout": 120}
+    steady |= {"checkpoint__every": "8 steps", "eval__every": "8 steps", "parallel__timeout": 120}
+    steady |= {"train__steps": STEPS}
     given = overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
     if teachers := given.get("distill.teachers"):
         given["distill.teachers"] = [str(folder / teacher) for teacher in teachers]
@@ -124,15 +128,15 @@ def runs(tiny_corpus, tmp_path_factory):
 
     def wholes(processes):
         return [
-            values(tiny_corpus, folder, f"{model}-{mode}", model, **MODES[mode][2])
+            values(tiny_corpus, folder, f"{model}-{mode}", model, **MODES[mode][3])
             for model, mode in RUNS
-            if MODES[mode][1] == processes
+            if MODES[mode][2] == processes
         ]
 
     for job in halves(0, 1):
         train_one(job)
     said = many(2, [*wholes(2), *halves(0, 2), *halves(1, 2)], folder)
-    assert f"resuming from step {FIRST} of 24" in said
+    assert f"resuming from step {FIRST} of {STEPS}" in said
     assert "FutureWarning" not in said  # nor of names that torch gives up
     unfinished = [name for name, (_, second) in MOVES.items() if second[0] != 2]
     assert {RunRecord(folder / name).status for name in unfinished} == {"stopped"}
@@ -155,7 +159,7 @@ def test_moving_half_way_changes_nothing(runs, name):
 def _same(alone, other):
     assert RunRecord(other).status == "finished"
     expected, found = figures(alone), figures(other)
-    assert len(expected) >= 24
+    assert len(expected) >= STEPS
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for one, many_ in zip(expected, found, strict=True):
         for key, value in one.items():

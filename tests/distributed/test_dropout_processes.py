@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torchrun import many
 
 from epochal.training.train import train
 from tiny_runs import figures, overrides
-from torchrun import many
 
 
 @pytest.fixture(scope="module")

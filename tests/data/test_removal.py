@@ -73,6 +73,43 @@ def test_against_loops(random, tmp_path, monkeypatch, length, many, at_once):
     assert cut.empty == sum(n in order and lost[n] == sizes[n] - 1 for n in range(40))
 
 
+@pytest.mark.parametrize("at_once", [1 << 22, 50])
+def test_leaked_against_loops(random, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(removal, "_SOUGHT", at_once)
+    stores, both = [], []
+    for name, count in (("x", 40), ("y", 12)):
+        documents = [[*random.choice([97, 98], random.integers(3, 40)), END] for _ in range(count)]
+        sizes = [len(ids) for ids in documents]
+        write_pair(tmp_path / name, [one for ids in documents for one in ids], sizes)
+        stores.append(TokenStore.open(tmp_path / name))
+        both.append(documents)
+    there = {tuple(ids[i : i + 10]) for ids in both[1] for i in range(len(ids) - 9)}
+    order = np.array([n for n in random.permutation(40) if n % 7])
+    expected = [np.zeros(len(ids), dtype=bool) for ids in both[0]]
+    for number in order:
+        ids = both[0][number]
+        for i in range(len(ids) - 9):
+            expected[number][i : i + 10] |= tuple(ids[i : i + 10]) in there
+        expected[number][-1] = False
+    cut = find_cut(stores[0], order, load_tokenizer("bytes"), None, None, 10, stores[1])
+    np.testing.assert_array_equal(np.asarray(cut.gone), np.concatenate(expected))
+    assert 0 < cut.leaked == cut.gone.sum() < len(cut.gone)
+
+
+def test_passages_of_the_validation_set_are_cut_out(tmp_path):
+    own = [f"{n:03} " * 3 + chr(97 + n % 26) * 9 + f"{n * 37 % 101:03}" for n in range(60)]
+    for n in range(0, 60, 4):
+        own[n] += f"{chr(65 + n % 26)}{PASSAGE}"
+    options = PrepareOptions(tokenizer="bytes", validation=0.3, drop_leaked_passages=13)
+    corpus = prepare(lines(tmp_path, own), tmp_path / "corpus", options)
+    [told] = [one for one in corpus.notes if one.code == CorpusNote.REPEATS_CUT]
+    counts = corpus.train.metadata.duplicates
+    assert counts.cut_leaked == told.values["leaked"] == len(PASSAGE) * told.values["documents"] > 0
+    leaked = measure_duplicates(corpus.folder).leaked_ngrams
+    assert leaked.train.tokens == leaked.validation.tokens == 0
+    assert all(finding.ok for finding in verify(corpus.folder))
+
+
 def texts():
     """Of 30 with words of their own, five have the passage and ten the line; one is the passage."""
     own = [f"{n:02} " * 3 + chr(97 + n % 26) * 9 + f"{n * 37 % 101:03}" for n in range(30)]
@@ -116,6 +153,13 @@ def test_planted(tmp_path, shuffle):
 def test_bad_values(tmp_path):
     with pytest.raises(OptionError, match="give 10 or more"):
         PrepareOptions(drop_repeated_passages=3)
+    with pytest.raises(OptionError, match="needs a validation set"):
+        PrepareOptions(drop_leaked_passages=13, validation=0)
+    path = lines(tmp_path, ["the same words again and again"] * 9)
+    own = str(lines(tmp_path, ["the same words again and again and"], "own.jsonl"))
+    options = PrepareOptions(tokenizer="bytes", validation_inputs=[own], drop_leaked_passages=10)
+    with pytest.raises(DataError, match="no text is left for training"):
+        prepare(path, tmp_path / "none", options)
     path = lines(tmp_path, ["1 2 3", "4 5 6", "7 8 9"])
     words = tmp_path / "words.json"
     words.write_text(

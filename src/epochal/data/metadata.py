@@ -83,6 +83,8 @@ class Duplicates:
     """Tokens of repeated passages that were cut out on request."""
     cut_lines: int | None = None
     """Other tokens of boilerplate lines that were."""
+    cut_leaked: int | None = None
+    """Tokens of passages of the validation set that were cut out before those."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

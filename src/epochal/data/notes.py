@@ -46,8 +46,8 @@ class CorpusNote(NoteCode):
     """`documents` left out of training since they are near to an earlier one, and `leaked` others
     since they are near to one of the validation set."""
     REPEATS_CUT = "repeats_cut"
-    """`passages` tokens of repeated passages and `lines` of boilerplate lines were cut out of
-    `documents` training documents; nothing was left of `empty` of them."""
+    """`leaked` tokens of passages of the validation set, `passages` of repeated ones and `lines` of
+    boilerplate lines were cut out of `documents` training documents; `empty` had nothing else."""
     VALIDATION_SHARE = "validation_share"
     """Documents are so long that the validation set is `share` of the text, not `wanted`:
     `validation_documents` of `documents`."""

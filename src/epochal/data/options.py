@@ -20,6 +20,8 @@ InvalidUTF8 = Literal["error", "replace"]
 OnError = Literal["stop", "skip"]
 Executor = Literal["local", "slurm", "ray"]
 DEFAULT_VALIDATION = 0.05
+CUTS = {"drop_repeated_passages": 10, "drop_boilerplate_lines": 2, "drop_leaked_passages": 10}
+"""What may be cut out of training documents: option → the least that it takes."""
 _TIME = "4:00:00"
 
 
@@ -64,6 +66,9 @@ class PrepareOptions:
     drop_boilerplate_lines: int | None = option(None, metavar="DOCUMENTS")
     """Cut lines of 8 or more tokens that so many training documents have, such as 10, but for the
     first. Also drops equal documents."""
+    drop_leaked_passages: int | None = option(None, metavar="TOKENS")
+    """Cut so many tokens in a row out of training documents where the validation set has them, such
+    as 13. Also drops equal documents."""
     invalid_utf8: InvalidUTF8 = "error"
     """What to do with bytes that are not UTF-8; replace writes U+FFFD."""
     on_error: OnError = "stop"
@@ -113,9 +118,12 @@ class PrepareOptions:
             raise OptionError("validation", self.validation, problem)
         _at_least_one(self, "workers", "tasks")
         self._check_executor()
-        for name, least in (("drop_repeated_passages", 10), ("drop_boilerplate_lines", 2)):
+        for name, least in CUTS.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise OptionError(name, value, f"give {least} or more")
+        if self.drop_leaked_passages and self.share == 0 and not self.validation_inputs:
+            problem = "needs a validation set; give a share for it, or leave this out"
+            raise OptionError("drop_leaked_passages", self.drop_leaked_passages, problem)
 
     def _check_executor(self) -> None:
         if self.executor is not None:
@@ -133,8 +141,8 @@ class PrepareOptions:
     @property
     def drops(self) -> bool:
         """Whether equal documents are left out, asked for or because more is."""
-        more = self.drop_repeated_passages or self.drop_boilerplate_lines
-        return self.drop_duplicates or self.drop_near_duplicates or more is not None
+        more = any(getattr(self, name) is not None for name in CUTS)
+        return self.drop_duplicates or self.drop_near_duplicates or more
 
     @property
     def share(self) -> float:

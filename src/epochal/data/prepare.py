@@ -31,7 +31,7 @@ from epochal.data.fidelity import Fidelity
 from epochal.data.inputs import TextInputs
 from epochal.data.metadata import Duplicates, Split, StoreMetadata
 from epochal.data.notes import CorpusNote
-from epochal.data.options import DuplicateOptions, PrepareOptions
+from epochal.data.options import CUTS, DuplicateOptions, PrepareOptions
 from epochal.data.parallel import Workers, cores
 from epochal.data.proposal import proposed_rule
 from epochal.data.removal import find_cut
@@ -55,14 +55,13 @@ _TRAINING_TEXT = 1_000_000_000  # bytes a tokenizer learns from; chosen by us, m
 _HASH_LENGTH = 64  # characters of a SHA-256
 _RULES = 1  # to be raised when the same settings come to give another store
 _LATER = {
-    **dict.fromkeys(("shuffle", "lists", "drop_repeated_passages", "drop_boilerplate_lines")),
+    **dict.fromkeys(("shuffle", "lists", *CUTS)),
     "encoding": "utf-8",
     "token_type": "uint16",
     "drop_near_duplicates": False,
     "on_error": "stop",
 }
 """Options that came later: at this default a corpus made before is still the same."""
-_CUTS = ("drop_repeated_passages", "drop_boilerplate_lines")
 _FOR_ONE_PROCESS = 1 << 23  # bytes of text, a second of work
 
 
@@ -262,9 +261,15 @@ def _write_corpus(
             remaining, notes = _without_near(train, validation if split.has_validation else None)
             order = order[remaining[order]]
         gone: Mask | None = None
-        if any(cuts := [settings.get(name) for name in _CUTS]):
-            cut = find_cut(train.writer.view(), order, tokenizer, *cuts)
+        if any(cuts := [settings.get(name) for name in CUTS]):
+            held_out = validation.writer.view() if split.has_validation else None
+            cut = find_cut(train.writer.view(), order, tokenizer, *cuts, held_out)
             order, gone, notes = order[cut.kept[order]], cut.gone, notes + cut.notes()
+            if not len(order):
+                raise DataError(
+                    "no text is left for training after what was cut; give more text, or ask for "
+                    "longer passages and for lines of more documents"
+                )
             train.take(cut)
         if seed is not None or gone is not None or len(order) < train_writer.documents:
             train_writer.reorder(order, gone)
@@ -274,10 +279,10 @@ def _write_corpus(
             # All is on the disk. An older corpus goes before any of the new one comes.
             remove_store(folder / TRAIN)
             remove_store(folder / VALIDATION)
-            held_out = validation_writer.commit(metadata[1]) if split.has_validation else None
+            other = validation_writer.commit(metadata[1]) if split.has_validation else None
             validation_writer.abort()
         made = train_writer.commit(metadata[0])
-    return Corpus(made, held_out, tokenizer, notes=tuple(notes))
+    return Corpus(made, other, tokenizer, notes=tuple(notes))
 
 
 def _without_near(train: Side, validation: Side | None) -> tuple[Mask, list[Note]]:
@@ -328,7 +333,7 @@ def _write(
 
 def _knows_bytes(side: Side, tokenizer: Tokenizer) -> bool:
     """Whether lengths are bytes of text: not where ids of unknown text were given, or cut out."""
-    of_ids = side.selection.scan.given_as_ids or any(side.cut or ())
+    of_ids = side.selection.scan.given_as_ids or (side.cut is not None and side.cut.documents > 0)
     return not of_ids or tokenizer.token_byte_lengths is not None
 
 
@@ -370,8 +375,9 @@ def _metadata(
                     documents=side.repeats,
                     share_of_tokens=side.repeated_tokens / max(1, written.unique_tokens),
                     dropped=side.selection.dropped + side.dropped,
-                    cut_passages=side.cut and side.cut[0],
-                    cut_lines=side.cut and side.cut[1],
+                    cut_passages=side.cut and side.cut.passages,
+                    cut_lines=side.cut and side.cut.lines,
+                    cut_leaked=side.cut and side.cut.leaked,
                 ),
                 split=own_split if split.has_validation else None,
                 shuffled=settings.get("shuffle") if side is train else None,

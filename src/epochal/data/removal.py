@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epochal.data.ngrams import Mask, Places, Units, UnitsOf, chunks, lines_of, windows_of
+from epochal.data.ngrams import Mask, Places, Sought, Units, UnitsOf, chunks, lines_of, windows_of
 from epochal.data.notes import CorpusNote
 from epochal.data.passages import SHORTEST_LINE, line_ends
 from epochal.data.store import TokenStore
@@ -19,6 +19,7 @@ from epochal.progress import bar
 from epochal.results import Note, note
 
 _AT_ONCE = 1 << 24  # units compared at a time, in some 600 MB
+_SOUGHT = 1 << 22  # windows looked for at a time
 _LONGEST_LINE = 4096
 _CHUNK = 1 << 20
 
@@ -41,13 +42,29 @@ class Removal:
 
     def passages(self, length: int) -> int:
         """Mark every passage of `length` tokens within a document that stood before, without
-        overlap; returns the tokens marked."""
+        overlap; returns the tokens marked beside those before."""
 
         def repeated(units: Units, firsts: Places) -> Mask:
             stood: Mask = units.places >= units.places[firsts] + length
             return stood
 
         return self._mark(windows_of(self.store, length), repeated, "Repeated passages")
+
+    def leaked(self, validation: TokenStore, length: int) -> int:
+        """Mark every passage of `length` tokens that a document of `validation` has; returns the
+        tokens marked. So many of its windows are looked for at a time, each in the whole store."""
+        total, find = self.store.unique_tokens, windows_of(self.store, length)
+        parts = range(0, validation.unique_tokens, _SOUGHT)
+        with bar("Passages of the validation set", total * len(parts)) as progress:
+            for number, start in enumerate(parts):
+                last = min(start + _SOUGHT, validation.unique_tokens)
+                sought = Sought(windows_of(validation, length)(start, last).hashes)
+                for units in chunks(find, 0, total):
+                    found = np.sort(sought.find(units.hashes)[0])
+                    self._flag(units[found[self.kept[units.documents[found]]]])
+                    progress.update(number * total + int(max(units.places, default=0)))
+        self.gone[self.store.document_starts[1:] - 1] = False  # a document keeps its end
+        return self._count()
 
     def lines(self, documents: int) -> int:
         """Mark every line of 8 to 4,096 tokens that so many documents have, but for the first one;
@@ -135,10 +152,12 @@ class Cut:
     """[tokens] of the store."""
     text_bytes: NDArray[np.int64]
     """[documents] bytes of text that go; 0 where tokens do not stand for bytes."""
+    leaked: int
+    """Tokens of passages that the validation set has."""
     passages: int
-    """Tokens."""
-    lines: int
     """Other tokens."""
+    lines: int
+    """Still others."""
     documents: int
     """That lose some."""
     empty: int
@@ -146,7 +165,7 @@ class Cut:
 
     def notes(self) -> list[Note]:
         """What is told of it."""
-        names = ("passages", "lines", "documents", "empty")
+        names = ("leaked", "passages", "lines", "documents", "empty")
         values = {name: getattr(self, name) for name in names}
         return [note(CorpusNote.REPEATS_CUT, **values)] if self.documents else []
 
@@ -157,15 +176,20 @@ def find_cut(
     tokenizer: Tokenizer,
     length: int | None,
     documents: int | None,
+    leak: int | None = None,
+    validation: TokenStore | None = None,
 ) -> Cut:
     """What goes of the documents in `order` if passages of `length` tokens and lines of so many
-    `documents` are kept once; None keeps them all."""
+    `documents` are kept once, and passages of `leak` tokens that `validation` has not at all; None
+    keeps them all."""
     kept = np.zeros(store.documents, dtype=bool)
     kept[order] = True
     removal = Removal(store, tokenizer, kept)
+    leaked = removal.leaked(validation, leak) if leak and validation else 0
     passages = removal.passages(length) if length else 0
     lines = removal.lines(documents) if documents else 0
     tokens, text_bytes = removal.of_documents()
     empty = kept & (tokens > 0) & (tokens == np.diff(store.document_starts) - 1)
     losing = int((tokens > 0).sum())
-    return Cut(kept & ~empty, removal.gone, text_bytes, passages, lines, losing, int(empty.sum()))
+    counts = (leaked, passages, lines, losing, int(empty.sum()))
+    return Cut(kept & ~empty, removal.gone, text_bytes, *counts)

@@ -30,12 +30,12 @@ class Side:
     dropped: int = 0
     """Near duplicates that were left out."""
     repeated_tokens: int = 0
-    cut: tuple[int, int] | None = None
-    """Tokens of repeated passages, and of lines, that were cut out."""
+    cut: Cut | None = None
+    """What was cut out."""
 
     def take(self, cut: Cut) -> None:
         """Count what is left after the cut."""
-        self.cut, self.dropped = (cut.passages, cut.lines), self.dropped + cut.empty
+        self.cut, self.dropped = cut, self.dropped + cut.empty
         self.text_bytes = int((np.array(self.lengths) - cut.text_bytes)[cut.kept].sum())
 
     def add(

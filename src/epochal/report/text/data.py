@@ -111,8 +111,9 @@ TEXTS: dict[NoteCode, Text] = {
         f"{count(values['leaked'], 'document')} near to one of the validation set"
     ),
     CorpusNote.REPEATS_CUT: lambda values: (
-        f"cut {values['passages']:,} tokens of repeated passages and {values['lines']:,} of "
-        f"boilerplate lines out of {count(values['documents'], 'training document')}, and left "
+        f"cut {values['passages']:,} tokens of repeated passages, {values['lines']:,} of "
+        f"boilerplate lines and {values['leaked']:,} of passages that the validation set has out "
+        f"of {count(values['documents'], 'training document')}, and left "
         f"out the {values['empty']:,} of them that had nothing else"
     ),
     CorpusNote.VALIDATION_SHARE: _validation_share,

@@ -263,7 +263,7 @@ def _write_corpus(
         gone: Mask | None = None
         if any(cuts := [settings.get(name) for name in CUTS]):
             held_out = validation.writer.view() if split.has_validation else None
-            cut = find_cut(train.writer.view(), order, tokenizer, *cuts, held_out)
+            cut = find_cut(train.writer.view(), order, tokenizer, *cuts, validation=held_out)
             order, gone, notes = order[cut.kept[order]], cut.gone, notes + cut.notes()
             if not len(order):
                 raise DataError(
@@ -375,9 +375,9 @@ def _metadata(
                     documents=side.repeats,
                     share_of_tokens=side.repeated_tokens / max(1, written.unique_tokens),
                     dropped=side.selection.dropped + side.dropped,
-                    cut_passages=side.cut and side.cut.passages,
-                    cut_lines=side.cut and side.cut.lines,
-                    cut_leaked=side.cut and side.cut.leaked,
+                    cut_passages=None if side.cut is None else side.cut.passages,
+                    cut_lines=None if side.cut is None else side.cut.lines,
+                    cut_leaked=None if side.cut is None else side.cut.leaked,
                 ),
                 split=own_split if split.has_validation else None,
                 shuffled=settings.get("shuffle") if side is train else None,

@@ -261,9 +261,10 @@ def _write_corpus(
             remaining, notes = _without_near(train, validation if split.has_validation else None)
             order = order[remaining[order]]
         gone: Mask | None = None
-        if any(cuts := [settings.get(name) for name in CUTS]):
+        length, many, leak = (settings.get(name) for name in CUTS)
+        if length or many or leak:
             held_out = validation.writer.view() if split.has_validation else None
-            cut = find_cut(train.writer.view(), order, tokenizer, *cuts, validation=held_out)
+            cut = find_cut(train.writer.view(), order, tokenizer, length, many, leak, held_out)
             order, gone, notes = order[cut.kept[order]], cut.gone, notes + cut.notes()
             if not len(order):
                 raise DataError(

@@ -104,6 +104,11 @@ class TrainingStopped(EpochalError):
         self.exit_code = exit_code
 
 
+def not_installed(need: str, library: str, extra: str) -> str:
+    """The message where a library of an extra is missing; `need` is such as "executors need"."""
+    return f"{need} {library}, which is not installed: run `pip install 'epochal[{extra}]'`"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean `x`?' for the known word nearest to `word`, or ''."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -19,7 +19,7 @@ from epochal.data.fidelity import Fidelity
 from epochal.data.options import PrepareOptions
 from epochal.data.shards import KeptShards
 from epochal.data.split import Selection
-from epochal.errors import DataError, OptionError, UserError
+from epochal.errors import DataError, OptionError, UserError, not_installed
 from epochal.progress import say
 
 _POLL_SECONDS = 10.0
@@ -83,9 +83,7 @@ def _executor(step: EncodeShare, tasks: int, logs: Path, options: PrepareOptions
         from datatrove.executor.ray import RayPipelineExecutor
         from datatrove.executor.slurm import SlurmPipelineExecutor
     except ImportError:
-        raise DataError(
-            "executors need datatrove, which is not installed: run `pip install 'epochal[cluster]'`"
-        ) from None
+        raise DataError(not_installed("executors need", "datatrove", "cluster")) from None
     common: dict[str, Any] = {"pipeline": [step], "tasks": tasks, "logging_dir": str(logs)}
     if options.executor == "slurm":
         return SlurmPipelineExecutor(

@@ -12,7 +12,7 @@ from typing import Any
 from epochal.data.fields import Document, no_field, splits
 from epochal.data.notes import CorpusNote
 from epochal.data.readers import Documents, File, doubled_column
-from epochal.errors import DataError, NamedOption
+from epochal.errors import DataError, NamedOption, not_installed
 
 _ROWS = 1024
 _TEXTS = (
@@ -64,10 +64,8 @@ def _arrow() -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise DataError(
-            "Parquet and Arrow files need pyarrow, which is not installed: run `pip install "
-            "'epochal[parquet]'`"
-        ) from None
+        need = "Parquet and Arrow files need"
+        raise DataError(not_installed(need, "pyarrow", "parquet")) from None
     return pyarrow
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from epochal.data.tokenizer_sources import quiet, reason
-from epochal.errors import DataError
+from epochal.errors import DataError, not_installed
 
 HUB = "hf://"
 _URL = re.compile(r"hf://(?:datasets/)?([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
@@ -22,9 +22,7 @@ _ASKED = 500  # paths that one request asks for
 def require(library: str) -> None:
     """Raise DataError, with what to type, if `library` is not installed."""
     if importlib.util.find_spec(library) is None:
-        raise DataError(
-            f"the hub needs {library}, which is not installed: run `pip install 'epochal[hub]'`"
-        )
+        raise DataError(not_installed("the hub needs", library, "hub"))
 
 
 @contextmanager

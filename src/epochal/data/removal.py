@@ -63,7 +63,6 @@ class Removal:
                     found = np.sort(sought.find(units.hashes)[0])
                     self._flag(units[found[self.kept[units.documents[found]]]])
                     progress.update(number * total + int(max(units.places, default=0)))
-        self.gone[self.store.document_starts[1:] - 1] = False  # a document keeps its end
         return self._count()
 
     def lines(self, documents: int) -> int:
@@ -110,7 +109,6 @@ class Removal:
                 firsts = np.flatnonzero(new)[np.cumsum(new) - 1]
                 chosen = units[repeated(units, firsts)]
                 self._flag(chosen[np.argsort(chosen.places)])
-        self.gone[self.store.document_starts[1:] - 1] = False  # a document keeps its end
         return self._count() - before
 
     def _flag(self, units: Units) -> None:
@@ -123,6 +121,8 @@ class Removal:
             self.gone[first:end] = True
 
     def _count(self) -> int:
+        """Tokens that are marked, once the ends of documents, which stay, are not."""
+        self.gone[self.store.document_starts[1:] - 1] = False
         return sum(
             int(np.count_nonzero(self.gone[start : start + _CHUNK]))
             for start in range(0, len(self.gone), _CHUNK)

@@ -137,6 +137,6 @@ class KeptShards:
     def leave(self) -> None:
         """Keep them, and say so, if there are any."""
         if count := len(list(self.folder.glob("*.npz"))):
-            say(f"{count} encoded parts are kept in {self.folder}; the same command goes on there")
+            say(f"{count} encoded parts are kept in {self.folder}; the same command resumes there")
         elif not self.tokenizer.exists():
             self.remove()

@@ -10,7 +10,7 @@ from typing import Any
 from epochal.data.fields import Document
 from epochal.data.notes import CorpusNote
 from epochal.data.readers import Documents, File
-from epochal.errors import DataError
+from epochal.errors import DataError, not_installed
 
 _WITH_CONTENT = ("response", "resource", "conversion")
 _HTML = ("text/html", "application/xhtml+xml")
@@ -59,10 +59,8 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise DataError(
-            f"a WARC file needs {name.partition('.')[0]}, which is not installed: run `pip install "
-            "'epochal[warc]'`"
-        ) from None
+        library = name.partition(".")[0]
+        raise DataError(not_installed("a WARC file needs", library, "warc")) from None
 
 
 def _content_type(record: Any) -> tuple[str, str]:

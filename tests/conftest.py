@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 import processes
+from epochal import progress
 
 settings.register_profile("epochal", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("epochal")
@@ -36,6 +37,12 @@ def _one_thread():
     if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
     processes.measure_quickly()
+
+
+@pytest.fixture(autouse=True)
+def _every_notice(monkeypatch):
+    """A notice that comes once per process comes once per test."""
+    monkeypatch.setattr(progress, "_renames", set())
 
 
 @pytest.fixture

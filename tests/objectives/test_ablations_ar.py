@@ -10,11 +10,13 @@ import torch
 from scipy import stats
 
 from epochal import rng
+from epochal.errors import RecipeError
 from epochal.families.autoregressive import AutoregressiveOptions as Options
 from epochal.models import Transformer, initialise
-from epochal.objectives import Autoregressive, Draw, Rows
+from epochal.objectives import Autoregressive, Draw, Rows, objective
 from epochal.objectives.attention_mask import RandomCausalMask, masking_probability
 from epochal.objectives.autoregressive import order_lists, row_orders
+from epochal.recipe import load_recipe
 from epochal.sizes import Architecture
 
 
@@ -226,3 +228,117 @@ def test_evaluation_replaces_nothing():
     draw = Draw(np.zeros(4), rows_of(4).keys)
     assert torch.equal(it.likelihood_problem(ids, scored, draw).inputs, ids)
     assert torch.equal(it.paper_problem(ids, draw).inputs, ids[:, :-1])
+
+
+# --- direction, offset, masked copy --------------------------------------------------------------
+
+
+def as_the_sources_code(tokens, vocabulary, backwards, offset):
+    """One row, written out: its markers, and what each position predicts (None: nothing)."""
+    read = list(reversed(tokens)) if backwards else list(tokens)
+    markers = [vocabulary + 1] * backwards + [vocabulary + offset] * (offset > 1)
+    inputs = (markers + read)[: len(tokens) - 1]
+    targets = []
+    for position in range(len(inputs)):
+        last_read = position - len(markers)  # −1: all markers and nothing of the row
+        ahead = last_read + offset
+        known = last_read >= -1 and ahead < len(read)
+        targets.append(read[ahead] if known else None)
+    return inputs, targets
+
+
+@pytest.mark.parametrize(("share", "largest"), [(0.5, 1), (0, 5), (0.5, 5)])
+def test_directions_and_offsets_are_the_sources(share, largest):
+    ids = torch.randint(50, (400, 12), generator=torch.Generator().manual_seed(1))
+    it = Autoregressive(Options(right_to_left=share, largest_offset=largest), vocabulary=50)
+    problem = it.training_problem(ids, rows_of(400))
+    kinds = Counter()
+    for row, tokens in enumerate(ids.tolist()):
+        found = problem.inputs[row].tolist()
+        backwards = found[0] == 51
+        marker = found[1] if backwards else found[0]
+        offset = marker - 50 if marker > 51 else 1
+        inputs, targets = as_the_sources_code(tokens, 50, backwards, offset)
+        assert found == inputs
+        weights, wanted = problem.weights[row].tolist(), problem.targets[row].tolist()
+        assert [t if w else None for t, w in zip(wanted, weights, strict=True)] == targets
+        kinds[backwards, offset] += 1
+    assert problem.denominator == int(problem.weights.sum())
+    by_offset = np.exp(-np.arange(largest)) / np.exp(-np.arange(largest)).sum()
+    expected = {
+        (d, i + 1): (share if d else 1 - share) * p
+        for i, p in enumerate(by_offset)
+        for d in (False, True)
+    }
+    kept = [(kinds[kind], 400 * p) for kind, p in expected.items() if p]
+    assert sum(count for count, _ in kept) == 400
+    assert stats.chisquare(*zip(*kept, strict=True)).pvalue > 1e-3
+    cut = rows_of(400)
+    part = it.training_problem(ids[7:9], Rows(cut.keys[7:9], cut.place[7:9], 400, 0))
+    assert torch.equal(part.inputs, problem.inputs[7:9])
+
+
+def test_markers_are_never_replaced():
+    it = Autoregressive(Options(right_to_left=0.5, replacement=1.0), vocabulary=50)
+    problem = it.training_problem(torch.zeros(60, 9, dtype=torch.long), rows_of(60))
+    marked = problem.inputs[:, 0] == 51
+    assert 15 < marked.sum() < 45
+    assert (problem.inputs[:, 1:] < 50).all()
+
+
+def test_a_masked_copy_follows_each_row():
+    ids = torch.randint(50, (500, 41), generator=torch.Generator().manual_seed(1))
+    it = Autoregressive(Options(masked_copy=0.4, orders=3), sequence_length=40, vocabulary=50)
+    plain = Autoregressive(Options(orders=3), sequence_length=40).training_problem(
+        ids, rows_of(500)
+    )
+    problem = it.training_problem(ids, rows_of(500))
+    assert torch.equal(problem.inputs[::2], plain.inputs)
+    masked = problem.inputs[1::2] == 50
+    assert torch.equal(problem.inputs[1::2][~masked], plain.inputs[~masked])
+    for name in ("targets", "positions"):
+        for first in (0, 1):
+            assert torch.equal(getattr(problem, name)[first::2], getattr(plain, name))
+    assert (problem.weights[::2] == 1).all()
+    assert (problem.weights[1::2] == torch.tensor(0.4)).all()
+    assert problem.denominator == plain.denominator
+    assert not masked[:, :8].any()
+    counts = masked[:, 8:].sum(dim=1).double()
+    # A share from U(0, ½) of 32: mean 8, variance E[32·p·(1 − p)] + 32²·(½)²/12.
+    assert abs(counts.mean() - 8) < 4 * np.sqrt(26.67 / 500)
+    assert abs(counts.var() - (32 * (1 / 4 - 1 / 12) + 32**2 / 48)) < 5
+
+
+def test_the_loss_of_a_copy_is_added():
+    """NTP + 0.4 · masked NTP, each the mean over the row's tokens."""
+    model, ids = small_model(), torch.randint(50, (3, 21))
+    problem = Autoregressive(Options(masked_copy=0.4), vocabulary=50).training_problem(
+        ids, rows_of(3)
+    )
+    with torch.no_grad():
+        logs = model.logits(problem.inputs, "causal").log_softmax(-1)
+        nll = -logs.gather(2, problem.targets[..., None]).squeeze(2)
+    loss = (problem.weights * nll).sum() / problem.denominator
+    torch.testing.assert_close(loss, nll[::2].mean() + 0.4 * nll[1::2].mean(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(token_masking=0.1, masked_copy=0.4),
+        Options(token_masking=0.1, right_to_left=0.5),
+        Options(orders=2, largest_offset=5),
+    ],
+)
+def test_options_that_exclude_each_other(options):
+    with pytest.raises(RecipeError, match="cannot be combined"):
+        Autoregressive(options, sequence_length=8, vocabulary=50)
+
+
+def test_a_table_without_rows_for_markers_names_the_key():
+    words = ["model.size=7M", "train.steps=1", "model.padded_vocab_size=128", "ar.largest_offset=5"]
+    recipe = load_recipe(None, words)
+    assert objective(recipe, 122).options.largest_offset == 5
+    with pytest.raises(RecipeError, match="padded_vocab_size"):
+        objective(recipe, 123)
+    assert objective(load_recipe(None, words[:3]), 128)

@@ -16,8 +16,9 @@ from epochal.generation.sampling import sample_keys
 from epochal.generation.writer import Task
 from epochal.likelihood.nll import Evaluator, row_nll
 from epochal.models import Transformer, initialise
-from epochal.objectives import Autoregressive, MaskedDiffusion, Rows
+from epochal.objectives import Autoregressive, MaskedDiffusion, Rows, objective
 from epochal.objectives.dual_objective import DualObjective, MaskedNextToken
+from epochal.recipe import identity, load_recipe
 from epochal.sizes import Architecture
 from tiny_world import LENGTH, MACHINE, MASK, VOCABULARY, Oracle, enumerated_bound, random_joint
 
@@ -75,6 +76,17 @@ def test_the_share_of_causal_rows(share):
     ]
     assert abs(sum(each) - share * 8 * 64) < 1
     assert max(each) - min(each) <= 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share"), [(1, 63 / 64), (16, 63 / 64), (32, 1 / 2), (128, 1 / 8)]
+)
+def test_the_rule_of_the_paper(epochs, share):
+    """arXiv 2512.14549: the causal part sees the text some 16 times, at most 63/64 of the rows."""
+    recipe = load_recipe(None, ["family=dual", "dual.causal_share=16/R", "train.epochs=1"])
+    assert objective(recipe, MASK, epochs).share == share
+    assert identity(recipe)["dual.causal_share"] == "16/R"
+    assert load_recipe(None, ["family=dual", "train.epochs=1"]).options.causal_share == 0.75
 
 
 def test_a_target_cannot_be_read_from_its_input():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from epochal.errors import CheckpointError, RecipeError, RunError
+from epochal.recipe import load_recipe
 from epochal.runs import RunRecord
+from epochal.training.branch import _check_rules
 from epochal.training.train import train
 from tiny_runs import figures, final_files, overrides
 
@@ -93,6 +96,16 @@ def test_trunks_that_are_none(tiny_corpus, trunk, tmp_path):
         branch(tiny_corpus, tmp_path / "decayed", tmp_path / "c")
     with pytest.raises(RecipeError, match="constant from step 1 to 8 only"):
         branch(tiny_corpus, tmp_path / "decayed", tmp_path / "c", train__start_step=16)
+
+
+def test_a_rule_that_gives_the_trunk_another_number(tiny_corpus, tmp_path):
+    changes = {"family": "dual", "dual__causal_share": "16/R"}
+    values = overrides(tiny_corpus, tmp_path / "a", **changes)
+    settings = load_recipe(None, values)
+    trunk = SimpleNamespace(path="trunk", numbers={"epochs": 64.0}, recipe=settings)
+    _check_rules(trunk, settings, SimpleNamespace(epochs=64.0))
+    with pytest.raises(RunError, match=r"0\.25"):
+        _check_rules(trunk, settings, SimpleNamespace(epochs=32.0))
 
 
 def test_a_run_keeps_its_beginning(tiny_corpus, trunk, tmp_path):

@@ -31,6 +31,6 @@ FAMILY = Family(
     mask_token=True,
     by_default=False,
     scored_share=0.5,
-    positions_per_token=2,
+    positions_per_token=lambda options: 2,
     explicit_mask=lambda options: True,
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 from pydantic.dataclasses import dataclass
 
 from epochal.families.family import OPTIONS_CONFIG, Family, Share
@@ -11,9 +14,16 @@ from epochal.families.family import OPTIONS_CONFIG, Family, Share
 class DualOptions:
     """Settings of dual-objective training (family = "dual")."""
 
-    causal_share: Share = 0.75
-    """Share of the rows that are read causally; the others are masked. arXiv 2512.14549 found
-    63/64 best up to 16 epochs, and about 16 / epochs beyond."""
+    causal_share: Share | Literal["16/R"] = 0.75
+    """Share of the rows that are read causally; the others are masked. "16/R" is the rule of arXiv
+    2512.14549: 16 / epochs, so that the causal part sees the text 16 times, at most 63/64."""
+
+
+def _by_rule(options: DualOptions, epochs: float) -> DualOptions:
+    """The same, with a number for the rule."""
+    if options.causal_share != "16/R":
+        return options
+    return replace(options, causal_share=min(63 / 64, 16 / epochs))
 
 
 FAMILY = Family(
@@ -33,5 +43,6 @@ FAMILY = Family(
     mask_token=True,
     by_default=False,
     loss_is_nll=lambda options: options.causal_share == 1,
-    explicit_mask=lambda options: 0 < options.causal_share < 1,
+    explicit_mask=lambda options: options.causal_share not in (0, 1),
+    in_run=_by_rule,
 )

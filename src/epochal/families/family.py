@@ -72,8 +72,8 @@ class Family:
     """Whether the embedding needs a row for a mask."""
     scored_share: float = 1.0
     """Expected share of positions whose logits are computed in a training step."""
-    positions_per_token: int = 1
-    """Positions that a training step reads per token."""
+    positions_per_token: Callable[[Any], int] = lambda options: 1
+    """options → positions that a training step reads per token."""
     loss_is_nll: Callable[[Any], bool] = _always
     """options → whether the training loss is an NLL (or its bound), so that it can be set
     against validation; ablations may change that."""
@@ -85,6 +85,8 @@ class Family:
     decay_per_capacity: float | None = None
     """Weight decay over N / U that was best where tokens are repeated, for `epochal tune` to
     begin with; None where none is published."""
+    in_run: Callable[[Any, float], Any] = lambda options, epochs: options
+    """(options, epochs of the run) → options with the numbers that its rules give there."""
     small_model_options: Mapping[str, Any] = field(default_factory=dict)
     """Options with which small models learn sooner, for the probes of a study."""
     small_model_initial: float | None = None

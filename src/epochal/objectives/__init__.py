@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 from epochal.families import get_family
@@ -13,9 +14,14 @@ from epochal.objectives.problem import Attention, Draw, Likelihood, Objective, P
 from epochal.recipe import Recipe
 
 
-def objective(recipe: Recipe, mask: int) -> Objective:
-    """The objective of `recipe.family`; `mask` is the tokenizer's mask id."""
-    built: Objective = _named(get_family(recipe.family).objective).from_recipe(recipe, mask)
+def objective(recipe: Recipe, mask: int, epochs: float | None = None) -> Objective:
+    """The objective of `recipe.family`; `mask` is the tokenizer's mask id. Training says how many
+    `epochs` the run has, since rules may depend on it; likelihoods do not."""
+    family = get_family(recipe.family)
+    if epochs is not None:
+        options = {recipe.family: family.in_run(recipe.options, epochs)}
+        recipe = replace(recipe, objectives=recipe.objectives | options)
+    built: Objective = _named(family.objective).from_recipe(recipe, mask)
     return built
 
 

@@ -68,7 +68,9 @@ class DualObjective(Autoregressive):
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → tokens 1 … L of the causal rows, hidden ones among tokens 1 … L−1 of
-        the others."""
+        the others. Raises ValueError where the share is a rule that nobody worked out."""
+        if isinstance(self.share, str):
+            raise ValueError(f"the share {self.share} needs the run's epochs")
         problem = super().training_problem(tokens, rows)
         first = math.floor((rows.step + 1) * self.share * rows.global_batch_size)
         causal = torch.from_numpy(

@@ -181,7 +181,7 @@ def _memory_of(
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
-    read = tokens * get_family(recipe.family).positions_per_token
+    read = tokens * get_family(recipe.family).positions_per_token(recipe.options)
     accumulated = rows * cut.data < recipe.train.global_batch_size
     # Gathered or fetched weights are in memory one layer at a time, and the table.
     by_block = cut.weights > 1 or cut.offload
@@ -220,11 +220,11 @@ def estimate_time(
     if gpus < 1:
         raise OptionError("gpus", gpus, "give at least 1")
     # Only the logits of scored positions are computed.
-    scored = get_family(recipe.family).scored_share
+    family = get_family(recipe.family)
     cost = recipe.model.architecture().matmul_flops_per_token(
-        numbers.vocabulary, numbers.sequence_length, scored
+        numbers.vocabulary, numbers.sequence_length, family.scored_share
     )
-    flops = cost * numbers.tokens * get_family(recipe.family).positions_per_token
+    flops = cost * numbers.tokens * family.positions_per_token(recipe.options)
     seconds = flops / (get_gpu(gpu).peak * mfu * gpus)
     return Time(gpu=gpu, gpus=gpus, mfu=mfu, matmul_flops=flops, seconds=seconds)
 

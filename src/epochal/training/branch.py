@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal.errors import RecipeError, RunError
+from epochal.families import get_family
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import decay_begin
 from epochal.runs import RunRecord, checkpoints
@@ -71,6 +72,7 @@ def find_start(
         return start
     record = RunRecord(wanted)
     _check_same_experiment(record, identity)
+    _check_rules(record, settings, numbers)
     first, last = _stable_steps(record)
     decays = settings.train.schedule == "wsd"
     latest = int(decay_begin(settings.train, numbers.steps)) if decays else last
@@ -106,6 +108,17 @@ def _check_same_experiment(trunk: RunRecord, identity: dict[str, Any]) -> None:
         raise RunError(
             f"the trunk {trunk.path} is another experiment: {', '.join(differing[:4])}; only the "
             "length, the schedule and min_lr may differ"
+        )
+
+
+def _check_rules(trunk: RunRecord, settings: Recipe, numbers: RunNumbers) -> None:
+    """Raise RunError where a rule gives the trunk, which is longer, another number."""
+    in_run, epochs = get_family(settings.family).in_run, trunk.numbers["epochs"]
+    mine, theirs = in_run(settings.options, numbers.epochs), in_run(trunk.recipe.options, epochs)
+    if mine != theirs:
+        raise RunError(
+            f"in the trunk {trunk.path}, of {epochs:g} epochs, the rules of the section "
+            f"[{settings.family}] give {theirs}, in this run {mine}; give numbers instead"
         )
 
 

@@ -243,7 +243,7 @@ def make_stepper(
         settings,
         model,
         make_optimizer(model, settings.train, grad_clip_microbatches(settings)),
-        objective(settings, corpus.tokenizer.mask),
+        objective(settings, corpus.tokenizer.mask, numbers.epochs),
         order(),
         machine,
         parallel_model,

@@ -17,6 +17,7 @@ from epochal.sizes import (
     architecture,
     find_gpu,
     get_gpu,
+    logits_block,
     padded_vocabulary,
     swiglu_width,
 )
@@ -168,3 +169,12 @@ def test_a_gpu_by_name_in_any_spelling():
     with pytest.raises(OptionError, match=r"abacus.*H100") as refused:
         get_gpu("abacus")
     assert refused.value.name == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "block"),
+    [(256, 2**22), (8192, 2**22), (16384, 2**23), (50304, 2**24), (256_000, 2**24)],
+)
+def test_a_cpus_block_of_logits_fits_a_cache_or_has_512_rows(vocabulary, block):
+    assert logits_block(vocabulary, gpu=False) == block
+    assert logits_block(vocabulary, gpu=True) == 2**27

@@ -47,8 +47,22 @@ GPUS = {
 }
 _OTHER_PRODUCT = {"nvl", "ti", "d", "super", "laptop", "max", "mig"}
 """Words that make a device another product, or a slice of one, unless the table names them."""
+_CPU_LOGITS, _MOST_CPU_LOGITS, _GPU_LOGITS = 2**22, 2**24, 2**27
+_BLOCK_ROWS = 512
 DEFAULT_MFU = 0.4
 """Assumed share of the peak where nothing was measured. Chosen by us."""
+
+
+def logits_block(vocabulary: int, *, gpu: bool) -> int:
+    """Logits that the output layer has in memory at once, for a table of `vocabulary` rows.
+
+    The table's gradient is read and written once for each block, which for a large table costs
+    more than the block. On a GPU 2²⁷, 268 MB in bf16. On a CPU 2²², 16 MB, which its cache may
+    hold, or 512 rows if these are more, 2²⁴ at most. Chosen by us (benchmarks/README.md).
+    """
+    if gpu:
+        return _GPU_LOGITS
+    return min(max(_CPU_LOGITS, _BLOCK_ROWS * vocabulary), _MOST_CPU_LOGITS)
 
 
 @dataclass(frozen=True, slots=True)

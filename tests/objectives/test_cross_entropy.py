@@ -44,7 +44,7 @@ def test_value_and_gradients(sizes, block):
     hidden, table, targets, weights, index = problem(positions, width, vocabulary, scored, seed)
     value, by_hidden, by_table, nll = reference(hidden, table, targets, weights, index)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+        patch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: block)
         found = linear_nll(hidden, table, targets, weights, index)
         (2.5 * found).backward()
         each = token_nll(hidden, table, targets, index)
@@ -121,7 +121,7 @@ def test_the_number_of_logits_is_that_of_scored_positions(monkeypatch):
 
     plain = cross_entropy._softmax
     monkeypatch.setattr(cross_entropy, "_softmax", spy)
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", 60)
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: 60)
     hidden, table, targets, weights, index = problem(100, 4, 20, 11, 5)
     linear_nll(hidden, table, targets, weights, index)
     assert sum(rows for rows, _ in sizes) == 11
@@ -180,7 +180,7 @@ def test_the_compiled_form_is_the_same():
 
 
 def test_the_nll_of_each_position_is_written_down_if_wanted(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", 60)  # several blocks
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: 60)  # several blocks
     hidden, table, targets, weights, index = problem(40, 6, 20, 17, 11)
     each = torch.full((17,), float("nan"), dtype=torch.float64)
     total = linear_nll(hidden, table, targets, weights, index, each=each)
@@ -192,8 +192,8 @@ def test_the_nll_of_each_position_is_written_down_if_wanted(monkeypatch):
 @given(st.integers(0, 500), st.integers(1, 300), st.integers(1, 5000))
 def test_blocks_cover_all_rows_once(rows, vocabulary, limit):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "BLOCK_ELEMENTS", limit)
-        blocks = cross_entropy._blocks(rows, vocabulary)
+        patch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: limit)
+        blocks = cross_entropy._blocks(rows, vocabulary, torch.device("cpu"))
     places = [place for block in blocks for place in range(rows)[block]]
     assert places == list(range(rows))
     sizes = {block.stop - block.start for block in blocks}
@@ -209,10 +209,10 @@ def test_a_second_backward_is_refused_rather_than_wrong():
     assert np.isfinite(hidden.grad.numpy()).all()
 
 
-@pytest.mark.parametrize("block", [64, cross_entropy.BLOCK_ELEMENTS])
+@pytest.mark.parametrize("block", [64, 2**24])
 def test_the_mean_of_logits_of_groups(block, monkeypatch):
     """Widths may differ; against the softmax written out in float64."""
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: block)
     make = torch.Generator().manual_seed(0)
     hidden = [torch.randn(9, width, generator=make, dtype=torch.float64) for width in (4, 6, 5)]
     tables = [torch.randn(11, one.shape[1], generator=make, dtype=torch.float64) for one in hidden]

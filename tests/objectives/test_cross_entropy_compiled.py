@@ -17,9 +17,8 @@ pytestmark = [
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
 @pytest.mark.parametrize("bf16", [False, True])
 def test_value_and_gradients_are_those_of_the_plain_form(bf16, monkeypatch):
-    monkeypatch.setattr(
-        cross_entropy, "BLOCK_ELEMENTS", 4096
-    )  # several blocks, the last one smaller
+    # Several blocks, the last one smaller.
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: 4096)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(50, 16, generator=generator)
     table = torch.randn(384, 16, generator=generator)
@@ -41,7 +40,7 @@ def test_value_and_gradients_are_those_of_the_plain_form(bf16, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
 def test_nll_alone_is_that_of_the_plain_form(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", 4096)
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: 4096)
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randn(50, 16, generator=generator)
     table = torch.randn(384, 16, generator=generator)

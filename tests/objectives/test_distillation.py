@@ -67,7 +67,7 @@ def ours(hidden, table, targets, weights, index, share, temperature, figures=Non
 @pytest.mark.parametrize("block", [1, 11, 2**24])
 @pytest.mark.parametrize(("share", "temperature"), [(0, 1), (0.3, 1), (0.7, 2.5), (1, 0.5)])
 def test_the_value_is_the_formulas(monkeypatch, share, temperature, block):
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cross_entropy, "logits_block", lambda vocabulary, gpu: block)
     given, figures = problem(), torch.zeros(2, 6, dtype=torch.float64)
     found = ours(*given, share, temperature, figures)
     total, nll, soft = by_hand(*given, share, temperature)

@@ -9,7 +9,6 @@ import pytest
 from epochal.errors import OptionError, RecipeError
 from epochal.recipe import load_recipe, run_numbers
 from epochal.recipe.estimate import (
-    LOGITS_BLOCK,
     Sharding,
     estimate_memory,
     estimate_time,
@@ -162,10 +161,12 @@ def test_the_last_stage_is_fullest_where_little_is_kept():
     assert estimate_memory(recipe(train__micro_batch_size=8), V, Sharding(pipeline=2)).stage == 0
 
 
-def test_the_block_of_logits_is_the_heads():
-    from epochal.objectives.cross_entropy import BLOCK_ELEMENTS
-
-    assert LOGITS_BLOCK == BLOCK_ELEMENTS
+@pytest.mark.parametrize(("fused", "block"), [(True, 2**27), (False, 2**24)])
+def test_the_block_of_logits_is_the_devices(fused, block):
+    """Beside rows and their gradients, and the table's gradient in both types."""
+    large = recipe(train__micro_batch_size=8)
+    rows, table = 2 * 2 * 8 * 2048 * 1280, 6 * 50304 * 1280
+    assert estimate_memory(large, V, fused=fused).logits == rows + table + 6 * block
 
 
 def test_time_by_hand():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,15 @@ def test_a_step_that_is_not_finite_is_not_taken(bad):
         one(4, 1e-3)
     assert torch.equal(weights(one).nan_to_num(7.0), before)
     assert not one.optimizer.state
+
+
+@pytest.mark.parametrize("family", ["ar", "mdm"])
+def test_problems_made_ahead_change_no_bit(family):
+    """Also where a step does not follow the last one, as after a resume."""
+    plain, ahead = (stepper(family, train__hidden_dropout=0.1) for _ in range(2))
+    ahead._maker = ThreadPoolExecutor(1)
+    for step in (0, 1, 2, 7, 8):
+        expected, found = plain(step, 1e-3), ahead(step, 1e-3)
+        assert (found.loss, found.grad_norm) == (expected.loss, expected.grad_norm)
+        assert ahead._ahead[0] == step + 1
+    assert torch.equal(weights(plain), weights(ahead))

@@ -26,7 +26,7 @@ from epochal.likelihood.controls import (
 )
 from epochal.likelihood.draws import DrawPlan, EvalShard
 from epochal.models import Transformer
-from epochal.objectives import Draw, Likelihood, Problem, mean_logit_nll, token_nll
+from epochal.objectives import Draw, Likelihood, Problem, mean_logit_nll, to_device, token_nll
 
 EVALUATION_SEED = 0
 """One seed for all, so that every checkpoint and every model meets the same masks."""
@@ -325,8 +325,8 @@ def _launch(model: Models, problem: Problem, machine: Machine) -> list[_TokenNLL
     """Start scoring a problem: with the model, and with each of its parts."""
     device, index = machine.device, problem.scored()
     targets = problem.targets.flatten()
-    targets = (targets if index is None else targets[index]).to(device, non_blocking=True)
-    place = None if index is None else index.to(device, non_blocking=True)
+    targets = to_device(targets if index is None else targets[index], device)
+    place = None if index is None else to_device(index, device)
     arguments = problem.arguments(device)
     models = members(model)
     parts = [Part((tuple(range(len(models))),))]

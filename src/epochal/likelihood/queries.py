@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from epochal.device import Machine
 from epochal.models import Transformer
 from epochal.objectives import Attention
-from epochal.objectives.cross_entropy import BLOCK_ELEMENTS
+from epochal.sizes import logits_block
 
 Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
@@ -133,7 +133,8 @@ class Reader:
         with self.machine.autocast():
             rule = rule.to(device) if isinstance(rule, Tensor) else rule
             states = self.model(ids.to(device), rule).flatten(0, 1)[index]
-            size = max(1, BLOCK_ELEMENTS // self.vocabulary)
+            most = logits_block(self.vocabulary, gpu=device.type == "cuda")
+            size = max(1, most // self.vocabulary)
             blocks = [slice(start, start + size) for start in range(0, len(index), size)]
             parts = [self._head(states[block], targets[block]) for block in blocks]
         return torch.cat(parts, dim=1).cpu().numpy()

@@ -10,7 +10,15 @@ from epochal.families import get_family
 from epochal.objectives.autoregressive import Autoregressive
 from epochal.objectives.cross_entropy import linear_nll, mean_logit_nll, token_nll
 from epochal.objectives.masked_diffusion import MaskedDiffusion
-from epochal.objectives.problem import Attention, Draw, Likelihood, Objective, Problem, Rows
+from epochal.objectives.problem import (
+    Attention,
+    Draw,
+    Likelihood,
+    Objective,
+    Problem,
+    Rows,
+    to_device,
+)
 from epochal.recipe import Recipe
 
 
@@ -49,5 +57,6 @@ __all__ = [
     "masked_reading",
     "mean_logit_nll",
     "objective",
+    "to_device",
     "token_nll",
 ]

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = 2**24
-"""Logits per block: 32 MB in bf16 (benchmarks/README.md shows the effect of other sizes)."""
+from epochal.sizes import logits_block
 
 Softmax = Callable[[Tensor, Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, slice], Tensor]
@@ -99,7 +98,7 @@ def token_nll(
     cast = table.to(dtype)
     out = torch.empty(len(rows), dtype=widened(rows).dtype, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        for block in _blocks(len(rows), len(table)):
+        for block in _blocks(len(rows), len(table), hidden.device):
             logits = rows[block] @ cast.T
             out[block] = score(logits, block) if score else picked_nll(logits, targets[block])
     return out
@@ -124,7 +123,7 @@ def mean_logit_nll(
     wide = widened(rows[0][:0]).dtype
     out = [torch.empty(len(targets), dtype=wide, device=targets.device) for _ in groups]
     with torch.autocast(targets.device.type, enabled=False):
-        for block in _blocks(len(targets), sum(map(len, tables))):
+        for block in _blocks(len(targets), sum(map(len, tables)), targets.device):
             logits = [widened(x[block] @ t.T) for x, t in zip(rows, cast, strict=True)]
             for group, nll in zip(groups, out, strict=True):
                 mean = torch.stack([logits[number] for number in group]).mean(dim=0)
@@ -151,7 +150,7 @@ class _LinearLoss(torch.autograd.Function):
             add = compiled_function(add, None)
         rows = (hidden if index is None else hidden[index]).to(dtype)
         cast = table.to(dtype)
-        blocks = _blocks(len(rows), len(table))
+        blocks = _blocks(len(rows), len(table), hidden.device)
         wide = widened(rows[:0]).dtype
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad_rows = torch.empty_like(rows)
@@ -200,9 +199,10 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _blocks(rows: int, vocabulary: int) -> list[slice]:
-    """Slices of nearly equal size, each of about BLOCK_ELEMENTS logits at most."""
-    count = max(1, -(-rows * vocabulary // BLOCK_ELEMENTS))
+def _blocks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
+    """Slices of nearly equal size, each of about `logits_block` logits at most."""
+    block = logits_block(vocabulary, gpu=device.type == "cuda")
+    count = max(1, -(-rows * vocabulary // block))
     size = max(1, -(-rows // count))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 

@@ -39,6 +39,14 @@ class PositionLoss(Protocol):
         `weights` are given, into gradients. `targets` and `weights` are on the logits' device."""
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. On the way to a GPU it is pinned, since a copy of other memory waits
+    for all work that the GPU still has."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Predict `targets` from `inputs`; the loss is Σ weights · loss / denominator."""
@@ -69,10 +77,10 @@ class Problem:
         if isinstance(rule, _Masks):
             rule = rule.mask(device)
         elif isinstance(rule, Tensor):
-            rule = rule.to(device, non_blocking=True)
+            rule = to_device(rule, device)
         if positions is not None:
-            positions = positions.to(device, non_blocking=True)
-        return self.inputs.to(device, non_blocking=True), rule, positions
+            positions = to_device(positions, device)
+        return to_device(self.inputs, device), rule, positions
 
     def scored(self) -> Tensor | None:
         """[S] indices into B·L of the positions with a weight; None if all have one."""

@@ -16,12 +16,10 @@ from epochal.errors import OptionError, RecipeError
 from epochal.families import get_family
 from epochal.recipe.numbers import RunNumbers, micro_rows
 from epochal.recipe.schema import Recipe
-from epochal.sizes import DEFAULT_MFU, Architecture, get_gpu, stage_layers
+from epochal.sizes import DEFAULT_MFU, Architecture, get_gpu, logits_block, stage_layers
 
 Checkpointing = Literal["none", "selective", "full"]
 
-LOGITS_BLOCK = 1 << 24
-"""Logits in memory at once (`objectives/cross_entropy.py`; a test keeps the two equal)."""
 _FP32, _BF16 = 4, 2
 
 
@@ -198,7 +196,7 @@ def _memory_of(
         casts=per_weight * at_once if by_block or bf16 else 0,
         gathered=_gathered(shape, cut, trained, tables + stage.last * shape.d_model),
         activations=_activations(recipe, shape, stage, read, cut, bf16, fused),
-        logits=_head(shape, table, tokens, bf16) if stage.last else 0,
+        logits=_head(shape, table, tokens, bf16, fused) if stage.last else 0,
         accumulated=accumulated or cut.pipeline > 1,
     )
 
@@ -314,10 +312,10 @@ def _selective_bytes(shape: Architecture, tensor: int, bf16: bool) -> int:
     return _FP32 * d + size * (2 * d + (4 * attention + 2 * ffn) // tensor)
 
 
-def _head(shape: Architecture, table: int, tokens: int, bf16: bool) -> int:
+def _head(shape: Architecture, table: int, tokens: int, bf16: bool, gpu: bool) -> int:
     """Bytes of the head: rows and their gradients, the table's gradient, a block of logits."""
     d, size = shape.d_model, _BF16 if bf16 else _FP32
     rows = 2 * size * tokens * d
     gradient = _FP32 * table + (_BF16 * table if bf16 else 0)
-    block = min(LOGITS_BLOCK, tokens * (table // d))
+    block = min(logits_block(table // d, gpu=gpu), tokens * (table // d))
     return rows + gradient + block * (_BF16 + _FP32 if bf16 else _FP32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from epochal import rng
 from epochal.data.rows import Order
 from epochal.device import Machine
 from epochal.models import Transformer, branch_scales
-from epochal.objectives import Objective, Problem, Rows
+from epochal.objectives import Objective, Problem, Rows, to_device
 from epochal.objectives.cross_entropy import linear_loss
 from epochal.objectives.distillation import distilled_loss
 from epochal.recipe import Recipe
@@ -59,7 +60,7 @@ class NoiseSums:
             return
         tenth = torch.from_numpy(np.minimum((problem.noise * BINS).astype(np.int64), BINS - 1))
         places = tenth[:, None].expand(problem.targets.shape).flatten()
-        places = (places if index is None else places[index]).to(nll.device, non_blocking=True)
+        places = to_device(places if index is None else places[index], nll.device)
         self.sums.index_add_(0, places, nll)
         self.sums.index_add_(0, places + BINS, torch.ones_like(nll))
 
@@ -124,6 +125,9 @@ class Stepper:
         self.average = average
         self.norm_limit = math.inf
         """Gradient norm above which a step is a spike; set by the loop."""
+        self._maker = ThreadPoolExecutor(1) if machine.device.type == "cuda" else None
+        """Makes the next step's problems beside a GPU; a CPU's cores are busy with this step."""
+        self._ahead: tuple[int, Future[list[Problem]]] | None = None
 
     def problems(self, step: int) -> list[Problem]:
         """This process's micro-batches of a step, on the CPU; a pure function of (recipe,
@@ -145,6 +149,16 @@ class Stepper:
             )
         return problems
 
+    def _problems_ahead(self, step: int) -> list[Problem]:
+        """As `problems`; on a GPU from the thread, which then makes those of the next step."""
+        if self._maker is None:
+            return self.problems(step)
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = step, self._maker.submit(self.problems, step)
+        problems = self._ahead[1].result()
+        self._ahead = step + 1, self._maker.submit(self.problems, step + 1)
+        return problems
+
     def __call__(self, step: int, lr: float) -> StepResult:
         """Make step number `step` at rate `lr`.
 
@@ -153,7 +167,7 @@ class Stepper:
         """
         self.model.train()
         began = time.perf_counter()
-        problems = self.problems(step)
+        problems = self._problems_ahead(step)
         waited = time.perf_counter() - began
         indices = [problem.scored() for problem in problems]
         denominator, scored = self._count(problems, indices)
@@ -220,13 +234,9 @@ class Stepper:
         self, problem: Problem, index: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Targets and weights of a problem's scored positions, and these, on the device."""
-
-        def moved(values: Tensor) -> Tensor:
-            return values.to(self.machine.device, non_blocking=True)
-
-        flat = problem.targets.flatten(), problem.weights.flatten()
-        targets, weights = (moved(one if index is None else one[index]) for one in flat)
-        return targets, weights, None if index is None else moved(index)
+        device, flat = self.machine.device, (problem.targets.flatten(), problem.weights.flatten())
+        targets, weights = (to_device(x if index is None else x[index], device) for x in flat)
+        return targets, weights, None if index is None else to_device(index, device)
 
     def _nll(
         self, hidden: Tensor, problem: Problem, index: Tensor | None, each: Tensor | None
@@ -289,7 +299,7 @@ class Stepper:
         key = rng.stream_key(self.recipe.seed, "depth", step)
         rows = np.arange(begin, begin + counts[number])
         scales = branch_scales(rate, len(self.model.blocks), key, rows)
-        return scales.to(self.machine.device, non_blocking=True)
+        return to_device(scales, self.machine.device)
 
     def _seed_dropout(self, step: int, number: int) -> None:
         """Seed torch's own generator, the only one that dropout inside attention kernels uses."""

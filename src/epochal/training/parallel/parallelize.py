@@ -20,7 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import (
@@ -104,7 +110,7 @@ def parallelize(
     if machine.compiled:
         for block in own_blocks(model):
             block.compile()
-    sharded = _shard(model, parallel, world) if plan.zero else None
+    sharded = _shard(model, parallel, world, machine.bf16) if plan.zero else None
     if (heartbeat := world.heartbeat) is not None:
 
         def count(module: nn.Module, inputs: Any) -> None:
@@ -189,9 +195,14 @@ def _selective() -> Any:
     return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
-def _shard(model: Transformer, parallel: Parallel, world: World) -> FSDPModule:
+def _shard(model: Transformer, parallel: Parallel, world: World, bf16: bool) -> FSDPModule:
     """FSDP2, block by block. Embedding and output table stay together in the root: in separate
-    groups, tied ones would diverge."""
+    groups, tied ones would diverge.
+
+    With `bf16` the matrices of blocks are gathered as autocast would cast them, half the bytes, and
+    their gradients are added up in float32. Norms, which are no products, join the root: their
+    weights are read in float32, as on one device.
+    """
     plan, mesh = world.plan, world.mesh
     if mesh is None:
         raise ValueError("one process has nothing to shard")
@@ -203,6 +214,11 @@ def _shard(model: Transformer, parallel: Parallel, world: World) -> FSDPModule:
     }
     # ZeRO 1 and 2 keep full weights from the forward to the backward pass.
     for block in own_blocks(model):
-        fully_shard(block, reshard_after_forward=plan.zero == 3, **options)
+        group: nn.Module | list[nn.Module] = block
+        cast = MixedPrecisionPolicy()
+        if bf16:
+            group = [block.get_submodule(name) for name in ("attention", "feed_forward")]
+            cast = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        fully_shard(group, reshard_after_forward=plan.zero == 3, mp_policy=cast, **options)
     # The output table is read after the forward pass, so the root stays gathered until then.
     return fully_shard(model, reshard_after_forward=False, **options)

@@ -80,11 +80,11 @@ class Memory:
     optimizer: int
     """Moments of AdamW and Muon, and the average of the weights if there is one."""
     casts: int
-    """bf16 copies of the matrices during a step."""
+    """bf16 copies of the matrices during a step; of sharded ones only of the output table."""
     gathered: int
-    """Full fp32 weights beside the process's own shard: with ZeRO 3 those of the current block, the
-    next one, embedding and output table; with ZeRO 1 and 2 all. From ZeRO 2 on also the full
-    gradients of one block, until they are exchanged."""
+    """Full weights beside the process's own shard, blocks' matrices in the run's precision: with
+    ZeRO 3 those of the current block, the next one, embedding and output table; with ZeRO 1 and 2
+    all. From ZeRO 2 on also the full gradients of one block, until they are exchanged."""
     activations: int
     """Kept for the backward pass, over all layers."""
     logits: int
@@ -181,20 +181,17 @@ def _memory_of(
     tokens = rows * recipe.data.sequence_length
     read = tokens * get_family(recipe.family).positions_per_token(recipe.options)
     accumulated = rows * cut.data < recipe.train.global_batch_size
-    # Gathered or fetched weights are in memory one layer at a time, and the table.
-    by_block = cut.weights > 1 or cut.offload
-    at_once = (_block_matrices(shape) // cut.tensor if by_block else matrices) + head_table
-    per_weight = _BF16 if bf16 else _FP32
+    sharded = cut.optimizer > 1 or cut.offload
+    cast = head_table + (0 if sharded else matrices)
     average = _FP32 * trained if recipe.train.ema or recipe.train.average_epochs else 0
     moments = 2 * trained - (matrices if recipe.train.optimizer == "muon" else 0)
     return Memory(
         stage=stage.number,
-        # With ZeRO 1 and 2 the full weights stay from the forward to the backward pass.
-        weights=0 if cut.offload else _FP32 * trained // cut.weights,
+        weights=0 if cut.offload else _FP32 * trained // cut.optimizer,
         gradients=0 if cut.offload else _FP32 * trained // cut.gradients,
         optimizer=average + (0 if cut.offload else _FP32 * moments // cut.optimizer),
-        casts=per_weight * at_once if by_block or bf16 else 0,
-        gathered=_gathered(shape, cut, trained, tables + stage.last * shape.d_model),
+        casts=_BF16 * cast if bf16 else 0,
+        gathered=_gathered(shape, cut, matrices, tables + norms, bf16) if sharded else 0,
         activations=_activations(recipe, shape, stage, read, cut, bf16, fused),
         logits=_head(shape, table, tokens, bf16, fused) if stage.last else 0,
         accumulated=accumulated or cut.pipeline > 1,
@@ -236,21 +233,17 @@ def _check_parts(shape: Architecture, cut: Sharding) -> None:
             raise RecipeError(f"{there} {what} cannot be divided into {parts} parts")
 
 
-def _gathered(shape: Architecture, cut: Sharding, trained: int, ends: int) -> int:
-    """Bytes of full tensors in FSDP, which gathers in fp32; autocast casts from that.
+def _gathered(shape: Architecture, cut: Sharding, matrices: int, rest: int, bf16: bool) -> int:
+    """Bytes of full tensors in FSDP: `matrices` of blocks in the run's precision, and the `rest`,
+    norms and tables, in fp32 until the head is done.
 
-    One block is fetched while another computes. Embedding, output table and last norm are one
-    group of `ends` weights, gathered until the head is done.
+    With ZeRO 3 one block is fetched while another computes; else all stay for the backward pass.
     """
-    block = _block_matrices(shape) // cut.tensor + 2 * shape.d_model
-    if cut.weights > 1 or (cut.offload and cut.optimizer == 1):
-        weights = min(2 * block + ends, trained)
-    else:
-        weights = trained if cut.offload or cut.optimizer > 1 else 0
-        if not cut.offload:
-            # `weights` counts the full ones already; the process's shard comes on top.
-            weights //= cut.optimizer
-    return _FP32 * (weights + (block if cut.gradients > 1 else 0))
+    block = _block_matrices(shape) // cut.tensor
+    if cut.weights > 1 or cut.optimizer == 1:
+        matrices = min(2 * block, matrices)
+    gradients = _FP32 * block if cut.gradients > 1 else 0
+    return (_BF16 if bf16 else _FP32) * matrices + _FP32 * rest + gradients
 
 
 def _block_matrices(shape: Architecture) -> int:

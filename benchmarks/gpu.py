@@ -359,15 +359,18 @@ def append(out: Path, part: str, result: Result) -> None:
 def run_part(part: str, command: Sequence[str], limit: float, out: Path) -> None:
     """Run a part's process, with what it started, to its end or its limit."""
     began = time.monotonic()
-    child = subprocess.Popen(command, start_new_session=True)
-    try:
-        code: int | None = child.wait(limit)
-    except subprocess.TimeoutExpired:
-        code = None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    # Of its own, since a killed compiler leaves half a file to all that compile later.
+    with tempfile.TemporaryDirectory(prefix="epochal-gpu-") as cache:
+        own = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+        child = subprocess.Popen(command, start_new_session=True, env=own)
+        try:
+            code: int | None = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     ended = {0: "done", None: f"killed at its limit of {limit} s"}.get(code, f"failed with {code}")
     append(out, part, {"ended": ended, "seconds": round(time.monotonic() - began, 1)})
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from epochal.training.parallel.world import (
     process_count,
     report_errors_once,
 )
+from epochal.training.precision import runs_in_bf16
 from epochal.training.profile import ProfiledStepper
 from epochal.training.step import Stepper
 from epochal.training.teachers import check_teachers, load_teachers
@@ -78,7 +80,10 @@ def train(
     machine = local_device(find_machine(settings.train))
     folder = _run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
-        info = run_info(settings, corpus, numbers, machine, plan, teachers)
+        old = world.run_on_rank_zero(lambda: None if restart else folder.read_info())
+        bf16 = world.run_on_rank_zero(lambda: runs_in_bf16(settings, numbers, machine, old))
+        computing = replace(machine, bf16=bf16)
+        info = run_info(settings, corpus, numbers, computing, plan, teachers)
         finished, start = world.run_on_rank_zero(
             lambda: _prepare(settings, corpus, numbers, info, restart, held)
         )
@@ -89,7 +94,7 @@ def train(
             RunLogger(folder, info, settings.log, world.main) as logger,
         ):
             profiled = profile and world.main
-            loop = _loop(settings, corpus, numbers, machine, folder, logger, world, profiled)
+            loop = _loop(settings, corpus, numbers, computing, folder, logger, world, profiled)
             loop.start = None if start is None else start.checkpoint
             loop.run()
             if isinstance(loop.stepper, ProfiledStepper):

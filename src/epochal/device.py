@@ -8,14 +8,21 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from epochal.errors import RecipeError
+from epochal.progress import say
 from epochal.recipe.schema import Train
 from epochal.sizes import find_gpu
 
+_COMPILERS = {
+    "cpu": "C++ compiler (g++ or clang++)",
+    "cuda": "C compiler (gcc or clang)",
+}
+_MEMORY, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 _CPU_PRODUCT = 1024
 """Rows of the matrices whose product on a CPU is timed."""
 
@@ -101,15 +108,27 @@ def find_machine(settings: Train) -> Machine:
     # the CPU, so this comes too late where the caller has made a tensor before.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     device = find_device(settings.device)
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16)
-    if settings.compile == "on" and device.type == "cpu" and not has_compiler():
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(device))
+    if settings.compile == "on" and device.type != "mps" and not has_compiler(device.type):
         raise RecipeError(
-            '`train.compile` = "on" needs a C++ compiler (g++ or clang++) on this machine; '
+            f'`train.compile` = "on" needs a {_COMPILERS[device.type]} on this machine; '
             'install one or set train.compile="off"'
         )
     compiled = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
+    if compiled and not has_compiler(device.type):
+        _say_once(f"there is no {_COMPILERS[device.type]}: steps are not compiled, and slower")
+        compiled = False
     return Machine(device=device, bf16=bf16, compiled=compiled)
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether it is a GPU that computes in bf16 itself; others imitate it slowly."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -130,9 +149,29 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
-def has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler for the CPU."""
-    return bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))
+def has_compiler(kind: str = "cpu") -> bool:
+    """Whether torch.compile finds what it needs for a `cpu` (C++) or `cuda` (C, by Triton)."""
+    variable, *names = ("CC", "gcc", "clang") if kind == "cuda" else ("CXX", "g++", "clang++")
+    return bool(os.environ.get(variable) or any(map(shutil.which, names)))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU, or in host memory within the limit of a container; None where
+    the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [1024 * int(line.split()[1]) for line in _lines(_MEMORY) if "MemAvailable:" in line]
+    limit, used = _lines(_CONTAINER / "memory.max"), _lines(_CONTAINER / "memory.current")
+    if found and limit and used and limit[0].isdigit():
+        found.append(int(limit[0]) - int(used[0]))
+    return min(found, default=None)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
 
 
 @contextmanager

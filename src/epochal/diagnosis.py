@@ -16,7 +16,7 @@ import torch
 
 from epochal._version import __version__
 from epochal.data.parallel import cores
-from epochal.device import Machine, find_device, has_compiler
+from epochal.device import Machine, find_device, free_memory, has_compiler
 from epochal.errors import OptionError, StorageError
 from epochal.files import write_bytes
 from epochal.training.threads import restored_threads
@@ -83,7 +83,7 @@ def doctor(folder: str | Path = ".") -> Doctor:
         compiler=has_compiler(),
         device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         gpus=gpus,
-        memory=_free_memory(),
+        memory=free_memory(torch.device("cpu")),
         disk=shutil.disk_usage(folder).free,
         written=_written(Path(folder)),
         missing=_missing(),
@@ -100,15 +100,6 @@ def _flops() -> dict[str, float]:
             torch.set_num_threads(threads)
             found[name] = Machine(cpu, bf16, compiled=False).product_flops(_PRODUCT)
     return found
-
-
-def _free_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return found[0] * 1024 if found else None
 
 
 def _written(folder: Path) -> float | None:

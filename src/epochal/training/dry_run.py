@@ -72,17 +72,8 @@ def dry_run(
     notes: list[Note] = []
     numbers = _numbers(settings, notes)
     time = estimate_time(settings, numbers, options.gpu, options.gpus, options.mfu)
-    plan, parallel = plan_mesh(settings, options.gpus, numbers.vocabulary), settings.parallel
-    sharding = Sharding(
-        data=plan.data,
-        weights=plan.shard if plan.zero >= 3 else 1,
-        gradients=plan.shard if plan.zero >= 2 else 1,
-        optimizer=plan.shard if plan.zero >= 1 else 1,
-        tensor=plan.tensor,
-        pipeline=plan.pipeline,
-        offload=parallel.offload,
-        checkpointing=parallel.activation_checkpointing,
-    )
+    plan = plan_mesh(settings, options.gpus, numbers.vocabulary)
+    sharding = plan.sharding(settings.parallel)
     fused = settings.train.device != "cpu"
     bf16 = settings.train.precision != "fp32" and fused
     rows = -(-settings.train.global_batch_size // sharding.data)

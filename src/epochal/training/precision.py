@@ -31,21 +31,28 @@ def runs_in_bf16(
     """Whether a run computes in bf16. `old` is the run.json of one that is resumed, whose precision
     is kept.
 
-    With `train.precision` = "auto" on a CPU, a run of five minutes or more takes what is faster
-    here: if bf16 multiplies faster, forward and backward passes of two blocks and the output layer
-    are timed in both. Two seconds at most; the family does not matter.
+    One that asks for bf16 on a CPU without it is told. With `train.precision` = "auto" on a CPU, a
+    run of five minutes or more takes what is faster here: if bf16 multiplies faster, forward and
+    backward passes of two blocks and the output layer are timed in both. Two seconds at most; the
+    family does not matter.
     """
-    if machine.device.type != "cpu" or recipe.train.precision != "auto":
+    given = recipe.train.precision
+    if machine.device.type != "cpu" or given == "fp32":
         return machine.bf16
-    if old is not None:
+    if old is not None and given == "auto":
         earlier = old["machine"]
         return str(earlier["device"]).startswith("CPU") and earlier["precision"] == "bf16"
     flops = estimate_time(recipe, numbers).matmul_flops
     if flops < _LEAST_FLOPS:
-        return False
+        return machine.bf16
     plain, half = replace(machine, bf16=False), replace(machine, bf16=True)
-    speed = plain.product_flops(_PRODUCT)
-    if flops / speed < LEAST_SECONDS or half.product_flops(_PRODUCT) < LEAST_GAIN * speed:
+    speed, half_speed = plain.product_flops(_PRODUCT), half.product_flops(_PRODUCT)
+    if given == "bf16":
+        if half_speed < speed:
+            times = speed / half_speed
+            say(f'this CPU has no bf16: it multiplies {times:.0f} times as fast in "fp32"')
+        return True
+    if flops / speed < LEAST_SECONDS or half_speed < LEAST_GAIN * speed:
         return False
     gain = pass_seconds(recipe, numbers, plain, speed) / pass_seconds(recipe, numbers, half, speed)
     if gain < LEAST_GAIN:

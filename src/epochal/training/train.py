@@ -51,6 +51,7 @@ from epochal.training.parallel.world import (
 )
 from epochal.training.precision import runs_in_bf16
 from epochal.training.profile import ProfiledStepper
+from epochal.training.room import check_room
 from epochal.training.step import Stepper
 from epochal.training.teachers import check_teachers, load_teachers
 
@@ -89,6 +90,7 @@ def train(
         )
         if finished:
             return RunRecord(folder.path)
+        world.run_on_rank_zero(lambda: check_room(settings, numbers, computing, plan, folder.path))
         with (
             deterministic_kernels(settings.train.deterministic),
             RunLogger(folder, info, settings.log, world.main) as logger,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from epochal.errors import RecipeError
 from epochal.families import families, get_family
 from epochal.recipe import Recipe
+from epochal.recipe.estimate import Sharding
 from epochal.recipe.numbers import micro_rows
 from epochal.recipe.schema import Parallel
 from epochal.sizes import Architecture
@@ -37,6 +38,19 @@ class MeshPlan:
     def replicas(self) -> int:
         """Replicas of the sharded model (more than one in hybrid sharding)."""
         return self.data // self.shard
+
+    def sharding(self, parallel: Parallel) -> Sharding:
+        """Into how many parts each kind of tensor is divided."""
+        return Sharding(
+            data=self.data,
+            weights=self.shard if self.zero >= 3 else 1,
+            gradients=self.shard if self.zero >= 2 else 1,
+            optimizer=self.shard if self.zero >= 1 else 1,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            offload=parallel.offload,
+            checkpointing=parallel.activation_checkpointing,
+        )
 
 
 def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:

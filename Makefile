@@ -10,6 +10,8 @@ DOCS_STAMP := $(VENV)/.installed-docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	--constraint constraints.txt --editable
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
+CHECK_INDEX := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 5 --dry-run \
+	--ignore-installed --no-deps hatchling >/dev/null 2>&1 || { echo >&2 "error: pip finds no package index; its settings, PIP_INDEX_URL and HTTPS_PROXY say where it looks"; exit 1; }
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -21,6 +23,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
+	@$(CHECK_INDEX)
 	$(PIP_INSTALL) .
 	@touch $@
 
@@ -28,6 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(DEV_STAMP): pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
+	@$(CHECK_INDEX)
 	$(PIP_INSTALL) '.[dev]'
 	@touch $(STAMP) $@
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -146,3 +147,66 @@ def test_the_wheel_of_the_sdist_has_everything_and_its_command_runs(tmp_path):
     )
     run(command, *prepare, folder=tmp_path)
     assert (tmp_path / "corpus" / "tokenizer.json").is_file()
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$1 $2" in
+"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-c "*) exec {python} -S -c "import sys; sys.version_info = {version}; $2" ;;
+*) exit 1 ;;
+esac
+"""
+"""A Python of some version whose pip reaches nothing."""
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((3, 9), "Python 3.11 or newer is needed"), ((3, 11), "pip finds no package index")],
+)
+def test_an_old_python_and_a_missing_index_are_one_sentence(tmp_path, version, said):
+    (tmp_path / "Makefile").write_bytes((REPOSITORY / "Makefile").read_bytes())
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON.format(python=sys.executable, version=version))
+    python.chmod(0o755)
+    made = subprocess.run(
+        ["make", "--silent", "install", f"PYTHON={python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode
+    sentence, *rest = made.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert said in sentence
+    assert all(line.startswith("make") for line in rest), rest
+    assert not (tmp_path / ".venv" / ".installed").exists()
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_an_image_is_made_from_the_repository_alone(name):
+    """Copies what .dockerignore lets through, installs without leftovers, runs as a user; linted
+    where hadolint is installed."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and line[0] != "#"]
+    words = [line.split() for line in lines]
+    assert re.fullmatch(r"FROM python:\d\.\d+-slim", lines[0])
+    assert "://" not in text
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_through = {line[1:] for line in ignored if line.startswith("!")}
+    assert "*" in ignored
+    copied = {one for line in words if line[0] == "COPY" for one in line[1:-1]}
+    assert copied == let_through
+    assert all((REPOSITORY / one).exists() for one in copied)
+    assert PROJECT["readme"] in copied
+    assert set(PROJECT["license-files"]) <= copied
+    runs = [line for line in lines if line.startswith("RUN")]
+    assert all("--no-cache-dir" in line for line in runs if "pip install" in line)
+    assert all("rm -rf /var/lib/apt/lists" in line for line in runs if "apt-get" in line)
+    order = [line[0] for line in words]
+    assert order.index("USER") > max(n for n, one in enumerate(order) if one == "RUN")
+    assert 'ENTRYPOINT ["epochal"]' in lines
+    if hadolint := shutil.which("hadolint"):
+        subprocess.run([hadolint, str(REPOSITORY / name)], check=True)

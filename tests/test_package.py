@@ -210,3 +210,13 @@ def test_an_image_is_made_from_the_repository_alone(name):
     assert 'ENTRYPOINT ["epochal"]' in lines
     if hadolint := shutil.which("hadolint"):
         subprocess.run([hadolint, str(REPOSITORY / name)], check=True)
+
+
+def test_a_read_only_home_is_not_written_to_and_nothing_is_said(tmp_path):
+    code = "import epochal, matplotlib, os; print(matplotlib.get_configdir())"
+    nowhere = {"HOME": "/proc/nobody", "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE.parent)}
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=nowhere
+    )
+    assert not made.stderr
+    assert made.stdout.startswith(str(tmp_path))

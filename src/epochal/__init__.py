@@ -25,6 +25,12 @@ from epochal._version import __version__ as __version__
 # read when torch is loaded (docs/one-machine.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# matplotlib keeps a list of fonts in the home folder, and says so where that is read-only.
+if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 - pathlib is not needed here
+    import tempfile
+
+    _place = os.path.join(tempfile.gettempdir(), f"epochal-{getattr(os, 'getuid', int)()}")  # noqa: PTH118
+    os.environ.setdefault("MPLCONFIGDIR", _place)
 
 _MODULES = {
     "DownloadOptions": "epochal.data.options",

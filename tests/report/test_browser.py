@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,62 @@ def test_every_figure_has_a_text_in_its_place(visit):
     for drawing in drawings:
         assert drawing.get_attribute("role") == "img"
         assert len(drawing.get_attribute("aria-label")) > 30
+
+
+CONTRAST = """() => {
+  const parse = text => { const n = text.match(/[\\d.]+/g).map(Number);
+    return [n[0], n[1], n[2], n.length > 3 ? n[3] : 1]; };
+  const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
+  const paper = parse(getComputedStyle(document.body).backgroundColor);
+  const ground = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement)
+      layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), paper);
+  };
+  const light = colour => colour.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), poor = [];
+  for (let node; node = walker.nextNode();) {
+    const e = node.parentElement, style = getComputedStyle(e);
+    if (!node.data.trim() || !e.getClientRects().length || style.visibility == "hidden") continue;
+    const below = ground(e);
+    const ink = over(parse(e.closest("svg") ? style.fill : style.color), below);
+    const [a, b] = [light(ink), light(below)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), bold = parseInt(style.fontWeight) >= 700;
+    const least = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
+    if ((a + 0.05) / (b + 0.05) < least)
+      poor.push([((a + 0.05) / (b + 0.05)).toFixed(2), e.tagName, node.data.trim().slice(0, 40)]);
+  }
+  return poor;
+}"""
+"""WCAG 2.2, 1.4.3: text whose contrast to what is behind it is below 4.5, or 3 if it is large."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_enough_contrast(visit, scheme):
+    page = visit(1000, scheme)
+    for details in page.locator("details").all():
+        details.evaluate("d => d.open = true")
+    assert page.evaluate(CONTRAST) == []
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p style=color:#888>grey</p>')")
+    page.evaluate("document.body.lastChild.style.background = '#999'")
+    assert [text for _, _, text in page.evaluate(CONTRAST)] == ["grey"]
+
+
+def test_what_can_be_used_has_a_name_and_the_page_a_language_and_headings_in_order(visit):
+    page = visit()
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('a[href], button, input, select, summary, [tabindex]')]"
+        ".filter(e => !(e.getAttribute('aria-label') || e.textContent.trim()"
+        " || (e.labels && e.labels.length))).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert nameless == []
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.get_attribute("html", "lang")
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))

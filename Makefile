@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
+# What Python compiles is kept, also in images that are set to forget it: hundreds of processes start.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Without --no-compile pip compiles thousands of modules that nothing here imports, half of its time.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	--constraint constraints.txt --editable

@@ -219,12 +219,12 @@ def test_the_folder_can_be_loaded_as_it_is(runs, exported, family):
 
 @pytest.fixture(scope="module")
 def others(tiny_corpus, tiny_pair, tmp_path_factory):
-    """Runs of the other families that learn with masks, and exports of all."""
+    """Runs of other families, and exports of all."""
     folder = tmp_path_factory.mktemp("others")
     for family in FAMILIES:
         (folder / family).symlink_to(tiny_pair / family)
         export_hf(folder / family, folder / "hf" / family)
-    for family, more in (("dual", {}), ("block", {"block.size": 4})):
+    for family, more in (("dual", {}), ("block", {"block.size": 4}), ("anyorder", {})):
         more = {"family": family, "train__steps": 6} | more
         train(None, overrides(tiny_corpus, folder / family, **more))
         export_hf(folder / family, folder / "hf" / family)
@@ -269,6 +269,7 @@ def as_babylm_scores(tokenizer, model, text, scored, causal):
     ("family", "score"),
     [
         ("ar", "exact"),
+        ("anyorder", "exact"),
         ("dual", "exact"),
         ("mdm", "pseudo"),
         ("dual", "pseudo"),
@@ -325,21 +326,21 @@ def test_a_dual_model_has_two_classes(transformers, others, masked):
     assert not found[:, 0].any()
 
 
-@pytest.mark.parametrize("family", ["dual", "block"])
+@pytest.mark.parametrize("family", ["anyorder", "block", "dual"])
 def test_the_others_come_back(others, family, tmp_path):
     back = load(import_hf(others / "hf" / family, tmp_path / "back").path)
     before = load(others / family)
     assert (back.family, back.recipe.options) == (family, before.recipe.options)
     ids = ids_for(before)
     torch.testing.assert_close(back.nll(ids), before.nll(ids), rtol=1e-6, atol=0)
-    other = {"dual": "ar", "block": "mdm"}[family]
+    other = {"anyorder": "dual", "dual": "ar", "block": "mdm"}[family]
     with pytest.raises(CheckpointError, match=f"the family given is {other}"):
         read_hf(others / "hf" / family, family=other)
 
 
 def test_what_an_auto_class_can_score_follows_from_the_familys_entry(tiny_pair, tmp_path):
     found = {family.name: auto_classes(family) for family in families()}
-    assert found["ar"] == ("AutoModelForCausalLM",)
+    assert found["ar"] == found["anyorder"] == ("AutoModelForCausalLM",)
     assert found["mdm"] == found["block"] == ("AutoModelForMaskedLM",)
     assert found["dual"] == ("AutoModelForCausalLM", "AutoModelForMaskedLM")
     assert auto_classes(replace(get_family("mdm"), mask_token=False)) == ()

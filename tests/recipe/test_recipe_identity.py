@@ -42,6 +42,7 @@ CHANGES = {
     "mdm.low_noise_ratio": 0.1,
     "mdm.random_length": 0.01,
     "dual.causal_share": 0.5,
+    "anyorder.left_to_right": 0.5,
     "block.size": 4,
     "hybrid.shift": 1.0,
     "ar.orders": 4,

@@ -19,6 +19,7 @@ from epochal.training.train import train
 FILES = Path(__file__).parents[1] / "data_files"
 GOLDEN = json.loads((FILES / "golden_losses.json").read_text())
 CASES = {
+    "anyorder": {"family": "anyorder", "anyorder.left_to_right": 0.25},
     "ar": {"family": "ar"},
     "ar-orders": {"family": "ar", "ar.orders": 4},
     "block": {"family": "block", "block.size": 8},

@@ -52,6 +52,7 @@ KINDS = {
         "model__parametrisation": "completep",
         "train__ema": 0.9,
     },
+    "anyorder": {"family": "anyorder", "train__micro_batch_size": 3},
     "block": {"family": "block", "block__size": 8},
     "dual": {"family": "dual", "train__micro_batch_size": 3},
     "hybrid": {"family": "hybrid", "train__micro_batch_size": 3},

@@ -295,8 +295,8 @@ class Scorer:
 
 
 def _likelihood(loaded: LoadedModel, options: EvalOptions) -> Likelihood:
-    """How the model is scored. Raises OptionError for masks with a family that did not learn with
-    them."""
+    """How the model is scored. Raises OptionError for random orders with a family that did not
+    learn them."""
     bound = not loaded.objective.exact and get_family(loaded.family).cross_entropy
     if options.estimator != "masked" or bound:
         return loaded.objective
@@ -310,7 +310,7 @@ def _likelihood(loaded: LoadedModel, options: EvalOptions) -> Likelihood:
         raise OptionError(
             "estimator",
             "masked",
-            f"{get_family(loaded.family).title} models do not learn with masks; give a run of a "
+            f"{get_family(loaded.family).title} models learn no random orders; give a run of a "
             f"family that does: {able}",
         )
     return found

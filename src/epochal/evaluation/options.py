@@ -30,7 +30,8 @@ class EvalOptions:
     """Make as many draws as bring the error from them down to this, for example 0.01."""
     estimator: Estimator = "stratified"
     """paper: the original's (independent noise, 32 draws, windows of L+1 tokens). masked: the
-    bound with masks, also of a family whose NLL is exact, if it learns with masks (dual)."""
+    bound over random orders, also of a family whose NLL is exact, if it learns them (dual,
+    anyorder)."""
     corpus: Path | None = None
     """Another corpus folder, prepared with the same tokenizer; the result is not stored."""
     device: str = "auto"

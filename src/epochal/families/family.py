@@ -56,8 +56,8 @@ class Family:
     gap_writer: str | None = None
     """Module of `generation/` that fills gaps; None where `writer` does, or nothing can."""
     masked_reading: str | None = None
-    """`module:Class`, built with `Class(mask_id)`, of the likelihood with which a family of exact
-    NLL can be scored with masks, too; None if it does not learn with masks."""
+    """`module:Class`, built with `Class(mask_id)`, of the bound over random orders by which a
+    family of exact NLL can be scored, too: with masks, if it has `mask_token`; else None."""
     cross_entropy: bool = True
     """Whether it learns the NLL of tokens given what is visible, so that its probabilities are
     those of the text; else it has a loss of its own, and cannot be asked about single tokens,

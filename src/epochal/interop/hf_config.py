@@ -30,8 +30,8 @@ KEPT = "epochal"
 def auto_classes(family: Family) -> tuple[str, ...]:
     """The auto classes of `transformers` that load an exported model and give its likelihoods."""
     causal = family.attention == "causal"
-    alone = family.mask_token and family.cross_entropy
-    masked = family.masked_reading is not None if causal else alone
+    masked = family.mask_token and family.cross_entropy
+    masked = masked and (not causal or family.masked_reading is not None)
     return ((CAUSAL,) if causal else ()) + ((MASKED,) if masked else ())
 
 

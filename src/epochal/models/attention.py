@@ -16,7 +16,7 @@ Rule = Literal["causal", "bidirectional"] | Tensor
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32, of the rotation angles of `positions` ([L] or [B, L]).
+    """cos and sin, float32, of the rotation angles of `positions` ([L], [B, L] or [2, B, L]).
 
     Shape [..., L, K/2]: position · theta^(−2i/K) for pair i. RoPE: arXiv 2104.09864 §3.4.
     """
@@ -78,11 +78,15 @@ class Attention(nn.Module):
         rule: Rule,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """[B, L, E] → [B, L, E]. With a cache, x are the positions after those in it."""
+        """[B, L, E] → [B, L, E]. With a cache, x are the positions after those in it. Tables of
+        [2, B, L, K/2] have the angles of keys first, those of queries second."""
+        own = asked = rotary
+        if rotary[0].dim() == 4:
+            own, asked = zip(*rotary, strict=True)
         # −1: with tensor parallelism a process has fewer heads.
         heads = (*x.shape[:2], -1, self.head_dim)
-        q = rotate(self.query(x).view(heads), *rotary).transpose(1, 2)
-        k = rotate(self.key(x).view(heads), *rotary).transpose(1, 2)
+        q = rotate(self.query(x).view(heads), *asked).transpose(1, 2)
+        k = rotate(self.key(x).view(heads), *own).transpose(1, 2)
         v = self.value(x).view(heads).transpose(1, 2)
         causal = isinstance(rule, str) and rule == "causal"
         if cache is not None:

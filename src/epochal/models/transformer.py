@@ -147,8 +147,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """[B, L] ids → [B, L, E] hidden states after the last norm; logits are these · tableᵀ.
 
-        `rule` is "causal", "bidirectional" or a [B, 1, L, L] bool mask; `positions` ([L] or
-        [B, L]) default to 0 … L−1, or to those after the cache; `scales` are `branch_scales`.
+        `rule` is "causal", "bidirectional" or a [B, 1, L, L] bool mask; `positions` ([L], [B, L],
+        or [2, B, L] for keys and for queries) default to 0 … L−1, or to those after the cache;
+        `scales` are `branch_scales`.
         """
         if positions is None:
             start = caches[0].length if caches else 0

@@ -92,6 +92,19 @@ class BlockMask:
         return torch.cat((noised, clean))[None, None]
 
 
+@dataclass(frozen=True, slots=True)
+class OrderMask:
+    """A row that is read in an order: a position sees those that are read before it, and itself."""
+
+    rank: Tensor
+    """[B, L] int64: when each position is read."""
+
+    def mask(self, device: torch.device) -> Tensor:
+        """[B, 1, L, L] bool on `device`, True where position i (row) sees j (column)."""
+        rank = self.rank.to(device)[:, None]
+        return rank[..., :, None] >= rank[..., None, :]
+
+
 def masking_probability(keys: Keys, length: int, share: float, eps: float) -> NDArray[np.float64]:
     """[B, L]: p = (1−ε)·t + ε with t ~ U(0, 1) at a random `share` of positions, else 0."""
     chosen, t = np.split(rng.uniforms(keys, 2 * length), 2, axis=1)

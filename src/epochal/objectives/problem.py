@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epochal.objectives.attention_mask import BlockMask, CausalRows, RandomCausalMask
+from epochal.objectives.attention_mask import BlockMask, CausalRows, OrderMask, RandomCausalMask
 from epochal.objectives.cross_entropy import Score
 from epochal.rng import Keys
 
 Rule = Literal["causal", "bidirectional"] | Tensor
-_Masks = RandomCausalMask | CausalRows | BlockMask
+_Masks = RandomCausalMask | CausalRows | BlockMask | OrderMask
 Attention = Rule | _Masks
 """Which positions see which. A tensor is an explicit mask: [B, 1, L, L] bool, True where seen;
 what has a method `mask` is made into one on the device."""
@@ -62,7 +62,7 @@ class Problem:
     """Divisor of the sum: all positions that count, masked or not."""
     attention: Attention
     positions: Tensor | None = None
-    """[B, L] or [L] int64; 0 … L−1 if None."""
+    """[B, L] or [L] int64; 0 … L−1 if None. [2, B, L]: those of keys, and those of queries."""
     noise: NDArray[np.float64] | None = None
     """[B] noise levels of the rows, if the family has any; for the log only."""
     loss: PositionLoss | None = None

@@ -129,7 +129,7 @@ def _masked(values: Mapping[str, Any]) -> str:
         f"{_short(family)} at most {nll:.3f} ± {error:.3f}"
         for family, (nll, error) in values["nll"].items()
     ]
-    return f"read with masks instead of from left to right: {listed(figures)} nats per token"
+    return f"read in random orders instead of from left to right: {listed(figures)} nats per token"
 
 
 def _flops(values: Mapping[str, Any]) -> str:

@@ -40,8 +40,8 @@ def runs_in_bf16(
     if machine.device.type != "cpu" or given == "fp32":
         return machine.bf16
     if old is not None and given == "auto":
-        earlier = old["machine"]
-        return str(earlier["device"]).startswith("CPU") and earlier["precision"] == "bf16"
+        earlier = old.get("machine", {})
+        return str(earlier.get("device")).startswith("CPU") and earlier.get("precision") == "bf16"
     flops = estimate_time(recipe, numbers).matmul_flops
     if flops < _LEAST_FLOPS:
         return machine.bf16

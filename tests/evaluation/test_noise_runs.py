@@ -13,7 +13,7 @@ from epochal.evaluation.gap import gap
 from epochal.evaluation.load import load_run
 from epochal.evaluation.options import EvalOptions
 from epochal.generation.config import GenerationConfig
-from epochal.interop.exports import export_hf, export_safetensors
+from epochal.interop.exports import export_safetensors
 from epochal.memorisation.memorise import memorise
 from epochal.runs import RunRecord
 from epochal.studies.compare import compare_existing
@@ -69,8 +69,6 @@ def test_what_needs_the_nll_of_tokens_refuses_them(runs, tmp_path, capsys):
         ensemble([runs / "uniform"] * 2)
     with pytest.raises(RecipeError, match="cannot be students"):
         distill([runs / "hybrid"], tmp_path / "student")
-    with pytest.raises(UserError, match="export safetensors"):
-        export_hf(runs / "hybrid", tmp_path / "hf")
     assert export_safetensors(runs / "hybrid", tmp_path).family == "hybrid"
     with pytest.raises(SystemExit) as ended:
         main(["downstream", str(runs / "hybrid"), "--tasks", "lambada"])

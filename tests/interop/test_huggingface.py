@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,12 +32,14 @@ from epochal.interop.load import load
 from epochal.interop.options import ImportOptions, MegatronOptions
 from epochal.objectives import Draw
 from epochal.objectives.block_diffusion import BlockDiffusion
+from epochal.objectives.jump_noise import uniform_share
 from epochal.runs import RunRecord
 from epochal.training.train import train
 from local_tasks import write_babylm
 from tiny_runs import overrides
 
 FAMILIES = ["ar", "mdm"]
+MORE = [("anyorder", {}), ("uniform", {}), ("hybrid", {"hybrid.shift": -2.0})]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +227,7 @@ def others(tiny_corpus, tiny_pair, tmp_path_factory):
     for family in FAMILIES:
         (folder / family).symlink_to(tiny_pair / family)
         export_hf(folder / family, folder / "hf" / family)
-    for family, more in (("dual", {}), ("block", {"block.size": 4}), ("anyorder", {})):
+    for family, more in (("dual", {}), ("block", {"block.size": 4}), *MORE):
         more = {"family": family, "train__steps": 6} | more
         train(None, overrides(tiny_corpus, folder / family, **more))
         export_hf(folder / family, folder / "hf" / family)
@@ -326,16 +329,64 @@ def test_a_dual_model_has_two_classes(transformers, others, masked):
     assert not found[:, 0].any()
 
 
-@pytest.mark.parametrize("family", ["anyorder", "block", "dual"])
+@pytest.mark.parametrize("family", ["anyorder", "block", "dual", "hybrid", "uniform"])
 def test_the_others_come_back(others, family, tmp_path):
     back = load(import_hf(others / "hf" / family, tmp_path / "back").path)
     before = load(others / family)
     assert (back.family, back.recipe.options) == (family, before.recipe.options)
     ids = ids_for(before)
     torch.testing.assert_close(back.nll(ids), before.nll(ids), rtol=1e-6, atol=0)
-    other = {"anyorder": "dual", "dual": "ar", "block": "mdm"}[family]
+    other = {"dual": "ar", "hybrid": "uniform", "uniform": "mdm"}.get(family, "hybrid")
     with pytest.raises(CheckpointError, match=f"the family given is {other}"):
         read_hf(others / "hf" / family, family=other)
+
+
+@pytest.mark.parametrize(("family", "shift"), [("uniform", None), ("hybrid", -2.0)])
+def test_noise_by_the_class_that_scores_nothing(transformers, others, family, shift):
+    """The logits of a noised row, and the share of random tokens in noise at each level."""
+    ours = load(others / family)
+    model = transformers.AutoModel.from_pretrained(
+        others / "hf" / family, trust_remote_code=True
+    ).eval()
+    assert auto_classes(get_family(family)) == ("AutoModel",)
+    assert model.config.noise_shift == shift
+    ids = ids_for(ours)
+    with torch.no_grad():
+        expected = ours.model.logits(ids, "bidirectional")
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-5)
+    for keep in (0.0, 0.01, 0.5, 1.0):
+        with np.errstate(divide="ignore"):
+            log_snr = np.log(keep) - np.log1p(-keep)
+        own = uniform_share(np.array(log_snr), np.inf if shift is None else shift)
+        assert model._uniform_share(keep) == pytest.approx(float(own))
+    with pytest.raises(ValueError, match="AutoModelForMaskedLM"):
+        transformers.AutoModelForMaskedLM.from_pretrained(
+            others / "hf" / family, trust_remote_code=True
+        )
+
+
+def test_noise_is_taken_back_as_ours_is(transformers, others, monkeypatch):
+    """With a network whose x̂ is known, both writers draw each token from it, whatever the steps."""
+    folder = others / "hf" / "hybrid"
+    model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    words = model.config.text_vocabulary
+    known = torch.full((words,), -9.0).index_fill_(0, torch.tensor([5, 6, 7]), 0.0)
+    known[5] = 1.0
+    rows = torch.full((2000, 4), model.config.mask_token_id)
+    rows[:, 0] = 3
+
+    def forward(self, ids):
+        return SimpleNamespace(logits=known.expand(*ids.shape, words))
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    generator = torch.Generator().manual_seed(1)
+    found = model.generate(rows, steps=5, generator=generator)
+    assert (found[:, 0] == 3).all()
+    counts = torch.bincount(found[:, 1:].flatten(), minlength=words)
+    expected = 6000 * known.softmax(0)
+    assert (abs(counts - expected)[5:8] < 4 * expected[5:8].sqrt()).all()
+    likeliest = model.generate(rows[:2], steps=3, temperature=0.0, generator=generator)
+    assert (likeliest[:, 1:] == 5).all()
 
 
 def test_what_an_auto_class_can_score_follows_from_the_familys_entry(tiny_pair, tmp_path):

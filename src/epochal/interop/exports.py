@@ -39,7 +39,8 @@ class ExportedFolder:
     has_tokenizer: bool
     """Whether the run had a tokenizer to write; else the model knows ids but no text."""
     auto_classes: tuple[str, ...]
-    """The auto classes of `transformers` that load it and give its likelihoods."""
+    """The auto classes of `transformers` that load it and, but for `AutoModel`, give its
+    likelihoods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def export_hf(
     A causal family becomes a stock Llama, another a model with a small class of its own beside the
     weights; both with tokenizer and model card. `checkpoint` is best or last, `dtype` the
     weights'. Raises RunError if `out` is in use, UserError for a family that no auto class of
-    `transformers` can score, and what `load` raises.
+    `transformers` can load, and what `load` raises.
     """
     _check_dtype(dtype)
     target = Path(out)
@@ -134,7 +135,7 @@ def export_hf(
     classes = hf_config.auto_classes(get_family(record.family))
     if not classes:
         raise UserError(
-            f"no auto class of transformers scores {get_family(record.family).title} models; "
+            f"no auto class of transformers loads {get_family(record.family).title} models; "
             "`epochal export safetensors` writes the weights"
         )
     loaded = load_run(run, checkpoint, "cpu")
@@ -174,14 +175,14 @@ def _write_hf(
     save_tensors(folder / huggingface.WEIGHTS, tensors, {"format": "pt"})
     rows, vocabulary = model.embedding.num_embeddings, tokenizer.vocabulary
     end, classes = tokenizer.end_of_document, hf_config.auto_classes(get_family(recipe.family))
-    causal, masked = hf_config.CAUSAL in classes, hf_config.MASKED in classes
+    causal, ours = hf_config.CAUSAL in classes, classes != (hf_config.CAUSAL,)
     config = hf_config.config_of(recipe, vocabulary, rows, end, dtype, facts)
     files.write_json(folder / huggingface.CONFIG, config)
     files.write_json(folder / "generation_config.json", _generation(rows, vocabulary, end, causal))
     if text:
-        mask = mask_name(tokenizer) if masked else None
+        mask = mask_name(tokenizer) if ours else None
         _write_tokenizer(tokenizer, folder, mask, recipe.data.sequence_length)
-    if masked:
+    if ours:
         code = Path(__file__).with_name(f"{hf_config.REMOTE_CODE}.py").read_text(encoding="utf-8")
         (folder / f"{hf_config.REMOTE_CODE}.py").write_text(code, encoding="utf-8")
     (folder / huggingface.RECIPE).write_text(

@@ -3,7 +3,8 @@
 A causal family is a stock Llama: `transformers`, vLLM and llama.cpp need no code of ours. One that
 sees both sides, or blocks, has the same tensors, but another attention and another way to write,
 so it is a model type of its own with its class beside the weights. A causal family that can be
-read with masks, too, has a second class there.
+read with masks, too, has a second class there. Noise that replaces tokens makes a third type: its
+logits are no probabilities of the text as it is, so it has the auto class that scores nothing.
 """
 
 from __future__ import annotations
@@ -14,24 +15,32 @@ from epochal.families import Family, get_family
 from epochal.recipe import Recipe
 
 REMOTE_CODE = "modeling_epochal_mdm"
-CAUSAL, MASKED = "AutoModelForCausalLM", "AutoModelForMaskedLM"
+CAUSAL, MASKED, OTHER = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel"
 _LLAMA = "LlamaForCausalLM"
 TYPES = {
     "causal": ("llama", "EpochalDual", "ar"),
     "bidirectional": ("epochal_mdm", "EpochalMDM", "mdm"),
     "blocks": ("epochal_block", "EpochalBlock", "block"),
+    "noise": ("epochal_noise", "EpochalNoise", "uniform"),
 }
-"""Attention of a family → model_type in config.json, the beginning of our class' name, and the
-family of a model that does not say its own."""
+"""Kind of a family → model_type in config.json, the beginning of our class' name, and the family
+of a model that does not say its own."""
 KEPT = "epochal"
 """Key of config.json under which what only Epochal knows is kept."""
 
 
+def kind_of(family: Family) -> str:
+    """Its key in `TYPES`: its attention, or "noise" where its loss is no NLL of tokens."""
+    return family.attention if family.cross_entropy else "noise"
+
+
 def auto_classes(family: Family) -> tuple[str, ...]:
-    """The auto classes of `transformers` that load an exported model and give its likelihoods."""
+    """The auto classes of `transformers` that load an exported model and give its likelihoods;
+    `AutoModel` for a model that has none of single tokens. None can load other families."""
+    if kind_of(family) == "noise":
+        return (OTHER,)
     causal = family.attention == "causal"
-    masked = family.mask_token and family.cross_entropy
-    masked = masked and (not causal or family.masked_reading is not None)
+    masked = family.mask_token and (not causal or family.masked_reading is not None)
     return ((CAUSAL,) if causal else ()) + ((MASKED,) if masked else ())
 
 
@@ -40,7 +49,7 @@ def config_of(
 ) -> dict[str, Any]:
     """config.json. `end` ends documents and begins them; `dtype` is the weights'."""
     shape, settings, family = recipe.model.architecture(), recipe.model, get_family(recipe.family)
-    kind, name, _ = TYPES[family.attention]
+    kind, name, _ = TYPES[kind_of(family)]
     causal = family.attention == "causal"
     config: dict[str, Any] = {
         "architectures": [_LLAMA if causal else f"{name}ForMaskedLM"],
@@ -69,10 +78,10 @@ def config_of(
         "torch_dtype": dtype,
         KEPT: {"family": recipe.family, "vocabulary": vocabulary, **facts},
     }
-    if MASKED in auto_classes(family):
+    if auto_classes(family) != (CAUSAL,):
         ours = f"{REMOTE_CODE}.{name}"
         config |= {
-            "auto_map": {MASKED: f"{ours}ForMaskedLM"},
+            "auto_map": {auto_classes(family)[-1]: f"{ours}ForMaskedLM"},
             "mask_token_id": vocabulary,
             "text_vocabulary": vocabulary,
         }
@@ -81,4 +90,6 @@ def config_of(
             config["is_causal"] = False
     if family.attention == "blocks":
         config["block_size"] = recipe.options.size
+    if kind == "epochal_noise":
+        config["noise_shift"] = getattr(recipe.options, "shift", None)
     return config

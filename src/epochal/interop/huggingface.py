@@ -21,7 +21,7 @@ from epochal.data.tokenizer_sources import load_tokenizer
 from epochal.errors import CheckpointError
 from epochal.families import family_names, get_family
 from epochal.interop.foreign import ForeignModel, Tensors
-from epochal.interop.hf_config import KEPT, TYPES
+from epochal.interop.hf_config import KEPT, TYPES, kind_of
 from epochal.recipe import Recipe, load_recipe
 from epochal.recipe.load import recipe_from_tree
 from epochal.recipe.model import Model
@@ -98,19 +98,19 @@ def _family_of(config: Mapping[str, Any], given: str | None) -> str:
     Raises CheckpointError for another model and for a family that contradicts the config.
     """
     kind = config.get("model_type")
-    attentions = {name: attention for attention, (name, *_) in TYPES.items()}
-    if kind not in attentions:
-        llama, *others = attentions
+    kinds = {name: kind for kind, (name, *_) in TYPES.items()}
+    if kind not in kinds:
+        llama, *others = kinds
         raise CheckpointError(
             f"config.json has model_type {kind!r}; only {llama} (autoregressive) and "
             f"{' and '.join(others)} (what `epochal export hf` writes) can be imported"
         )
-    attention = attentions[str(kind)]
-    if attention == "causal" and config.get("is_causal") is False:
-        attention = "bidirectional"
-    found = TYPES[attention][2]
+    own = kinds[str(kind)]
+    if own == "causal" and config.get("is_causal") is False:
+        own = "bidirectional"
+    found = TYPES[own][2]
     kept = _table(config, KEPT).get("family")
-    if kept in family_names() and get_family(str(kept)).attention == attention:
+    if kept in family_names() and kind_of(get_family(str(kept))) == own:
         found = str(kept)
     if given is not None and given != found:
         raise CheckpointError(
@@ -322,11 +322,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
     """The recipe kept beside the model, or one that says what config.json does."""
-    size = {}
+    options: dict[str, Any] = {}
     if get_family(family).attention == "blocks":
-        size = {f"{family}.size": _whole(config, "block_size", 0)}
+        options = {"size": _whole(config, "block_size", 0)}
+    elif config.get("noise_shift") is not None:
+        options = {"shift": config["noise_shift"]}
     if (path / RECIPE).is_file():
-        return load_recipe(path / RECIPE, {"family": family, **size})
+        own = {f"{family}.{key}": value for key, value in options.items()}
+        return load_recipe(path / RECIPE, {"family": family, **own})
     length = _whole(config, "max_position_embeddings", 2048)
     return recipe_from_tree(
         {
@@ -334,6 +337,6 @@ def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
             "data": {"sequence_length": length},
             "model": {"size": "7M"},  # replaced by the caller
             "train": {"steps": 1},
-            **({family: {"size": size[f"{family}.size"]}} if size else {}),
+            **({family: options} if options else {}),
         }
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from epochal.families import get_family
-from epochal.interop.hf_config import CAUSAL, auto_classes
+from epochal.interop.hf_config import CAUSAL, OTHER, auto_classes
 from epochal.interop.huggingface import RECIPE, portable
 from epochal.recipe import recipe_toml
 from epochal.runs import NLLResult, RunRecord
@@ -48,8 +48,8 @@ ids = tokenizer("The {mask}{mask}{mask} of", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids)[0]))  # fills in, or adds max_new_tokens
 ```
 
-{title}: the logits at a position are of the token there, not of the next one; hidden
-tokens are given as id {vocabulary}. `trust_remote_code` loads `modeling_epochal_mdm.py` beside the
+{title}: the logits at a position are of the token there, not of the next one; {places}
+are given as id {vocabulary}. `trust_remote_code` loads `modeling_epochal_mdm.py` beside the
 weights: read it first. Programs that serve Llamas cannot run this model. The tokenizer begins a
 text with `{end}`, which stood between the documents. The table has rows of padding, which
 `generate` never draws.
@@ -91,6 +91,7 @@ def model_card(
             folder=folder,
             end=end,
             mask=mask,
+            places="places to write" if OTHER in classes else "hidden tokens",
             title=title.capitalize(),
             vocabulary=vocabulary,
             padding=rows - vocabulary,

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="misc, no-any-return, no-untyped-call, call-arg"
 """Language models that fill in masked tokens, and how text is drawn from them: bidirectional
-(masked diffusion), within blocks that follow each other (block diffusion), or a Llama that
-also learned with masks (dual objective).
+(masked diffusion), within blocks that follow each other (block diffusion), a Llama that also
+learned with masks (dual objective); and one that predicts tokens behind noise.
 
 Written by `epochal export hf` beside the weights; it needs torch and transformers only:
 
@@ -13,6 +13,7 @@ Shape letters: B rows, L positions, E model width, V rows of the table.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -65,6 +66,17 @@ class EpochalBlockConfig(EpochalMDMConfig):
 
     def __init__(self, block_size: int = 16, **others: Any) -> None:
         self.block_size = block_size
+        super().__init__(**others)
+
+
+class EpochalNoiseConfig(EpochalMDMConfig):
+    """The same, and how noise mixes random tokens and masks: the random share is
+    sigmoid(log-SNR + `noise_shift`), or 1 without a shift."""
+
+    model_type = "epochal_noise"
+
+    def __init__(self, noise_shift: float | None = None, **others: Any) -> None:
+        self.noise_shift = noise_shift
         super().__init__(**others)
 
 
@@ -259,3 +271,66 @@ class EpochalDualForMaskedLM(EpochalMDMForMaskedLM):
 
     config_class = LlamaConfig
     shift = 1
+
+
+class EpochalNoiseForMaskedLM(EpochalMDMForMaskedLM):
+    """Predicts the clean tokens of a row in which some are random or masked (uniform and hybrid
+    noise). The logits at a position are no probability of the token in a text as it is."""
+
+    config_class = EpochalNoiseConfig
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int = 64,
+        steps: int | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """[B, P] ids → the same with every mask written, or with `max_new_tokens` after them.
+
+        From pure noise back through `steps` levels, 1 − α falling evenly to 0: from α to α' a
+        token z stays with probability (α/α')·p'(z)/p(z), and is else drawn from p', with
+        p = α·x̂ + (1 − α)·noise. Temperature 0 takes the likeliest of x̂.
+        """
+        mask, words = int(self.config.mask_token_id), int(self.config.text_vocabulary)
+        ids = input_ids.clone()
+        if not (ids == mask).any():
+            ids = F.pad(ids, (0, max_new_tokens), value=mask)
+        gaps = ids == mask
+        steps = steps or int(gaps.sum(dim=1).max())
+
+        def chance() -> Tensor:
+            return torch.rand(ids.shape, device=ids.device, generator=generator)
+
+        def noise(keep: float) -> Tensor:
+            token = (chance() * words).long().clamp(max=words - 1)
+            return torch.where(chance() < self._uniform_share(keep), token, mask)
+
+        def expected(own: Tensor, keep: float) -> Tensor:
+            share = self._uniform_share(keep)
+            of_noise = torch.where(ids == mask, 1 - share, share / words)
+            return keep * own.masked_fill(ids == mask, 0.0) + (1 - keep) * of_noise
+
+        ids = torch.where(gaps, noise(0.0), ids)
+        for step in range(steps):
+            keep, later = step / steps, (step + 1) / steps
+            logits = self(ids).logits[..., :words].double()
+            if temperature > 0:
+                x_hat = torch.softmax(logits / temperature, dim=-1)
+            else:
+                x_hat = F.one_hot(logits.argmax(dim=-1), words).double()
+            drawn = torch.multinomial(x_hat.flatten(0, 1), 1, generator=generator).view_as(ids)
+            own = x_hat.gather(-1, ids.clamp(max=words - 1)[..., None]).squeeze(-1)
+            stays = keep / later * expected(own, later) / expected(own, keep)
+            fresh = torch.where(chance() < later, drawn, noise(later))
+            ids = torch.where(gaps & (chance() >= stays), fresh, ids)
+        return ids
+
+    def _uniform_share(self, keep: float) -> float:
+        """s, the share of the noise that is random tokens; the rest is masks."""
+        shift = self.config.noise_shift
+        if shift is None or keep == 1:
+            return 1.0
+        return 1 / (1 + (1 - keep) / keep * math.exp(-shift)) if keep else 0.0

@@ -33,7 +33,7 @@ COMPILED = {"train__compile": "on"} if has_compiler() else {}
 """Per block. Without a C++ compiler the same, uncompiled."""
 BOTH = ("ar", "mdm")
 SCALED, MUON = (*BOTH, "completep"), (*BOTH, "muon")
-NAMED = ("block", "dual", "hybrid", "uniform")
+NAMED = ("anyorder", "block", "dual", "hybrid", "uniform")
 # name: (families, further families of EPOCHAL_EVERY_MODE, processes, mode). What does not depend
 # on the mode (micro-batches, recomputing) goes along. Three layers are cut unevenly by two stages.
 OFFLOAD = ZERO3 | FULL | {"parallel__offload": True}
@@ -47,10 +47,10 @@ MODES = {
     "zero-3-bf16": (("bf16",), (), 2, ZERO3 | SOME),
     "ddp-student": ((), ("student",), 2, ONE_ROW),
     "zero-3-student": (("student",), (), 2, ZERO3),
-    "tensor": ((), BOTH, 2, TENSOR),
-    "tensor-sequence": (("mdm", "muon"), ("ar", "completep"), 2, SEQUENCE),
+    "tensor": (("uniform",), (*BOTH, "anyorder"), 2, TENSOR),
+    "tensor-sequence": (("mdm", "muon", "hybrid"), ("ar", "completep", "uniform"), 2, SEQUENCE),
     "hybrid": (("mdm",), ("ar",), 4, ZERO3 | {"parallel__shard": 2}),
-    "zero-3-tensor": (("mdm",), ("ar", "muon"), 4, ZERO3 | TENSOR),
+    "zero-3-tensor": (("mdm",), ("ar", "muon", "uniform"), 4, ZERO3 | TENSOR),
     "stages": (("mdm", "muon", "uniform"), ("ar", "completep"), 2, STAGES | ONE_ROW),
     "stages-data": (("mdm",), (), 4, STAGES),
     "stages-zero-2": ((), ("mdm8",), 4, STAGES | {"parallel__zero": 2}),

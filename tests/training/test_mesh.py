@@ -45,7 +45,6 @@ def test_what_is_left_is_data_parallel():
         (4, {"parallel__shard": 2}, r"parallel.shard` = 2 needs FSDP"),
         (2, {"parallel__sequence": True}, r"needs tensor parallelism"),
         (2, {"parallel__tensor": 2, "train__hidden_dropout": 0.1}, r"dropout would differ"),
-        (2, {"parallel__tensor": 2, "family": "uniform"}, r"only the loss of ar, block, dual, mdm"),
         (
             2,
             {"parallel__tensor": 2, "parallel__sequence": True, "data__sequence_length": 33},

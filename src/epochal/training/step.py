@@ -251,8 +251,10 @@ class Stepper:
         )
         with self.machine.autocast():
             if problem.loss is not None:
+                # Whole on each process, also if tensor parallelism splits it.
+                whole = self.model.table
                 score = problem.loss.score(index, targets, weights, compiled=compiled)
-                return linear_loss(states, table, weights, place, score, compiled=compiled)
+                return linear_loss(states, whole, weights, place, score, compiled=compiled)
             return self.parallel_model.nll(
                 states, table, targets, weights, place, compiled=compiled, each=each
             )

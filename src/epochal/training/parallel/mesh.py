@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.families import families, get_family
 from epochal.recipe import Recipe
 from epochal.recipe.estimate import Sharding
 from epochal.recipe.numbers import micro_rows
@@ -63,12 +62,6 @@ def plan_mesh(recipe: Recipe, world: int, vocabulary: int) -> MeshPlan:
     tensor, stages = parallel.tensor, parallel.pipeline
     if world == 1:
         return MeshPlan()  # a recipe made for a cluster also runs on one device
-    if tensor > 1 and not get_family(recipe.family).cross_entropy:
-        able = ", ".join(one.name for one in families() if one.cross_entropy)
-        raise RecipeError(
-            f"`parallel.tensor` = {tensor} splits the output table, which only the loss of "
-            f"{able} allows; leave it out for {recipe.family}, or take `parallel.zero`"
-        )
     _must_fit("parallel.tensor", tensor, world)
     _must_fit("parallel.pipeline", stages, world)
     if world % (tensor * stages):

@@ -111,6 +111,19 @@ MISTAKES = [
     (["data=3"], "`data` is a section; write `data.<key> = …`"),
     (["seed.x=3"], "`seed` = {'x': 3}: it should be a valid integer"),
     (["uniform.shift=1"], "unknown recipe key `uniform.shift`. Did you mean `hybrid.shift`?"),
+    (["dual.schedule=cosine"], "unknown recipe key `dual.schedule`. Did you mean `mdm.schedule`?"),
+    (["mdm.window=[0.6,0.4]"], "`mdm.window` = [0.6, 0.4]: give the lowest and the highest mask"),
+    (["mdm.window=[-0.1,1]"], "`mdm.window` = [-0.1, 1]: give the lowest and the highest mask"),
+    (["mdm.window=[0.5,1.5]"], "`mdm.window` = [0.5, 1.5]: give the lowest and the highest mask"),
+    (["mdm.softening=0.5"], "`mdm.softening` = 0.5 only counts with another schedule than linear"),
+    (["mdm.span_length=4"], '`mdm.span_length` = 4 only counts with mask_unit = "span"; set that'),
+    (["mdm.gaussian_std=0.1"], '`mdm.gaussian_std` = 0.1 only counts with schedule = "gaussian"'),
+    (
+        ["mdm.schedule=gaussian", "mdm.window=[0.9,1]", "mdm.gaussian_std=0.05"],
+        "`mdm.gaussian_mean` = 0.2 with a standard deviation of 0.05 leaves nothing of the",
+    ),
+    (["mdm.mask_unit=span", "mdm.ar_ratio=0.5"], '`mdm.mask_unit` = "span" masks whole units, `'),
+    (["mdm.window=[0,0.5]", "mdm.low_noise_start=true"], "`mdm.low_noise_start` = true is less"),
     (["just words"], "'just words' is not an override; write key=value"),
 ]
 

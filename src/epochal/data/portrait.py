@@ -17,10 +17,10 @@ from epochal.data.duplicates import DuplicateReport, measure_duplicates
 from epochal.data.inspection import Description, inspect
 from epochal.data.options import DuplicateOptions
 from epochal.data.store import TokenStore
+from epochal.data.text_facts import token_counts
 from epochal.data.tokenizer import Tokenizer
 from epochal.data.vocabularies import RARE
 
-_CHUNK = 1 << 22
 _READ = 1 << 20  # tokens that are decoded for scripts
 _SHOWN = 80  # tokens of an odd document
 _EACH = 4  # odd documents of a kind
@@ -100,7 +100,7 @@ def portray(
     described = inspect(folder, tokenizer=tokenizer, samples=samples, seed=seed)
     other = corpus.validation_store
     validation = inspect(other.prefix, tokenizer=tokenizer, samples=0) if other else None
-    counts = _counts(train, tokenizer.vocabulary)
+    counts = token_counts(train, tokenizer.vocabulary)
     scripts = _scripts(train, tokenizer, seed)
     characters = sum(scripts.values())
     return Portrait(
@@ -114,14 +114,6 @@ def portray(
         odd=tuple(_odd(train, tokenizer, counts)),
         fit=_fit(tokenizer, counts, described, validation),
     )
-
-
-def _counts(store: TokenStore, vocabulary: int) -> NDArray[np.int64]:
-    """[vocabulary] how often each token occurs."""
-    counts = np.zeros(vocabulary, dtype=np.int64)
-    for first in range(0, store.unique_tokens, _CHUNK):
-        counts += np.bincount(store.tokens[first : first + _CHUNK], minlength=vocabulary)
-    return counts
 
 
 def _fit(

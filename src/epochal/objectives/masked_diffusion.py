@@ -3,7 +3,8 @@
 Training (arXiv 2507.15857 §2.2 and its code): t ~ U(0, 1) per row, p = (1−ε)·t + ε, tokens
 masked independently with p, cross-entropy of the masked tokens weighted 1/p, divided by all
 B·L positions. Targets are not shifted, attention is bidirectional, there is no time input.
-docs/ablations.md has the formula of each option.
+docs/ablations.md has the formula of each option; other distributions of t, rare tokens, words and
+spans are in `masking`.
 
 Likelihood: with m scored tokens in a row,
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from epochal import rng
 from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
-from epochal.objectives import noise
+from epochal.objectives import masking, noise
 from epochal.objectives.problem import Draw, Problem, Rows
 from epochal.recipe import Recipe
 from epochal.rng import Keys
@@ -52,8 +53,10 @@ class MaskedDiffusion:
         """
         options = self.options
         tokens = tokens[:, : self._length(tokens.shape[1] - 1, rows)]
-        levels = self._levels(rows)
-        masked, weight = self._masks(levels, rows.keys, tokens.shape[1])
+        levels, importance = self._levels(rows)
+        masked, weight = self._masks(levels, tokens, rows)
+        if options.loss_weight != "unweighted":
+            weight = weight * importance
         if options.ar_ratio:
             moved = noise.row_uniforms(rows.keys, "left to right") < options.ar_ratio
             masked = noise.ends(masked, moved)
@@ -74,19 +77,23 @@ class MaskedDiffusion:
         coin, share = rng.uniforms(rng.row_keys(rows.step_key, np.array([2**40])), 2)[0]
         return 1 + int(share * length) if coin < self.options.random_length else length
 
-    def _levels(self, rows: Rows) -> noise.Levels:
-        """[B] noise levels t."""
+    def _levels(self, rows: Rows) -> tuple[noise.Levels, NDArray[np.float64]]:
+        """[B] noise levels t, and [B] the weights of their rows (`masking.mask_rates`)."""
         options = self.options
         draw = noise.stratified_levels if options.noise == "stratified" else noise.iid_levels
+        levels, importance = masking.mask_rates(options, draw(rows), rows)
         low = options.low_noise_start and rows.step < options.low_noise_iters
-        return draw(rows) * (options.low_noise_ratio if low else 1.0)
+        return levels * (options.low_noise_ratio if low else 1.0), importance
 
     def _masks(
-        self, levels: noise.Levels, keys: Keys, length: int
+        self, levels: noise.Levels, tokens: Tensor, rows: Rows
     ) -> tuple[noise.Masks, NDArray[np.float64]]:
         """Masks [B, L] at levels t, and the weight [B] of a masked token."""
-        options = self.options
-        if options.noise == "stratified" or options.loss_weight == "mask_count":
+        options, keys, length = self.options, rows.keys, tokens.shape[1]
+        exactly = options.noise == "stratified" or options.loss_weight == "mask_count"
+        if options.frequency_power or options.mask_unit != "token":
+            masked, weight = self._chosen(levels, tokens.numpy(), rows, exactly)
+        elif exactly:
             # Here the number m of masked tokens is fixed, so 1/p, L/m and L/K are the same.
             masked, weight = _exactly(levels, keys, np.ones((len(keys), length), dtype=np.bool_))
         else:
@@ -97,6 +104,21 @@ class MaskedDiffusion:
         if options.loss_weight == "unweighted":
             weight = np.ones(len(keys))
         return masked, weight
+
+    def _chosen(
+        self, levels: noise.Levels, tokens: NDArray[np.int64], rows: Rows, exactly: bool
+    ) -> tuple[noise.Masks, NDArray[np.float64]]:
+        """Masks [B, L] of rare tokens or whole units, with 1/p of the row's mean rate p."""
+        length = tokens.shape[1]
+        if exactly:
+            rates = noise.exact_counts(levels, np.full(len(levels), length)) / length
+        else:
+            rates = self._rates(levels)
+        units = masking.units(self.options, tokens, rows)
+        probability = masking.inclusion(self.options, tokens, units, rates, rows)
+        choose = masking.evenly if exactly else masking.independent
+        with np.errstate(divide="ignore"):  # t = 0 at ε = 0 masks nothing
+            return choose(rows.keys, probability, units), 1 / rates
 
     def likelihood_problem(self, tokens: Tensor, scored: Tensor, draw: Draw) -> Problem:
         """[B, L] tokens → mask exactly K of the m scored ones, with weight m/K."""
@@ -112,10 +134,15 @@ class MaskedDiffusion:
     def _independently(
         self, levels: noise.Levels, keys: Keys, length: int
     ) -> tuple[noise.Masks, NDArray[np.float64]]:
-        mask_prob = (1 - self.options.eps) * levels + self.options.eps
+        mask_prob = self._rates(levels)
         masked = noise.independent_masks(keys, mask_prob, length)
         with np.errstate(divide="ignore"):  # t = 0 at ε = 0 masks nothing
             return masked, 1 / mask_prob
+
+    def _rates(self, levels: noise.Levels) -> NDArray[np.float64]:
+        """[B] masking probabilities p = (1−ε)·t + ε."""
+        rates: NDArray[np.float64] = (1 - self.options.eps) * levels + self.options.eps
+        return rates
 
     def _problem(
         self,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epochal.data.text_facts import TextFacts
 from epochal.objectives.attention_mask import BlockMask, CausalRows, OrderMask, RandomCausalMask
 from epochal.objectives.cross_entropy import Score
 from epochal.rng import Keys
@@ -103,6 +104,14 @@ class Rows:
     """Key of the optimizer step, the same for all of its rows."""
     step: int = 0
     """Number of the optimizer step, from 0."""
+    text: TextFacts | None = None
+    """The training text, for masks that depend on it."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the unique tokens before the step. Needs `text`."""
+        assert self.text is not None
+        return self.step * self.global_batch_size / self.text.rows_per_epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,8 @@ def check_keys(tree: Tree, prefix: str = "") -> None:
                 name = next(iter(value))  # of a family without settings
                 dotted = f"{dotted}.{name}"
             by_last_part = [key for key in known if key.rpartition(".")[2] == name]
+            if dotted.partition(".")[0] in family_names():  # rather another family's
+                by_last_part.sort(key=lambda key: key.partition(".")[0] not in family_names())
             hint = f" Did you mean `{by_last_part[0]}`?" if by_last_part else ""
             hint = hint or nearest(dotted, [*known, *sections])
             hint = hint or " `epochal recipe` lists all keys."

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from epochal import rng
 from epochal.data.rows import Order
+from epochal.data.text_facts import TextFacts
 from epochal.device import Machine
 from epochal.models import Transformer, branch_scales
 from epochal.objectives import Objective, Problem, Rows, to_device
@@ -112,12 +113,13 @@ class Stepper:
         parallel_model: ParallelModel | None = None,
         teachers: Teachers | None = None,
         average: WeightAverage | None = None,
+        text: TextFacts | None = None,
     ) -> None:
         """`parallel_model` calls the model on several processes; None for a single one. `teachers`
-        are those of a student; `average` follows the weights."""
+        are those of a student; `average` follows the weights; `text` is for masks that need it."""
         self.recipe, self.model, self.optimizer = recipe, model, optimizer
         self.objective, self.order, self.machine = objective, order, machine
-        self.teachers = teachers
+        self.teachers, self.text = teachers, text
         self.parallel_model = (
             single_device(model, machine) if parallel_model is None else parallel_model
         )
@@ -144,7 +146,8 @@ class Stepper:
             place = np.arange(start, start + count)
             problems.append(
                 self.objective.training_problem(
-                    torch.from_numpy(rows.tokens), Rows(rows.keys, place, batch, step_key, step)
+                    torch.from_numpy(rows.tokens),
+                    Rows(rows.keys, place, batch, step_key, step, self.text),
                 )
             )
         return problems

@@ -19,6 +19,7 @@ from epochal.data.corpus import Corpus, open_corpus
 from epochal.data.rows import Order, ScoredWindows
 from epochal.data.store import TokenStore
 from epochal.data.subset import warn_unshuffled_subset
+from epochal.data.text_facts import TextFacts
 from epochal.device import Machine, deterministic_kernels, find_machine
 from epochal.errors import RecipeError, RunError
 from epochal.families import get_family
@@ -256,6 +257,7 @@ def make_stepper(
         parallel_model,
         load_teachers(settings, corpus.tokenizer, machine, bare_model),
         make_average(model, settings.train, numbers),
+        TextFacts(corpus.train, corpus.tokenizer, numbers.rows_per_epoch),
     )
 
 

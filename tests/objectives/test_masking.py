@@ -10,8 +10,9 @@ import torch
 from scipy import integrate, special, stats
 
 from epochal import rng
+from epochal.families import get_family
 from epochal.families.masked_diffusion import MaskedDiffusionOptions as Options
-from epochal.objectives import MaskedDiffusion, Rows, masking, noise
+from epochal.objectives import Draw, MaskedDiffusion, Rows, masking, noise
 
 MASK = 99
 
@@ -72,7 +73,7 @@ def test_two_gaussians_have_their_shares_and_the_second_moves():
 
 
 def test_the_original_softens_the_same_derivative():
-    """|dα/dt|^γ of arXiv 2509.05056's code, away from the edges that it clamps to and we cut off."""
+    """The code of arXiv 2509.05056, away from the edges, which it clamps to and we cut off."""
     options = Options(schedule="gaussian", gaussian_mean=0.5, gaussian_std=0.05, softening=0.1)
     rates, weights = masking.mask_rates(options, np.array([0.2, 0.5, 0.9]), rows_of(3))
     z = np.sqrt(2) * special.erfinv(2 * np.array([0.2, 0.5, 0.9]) - 1)
@@ -205,3 +206,21 @@ def test_micro_batches_and_processes_meet_the_same_masks(unit):
     masked = whole.inputs == MASK
     assert torch.equal(masked, whole.weights > 0)
     assert torch.equal(masked, it.training_problem(ids, rows).inputs == MASK)
+
+
+def test_evaluation_does_not_know_of_it():
+    ids = torch.arange(24).reshape(3, 8) % 10
+    draw = Draw(np.array([0.1, 0.5, 0.9]), rows_of(3).keys)
+    bimodal = BIMODAL | {"schedule": "gaussian", "softening": 0.1, "window": (0.1, 0.9)}
+    other = MaskedDiffusion(Options(**bimodal, **ORIGINAL, mask_unit="word"), MASK)
+    plain = MaskedDiffusion(Options(), MASK)
+    for problem in ("likelihood_problem", "paper_problem"):
+        arguments = (ids, ids > 0, draw) if problem == "likelihood_problem" else (ids, draw)
+        a, b = (getattr(one, problem)(*arguments) for one in (other, plain))
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.weights, b.weights)
+    nll = get_family("mdm").loss_is_nll
+    assert nll(Options(schedule="cosine", noise="stratified"))
+    for change in ({"window": (0, 0.5)}, {"schedule": "cosine", "softening": 0.5}, ORIGINAL):
+        assert not nll(Options(**change))
+    assert not nll(Options(mask_unit="span"))

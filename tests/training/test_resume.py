@@ -20,13 +20,20 @@ from tiny_runs import as_words, figures, final_files, overrides
 KINDS = {
     "ar": {"family": "ar"},
     "mdm": {"family": "mdm"},
-    "mdm-dropout-accumulation": {
+    "mdm-masking-dropout-accumulation": {
         "family": "mdm",
         "mdm__noise": "stratified",
         "train__hidden_dropout": 0.1,
         "train__attention_dropout": 0.1,
         "train__micro_batch_size": 3,
         "train__cycles": 3,
+        "mdm__schedule": "gaussian",
+        "mdm__second_share": 0.5,
+        "mdm__second_epochs": 2.0,
+        "mdm__softening": 0.1,
+        "mdm__frequency_power": 0.5,
+        "mdm__frequency_epochs": 2.0,
+        "mdm__mask_unit": "word",
     },
     "ar-ablations-ema-wsd": {
         "family": "ar",
@@ -92,7 +99,8 @@ def undisturbed(tiny_corpus, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "at"),
-    [(kind, 13) for kind in KINDS] + [("mdm-dropout-accumulation", at) for at in (1, 8, 23)],
+    [(kind, 13) for kind in KINDS]
+    + [("mdm-masking-dropout-accumulation", at) for at in (1, 8, 23)],
 )
 def test_after_a_cut(tiny_corpus, tmp_path, monkeypatch, undisturbed, kind, at):
     """8 is just at a checkpoint and an epoch's rows are 31, so 13 is inside the second one."""

@@ -65,7 +65,7 @@ class TextFacts:
 
     def _ends(self, number: int) -> tuple[bool, bool]:
         tokenizer = self._tokenizer
-        if number == tokenizer.end_of_document:
+        if number == tokenizer.end_of_document or tokenizer.kind == "wordlevel":
             return False, False
         spelt = tokenizer.token_text(number)
         try:

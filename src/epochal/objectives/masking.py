@@ -53,7 +53,9 @@ def _gaussian(options: Options, levels: noise.Levels, rows: Rows) -> tuple[Numbe
     in the code of arXiv 2509.05056, so that the rows of each have the whole loss."""
     share = options.second_share
     second = levels >= 1 - share
-    inside = np.where(second, (levels - (1 - share)) / max(share, _TINY), levels / max(1 - share, _TINY))
+    inside = np.where(
+        second, (levels - (1 - share)) / max(share, _TINY), levels / max(1 - share, _TINY)
+    )
     way = 1.0
     if options.second_epochs:
         way -= np.exp(-rows.epochs / options.second_epochs)

@@ -58,7 +58,7 @@ class TextFacts:
 
     @cached_property
     def _inside(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """[vocabulary] whether a token's first character may go on with a word, and its last one."""
+        """[vocabulary] whether a word may go on with a token's first character, and its last."""
         found = [self._ends(number) for number in range(self._tokenizer.vocabulary)]
         first, last = np.array(found, dtype=np.bool_).T
         return first, last

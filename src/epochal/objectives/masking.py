@@ -98,7 +98,8 @@ def inclusion(
     mean = rarity.mean(axis=1, keepdims=True)
     fewer = rarity * rates / np.maximum(mean, _TINY)
     more = 1 - (1 - rarity) * (1 - rates) / np.maximum(1 - mean, _TINY)
-    return np.clip(np.where(mean > rates, fewer, more), 0, 1)
+    chosen: Numbers = np.clip(np.where(mean > rates, fewer, more), 0, 1)
+    return chosen
 
 
 def _mean_of_unit(values: Numbers, units: Units) -> Numbers:

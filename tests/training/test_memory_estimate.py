@@ -44,7 +44,7 @@ def peak_of_a_step(recipe, vocabulary):
         {},
         {"model.layers": 6},
         {"vocabulary": 4000},
-        {"train.micro_batch_size": 4},
+        {"train.micro_batch_size": 4, "ar.masked_copy": 0.4},
         {"train.hidden_dropout": 0.1, "train.attention_dropout": 0.1},
         {"train.precision": "bf16"},
         {"data.sequence_length": 256, "train.global_batch_size": 4},

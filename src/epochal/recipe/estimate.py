@@ -179,7 +179,12 @@ def _memory_of(
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
-    read = tokens * get_family(recipe.family).positions_per_token(recipe.options)
+    family = get_family(recipe.family)
+    read = tokens * family.positions_per_token(recipe.options)
+    # A family that scores all positions, scores all that it reads, or else at most its tokens; one
+    # whose loss needs all logits has the whole table on each process.
+    scored = read if family.scored_share == 1 else tokens
+    scored_rows = table if family.cross_entropy else table * cut.tensor
     accumulated = rows * cut.data < recipe.train.global_batch_size
     sharded = cut.optimizer > 1 or cut.offload
     cast = head_table + (0 if sharded else matrices)
@@ -193,7 +198,7 @@ def _memory_of(
         casts=_BF16 * cast if bf16 else 0,
         gathered=_gathered(shape, cut, matrices, tables + norms, bf16) if sharded else 0,
         activations=_activations(recipe, shape, stage, read, cut, bf16, fused),
-        logits=_head(shape, table, tokens, bf16, fused) if stage.last else 0,
+        logits=_head(shape, scored_rows, scored, bf16, fused) if stage.last else 0,
         accumulated=accumulated or cut.pipeline > 1,
     )
 

@@ -232,7 +232,7 @@ def test_retry_is_for_a_sweep():
 def test_a_preempted_job_saves_is_queued_again_and_resumes(tiny_corpus, tmp_path):
     """With submitit's local executor, which requeues as a cluster does."""
     run_dir = tmp_path / "run"
-    values = overrides(tiny_corpus, run_dir, train__steps=1000, eval__every="500 steps")
+    values = overrides(tiny_corpus, run_dir, train__steps=500, eval__every="250 steps")
     (tmp_path / "r.toml").write_text(recipe_toml(load_recipe(None, values)))
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10, signal_delay_s=60)

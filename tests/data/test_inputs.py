@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import pytest
 
 from epochal.data.builtin import builtin_documents
@@ -106,3 +109,13 @@ def test_a_file_that_goes_away(tmp_path):
         list(corpus.documents())
     with pytest.raises(DataError, match=r"cannot read .*a.txt: No such file"):
         _ = corpus.identity
+
+
+def test_a_packed_json_beside_texts_is_read_if_it_has_a_value_a_line(tmp_path):
+    tree(tmp_path, "a.txt")
+    packed = {"lines": '{"text": "x"}\n', "settings": json.dumps({"text": "x"}, indent=2)}
+    for name, written in packed.items():
+        (tmp_path / f"{name}.json.gz").write_bytes(gzip.compress(written.encode()))
+    corpus = TextInputs.find([tmp_path])
+    assert [source.name for source in corpus.sources] == ["a.txt", "lines.json.gz"]
+    assert corpus.skipped == {".gz": 1}

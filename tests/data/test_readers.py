@@ -76,6 +76,15 @@ def test_json_lines_in_every_packing(tmp_path, name):
     assert read(path, text_field="body") == ["a", "", "", "ä"]
 
 
+@pytest.mark.parametrize("indent", [None, 0, 4])
+def test_json_values_over_several_lines(tmp_path, indent):
+    rows = [{"id": 1, "text": "a\n{"}, {"text": None}, {"text": "b"}]
+    written = "\n".join(json.dumps(row, indent=indent) for row in rows)
+    assert read(save(tmp_path / "x.json", written)) == ["a\n{", "", "b"]
+    with pytest.raises(DataError, match="value 3 is not valid JSON"):
+        read(save(tmp_path / "y.json", json.dumps(rows[0], indent=4) * 2 + "{"))
+
+
 def path_suffix(name):
     return "." + name.rpartition(".")[2]
 

@@ -16,7 +16,7 @@ from epochal.data.hub import HubFile
 from epochal.data.notes import CorpusNote
 from epochal.data.options import PrepareOptions
 from epochal.data.packing import CHUNK, Chunks, faults, inner_name, recoded, unpacked
-from epochal.data.readers import Documents, File, read_csv, read_json, read_text
+from epochal.data.readers import Documents, File, has_whole_line, read_csv, read_json, read_text
 from epochal.data.token_files import read_bin, read_npy
 from epochal.data.web_archives import read_warc
 from epochal.errors import DataError
@@ -133,15 +133,20 @@ def by_suffix(name: str) -> Format | None:
     return next((kind for kind in FORMATS if inner.endswith(kind.suffixes)), None)
 
 
-def rank(name: str) -> int | None:
+def rank(path: Path | HubFile, options: PrepareOptions) -> int | None:
     """Which files of a folder are read: those of the lowest rank; None for an unknown suffix.
 
-    0 has plain text, JSON lines and Parquet together. Of the other kinds only one is read: in a
-    folder of texts a table is rarely text, and a .json is more often a setting.
+    0 has plain text, JSON lines (also as .json.gz, if they are) and Parquet together. Of the other
+    kinds only one is read: in a folder of texts a table is rarely text, and a .json is more often
+    a setting.
     """
-    if (kind := by_suffix(name)) is None:
+    if (kind := by_suffix(path.name)) is None:
         return None
-    _, packing = inner_name(name)
+    _, packing = inner_name(path.name)
+    if kind.name == "JSON" and packing and isinstance(path, Path):
+        start = start_of(path, options).lstrip("\ufeff \n").encode()
+        if not has_whole_line(start):
+            packing = ""
     packings = {"plain text": ("", ".gz", ".zst"), "Parquet": ("",), "JSON": (".gz", ".zst")}
     packings["JSON lines"] = packings["plain text"]
     return 0 if packing in packings.get(kind.name, ()) else 1 + FORMATS.index(kind)

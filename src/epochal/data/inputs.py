@@ -218,7 +218,7 @@ def _lowest_rank(
     here: Counter[str] = Counter()
     ranked: dict[int, list[Source]] = {}
     for path, name in listed:
-        if (number := rank(path.name)) is None:
+        if (number := rank(path, found.options)) is None:
             here[Path(path.name).suffix.lower() or "no suffix"] += 1
         else:
             ranked.setdefault(number, []).append(_source(path, name))

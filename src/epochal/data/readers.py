@@ -157,10 +157,13 @@ def _joined(held: list[str], rule: str, begun: bool) -> str:
 
 
 def read_json(file: File) -> Documents:
-    """A JSON value a line, or one array of them."""
-    start = file.stream.peek(CHUNK)
-    if start.removeprefix(_BOM).lstrip()[:1] == b"[":
+    """A JSON value a line, one array of them, or values that go over several lines."""
+    start = file.stream.peek(CHUNK).removeprefix(_BOM).lstrip()
+    if start[:1] == b"[":
         yield from _array(file)
+        return
+    if not has_whole_line(start):
+        yield from _values(file)
         return
     for number, (offset, line) in enumerate(file.lines(), 1):
         if line.startswith(_BOM):  # of a file that `cat` put behind another
@@ -169,6 +172,29 @@ def read_json(file: File) -> Documents:
         if not line.strip():
             continue
         for document in file.tried(partial(_json_line, file, line, offset, number)):
+            yield document, file.position()
+
+
+def has_whole_line(start: bytes) -> bool:
+    """Whether JSON that begins so has its first value on one line, also if that is damaged."""
+    line, _, rest = start.partition(b"\n")
+    try:
+        json.loads(line.decode(errors="replace"))
+    except json.JSONDecodeError as error:
+        return not rest.strip() or error.pos < len(error.doc.rstrip())
+    except (ValueError, RecursionError):  # numbers or nesting beyond Python's limits
+        pass
+    return True
+
+
+def _values(file: File) -> Documents:
+    """JSON values one after the other, as programs write them for people to read."""
+    text = _Text(file)
+    for number in itertools.count(1):
+        if not text.next_sign():
+            break
+        place = f"{file.place}, value {number}"
+        for document in file.tried(partial(file.row, text.value(place), place)):
             yield document, file.position()
 
 

@@ -136,11 +136,15 @@ def _old_name(old: str, one: dataclasses.Field[Any]) -> Callable[[Any], Any]:
         if value in (None, False, ()):
             return
         click.echo(f"{old} is now {_flag(one)}; the old name is still read", err=True)
+        if isinstance(value, tuple) and one.metadata.get("parse"):
+            value = ",".join(value)  # what was repeated is a list now
         context.default_map = {**(context.default_map or {}), one.name: value}
 
     # `is_flag=False` would tell click that the value may be missing, and --rise -1 would be two
     # options.
     kind: dict[str, Any] = {"is_flag": True} if isinstance(one.default, bool) else {}
+    if isinstance(one.default, tuple):
+        kind = {"multiple": True}
     return click.option(
         old,
         "old_" + old.lstrip("-").replace("-", "_"),

@@ -1,7 +1,7 @@
 """Which family learned more from the same unique tokens.
 
-Errors cover the validation documents and, for bounds, the mask draws. They do not cover the seed:
-one run per family is one run.
+Errors cover the validation documents, for bounds the mask draws, and seeds where a family has
+several. The best recipe of each family counts, by the mean over its seeds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ from itertools import combinations
 import numpy as np
 
 from epochal.comparison.curve_crossing import CurveCrossing, curve_crossing
+from epochal.comparison.table import (
+    FamilyLine,
+    family_lines,
+    mean_nll,
+    recipes,
+    shared_pair_tasks,
+)
 from epochal.errors import RunError
 from epochal.estimates import Estimate, Gap, gap_of_seeds
 from epochal.families import family_names, get_family
@@ -40,22 +47,24 @@ class ComparisonNote(NoteCode):
     MASKED = "comparison_read_with_masks"
     """Values: nll (family of exact NLL → its bound when read with masks, and the error)."""
     ERROR_SCOPE = "comparison_error_scope"
-    """What the standard errors cover. No values."""
+    """What the standard errors cover. Values: seeds (family → how many)."""
     UNEQUAL_COMPUTE = "comparison_of_unequal_compute"
     """Values: flops (family → FLOPs of its best run)."""
     UNFINISHED = "comparison_of_unfinished_runs"
     """Values: runs."""
     LEFT_OUT = "comparison_leaves_out"
     """Values: runs whose NLL is not finite."""
+    NOT_VALIDATED = "comparison_leaves_out_not_validated"
+    """Values: runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The best runs of two families."""
+    """The best recipes of two families."""
 
     families: tuple[str, str]
     difference: float
-    """NLL of the second minus NLL of the first, nats per token."""
+    """NLL of the second minus NLL of the first, nats per token; of several seeds the mean."""
     standard_error: float
     leader: str | None
     """The family with the lower NLL; None where that is too close to call."""
@@ -68,25 +77,38 @@ class Comparison:
     """Runs of two or more families that learned from the same tokens."""
 
     runs: list[RunSummary]
+    families: list[FamilyLine]
+    """One each, in the order of the list of families."""
+    reference: str
+    """The first of them, whose best NLL the compute of the others is given for."""
+    pair_tasks: list[str]
+    """Minimal-pair tasks that all families with any were scored on."""
     best: Mapping[str, str]
     """Family → folder of its best run."""
     leaders: list[str]
-    """The family whose best run has the lowest NLL, and those too close to it to call; by NLL."""
+    """The family whose best has the lowest NLL, and those too close to it to call; by NLL."""
     pairs: list[Pair]
     """Of any two families, in the order of the list of families."""
     notes: list[Note]
     left_out: list[str] = field(default_factory=list)
-    """Folders of runs whose evaluation is not finite."""
+    """Folders of runs without a finite evaluation."""
 
     def best_run(self, family: str) -> RunSummary:
         """The best run of a family."""
         return next(run for run in self.runs if run.run == self.best[family])
 
+    def line(self, family: str) -> FamilyLine:
+        """The line of a family."""
+        return next(line for line in self.families if line.family == family)
 
-def compare_runs(records: Sequence[RunRecord], left_out: Sequence[str] = ()) -> Comparison:
-    """Compare the best run of each family.
 
-    Runs whose evaluation is not finite are left out and listed, after those of `left_out`. Raises
+def compare_runs(
+    records: Sequence[RunRecord], left_out: Sequence[str] = (), unvalidated: Sequence[str] = ()
+) -> Comparison:
+    """Compare the best recipe of each family.
+
+    Runs whose evaluation is not finite are left out and listed, after those of `left_out`; so are
+    the folders `unvalidated`, of runs not validated yet. Raises
     RunError for runs of fewer than two families, for a run without an evaluation, and for runs
     that did not learn from the same tokens or were not scored on the same ones.
     """
@@ -94,26 +116,42 @@ def compare_runs(records: Sequence[RunRecord], left_out: Sequence[str] = ()) -> 
     nll = {record.path: _result(record).nll_nats_per_token for record in records}
     finite = [record for record in records if math.isfinite(nll[record.path])]
     left_out = [*left_out, *(str(r.path) for r in records if r not in finite)]
-    best: dict[str, RunRecord] = {}
-    for family in family_names():
-        own = [record for record in finite if record.family == family]
-        if own:
-            best[family] = min(own, key=lambda record: nll[record.path])
+    best = best_recipes(finite)
     if len(best) < 2:
         raise RunError(_too_few(list(best), left_out))
     pairs = [_pair(first, second) for first, second in combinations(best.values(), 2)]
-    lowest, *others = sorted(best, key=lambda family: nll[best[family].path])
+    lowest, *others = sorted(best, key=lambda family: mean_nll(best[family]))
     clear = {family for p in pairs if p.leader and lowest in p.families for family in p.families}
     summaries = [summarise(record) for record in finite]
-    chosen = {family: summaries[finite.index(record)] for family, record in best.items()}
+    lines = family_lines(best, finite)
     return Comparison(
         runs=summaries,
-        best={family: run.run for family, run in chosen.items()},
+        families=lines,
+        reference=lines[0].family,
+        pair_tasks=shared_pair_tasks(best),
+        best={line.family: line.runs[0] for line in lines},
         leaders=[lowest, *(family for family in others if family not in clear)],
         pairs=pairs,
-        notes=_notes(summaries, chosen, best, left_out),
-        left_out=left_out,
+        notes=[
+            *_notes(summaries, lines, best, left_out),
+            *([note(ComparisonNote.NOT_VALIDATED, runs=[*unvalidated])] if unvalidated else []),
+        ],
+        left_out=[*left_out, *unvalidated],
     )
+
+
+def best_recipes(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Family → the runs of its recipe with the lowest mean NLL, one per seed, by rising NLL.
+
+    In the order of the list of families; runs without a finite evaluation are left out.
+    """
+    scored = [record for record in records if math.isfinite(mean_nll([record]))]
+    own = recipes(scored)
+    return {
+        family: min(groups, key=mean_nll)
+        for family in family_names()
+        if (groups := [group for group in own if group[0].family == family])
+    }
 
 
 def nll_difference(run: RunRecord, other: RunRecord) -> tuple[float, float]:
@@ -172,9 +210,12 @@ def _result(record: RunRecord) -> NLLResult:
     return result
 
 
-def _pair(first: RunRecord, second: RunRecord) -> Pair:
+def _pair(firsts: Sequence[RunRecord], seconds: Sequence[RunRecord]) -> Pair:
+    """Of the recipes' runs, the best first; the crossing is of these two."""
+    first, second = firsts[0], seconds[0]
     families = first.family, second.family
-    difference, error = nll_difference(second, first)
+    gap = nll_gap(seconds, firsts)
+    difference, error = gap.difference, gap.error
     close = abs(difference) <= CLOSE * error
     leader = None if close else families[0] if difference > 0 else families[1]
     a, b = validation_curve(first), validation_curve(second)
@@ -207,23 +248,23 @@ def _estimate(record: RunRecord) -> Estimate:
 
 def _notes(
     runs: Sequence[RunSummary],
-    best: Mapping[str, RunSummary],
-    records: Mapping[str, RunRecord],
+    lines: Sequence[FamilyLine],
+    best: Mapping[str, Sequence[RunRecord]],
     left_out: Sequence[str],
 ) -> list[Note]:
     exact = [family for family in best if get_family(family).exact]
     notes = []
     if bounds := [family for family in best if family not in exact]:
         notes.append(note(ComparisonNote.BOUNDS, bounds=bounds, exact=exact))
-    masked = {family: record.evaluation("best", masked=True) for family, record in records.items()}
+    masked = {family: own[0].evaluation("best", masked=True) for family, own in best.items()}
     if nll := {
         family: (found.nll_nats_per_token, found.standard_error)
         for family, found in masked.items()
         if found is not None
     }:
         notes.append(note(ComparisonNote.MASKED, nll=nll))
-    notes.append(note(ComparisonNote.ERROR_SCOPE))
-    flops = {family: run.flops_spent for family, run in best.items()}
+    notes.append(note(ComparisonNote.ERROR_SCOPE, seeds={k: len(own) for k, own in best.items()}))
+    flops = {line.family: line.flops for line in lines}
     if math.log(max(flops.values()) / max(min(flops.values()), 1.0)) > EQUAL_COMPUTE:
         notes.append(note(ComparisonNote.UNEQUAL_COMPUTE, flops=flops))
     if unfinished := [run.run for run in runs if run.status != "finished"]:

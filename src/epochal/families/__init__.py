@@ -44,6 +44,12 @@ def default_families() -> tuple[str, ...]:
     return tuple(name for name, family in _REGISTRY.items() if family.by_default)
 
 
+def named_families(text: str) -> tuple[str, ...]:
+    """`ar,dual` → ("ar", "dual"); "all" are all. Raises RecipeError for one that is not there."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return family_names() if names == ["all"] else tuple(get_family(one).name for one in names)
+
+
 def families() -> tuple[Family, ...]:
     """All families, in the same order."""
     return tuple(_REGISTRY.values())
@@ -58,6 +64,7 @@ __all__ = [
     "families",
     "family_names",
     "get_family",
+    "named_families",
     "register",
     "unregister",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,11 @@ from epochal.scaling.fit import FamilyFit, fit_points
 from epochal.scaling.options import FitOptions
 from epochal.scaling.points import Points
 from epochal.scaling.read import read_points
-from epochal.scaling.repetition import repetition_costs
+from epochal.scaling.repetition import ONE_SIZE, family_costs
 from epochal.sweeps.search import Axis
 from epochal.sweeps.tuned import Neighbour, Verdict
 
 _RESAMPLES = 200
-_ONE_SIZE = {"A": 1e-9, "alpha": 0.3}
-"""Constants that are fixed in laws of one size: A/N^alpha is a part of E there."""
 _OPEN = (Verdict.CLOSE, Verdict.BETTER, Verdict.UNTRIED)
 
 
@@ -334,7 +332,7 @@ def _points(runs: list[_Run], settings: str, params: int) -> Points:
 
 def _laws(runs: list[_Run], settings: str, params: int) -> tuple[dict[str, FamilyFit], str | None]:
     """The law of each family at one size, at the best settings of each length; or why not."""
-    options = FitOptions(bootstraps=_RESAMPLES, fix=_ONE_SIZE)
+    options = FitOptions(bootstraps=_RESAMPLES, fix=ONE_SIZE)
     try:
         report = fit_points(_points(runs, settings, params), options)
     except EpochalError as error:
@@ -350,9 +348,7 @@ def _penalties(runs: list[_Run]) -> Iterator[Penalty]:
             points = _points(runs, settings, params)
         except EpochalError:  # said of the law
             continue
-        # Each kind of settings is one recipe, also where the best decay depends on the length.
-        points = replace(points, recipe=[""] * len(points))
-        fitted = repetition_costs(points, options, {"": _ONE_SIZE}).linear
+        fitted = family_costs(points, options).linear
         for cost in fitted.costs if fitted is not None else []:
             yield Penalty(
                 family=cost.family,

@@ -34,6 +34,8 @@ from epochal.scaling.search import best_ends, minima_from
 
 _SEEN = 1e-3
 """Nats of the largest penalty of the runs below which no cost is seen."""
+ONE_SIZE = {"A": 1e-9, "alpha": 0.3}
+"""Constants that are fixed in laws of one size: A/N^alpha is a part of E there."""
 _EXPONENTS = ("delta", "kappa")
 _STARTS = {"delta": (0.5, 1.0, 1.6), "kappa": (0.4, 1.0)}
 """Exponents that a joint fit starts from."""
@@ -131,6 +133,15 @@ def repetition_costs(points: Points, options: FitOptions, fixed: Fixed) -> Repet
         linear=_penalty_fit(alone, LINEAR_PENALTY, options, fixed),
         left_out=left_out,
     )
+
+
+def family_costs(points: Points, options: FitOptions) -> RepetitionCosts:
+    """P of each family, all settings together, so also where the best depend on the length.
+
+    With `ONE_SIZE` fixed where all runs have one size.
+    """
+    fixed: Fixed = {"": ONE_SIZE} if len(set(points.params)) == 1 else {}
+    return repetition_costs(replace(points, recipe=[""] * len(points)), options, fixed)
 
 
 def _penalty_fit(

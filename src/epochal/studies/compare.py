@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from epochal import files
-from epochal.comparison import Comparison, compare_runs
+from epochal.comparison import Comparison, best_recipes, compare_runs
 from epochal.data.corpus import open_corpus
-from epochal.errors import NotFiniteError, OptionError, RecipeError, RunError
+from epochal.downstream_tasks.downstream import downstream
+from epochal.downstream_tasks.babylm_files import read_tasks
+from epochal.downstream_tasks.options import BABYLM, DownstreamOptions
+from epochal.errors import NotFiniteError, OptionError, RecipeError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate_best
 from epochal.evaluation.load import load_run
 from epochal.families import default_families, get_family
@@ -20,6 +25,7 @@ from epochal.recipe import Recipe, RecipeLike, load_recipe
 from epochal.recipe.load import read_overrides
 from epochal.results import to_json
 from epochal.runs import RunFolder, RunRecord
+from epochal.runs.find import find_runs
 from epochal.studies.options import CompareOptions
 from epochal.sweeps.designs import CorpusFacts, SweepRun
 from epochal.sweeps.file import Sweep
@@ -63,26 +69,35 @@ def compare(
     trained: list[str] = []
     if jobs > 1 and process_count() == 1:
         trained = _side_by_side(recipes, folder, jobs, options.restart)
-    runs = [
-        _finish(RunRecord(folder / family) if family in trained else _train(own, options), options)
-        for family, own in recipes.items()
-    ]
+    runs = []
+    for family, own in recipes.items():
+        runs.append(RunRecord(folder / family) if family in trained else _train(own, options))
+        _evaluate(runs[-1], options.draws)
+        _write(runs[-1])
+    _score_pairs(runs, options.pairs)
     comparison = compare_runs(runs)
     files.write_json(folder / "comparison.json", to_json(comparison))
     return comparison
 
 
-def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -> Comparison:
-    """Compare existing runs, evaluating the best checkpoint of each where that is missing.
+def compare_existing(
+    places: Sequence[str | Path], *, draws: int | None = None, pairs: Path | None = None
+) -> Comparison:
+    """Compare existing runs: run folders, or folders that hold runs, such as a sweep's.
 
-    Runs whose NLL is not finite are left out and listed. Raises RunError unless runs of two
-    families or more remain, all on the same tokens.
+    The best checkpoint of each run is evaluated where that is missing. Of the best recipe of each
+    family every run writes a few texts where it has not, if its checkpoint is there, and is scored
+    on the minimal pairs in `pairs`. Left out and listed are runs whose NLL is not finite, and runs
+    below the folders that are not validated yet. Raises RunError unless runs of two families or
+    more remain, all on the same tokens.
     """
-    if len(paths) < 2:
+    records = [RunRecord(path) for path in find_runs(places)]
+    if len(records) < 2:
         raise RunError("give at least two runs, of different families, to compare them")
-    records = [RunRecord(path) for path in paths]
-    for record in records:
-        if record.status != "finished" and not record.metrics("eval"):
+    named = {Path(place).resolve() for place in places}
+    unvalidated = [r for r in records if r.status != "finished" and not r.metrics("eval")]
+    for record in unvalidated:
+        if record.path.resolve() in named:
             restart = "restart it with a lower `train.lr`"
             fix = restart if record.status == "diverged" else "resume it"
             raise RunError(
@@ -92,12 +107,19 @@ def compare_existing(paths: Sequence[str | Path], *, draws: int | None = None) -
     scored: list[RunRecord] = []
     left_out: list[str] = []
     for record in records:
+        if record in unvalidated:
+            continue
         try:
             _evaluate(record, draws)
             scored.append(record)
         except NotFiniteError:
             left_out.append(str(record.path))
-    return compare_runs(scored, left_out)
+    chosen = [record for runs in best_recipes(scored).values() for record in runs]
+    for record in chosen:
+        with suppress(UserError):  # records alone, without weights or corpus
+            _write(record)
+    _score_pairs(chosen, pairs)
+    return compare_runs(scored, left_out, [str(record.path) for record in unvalidated])
 
 
 def _recipe(recipe: RecipeLike, changes: Mapping[str, Any], family: str) -> Recipe:
@@ -129,13 +151,6 @@ def _train(recipe: Recipe, options: CompareOptions) -> RunRecord:
     return train(recipe, restart=options.restart)
 
 
-def _finish(record: RunRecord, options: CompareOptions) -> RunRecord:
-    _evaluate(record, options.draws)
-    if not record.samples():
-        _keep_samples(record)
-    return record
-
-
 def _evaluate(record: RunRecord, draws: int | None) -> None:
     """Score the best checkpoint, where that is missing, in each way that its family has."""
     evaluate_best(record, draws)
@@ -143,8 +158,28 @@ def _evaluate(record: RunRecord, draws: int | None) -> None:
         evaluate_best(record, draws, masked=True)
 
 
-def _keep_samples(record: RunRecord, seed: int = 0) -> None:
-    """Let a run's model continue beginnings of validation documents; write the texts to it."""
+def _score_pairs(records: Sequence[RunRecord], data: Path | None) -> None:
+    """Score the best checkpoints on the minimal pairs in `data`, where that is missing."""
+    if data is None:
+        return
+    tasks = {(task.name, folder, len(items)) for task, folder, items in read_tasks(data)}
+    for record in records:
+        result = record.evaluation("best")
+        known = {
+            (one["task"], one["data"], one["documents"])
+            for one in record.downstream()
+            if result is not None and one["step"] == result.step
+        }
+        if not tasks <= known:
+            say(f"{record.path}: minimal pairs")
+            downstream(record, DownstreamOptions(tasks=BABYLM, data=data, checkpoint="best"))
+
+
+def _write(record: RunRecord, seed: int = 0) -> None:
+    """Let a run's model continue beginnings of validation documents, and keep the texts with it,
+    each with the seconds it took, unless it has such texts."""
+    if any("seconds" in sample for sample in record.samples()):
+        return
     loaded = load_run(record.path)
     sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
     new = min(SAMPLE_NEW_TOKENS, loaded.sequence_length - SAMPLE_PROMPT_TOKENS - 1)
@@ -152,8 +187,10 @@ def _keep_samples(record: RunRecord, seed: int = 0) -> None:
         return
     texts = []
     for prompt in _beginnings(loaded.recipe):
+        start = time.monotonic()
         [text] = loaded.generate(prompt, GenerationConfig(tokens=new, seed=seed, **sampling))
-        texts.append({"prompt": prompt, "text": text, "seed": seed, **sampling})
+        timed = {"tokens": new, "seconds": time.monotonic() - start}
+        texts.append({"prompt": prompt, "text": text, "seed": seed, **sampling, **timed})
     record.folder.write_samples(texts)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epochal.errors import OptionError
+from epochal.families import named_families
 from epochal.options import option
 from epochal.units import parse_number, parse_seconds
 
@@ -46,8 +47,12 @@ class CompareOptions:
 
     out: Path | None = None
     """Folder for the runs; runs/<recipe's name> if not given."""
-    families: tuple[str, ...] = option((), flag="--family", metavar="NAME")
-    """A family to train, repeatable; those trained by default if not given."""
+    families: tuple[str, ...] = option(
+        (), metavar="LIST|all", parse=named_families, renamed=["--family"]
+    )
+    """Families to train, as ar,dual; those trained by default if not given."""
+    pairs: Path | None = option(None, metavar="FOLDER")
+    """Score each family on the minimal pairs there, in the layout of BabyLM's evaluation."""
     draws: int | None = None
     """Mask draws per row where the NLL is a bound; 8 if not given."""
     restart: bool = False

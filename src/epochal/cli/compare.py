@@ -23,21 +23,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]... | RUN RUN...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]... | RUN RUN... | FOLDER")
 @options(CompareOptions)
 @json_option
 def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> None:
     """Train families on the same unique tokens under equal settings; print which learned more.
 
-    Given run folders instead of a recipe, compares these existing runs: two families or more, on
-    the same corpus.
+    Given run folders instead of a recipe, or folders that hold runs such as a sweep's, compares
+    these existing runs: two families or more, on the same corpus. Runs that differ in the seed
+    alone count as one, with their mean and spread.
 
     \b
     Examples:
       epochal compare quickstart data.corpus=corpus train.epochs=40
+      epochal compare quickstart --families ar,dual data.corpus=corpus
       epochal compare quickstart/ar quickstart/mdm
+      epochal compare runs/epochs --pairs fast_eval
     """
-    runs = [word for word in words if "=" not in word and (Path(word) / "run.json").exists()]
+    from epochal.runs.find import find_runs
+
+    folders = [word for word in words if "=" not in word and Path(word).is_dir()]
+    runs = [word for word in folders if find_runs([word], needed=False)]
     if runs and not any("=" in word for word in words):
         from epochal.studies.compare import compare_existing
 
@@ -47,8 +53,10 @@ def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> N
                 raise click.UsageError(f"there is no run folder {word}")
         if others:  # the shell gives them for quickstart/*
             click.echo(f"left out, since they are no runs: {', '.join(others)}", err=True)
-        refuse(("out", "families", "restart"), "has no effect on runs that exist; leave it out")
-        comparison = compare_existing(runs, draws=options.draws)
+        refuse(
+            ("out", "families", "restart", "jobs"), "has no effect on runs that exist; leave it out"
+        )
+        comparison = compare_existing(runs, draws=options.draws, pairs=options.pairs)
     else:
         from epochal.studies.compare import compare as train_all
 
@@ -91,29 +99,14 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
 def _print_comparison(comparison: Comparison) -> None:
     """The table, the verdict and its notes, on standard output."""
     from epochal.report.text import describe
-    from epochal.report.text.comparison import verdict
-    from epochal.units import format_count
+    from epochal.report.text.comparison import family_tables, missing_values, verdict
 
-    header = ["run", "family", "params", "FLOPs", "epochs", "best NLL", "±", "bits/byte"]
-    header += ["best at epoch", "risen since"]
-    rows = [
-        [
-            run.name,
-            run.family,
-            format_count(run.params or 0),
-            format_count(run.flops_spent),
-            f"{run.epochs_seen:.1f}",
-            f"{run.nll:.3f}",
-            f"{run.evaluated_error:.3f}",
-            f"{run.bits_per_byte:.3f}" if run.bits_per_byte else "–",
-            "–" if run.best_epoch is None else f"{run.best_epoch:.1f}",
-            "–" if run.rise_since_best is None else f"{run.rise_since_best:.3f}",
-        ]
-        for run in comparison.runs
-    ]
-    print_table(header, rows, left=2)
-    click.echo()
+    for head, rows in family_tables(comparison):
+        print_table(head, rows)
+        click.echo()
     print_paragraph(verdict(comparison))
     click.echo()
     for note in comparison.notes:
         print_note(f"{describe(note)}.")
+    for text in missing_values(comparison):
+        print_note(f"{text}.")

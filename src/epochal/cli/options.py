@@ -91,7 +91,8 @@ def given(*names: str) -> list[str]:
     return [
         flags[name]
         for name in names
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if context.get_parameter_source(name)
+        in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)  # the latter by an old name
     ]
 
 

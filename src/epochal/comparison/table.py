@@ -25,6 +25,8 @@ from epochal.scaling.read import read_points
 from epochal.scaling.repetition import RepetitionCosts, family_costs
 
 _RESAMPLES = 200
+_LENGTHS = 3
+"""Of runs that P needs: with fewer, A, B and beta are not told apart."""
 _MODES = ("exact", "bound", "pseudo")
 """How minimal pairs are scored, the preferred one first."""
 
@@ -32,6 +34,8 @@ _MODES = ("exact", "bound", "pseudo")
 class Missing(NoteCode):
     """Why a line has no value."""
 
+    FEW_LENGTHS = "penalty_needs_lengths"
+    """least: lengths of finished runs that P needs."""
     NOT_FITTED = "penalty_not_fitted"
     """error: why the runs do not determine P."""
     NO_COST = "no_cost_of_repetition_seen"
@@ -68,7 +72,7 @@ class FamilyLine:
     best_epoch: float | None
     """Of the lowest validation NLL in training."""
     rise: float | None
-    """The last validation NLL in training minus the lowest, nats per token."""
+    """NLL at the end of the family's longest runs minus `nll`, nats per token."""
     penalty: float | None
     """P of the penalty law with both exponents 1, from all of the family's runs: nats of the first
     repetition of as many unique tokens as parameters."""
@@ -130,9 +134,15 @@ def family_lines(
     own = recipes(records)
     lines = []
     for family, runs in best.items():
-        groups = [runs] if family == reference else [g for g in own if g[0].family == family]
-        reached = _reach(groups, None if family == reference else target, reference)
-        lines.append(_line(family, runs, [*costs(family), reached, *_pair_scores(runs, tasks)]))
+        groups = [group for group in own if group[0].family == family]
+        reached = (
+            _reach([runs], None, reference)
+            if family == reference
+            else _reach(groups, target, reference)
+        )
+        rise = ("rise", _rise(groups, mean_nll(runs)), note(Missing.NO_CURVE))
+        found = [*costs(family), rise, reached, *_pair_scores(runs, tasks)]
+        lines.append(_line(family, runs, found))
     return lines
 
 
@@ -163,7 +173,6 @@ def _line(family: str, runs: Sequence[RunRecord], found: Sequence[_Found]) -> Fa
         ("train_speed", _median(speeds), note(Missing.NO_LOG)),
         ("write_speed", _median(written), note(Missing.NOT_TIMED)),
         ("best_epoch", _mean(summaries, "best_epoch"), note(Missing.NO_CURVE)),
-        ("rise", _mean(summaries, "rise_since_best"), note(Missing.NO_CURVE)),
     ]
     return FamilyLine(
         family=family,
@@ -197,11 +206,16 @@ def _mean(summaries: Sequence[RunSummary], name: str) -> float | None:
 
 def _costs(records: Sequence[RunRecord]) -> Callable[[str], list[_Found]]:
     """Family → P and its interval, by the law of all of its runs."""
+    lengths: dict[str, set[float]] = {}
+    for record in records:
+        lengths.setdefault(record.family, set()).add(record.numbers.get("tokens", 0.0))
+    asked = [record for record in records if len(lengths[record.family]) >= _LENGTHS]
     found: RepetitionCosts | None = None
     refused = ""
     try:
-        points = read_points([record.path for record in records])
-        found = family_costs(points, FitOptions(bootstraps=_RESAMPLES))
+        if asked:
+            points = read_points([record.path for record in asked])
+            found = family_costs(points, FitOptions(bootstraps=_RESAMPLES))
     except EpochalError as error:
         refused = str(error)
 
@@ -209,9 +223,11 @@ def _costs(records: Sequence[RunRecord]) -> Callable[[str], list[_Found]]:
         linear = [] if found is None or found.linear is None else found.linear.costs
         cost = next((one for one in linear if one.family == family), None)
         why = note(Missing.NO_COST)
-        if cost is None:
+        if len(lengths[family]) < _LENGTHS:
+            why = note(Missing.FEW_LENGTHS, least=_LENGTHS)
+        elif cost is None:
             error = refused if found is None else found.left_out.get(family, "no run is finished")
-            why = note(Missing.NOT_FITTED, error=error)
+            why = note(Missing.NOT_FITTED, error=error.removeprefix(f"{family}: "))
         return [
             ("penalty", cost and cost.penalty, why),
             ("penalty_interval", cost and cost.interval, None),
@@ -240,6 +256,21 @@ def _reach(groups: Sequence[Sequence[RunRecord]], target: float | None, referenc
     if curves and target is not None:
         why = note(Missing.NOT_REACHED, family=reference, above=lowest - target)
     return "reach_flops", min(reached, default=None), why
+
+
+def _rise(groups: Sequence[Sequence[RunRecord]], nll: float) -> float | None:
+    """The NLL at the end of the best of the recipes with the most epochs, minus `nll`.
+
+    A run's curve is shifted as for the compute.
+    """
+    longest = max(group[0].numbers["epochs"] for group in groups)
+    ends = []
+    for group in groups:
+        curves = [validation_curve(record) for record in group]
+        if group[0].numbers["epochs"] == longest and None not in curves:
+            rises = [curve.rise for curve in curves if curve is not None]
+            ends.append(mean_nll(group) + float(np.mean(rises)))
+    return min(ends) - nll if ends else None
 
 
 def _flops_at(curve: Curve, nll: float, target: float) -> float | None:

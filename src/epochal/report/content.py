@@ -27,7 +27,7 @@ from epochal.report.curves import points_per_curve, show_losses
 from epochal.report.drawing import Plot, shown
 from epochal.report.laws import Laws, plan_recipes, study_list
 from epochal.report.text import describe
-from epochal.report.text.comparison import verdict
+from epochal.report.text.comparison import family_tables, missing_values, verdict
 from epochal.report.text.fit import dropped_line, half_life, isoflop_notes
 from epochal.report.text.format import count, flops, listed, number, sentence
 from epochal.report.text.plan import advice_text, extrapolation_text, verdict_sentence
@@ -51,6 +51,7 @@ FIGURES = (
 """Sections with figures."""
 _SECTIONS = {
     "corpus": "Corpus",
+    "families": "Families",
     "runs": "Runs",
     "evidence": "Tuned families",
     "advice": "Runs in progress",
@@ -108,6 +109,15 @@ def page_content(
         "present": present,
         "kicker": listed([one.title for one in present]),
         "verdicts": [_verdict(group) for group in groups],
+        "compared": [
+            (
+                listed([run.label for run in group.runs], 3),
+                family_tables(found),
+                missing_values(found),
+            )
+            for group in groups
+            if (found := group.comparison) is not None
+        ],
         "warnings": list(_warnings(groups)),
         "unfinished": unfinished,
         "labels": [run.label for run in runs],
@@ -160,6 +170,7 @@ def _sections(context: Mapping[str, Any], plots: Mapping[str, Any]) -> list[tupl
         "recipes": True,
         "compute": "flops" in plots,
         "fit": "quality" in plots or bool(context["refused"]),
+        "families": bool(context["compared"]),
         "held-out": bool(context["held_out"]),
         "regularisation": bool(context["tried"]),
         "study": bool(context["stages"]),

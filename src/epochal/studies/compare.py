@@ -12,8 +12,8 @@ from typing import Any
 from epochal import files
 from epochal.comparison import Comparison, best_recipes, compare_runs
 from epochal.data.corpus import open_corpus
-from epochal.downstream_tasks.downstream import downstream
 from epochal.downstream_tasks.babylm_files import read_tasks
+from epochal.downstream_tasks.downstream import downstream
 from epochal.downstream_tasks.options import BABYLM, DownstreamOptions
 from epochal.errors import NotFiniteError, OptionError, RecipeError, RunError, UserError
 from epochal.evaluation.evaluate import evaluate_best
@@ -188,9 +188,10 @@ def _write(record: RunRecord, seed: int = 0) -> None:
     texts = []
     for prompt in _beginnings(loaded.recipe):
         start = time.monotonic()
-        [text] = loaded.generate(prompt, GenerationConfig(tokens=new, seed=seed, **sampling))
-        timed = {"tokens": new, "seconds": time.monotonic() - start}
-        texts.append({"prompt": prompt, "text": text, "seed": seed, **sampling, **timed})
+        config = GenerationConfig(tokens=new, seed=seed, **sampling)
+        [(_, [written])] = loaded.generator.generate([prompt], config)
+        timed = {"tokens": len(written.new), "seconds": time.monotonic() - start}
+        texts.append({"prompt": prompt, "text": written.text, "seed": seed, **sampling, **timed})
     record.folder.write_samples(texts)
 
 

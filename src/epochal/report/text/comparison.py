@@ -1,4 +1,4 @@
-"""The verdict of a comparison, its notes, and why there is none."""
+"""The verdict of a comparison, its table of families, its notes, and why there is none."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epochal.comparison import Comparison, Pair
+from epochal.comparison import Comparison, FamilyLine, Pair
 from epochal.comparison.compare import ComparisonNote
+from epochal.comparison.table import Missing
 from epochal.families import get_family
 from epochal.report.collect import NoVerdict
 from epochal.report.text import Text, describe
-from epochal.report.text.format import flops, listed, sentence
+from epochal.report.text.format import flops, listed, number, sentence
 from epochal.results import Note, NoteCode
 from epochal.runs.curves import CurveShape
 from epochal.runs.summary import RunSummary
+from epochal.units import format_count
 
 
 def verdict(found: Comparison | Note) -> str:
@@ -28,7 +30,7 @@ def verdict(found: Comparison | Note) -> str:
     shapes = [text for family, run in runs.items() if (text := _shape(_short(family), run))]
     crossings = [_crossing(pair, runs) for pair in found.pairs]
     unknown = [pair for pair, text in zip(found.pairs, crossings, strict=True) if not text]
-    parts = [_lead(found, runs), ", ".join(shapes), *dict.fromkeys(crossings), _unknown(unknown)]
+    parts = [_lead(found), ", ".join(shapes), *dict.fromkeys(crossings), _unknown(unknown)]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -36,11 +38,76 @@ def _short(family: str) -> str:
     return get_family(family).short
 
 
-def _lead(comparison: Comparison, runs: Mapping[str, RunSummary]) -> str:
-    unique = next(iter(runs.values())).unique_tokens
+Table = tuple[list[str], list[list[str]]]
+"""(head, rows)."""
+
+
+def family_tables(found: Comparison) -> list[Table]:
+    """What the families learned, and what it took, a row each; without columns that no family has
+    a value for."""
+    reach = f"FLOPs to {_short(found.reference)}'s best"
+    tables = []
+    for cells in (_learned, lambda line: _took(line, reach)):
+        rows = [{"family": _short(line.family), **cells(line)} for line in found.families]
+        head = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
+        tables.append((head, [[row[name] for name in head] for row in rows]))
+    return tables
+
+
+def _learned(line: FamilyLine) -> dict[str, str]:
+    bound = "" if get_family(line.family).exact else "≤ "
+    return {
+        "seeds": str(len(line.runs)),
+        "parameters": "–" if line.params is None else format_count(line.params),
+        "FLOPs": flops(line.flops),
+        "epochs": f"{line.epochs:.1f}",
+        "best NLL": f"{bound}{line.nll:.3f} ± {line.error:.3f}",
+        "over seeds": _or_dash(line.spread, ".3f"),
+        "bits/byte": _or_dash(line.bits_per_byte, ".3f"),
+        "best at epoch": _or_dash(line.best_epoch, ".1f"),
+        "risen since": _or_dash(line.rise, ".3f"),
+    }
+
+
+def _took(line: FamilyLine, reach: str) -> dict[str, str]:
+    pairs = "–"
+    if line.pairs is not None:
+        pairs = f"{100 * line.pairs:.1f} ± {100 * (line.pairs_error or 0):.1f} {line.pairs_mode}"
+    penalty = "0" if Missing.NO_COST in [one.code for one in line.missing.values()] else "–"
+    if line.penalty is not None:
+        low, high = line.penalty_interval or (None, None)
+        ends = "" if high is None else f" ({number(low or 0.0, 2)} to {number(high, 2)})"
+        penalty = number(line.penalty, 2) + ends
+    return {
+        reach: "–" if line.reach_flops is None else flops(line.reach_flops),
+        "P (95 %)": penalty,
+        "minimal pairs, %": pairs,
+        "training tok/s": "–" if line.train_speed is None else format_count(line.train_speed),
+        "writing tok/s": _or_dash(line.write_speed, ".3g"),
+    }
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def missing_values(found: Comparison) -> list[str]:
+    """Why lines have no value, a sentence each without a full stop; alike families together."""
+    families: dict[str, list[str]] = {}
+    for line in found.families:
+        for why in line.missing.values():
+            own = families.setdefault(describe(why), [])
+            if _short(line.family) not in own:
+                own.append(_short(line.family))
+    return [f"{listed(names)}: {text}" for text, names in families.items()]
+
+
+def _lead(comparison: Comparison) -> str:
+    runs = {line.family: line for line in comparison.families}
+    unique = comparison.runs[0].unique_tokens
     figures = ", ".join(
-        f"{_short(family)} {'' if get_family(family).exact else 'at most '}{run.nll:.3f}"
-        for family, run in runs.items()
+        f"{_short(family)} {'' if get_family(family).exact else 'at most '}{line.nll:.3f}"
+        for family, line in runs.items()
     )
     first, *close = comparison.leaders
     rivals = [pair for pair in comparison.pairs if first in pair.families]
@@ -132,6 +199,24 @@ def _masked(values: Mapping[str, Any]) -> str:
     return f"read in random orders instead of from left to right: {listed(figures)} nats per token"
 
 
+def _scope(values: Mapping[str, Any]) -> str:
+    seeds = min(values["seeds"].values()) > 1
+    covered = (
+        "validation documents, mask draws and seeds"
+        if seeds
+        else ("validation documents and mask draws")
+    )
+    others = "other sizes" if seeds else "other seeds, sizes"
+    return f"± is one standard error, over {covered}; it does not cover {others} or regularisation"
+
+
+def _not_reached(values: Mapping[str, Any]) -> str:
+    best = f"{_short(values['family'])}'s best"
+    if values["above"] > 0:
+        return f"{best} is not reached: the lowest NLL is {values['above']:.3f} nats above it"
+    return f"{best} is not reached by all seeds"
+
+
 def _flops(values: Mapping[str, Any]) -> str:
     spent = [f"{_short(family)} {flops(value)}" for family, value in values["flops"].items()]
     return f"the runs did not have the same compute (FLOPs): {', '.join(spent)}"
@@ -167,13 +252,21 @@ TEXTS: dict[NoteCode, Text] = {
     NoVerdict.NOT_COMPARABLE: "no verdict: {error}",
     ComparisonNote.BOUNDS: _bounds,
     ComparisonNote.MASKED: _masked,
-    ComparisonNote.ERROR_SCOPE: (
-        "± is one standard error, over validation documents and mask draws; it does not cover "
-        "other seeds, sizes or regularisation"
-    ),
+    ComparisonNote.ERROR_SCOPE: _scope,
     ComparisonNote.UNEQUAL_COMPUTE: _flops,
     ComparisonNote.UNFINISHED: lambda values: f"not finished: {_runs(values)}",
     ComparisonNote.LEFT_OUT: lambda values: (
         f"left out, since their NLL is not finite: {_runs(values)}"
     ),
+    ComparisonNote.NOT_VALIDATED: lambda values: (
+        f"left out, since they have no validation result yet: {_runs(values)}"
+    ),
+    Missing.FEW_LENGTHS: "no P, which needs finished runs of {least} lengths or more",
+    Missing.NOT_FITTED: "no P: {error}",
+    Missing.NO_COST: "repeating costs nothing that these runs show",
+    Missing.NO_CURVE: "no validation curve",
+    Missing.NOT_REACHED: _not_reached,
+    Missing.NO_PAIRS: "no score on minimal pairs (`epochal compare … --pairs FOLDER`)",
+    Missing.NOT_TIMED: "no text was timed",
+    Missing.NO_LOG: "no log of training",
 }

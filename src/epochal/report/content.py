@@ -27,7 +27,7 @@ from epochal.report.curves import points_per_curve, show_losses
 from epochal.report.drawing import Plot, shown
 from epochal.report.laws import Laws, plan_recipes, study_list
 from epochal.report.text import describe
-from epochal.report.text.comparison import family_tables, missing_values, verdict
+from epochal.report.text.comparison import verdict
 from epochal.report.text.fit import dropped_line, half_life, isoflop_notes
 from epochal.report.text.format import count, flops, listed, number, sentence
 from epochal.report.text.plan import advice_text, extrapolation_text, verdict_sentence
@@ -109,15 +109,7 @@ def page_content(
         "present": present,
         "kicker": listed([one.title for one in present]),
         "verdicts": [_verdict(group) for group in groups],
-        "compared": [
-            (
-                listed([run.label for run in group.runs], 3),
-                family_tables(found),
-                missing_values(found),
-            )
-            for group in groups
-            if (found := group.comparison) is not None
-        ],
+        "compared": facts.compared(groups),
         "warnings": list(_warnings(groups)),
         "unfinished": unfinished,
         "labels": [run.label for run in runs],

@@ -7,12 +7,22 @@ from typing import Any
 
 from epochal.families import get_family
 from epochal.report.collect import Group, Run
+from epochal.report.text.comparison import Table, family_tables, missing_values
 from epochal.report.text.format import duration, listed, power_of_ten
 from epochal.units import format_count
 
 Pairs = list[tuple[str, str]]
 _LISTED_FILES = 20
 """Source files of a corpus that are named on the page."""
+
+
+def compared(groups: Sequence[Group]) -> list[tuple[str, list[Table], list[str]]]:
+    """(runs, tables of families, why values are missing) of each group with a comparison."""
+    return [
+        (listed([run.label for run in group.runs], 3), family_tables(found), missing_values(found))
+        for group in groups
+        if (found := group.comparison) is not None
+    ]
 
 
 def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:

@@ -186,7 +186,7 @@ def test_eval(call, tiny_pair):
 def test_compare(call, tiny_pair):
     code, out, _ = call("compare", tiny_pair / "ar", tiny_pair / "mdm")
     assert code == 0
-    assert out.splitlines()[0].split()[:3] == ["run", "family", "params"]
+    assert out.splitlines()[0].split()[:3] == ["family", "seeds", "parameters"]
     assert "nats per token" in out
     code, out, _ = call("compare", tiny_pair / "ar", tiny_pair / "mdm", "--json")
     assert list(json.loads(out)["best"]) == ["ar", "mdm"]

@@ -22,7 +22,7 @@ FLOPS = 1e15 * np.arange(1, 51) / 50
 def run(path, family, curve=FALLING, *, seed=0, epochs=10.0, **more):
     """A made run with the identity of a recipe, which length and seed tell apart."""
     made = make_run(path, family, curve, seed=seed, **more)
-    numbers = made.numbers | {"epochs": epochs, "tokens": epochs * UNIQUE_TOKENS}
+    numbers = made.numbers | {"epochs": epochs}
     numbers |= {"sequence_length": 101, "vocabulary": 300}
     identity = {"family": family, "train.epochs": epochs, "seed": seed}
     made.folder.write_info(made.info | {"numbers": numbers, "identity": identity})
@@ -91,8 +91,8 @@ def test_p_is_that_of_the_law_the_runs_follow(tmp_path, monkeypatch):
     for epochs in (1, 2, 4, 8, 16, 32, 64):
         nll = 2.0 + 30 / (epochs * UNIQUE_TOKENS) ** 0.25
         nll += cost * (epochs - 1) * params / UNIQUE_TOKENS
-        curve = [5.0, nll]
-        runs.append(run(tmp_path / str(epochs), "ar", curve, nll=nll, epochs=float(epochs)))
+        more = {"nll": nll, "epochs": float(epochs), "flops": 6.0 * params * epochs * UNIQUE_TOKENS}
+        runs.append(run(tmp_path / str(epochs), "ar", [5.0, nll], **more))
     ar, mdm = compare_runs(runs).families
     assert ar.penalty == pytest.approx(cost, rel=0.02)
     assert mdm.penalty is None

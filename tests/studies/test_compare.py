@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 import epochal.evaluation.evaluate as evaluate_module
+import epochal.studies.compare as compare_module
 from epochal.cli.main import main
 from epochal.errors import NotFiniteError, RecipeError, RunError, UserError
 from epochal.report import write_report
@@ -18,6 +19,7 @@ from epochal.studies.compare import compare, compare_existing
 from epochal.studies.options import CompareOptions
 from epochal.studies.quickstart import quickstart
 from epochal.training.step import Stepper
+from local_tasks import write_babylm
 from made_runs import make_run
 from tiny_runs import final_files, overrides
 
@@ -68,6 +70,20 @@ def test_what_is_done_is_not_done_again(tiny_pair, tiny_corpus, no_training):
 def test_runs_that_are_there(tiny_pair, no_training):
     found = compare_existing([tiny_pair / "ar", tiny_pair / "mdm"])
     assert to_json(found) == json.loads((tiny_pair / "comparison.json").read_text())
+
+
+def test_minimal_pairs_and_texts_are_added_to_runs_that_lack_them(tiny_pair, tmp_path, no_training):
+    """A folder of runs is read as its runs; what is there is not made again."""
+    shutil.copytree(tiny_pair, tmp_path / "runs")
+    (tmp_path / "runs" / "ar" / "samples.json").unlink()
+    data = write_babylm(tmp_path / "data")
+    found = compare_existing([tmp_path / "runs"], pairs=data)
+    assert len(found.pair_tasks) == 5
+    assert [line.pairs_mode for line in found.families] == ["exact", "bound"]
+    assert all(0 <= line.pairs <= 1 and line.write_speed > 0 for line in found.families)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_module, "downstream", None)
+        assert to_json(compare_existing([tmp_path / "runs"], pairs=data)) == to_json(found)
 
 
 def test_a_result_by_the_papers_estimator_is_not_taken_for_ours(tiny_pair, tmp_path):

@@ -208,7 +208,7 @@ def _costs(records: Sequence[RunRecord]) -> Callable[[str], list[_Found]]:
     """Family → P and its interval, by the law of all of its runs."""
     lengths: dict[str, set[float]] = {}
     for record in records:
-        lengths.setdefault(record.family, set()).add(record.numbers.get("tokens", 0.0))
+        lengths.setdefault(record.family, set()).add(record.numbers["epochs"])
     asked = [record for record in records if len(lengths[record.family]) >= _LENGTHS]
     found: RepetitionCosts | None = None
     refused = ""

@@ -23,6 +23,11 @@ NAMES = sorted(
 )
 PAPER = [name for name in NAMES if name.startswith("paper/")]
 SWEEPS = [name for name in PAPER if "sweep" in read_toml(find_recipe(name))]
+FIELD = [
+    name
+    for name in NAMES
+    if name.startswith("field/") and "sweep" in read_toml(find_recipe(name))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +49,7 @@ def test_recipes_are_dry_run_without_their_corpus(name):
     assert result.time.gpu_hours > 0
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", [*SWEEPS, *FIELD])
 def test_sweeps_are_dry_run_without_their_corpus(name):
     listing = list_sweep(load_sweep(name), gpu="H100")
     assert len(listing.runs) >= 2
@@ -152,3 +157,22 @@ def test_the_costs_in_the_docs_are_those_of_the_dry_run(name):
         assert f"{hours} H100 hours" in page
         index = (folder / "README.md").read_text(encoding="utf-8")
         assert re.search(rf"`{name}` \| {runs_} \| .* \| {hours} \|", index)
+
+
+def test_infinite_compute_has_the_certified_settings_of_209_million_tokens():
+    """arXiv 2509.14786: an epoch is 800 steps; decay grows with the size."""
+    found = {run.name: run.recipe for run in runs("field/infinite-compute")}
+    settings = [(r.train.epochs, r.train.lr, r.train.weight_decay) for r in found.values()]
+    assert settings[:4] == [(16, 3e-3, 0.8), (16, 3e-3, 1.6), (8, 1e-3, 3.2), (8, 1e-3, 3.2)]
+    assert settings[4:] == [(8, 3e-3, 0.1), (8, 1e-3, 0.1), (4, 1e-3, 0.1), (4, 3e-4, 0.1)]
+    for row in list_sweep(load_sweep("field/infinite-compute")).runs:
+        assert row.steps == 800 * row.epochs
+
+
+def test_dual_objective_and_super_data_learners_see_the_same_tokens_in_all_runs():
+    for name, seen in (("field/dual-objective", 32e9), ("field/super-data-learners", 96e9)):
+        for row in list_sweep(load_sweep(name)).runs:
+            if row.name != "mdm-480ep":
+                assert row.tokens == pytest.approx(seen, rel=1e-3)
+    shares = [r.recipe.options.causal_share for r in runs("field/dual-objective")[1::2]]
+    assert shares == [*[63 / 64] * 5, 3 / 4, 1 / 4, 1 / 8]

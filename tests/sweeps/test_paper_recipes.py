@@ -24,9 +24,7 @@ NAMES = sorted(
 PAPER = [name for name in NAMES if name.startswith("paper/")]
 SWEEPS = [name for name in PAPER if "sweep" in read_toml(find_recipe(name))]
 FIELD = [
-    name
-    for name in NAMES
-    if name.startswith("field/") and "sweep" in read_toml(find_recipe(name))
+    name for name in NAMES if name.startswith("field/") and "sweep" in read_toml(find_recipe(name))
 ]
 
 

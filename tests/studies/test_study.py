@@ -137,8 +137,8 @@ def no_report(places, out, **more):
 def plant(patch):
     """Runs by a law, on a machine of a known speed; few resamples and no report, for speed."""
 
-    def speeds(recipe_of, sizes, flops, threads, seconds, limit):
-        return {(f, s): flops[s] / 1.5e10 for f in ("ar", "mdm") for s in sizes}
+    def speeds(recipe_of, sizes, flops, threads, seconds, limit, families):
+        return {(f, s): flops[s] / 1.5e10 for f in families for s in sizes}
 
     runs = PlantedRuns()
     patch.setattr(study_runner, "measure_sizes", speeds)
@@ -223,6 +223,19 @@ def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
     assert len(planted.made) == count
     assert again.recommendation == made.recommendation
     assert again.held_out == made.held_out
+
+
+def test_any_families_are_studied(planted, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(LAWS, "block", LAWS["mdm"])
+    planted.best_rate["block"] = 8e-3
+    made = run(text, tmp_path / "study", families=("ar", "block"))
+    assert [check.family for check in made.held_out.results] == ["ar", "block"]
+    assert list(made.fit.families) == ["ar", "block"]
+    assert not any("mdm" in name for name in planted.made)
+    with pytest.raises(OptionError, match=r"families = 'ar, mdm'.* is of ar, block"):
+        run(text, tmp_path / "study", families=("ar", "mdm"))
+    with pytest.raises(OptionError, match="two or more"):
+        StudyOptions(families=("ar",))
 
 
 def test_rates_are_searched_certified_and_carried_over_sizes(shared_study):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from epochal.families import default_families
 from epochal.report.study import RegularisationTrial, StageNote, StudyNote
 from epochal.results import note
 from epochal.runs import RunRecord
@@ -43,7 +42,7 @@ class Climb:
         if not layout.searched:
             return []
         epochs = layout.searched_tokens / runner.unique_tokens
-        starts = {f: Probe(f, size, runner.unique_tokens, epochs) for f in default_families()}
+        starts = {f: Probe(f, size, runner.unique_tokens, epochs) for f in runner.families}
         expected = sum(map(self.costs.of, starts.values())) * layout.searched / runner.jobs
         seconds = runner.state.decide("tune", lambda: {"seconds": expected})["seconds"]
         folder = runner.folder / "tune"
@@ -73,7 +72,7 @@ class Climb:
     def probe(self) -> Costs:
         """Climb the ladder, and repeat a subset; the costs as measured."""
         began, layout, runner = time.monotonic(), self.layout, self.runner
-        families, whole = default_families(), runner.unique_tokens
+        families, whole = runner.families, runner.unique_tokens
         factor, last = 1.0, len(layout.rungs) - 1
         for place, lengths in enumerate(layout.rungs):
             kept = {family: self._kept(family, place) for family in families}
@@ -134,7 +133,7 @@ class Climb:
         """Search decay and dropout at each family's best run whose held-out loss turned up."""
         began, runner = time.monotonic(), self.runner
         starts = {}
-        for family in default_families():
+        for family in runner.families:
             own = [s for s in self.states if s.family == family and s.state == State.FINISHED]
             own = [s for s in own if self.probes[s.name][0].unique_tokens == runner.unique_tokens]
             own = [s for s in own if turned_up(RunRecord(s.run_dir))]

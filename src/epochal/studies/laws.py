@@ -19,7 +19,7 @@ import numpy as np
 
 from epochal.comparison import nll_difference
 from epochal.errors import EpochalError
-from epochal.families import default_families
+from epochal.families import family_names
 from epochal.progress import hidden
 from epochal.report.study import HeldOutResult, HeldOutResults, RegularisationTrial, StudyNote
 from epochal.results import Note, note
@@ -139,7 +139,7 @@ class StudyLaws:
         done = [state for state in states if state.state == State.FINISHED]
         results.results = [_compare(self, *expected[state.name], state) for state in done]
         results.not_checked = {state.name: state.reason for state in states if state not in done}
-        if len(done) < len(default_families()):
+        if len(done) < len(self.report.families):
             return results
         with hidden():
             results.comparison = compare_existing([state.run_dir for state in done])
@@ -155,9 +155,12 @@ class StudyLaws:
 
 
 def study_laws(
-    places: Sequence[str | Path], unigram_nll: float, unique_of: UniqueOf = float
+    places: Sequence[str | Path],
+    unigram_nll: float,
+    unique_of: UniqueOf = float,
+    families: Sequence[str] = (),
 ) -> tuple[StudyLaws | None, list[Note]]:
-    """The laws of the runs in `places`, each with its extrapolation error, and notes.
+    """The laws of `families` by the runs in `places`, each with its extrapolation error, and notes.
 
     The unique tokens of a run are `unique_of` those that it has of the text. With an overfitting
     term where some runs overfitted and there are enough; of one epoch only
@@ -168,12 +171,14 @@ def study_laws(
     points = _counted(read_points(places), unique_of)
     kept, below = drop_unigram_level_runs(points, unigram_nll)
     notes: list[Note] = []
-    report = _fitted(kept, "data-constrained", notes) or _fitted(kept, "chinchilla", notes)
+    report = _fitted(kept, "data-constrained", notes, families) or _fitted(
+        kept, "chinchilla", notes, families
+    )
     if report is None:
         return None, notes
-    least = min(len(kept.of_family(family)) for family in default_families())
+    least = min(len(kept.of_family(family)) for family in report.families)
     if report.law == "data-constrained" and least >= RUNS_FOR_OVERFITTING and _overfits(report):
-        report = _fitted(kept, "overfitting", notes) or report
+        report = _fitted(kept, "overfitting", notes, families) or report
     notes += [
         note(StudyNote.BELOW_UNIGRAM_BASELINE, family=family, nll=lowest, unigram_nll=unigram_nll)
         for family, lowest in below.items()
@@ -208,14 +213,16 @@ def _ladder_notes(laws: StudyLaws) -> list[Note]:
     return notes
 
 
-def _fitted(points: Points, law: str, notes: list[Note]) -> FitReport | None:
-    """Laws of all families, or None, with the reason added to `notes`."""
+def _fitted(
+    points: Points, law: str, notes: list[Note], families: Sequence[str]
+) -> FitReport | None:
+    """Laws of all `families`, or None, with the reason added to `notes`."""
     try:
         report = fit_points(points, FitOptions(law=law))
     except EpochalError as error:
         notes.append(note(StudyNote.LAW_REFUSED, law=law, problem=str(error)))
         return None
-    if len(report.families) < len(default_families()):
+    if not set(families) <= set(report.families):
         problem = "; ".join(map(str, report.refused.values())) or "a family has no runs"
         notes.append(note(StudyNote.LAW_REFUSED, law=law, problem=problem))
         return None
@@ -262,7 +269,7 @@ def overfitting(points: Points) -> tuple[list[str], list[Note]]:
         for (family, unique), epochs in sorted(best.items())
     ]
     whole = float(points.unique_tokens.max())
-    return [family for family in default_families() if (family, whole) in best], notes
+    return [family for family in family_names() if (family, whole) in best], notes
 
 
 def _best(law: ScalingLaw, unique: int, flops: float, params: Mapping[str, float]) -> LadderChoice:

@@ -22,6 +22,8 @@ class StudyOptions:
     """Wall time over all sessions: 20min, 2h, 600s; in Python seconds."""
     out: Path = Path("study")
     """Folder for everything that is made."""
+    families: tuple[str, ...] = option((), metavar="LIST|all", parse=named_families)
+    """Two families or more, as ar,dual; those trained by default if not given."""
     flops: float | None = option(None, metavar="C", parse=parse_number)
     """Compute to plan for.  [default: that of the check]"""
     jobs: int | None = None
@@ -37,6 +39,8 @@ class StudyOptions:
             raise OptionError(
                 "budget", f"{self.budget:.0f}s", f"too small; give at least {LEAST_BUDGET:.0f}s"
             )
+        if len(set(self.families)) == 1:
+            raise OptionError("families", self.families[0], "give two or more, or none for all")
         if self.jobs is not None and self.jobs < 1:
             raise OptionError("jobs", self.jobs, "should be at least 1")
 

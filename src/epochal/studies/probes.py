@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from epochal.errors import UserError
-from epochal.families import default_families, get_family
+from epochal.families import get_family
 from epochal.recipe.load import Tree
 from epochal.sizes import LADDER, Architecture, swiglu_width
 
@@ -71,6 +71,11 @@ class Costs:
     """Cost of evaluating a run, in tokens trained."""
     factor: float = 1.0
     """Seconds measured over seconds expected in the runs so far."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Those measured."""
+        return tuple(dict.fromkeys(family for family, _ in self.seconds_per_token))
 
     def seconds(self, family: str, size: str, tokens: float) -> float:
         """Seconds in one slot for a whole run."""
@@ -164,7 +169,7 @@ class Layout:
     def seconds(self, costs: Costs) -> float:
         """Expected, in one slot, for all families; of the sizes kept, the dearest."""
         total = 0.0
-        for family in default_families():
+        for family in costs.families:
             for lengths, kept in zip(self.rungs, self.kept, strict=True):
                 sizes = [costs.seconds(family, size, n) for size, n in lengths.items()]
                 total += sum(sorted(sizes)[-kept:])
@@ -247,9 +252,7 @@ def _training(costs: Costs, layout: Layout) -> float:
 
 def _neighbours(costs: Costs, params: Mapping[str, int], number: int) -> Iterator[list[str]]:
     """So many neighbours of the measured sizes."""
-    sizes = [
-        s for s in params if all((f, s) in costs.seconds_per_token for f in default_families())
-    ]
+    sizes = [s for s in params if all((f, s) in costs.seconds_per_token for f in costs.families)]
     number = min(number, len(sizes))
     for first in range(len(sizes) - number + 1):
         yield sizes[first : first + number]
@@ -278,7 +281,7 @@ def _possible(
 
 def _per_token(costs: Costs, size: str) -> float:
     """Seconds per token, the mean over the families."""
-    each = [costs.seconds_per_token[family, size] for family in default_families()]
+    each = [costs.seconds_per_token[family, size] for family in costs.families]
     return sum(each) / len(each)
 
 

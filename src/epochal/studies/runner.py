@@ -69,6 +69,7 @@ class StudyRunner:
     state: StudyState
     jobs: int
     corpus: Corpus
+    families: tuple[str, ...] = field(default_factory=default_families)
     notes: list[Note] = field(default_factory=list)
     rates: Rates = field(default_factory=lambda: Rates(SMALL_SHAPES[0], {}))
     """Learning rates that were searched; none before `tune`."""
@@ -101,7 +102,7 @@ class StudyRunner:
         costs = self.state.costs
         if costs is None:
             sizes = list(self.params)[:SIZES_TIMED]
-            timed = len(default_families()) * -(-len(sizes) // 3)
+            timed = len(self.families) * -(-len(sizes) // 3)
             limit = MEASURE_SHARE * self.state.budget / timed
             slot = make_slots(self.jobs)[0]
             speeds = measure_sizes(
@@ -111,6 +112,7 @@ class StudyRunner:
                 slot.threads,
                 min(3.0, max(0.5, limit / 2)),
                 limit,
+                self.families,
             )
             validation = self.corpus.validation.unique_tokens
             self.state.save(
@@ -139,7 +141,7 @@ class StudyRunner:
     def _new_layout(self, costs: Costs) -> Layout:
         length, batch = _rows_of_machine()
         spare = (self.end_of_probes - self.state.used) * PACKED
-        turns = -(-len(default_families()) // self.jobs)
+        turns = -(-len(self.families) // self.jobs)
         check = 0.9 * CHECK_SHARE * self.state.budget / turns
         least = LEAST_STEPS * length * batch
         layout = lay_out(costs, self.params, self.unique_tokens, spare * self.jobs, check, least)
@@ -205,7 +207,7 @@ class StudyRunner:
         return results
 
     def _check_flops(self, laws: StudyLaws, params: dict[str, float], costs: Costs) -> float:
-        turns = -(-len(default_families()) // self.jobs)
+        turns = -(-len(self.families) // self.jobs)
         seconds = max(20.0, (self.state.left - self.tail) * 0.9 / turns)
         flops = laws.affordable(self.unique_tokens, params, costs, seconds)
         largest = float(laws.points.flops.max())

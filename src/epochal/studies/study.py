@@ -15,7 +15,8 @@ from epochal.data.builtin import builtin_documents
 from epochal.data.corpus import Corpus
 from epochal.data.duplicates import EffectiveUniqueTokens, find_duplicates, measure_duplicates
 from epochal.data.store import TokenStore
-from epochal.errors import EpochalError
+from epochal.errors import EpochalError, OptionError
+from epochal.families import default_families
 from epochal.recipe import recipe_toml
 from epochal.report import write_report
 from epochal.report.study import (
@@ -81,7 +82,7 @@ class _Study:
     def run(self, text: str | Path | None) -> StudyResult:
         """All stages; the results of finished ones are only read."""
         corpus = self._prepare(text)
-        runner = StudyRunner(self.options.out, self.state, self.jobs, corpus)
+        runner = StudyRunner(self.options.out, self.state, self.jobs, corpus, self._families())
         costs = runner.measure()
         layout = runner.lay_out(costs)
         unigram_nll = self._unigram_nll(corpus)
@@ -109,6 +110,16 @@ class _Study:
         planned = _by_ladders(replace(planned, effective=effective), laws, sizes)
         recommendation = recommend(planned, self.tried, held_out, laws.below_unigram_baseline)
         return self._finish(runner, recommendation, laws, planned, held_out)
+
+    def _families(self) -> tuple[str, ...]:
+        """Those asked for, else those of the study so far."""
+        asked, costs = self.options.families, self.state.costs
+        if costs is None:
+            return asked or default_families()
+        if asked and set(asked) != set(costs.families):
+            there = f"the study in {self.options.out} is of {', '.join(costs.families)}"
+            raise OptionError("families", ", ".join(asked), f"{there}; give another `out`")
+        return costs.families
 
     def _prepare(self, text: str | Path | None) -> Corpus:
         began = time.monotonic()
@@ -141,7 +152,9 @@ class _Study:
         began = time.monotonic()
         laws = None
         try:
-            laws, notes = study_laws(climb.places, unigram_nll, self._unique_of(runner.corpus))
+            laws, notes = study_laws(
+                climb.places, unigram_nll, self._unique_of(runner.corpus), runner.families
+            )
             runner.notes += notes
         except EpochalError as error:
             runner.notes.append(note(StudyNote.LAW_REFUSED, law="any", problem=str(error)))

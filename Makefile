@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	--constraint constraints.txt --editable
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
-CHECK_INDEX := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 5 --dry-run \
+CHECK_INDEX := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 10 --dry-run \
 	--ignore-installed --no-deps hatchling >/dev/null 2>&1 || { echo >&2 "error: pip finds no package index; its settings, PIP_INDEX_URL and HTTPS_PROXY say where it looks"; exit 1; }
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

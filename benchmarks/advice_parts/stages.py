@@ -186,7 +186,7 @@ def declared_grid(
 ) -> Sweep:
     """The grid around the recommended `recipes`, with the base recipe of the study's runs."""
     state = StudyState(cell.study_folder / "state.json", cell.budget)
-    runner = StudyRunner(cell.study_folder, state, cell.jobs, corpus)
+    runner = StudyRunner(cell.study_folder, state, cell.jobs, corpus, tuple(recipes))
     params, vocabulary = runner.params, corpus.tokenizer.vocabulary
 
     def nearest_size(recipe: Recipe) -> str:

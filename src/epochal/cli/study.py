@@ -21,7 +21,7 @@ def study(text: str | None, options: StudyOptions, as_json: bool) -> None:
     """Given a text and a time budget: run probes, fit laws, recommend a model.
 
     Prepares TEXT (a file or a folder; Python's documentation if not given), measures this
-    machine, trains a sweep of small models of some families on subsets of the text, fits scaling
+    machine, trains a sweep of small models of each family on subsets of the text, fits scaling
     laws, plans, trains what it recommends as a check, and writes a report. The budget is wall
     time over all sessions: the same command resumes, and finished runs are not repeated.
 

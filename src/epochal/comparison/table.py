@@ -22,7 +22,7 @@ from epochal.runs.summary import RunSummary, summarise
 from epochal.scaling.checks import Interval
 from epochal.scaling.options import FitOptions
 from epochal.scaling.read import read_points
-from epochal.scaling.repetition import RepetitionCosts, family_costs
+from epochal.scaling.repetition import PenaltyFit, family_costs
 
 _RESAMPLES = 200
 _LENGTHS = 3
@@ -210,24 +210,25 @@ def _costs(records: Sequence[RunRecord]) -> Callable[[str], list[_Found]]:
     for record in records:
         lengths.setdefault(record.family, set()).add(record.numbers["epochs"])
     asked = [record for record in records if len(lengths[record.family]) >= _LENGTHS]
-    found: RepetitionCosts | None = None
-    refused = ""
+    found: PenaltyFit | None = None
+    left_out: dict[str, str] = {}
+    refused = "no run is finished"
     try:
         if asked:
             points = read_points([record.path for record in asked])
-            found = family_costs(points, FitOptions(bootstraps=_RESAMPLES))
+            found, left_out = family_costs(points, FitOptions(bootstraps=_RESAMPLES))
     except EpochalError as error:
         refused = str(error)
 
     def of(family: str) -> list[_Found]:
-        linear = [] if found is None or found.linear is None else found.linear.costs
-        cost = next((one for one in linear if one.family == family), None)
+        costs = [] if found is None else found.costs
+        cost = next((one for one in costs if one.family == family), None)
         why = note(Missing.NO_COST)
         if len(lengths[family]) < _LENGTHS:
             why = note(Missing.FEW_LENGTHS, least=_LENGTHS)
         elif cost is None:
-            error = refused if found is None else found.left_out.get(family, "no run is finished")
-            why = note(Missing.NOT_FITTED, error=error.removeprefix(f"{family}: "))
+            error = left_out.get(family, refused).removeprefix(f"{family}: ")
+            why = note(Missing.NOT_FITTED, error=error)
         return [
             ("penalty", cost and cost.penalty, why),
             ("penalty_interval", cost and cost.interval, None),

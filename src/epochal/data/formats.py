@@ -143,13 +143,12 @@ def rank(path: Path | HubFile, options: PrepareOptions) -> int | None:
     if (kind := by_suffix(path.name)) is None:
         return None
     _, packing = inner_name(path.name)
-    if kind.name == "JSON" and packing and isinstance(path, Path):
-        start = start_of(path, options).lstrip("\ufeff \n").encode()
-        if not has_whole_line(start):
-            packing = ""
     packings = {"plain text": ("", ".gz", ".zst"), "Parquet": ("",), "JSON": (".gz", ".zst")}
     packings["JSON lines"] = packings["plain text"]
-    return 0 if packing in packings.get(kind.name, ()) else 1 + FORMATS.index(kind)
+    first = packing in packings.get(kind.name, ())
+    if first and kind.name == "JSON" and isinstance(path, Path):
+        first = has_whole_line(start_of(path, options).removeprefix("\ufeff").lstrip())
+    return 0 if first else 1 + FORMATS.index(kind)
 
 
 def by_content(path: Path) -> Format | None:

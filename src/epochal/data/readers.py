@@ -158,8 +158,8 @@ def _joined(held: list[str], rule: str, begun: bool) -> str:
 
 def read_json(file: File) -> Documents:
     """A JSON value a line, one array of them, or values that go over several lines."""
-    start = file.stream.peek(CHUNK).removeprefix(_BOM).lstrip()
-    if start[:1] == b"[":
+    start = file.stream.peek(CHUNK).decode(errors="replace").removeprefix("\ufeff").lstrip()
+    if start[:1] == "[":
         yield from _array(file)
         return
     if not has_whole_line(start):
@@ -175,11 +175,11 @@ def read_json(file: File) -> Documents:
             yield document, file.position()
 
 
-def has_whole_line(start: bytes) -> bool:
+def has_whole_line(start: str) -> bool:
     """Whether JSON that begins so has its first value on one line, also if that is damaged."""
-    line, _, rest = start.partition(b"\n")
+    line, _, rest = start.partition("\n")
     try:
-        json.loads(line.decode(errors="replace"))
+        json.loads(line)
     except json.JSONDecodeError as error:
         return not rest.strip() or error.pos < len(error.doc.rstrip())
     except (ValueError, RecursionError):  # numbers or nesting beyond Python's limits

@@ -348,7 +348,7 @@ def _penalties(runs: list[_Run]) -> Iterator[Penalty]:
             points = _points(runs, settings, params)
         except EpochalError:  # said of the law
             continue
-        fitted = family_costs(points, options).linear
+        fitted, _ = family_costs(points, options)
         for cost in fitted.costs if fitted is not None else []:
             yield Penalty(
                 family=cost.family,

@@ -112,6 +112,31 @@ def repetition_costs(points: Points, options: FitOptions, fixed: Fixed) -> Repet
     `fixed` are constants per family ("": all) that are not fitted; those that the law does not have
     are left aside.
     """
+    alone, left_out = _alone(points, options, fixed)
+    return RepetitionCosts(
+        fitted=_penalty_fit(alone, PENALTY, options, fixed) if alone else None,
+        linear=_penalty_fit(alone, LINEAR_PENALTY, options, fixed) if alone else None,
+        left_out=left_out,
+    )
+
+
+def family_costs(points: Points, options: FitOptions) -> tuple[PenaltyFit | None, dict[str, str]]:
+    """P of each family with both exponents 1, None if no runs determine it; and the families left
+    out, with the error.
+
+    All settings of a family together, so also where the best depend on the length, and with
+    `ONE_SIZE` fixed where all runs have one size.
+    """
+    fixed: Fixed = {"": ONE_SIZE} if len(set(points.params)) == 1 else {}
+    points = replace(points, recipe=[""] * len(points))
+    alone, left_out = _alone(points, options, fixed)
+    return _penalty_fit(alone, LINEAR_PENALTY, options, fixed) if alone else None, left_out
+
+
+def _alone(
+    points: Points, options: FitOptions, fixed: Fixed
+) -> tuple[dict[tuple[str, str], PointFit], dict[str, str]]:
+    """Recipes' own fits with both exponents 1, by (family, recipe); and those left out."""
     alone: dict[tuple[str, str], PointFit] = {}
     left_out = {}
     for family in family_names():
@@ -126,31 +151,13 @@ def repetition_costs(points: Points, options: FitOptions, fixed: Fixed) -> Repet
                 )
             except DataError as error:
                 left_out[f"{family} {recipe}".rstrip()] = str(error)
-    if not alone:
-        return RepetitionCosts(fitted=None, linear=None, left_out=left_out)
-    return RepetitionCosts(
-        fitted=_penalty_fit(alone, PENALTY, options, fixed),
-        linear=_penalty_fit(alone, LINEAR_PENALTY, options, fixed),
-        left_out=left_out,
-    )
-
-
-def family_costs(points: Points, options: FitOptions) -> RepetitionCosts:
-    """P of each family, all settings together, so also where the best depend on the length.
-
-    With `ONE_SIZE` fixed where all runs have one size.
-    """
-    fixed: Fixed = {"": ONE_SIZE} if len(set(points.params)) == 1 else {}
-    return repetition_costs(replace(points, recipe=[""] * len(points)), options, fixed)
+    return alone, left_out
 
 
 def _penalty_fit(
     alone: Mapping[tuple[str, str], PointFit], form: Form, options: FitOptions, fixed: Fixed
 ) -> PenaltyFit | None:
-    """All recipes by one form; None if its exponents are not identified.
-
-    `alone` are the recipes' own fits with both exponents 1, by (family, recipe).
-    """
+    """All recipes by one form; None if its exponents are not identified. `alone` as of `_alone`."""
     fits = list(alone.values())
     parts = []
     for (family, _), fit in alone.items():

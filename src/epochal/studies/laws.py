@@ -157,8 +157,8 @@ class StudyLaws:
 def study_laws(
     places: Sequence[str | Path],
     unigram_nll: float,
-    unique_of: UniqueOf = float,
-    families: Sequence[str] = (),
+    unique_of: UniqueOf,
+    families: Sequence[str],
 ) -> tuple[StudyLaws | None, list[Note]]:
     """The laws of `families` by the runs in `places`, each with its extrapolation error, and notes.
 

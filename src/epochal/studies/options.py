@@ -40,7 +40,7 @@ class StudyOptions:
                 "budget", f"{self.budget:.0f}s", f"too small; give at least {LEAST_BUDGET:.0f}s"
             )
         if len(set(self.families)) == 1:
-            raise OptionError("families", self.families[0], "give two or more, or none for all")
+            raise OptionError("families", self.families[0], "give two or more, or leave it out")
         if self.jobs is not None and self.jobs < 1:
             raise OptionError("jobs", self.jobs, "should be at least 1")
 

@@ -13,7 +13,7 @@ from typing import Any
 from epochal.data.corpus import Corpus
 from epochal.device import find_device
 from epochal.errors import OptionError
-from epochal.families import default_families, families
+from epochal.families import families
 from epochal.progress import say
 from epochal.recipe import Recipe
 from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
@@ -69,7 +69,7 @@ class StudyRunner:
     state: StudyState
     jobs: int
     corpus: Corpus
-    families: tuple[str, ...] = field(default_factory=default_families)
+    families: tuple[str, ...]
     notes: list[Note] = field(default_factory=list)
     rates: Rates = field(default_factory=lambda: Rates(SMALL_SHAPES[0], {}))
     """Learning rates that were searched; none before `tune`."""

@@ -10,7 +10,6 @@ import torch
 
 from epochal.data.corpus import open_corpus
 from epochal.device import find_machine
-from epochal.families import default_families
 from epochal.recipe import Recipe, run_numbers
 from epochal.training.threads import restored_threads
 from epochal.training.train import make_stepper
@@ -53,18 +52,16 @@ def measure_sizes(
     threads: int,
     least_seconds: float,
     limit: float,
-    families: Sequence[str] | None = None,
+    families: Sequence[str],
 ) -> dict[tuple[str, str], float]:
     """(family, size) → seconds per token, for `sizes`, smallest first, that can be timed.
-
-    Of `families`, those trained by default if not given.
 
     Every third size is timed for `least_seconds`; a size whose five steps would take longer than
     `limit` seconds, by its `flops` per token, and all larger ones are left out. The sizes between
     two timed ones follow from their FLOPs on the line between their neighbours.
     """
     speeds: dict[tuple[str, str], float] = {}
-    for family in families or default_families():
+    for family in families:
         timed: dict[str, float] = {}
         for size in sizes[::3]:
             recipe = recipe_of(family, size)

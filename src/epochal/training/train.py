@@ -82,8 +82,11 @@ def train(
     machine = local_device(find_machine(settings.train))
     folder = _run_folder(settings)
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
-        old = world.run_on_rank_zero(lambda: None if restart else folder.read_info())
-        bf16 = world.run_on_rank_zero(lambda: runs_in_bf16(settings, numbers, machine, old))
+        bf16 = world.run_on_rank_zero(
+            lambda: runs_in_bf16(
+                settings, numbers, machine, None if restart else folder.read_info()
+            )
+        )
         computing = replace(machine, bf16=bf16)
         info = run_info(settings, corpus, numbers, computing, plan, teachers)
         finished, start = world.run_on_rank_zero(

@@ -201,11 +201,8 @@ def _masked(values: Mapping[str, Any]) -> str:
 
 def _scope(values: Mapping[str, Any]) -> str:
     seeds = min(values["seeds"].values()) > 1
-    covered = (
-        "validation documents, mask draws and seeds"
-        if seeds
-        else ("validation documents and mask draws")
-    )
+    documents, draws = "validation documents", "mask draws"
+    covered = f"{documents}, {draws} and seeds" if seeds else f"{documents} and {draws}"
     others = "other sizes" if seeds else "other seeds, sizes"
     return f"± is one standard error, over {covered}; it does not cover {others} or regularisation"
 

@@ -10,7 +10,6 @@ import torch
 
 from epochal import rng
 from epochal.data.rows import ScoredWindows
-from epochal.errors import RecipeError
 from epochal.families.block_diffusion import BlockOptions
 from epochal.families.masked_diffusion import MaskedDiffusionOptions
 from epochal.generation import blocks
@@ -19,9 +18,8 @@ from epochal.generation.sampling import sample_keys
 from epochal.generation.writer import Task
 from epochal.likelihood.nll import Evaluator, row_nll
 from epochal.models import Transformer, initialise
-from epochal.objectives import Autoregressive, Draw, MaskedDiffusion, Rows, objective
+from epochal.objectives import Autoregressive, Draw, MaskedDiffusion, Rows
 from epochal.objectives.block_diffusion import BlockDiffusion
-from epochal.recipe import load_recipe
 from epochal.sizes import Architecture
 from tiny_world import (
     COMMON,
@@ -190,10 +188,3 @@ def test_text_is_written_block_by_block_with_an_exact_cache():
                 best[now[:end] != MASK] = -1
                 now[best.argmax()] = token[best.argmax()]
         assert torch.equal(text, now)
-
-
-def test_a_size_that_does_not_divide_the_row_names_the_nearest():
-    changes = {"family": "block", "block.size": 30, "data.sequence_length": 64}
-    recipe = load_recipe(None, {"train.steps": 1} | changes)
-    with pytest.raises(RecipeError, match=r"`block.size` = 30 .* is 32"):
-        objective(recipe, MASK)

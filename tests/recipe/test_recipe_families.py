@@ -9,7 +9,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.families import get_family, register, unregister
+from epochal.families import families, family_names, get_family, register, unregister
 from epochal.families.family import OPTIONS_CONFIG, Share
 from epochal.recipe import (
     Recipe,
@@ -21,6 +21,7 @@ from epochal.recipe import (
     recipe_toml,
     recipe_tree,
 )
+from epochal.recipe.load import apply_overrides
 from epochal.recipe.schema import Model, Train
 
 
@@ -37,6 +38,13 @@ class SpiralOptions:
 BASE = {"train.steps": 10, "model.size": "7M"}
 SPIRAL = BASE | {"family": "spiral"}
 DEFAULTS = {"train.ema": 0.99, "train.lr": 1e-3, "eval.ema": True, "seed": 7}
+
+
+def nested(values):
+    """Dotted keys as a file has them."""
+    tree = {}
+    apply_overrides(tree, values)
+    return tree
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +123,7 @@ def test_its_defaults_are_in_the_identity_and_other_families_keep_theirs():
     plain = identity(load_recipe(None, BASE))
     assert not [key for key in plain if key.startswith("spiral.")]
     assert "train.ema" not in plain
-    assert plain == identity(load_recipe(None, BASE | {"spiral.turns": 9}))
+    assert plain == identity(recipe_from_tree({**nested(BASE), "spiral": {"turns": 9}}))
 
 
 def test_defaults_must_be_of_keys_that_have_one():
@@ -125,3 +133,30 @@ def test_defaults_must_be_of_keys_that_have_one():
     )
     with pytest.raises(ValueError, match=r"spiral: train\.steps"):
         load_recipe(None, {"family": "spiral", "model.size": "7M"})
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_an_override_for_another_family_is_refused_by_all_that_lack_it(family, tmp_path):
+    own = BASE | {"family": family, "data.sequence_length": 64}
+    for other in families():
+        if other.options is None or other.name == family:
+            continue
+        first, *_ = other.options.__dataclass_fields__
+        changes = {f"{other.name}.{first}": getattr(other.options(), first)}
+        with pytest.raises(
+            RecipeError, match=rf"`{other.name}\.{first}`.*give family={other.name}"
+        ):
+            load_recipe(None, own | changes)
+        load_recipe(None, own | changes, [family, other.name])
+        # What a file says of other families stays: one file is for many.
+        file = tmp_path / "r.toml"
+        file.write_text(recipe_toml(recipe_from_tree(nested(own | changes))))
+        assert load_recipe(file).family == family
+
+
+def test_options_are_checked_against_the_row():
+    own = BASE | {"family": "block", "data.sequence_length": 24}
+    with pytest.raises(RecipeError, match=r"`block.size` = 16 does not divide .*24.*is 12$"):
+        load_recipe(None, own)
+    assert load_recipe(None, own | {"block.size": 8}).options.size == 8
+    load_recipe(None, own | {"family": "ar"})

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epochal.errors import RecipeError
+from epochal.families import family_names
 from epochal.recipe import (
     Recipe,
     annotated_toml,
@@ -124,6 +125,7 @@ MISTAKES = [
     ),
     (["mdm.mask_unit=span", "mdm.ar_ratio=0.5"], '`mdm.mask_unit` = "span" masks whole units, `'),
     (["mdm.window=[0,0.5]", "mdm.low_noise_start=true"], "`mdm.low_noise_start` = true is less"),
+    (["mdm.eps=0.1"], "`mdm.eps` is a setting of the family mdm, which ar does not have; leave"),
     (["just words"], "'just words' is not an override; write key=value"),
 ]
 
@@ -217,7 +219,7 @@ RECIPES = st.fixed_dictionaries(
 
 @given(RECIPES)
 def test_written_recipes_read_back_the_same(tmp_path_factory, changes):
-    recipe = load_recipe(None, changes)
+    recipe = load_recipe(None, changes, family_names())
     folder = tmp_path_factory.getbasetemp()
     assert reload(recipe_toml(recipe), folder) == recipe
     assert reload(annotated_toml(recipe), folder) == recipe

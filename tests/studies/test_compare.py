@@ -102,6 +102,8 @@ def test_what_cannot_be_compared(tiny_pair, tiny_corpus, tmp_path):
             compare_existing([tiny_pair / "ar", *again])
     with pytest.raises(RecipeError, match="trains several families"):
         compare(None, overrides(tiny_corpus, tmp_path, family="ar"))
+    with pytest.raises(RecipeError, match=r"`block.size` .* family block, which ar or mdm does"):
+        compare(None, ["train.epochs=1", "block.size=8"])
     for names, message in ((("ar",), "families = 'ar'"), (("ar", "x"), "`family` = 'x'")):
         with pytest.raises(UserError, match=message):
             compare(None, ["train.epochs=1"], CompareOptions(families=names))

@@ -289,6 +289,18 @@ def test_mistakes_are_named(change, words):
         assert word in str(refused.value)
 
 
+def test_a_key_that_no_run_reads_is_refused():
+    tree = {
+        "sweep": {"design": "grid", "families": ["ar", "mdm"]},
+        "grid": {"mdm": {"eps": [0.1, 0.2]}},
+        "base": {"train": {"epochs": 2}, "model": {"size": "7M"}, "block": {"size": 8}},
+    }
+    assert len(made(copy.deepcopy(tree), unique_tokens=UNIQUE)) == 4
+    for key in ("grid.block.size=[1,2]", 'variants.x={"dual.causal_share"=0.5}'):
+        with pytest.raises(RecipeError, match="is a setting of the family"):
+            made(copy.deepcopy(tree), key, unique_tokens=UNIQUE)
+
+
 def test_a_listing_without_the_corpus(tmp_path):
     tree = {
         "sweep": {"design": "isoflop", "sizes": ["217M", "425M"], "flops": ["6e18"]},

@@ -73,6 +73,8 @@ def test_a_machine_that_cannot_be(options, field):
 def test_mistakes(tiny_corpus, tmp_path):
     with pytest.raises(RecipeError, match=r"`parallel.data` = 300 does not divide"):
         dry_run(None, PAPER | {"data.unique_tokens": "10M"}, DryRunOptions(gpus=300))
+    with pytest.raises(RecipeError, match=r"`block.size` = 30 .* is 32"):
+        dry_run(None, PAPER | {"family": "block", "block.size": 30})
     (tmp_path / "train.idx").write_bytes(b"nothing")
     (tmp_path / "train.bin").write_bytes(b"nothing")
     with pytest.raises(DataError, match="is not the index"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from epochal.errors import RecipeError
 from epochal.families.family import OPTIONS_CONFIG, Family, Positive
 
 
@@ -14,6 +15,17 @@ class BlockOptions:
     size: Positive = 16
     """Tokens per block; it must divide `data.sequence_length`. 1 is autoregressive, the whole
     sequence is masked diffusion."""
+
+
+def _check(options: BlockOptions, length: int) -> None:
+    """Raise RecipeError for blocks that do not fill a row."""
+    if length % options.size:
+        fit = [n for n in range(1, length + 1) if length % n == 0]
+        nearest = min(fit, key=lambda n: abs(n - options.size))
+        raise RecipeError(
+            f"`block.size` = {options.size} does not divide `data.sequence_length` = {length}; the "
+            f"nearest that does is {nearest}"
+        )
 
 
 FAMILY = Family(
@@ -28,6 +40,7 @@ FAMILY = Family(
     attention="blocks",
     writer="epochal.generation.blocks",
     options=BlockOptions,
+    check=_check,
     mask_token=True,
     by_default=False,
     scored_share=0.5,

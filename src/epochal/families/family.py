@@ -67,7 +67,10 @@ class Family:
     aliases: tuple[str, ...] = ()
     """Other spellings of the name that tables of points may use."""
     options: type[Any] | None = None
-    """Dataclass of the recipe section with the family's name; None if it has no options."""
+    """Dataclass of the recipe section with the family's name; None if it has no options. It is the
+    only section of its kind that the family reads."""
+    check: Callable[[Any, int], None] = lambda options, length: None
+    """(options, L) → None; raises RecipeError for options that do not fit rows of L tokens."""
     mask_token: bool = False
     """Whether the embedding needs a row for a mask."""
     scored_share: float = 1.0

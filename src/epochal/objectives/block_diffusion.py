@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epochal.errors import RecipeError
 from epochal.objectives import noise
 from epochal.objectives.attention_mask import BlockMask
 from epochal.objectives.problem import Draw, Problem, Rows
@@ -42,16 +41,8 @@ class BlockDiffusion:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, mask: int) -> BlockDiffusion:
-        """The recipe's objective. Raises RecipeError for blocks that do not fill a row."""
-        size, length = recipe.options.size, recipe.data.sequence_length
-        if length % size:
-            fit = [n for n in range(1, length + 1) if length % n == 0]
-            nearest = min(fit, key=lambda n: abs(n - size))
-            raise RecipeError(
-                f"`block.size` = {size} does not divide `data.sequence_length` = {length}; the "
-                f"nearest that does is {nearest}"
-            )
-        return cls(size, mask)
+        """The recipe's objective."""
+        return cls(recipe.options.size, mask)
 
     def training_problem(self, tokens: Tensor, rows: Rows) -> Problem:
         """[B, L+1] tokens → predict the masked ones among tokens 0 … L−1; inputs are [B, 2L]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,28 @@ RecipeLike = Recipe | str | Path | None
 
 
 def load_recipe(
-    recipe: RecipeLike = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+    recipe: RecipeLike = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    readers: Sequence[str] = (),
 ) -> Recipe:
     """A checked recipe: defaults < the family's defaults < file < overrides.
 
     `recipe` is a TOML file or the name of a shipped recipe; None: defaults only. `overrides` are
     strings like `train.epochs=20` or a mapping {"train.epochs": 20}. A Recipe is returned as it
     is and takes no overrides. Raises RecipeError naming the key, the value and what is allowed.
+
+    A file may set options of any family; overrides only those of the recipe's, or of `readers`, the
+    families that are made from them together.
     """
     if isinstance(recipe, Recipe):
         if overrides:
             raise RecipeError("give overrides with a recipe file, or change the Recipe itself")
         return recipe
     tree = {} if recipe is None else read_toml(find_recipe(recipe))
-    apply_overrides(tree, read_overrides(overrides))
+    changes = read_overrides(overrides)
+    apply_overrides(tree, changes)
     loaded = recipe_from_tree(tree)
+    check_read(changes, readers or [loaded.family])
     if loaded.run_dir is None:
         name = "run" if recipe is None else Path(recipe).stem
         loaded = dataclasses.replace(loaded, run_dir=f"runs/{name}-{loaded.family}")
@@ -255,6 +262,17 @@ def check_keys(tree: Tree, prefix: str = "") -> None:
         elif isinstance(value, bool) and known[dotted].annotation is not bool:
             # Otherwise true would be read as the number 1.
             raise RecipeError(f"`{dotted}` = {str(value).lower()}: it is not a true/false setting")
+
+
+def check_read(changes: Iterable[str], readers: Sequence[str]) -> None:
+    """Raise RecipeError for the first dotted key that is an option of a family not in `readers`."""
+    for key in changes:
+        section = key.partition(".")[0]
+        if section in family_names() and section not in readers:
+            raise RecipeError(
+                f"`{key}` is a setting of the family {section}, which {' or '.join(readers)} does "
+                f"not have; leave it out, or give family={section}"
+            )
 
 
 def identity(recipe: Recipe) -> Tree:

@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from epochal.errors import RecipeError
-from epochal.families import families, family_names
+from epochal.families import families, family_names, get_family
 from epochal.families.family import OPTIONS_CONFIG, Fraction, Positive
 from epochal.recipe.distill import Distill
 from epochal.recipe.model import Model
@@ -265,6 +265,7 @@ class Recipe:
             )
         defaults = {kind.name: kind.options() for kind in families() if kind.options is not None}
         object.__setattr__(self, "objectives", defaults | self.objectives)
+        get_family(self.family).check(self.options, self.data.sequence_length)
         self.train.budget_key()
         if self.data.train_samples is not None and self.data.order != "megatron":
             raise RecipeError(

@@ -55,8 +55,8 @@ def compare(
     changes = read_overrides(overrides)
     if "family" in changes:
         raise RecipeError("`family` has no place here: compare trains several families")
-    names = dict.fromkeys(options.families or default_families())
-    recipes = {family: _recipe(recipe, changes, family) for family in names}
+    names = tuple(dict.fromkeys(options.families or default_families()))
+    recipes = {family: _recipe(recipe, changes, family, names) for family in names}
     if len(recipes) < 2:
         raise OptionError("families", ", ".join(names), "give two or more, or none for all")
     name = Path(str(recipe)).stem if isinstance(recipe, str | Path) else "compare"
@@ -122,11 +122,13 @@ def compare_existing(
     return compare_runs(scored, left_out, [str(record.path) for record in unvalidated])
 
 
-def _recipe(recipe: RecipeLike, changes: Mapping[str, Any], family: str) -> Recipe:
-    """The recipe for `family`, with the defaults of that family unless it is a Recipe already."""
+def _recipe(
+    recipe: RecipeLike, changes: Mapping[str, Any], family: str, names: Sequence[str]
+) -> Recipe:
+    """The recipe for `family`, one of `names`, with its defaults unless it is a Recipe already."""
     if isinstance(recipe, Recipe):
         return dataclasses.replace(load_recipe(recipe, changes), family=family)
-    return load_recipe(recipe, {**changes, "family": family})
+    return load_recipe(recipe, {**changes, "family": family}, names)
 
 
 def _side_by_side(

@@ -10,6 +10,7 @@ from epochal.comparison import Comparison
 from epochal.data.corpus import Corpus, shuffle_seed_for
 from epochal.data.options import DocumentRule, PrepareOptions
 from epochal.data.prepare import prepare
+from epochal.families import default_families
 from epochal.progress import say
 from epochal.recipe import load_recipe
 from epochal.report import write_report
@@ -50,7 +51,7 @@ def quickstart(
     corpus = folder / "corpus"
     changes = [f'data.corpus="{corpus.as_posix()}"', *overrides]
     # Read before any work, so that a mistake in an override is reported at once.
-    wanted = load_recipe(_RECIPE, changes).data.unique_tokens
+    wanted = load_recipe(_RECIPE, changes, default_families()).data.unique_tokens
     made = prepare_text(text, corpus, _TOKENIZER)
     there = made.train.unique_tokens
     if wanted is not None and wanted > there:

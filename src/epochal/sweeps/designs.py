@@ -13,7 +13,7 @@ from typing import Any
 from epochal.data.corpus import open_corpus
 from epochal.errors import DataError, RecipeError
 from epochal.recipe import Recipe
-from epochal.recipe.load import Tree, apply_overrides, recipe_from_tree
+from epochal.recipe.load import Tree, apply_overrides, check_read, recipe_from_tree
 from epochal.recipe.numbers import RunNumbers, decay_begin, run_numbers
 from epochal.recipe.schema import Data, Train
 from epochal.sizes import GPT2_VOCABULARY, LADDER
@@ -95,6 +95,8 @@ def design_runs(sweep: Sweep, facts: CorpusFacts | None = None) -> list[SweepRun
         raise RecipeError(
             "no run is left of this sweep: `sweep.max_epochs` leaves out all; raise it"
         )
+    varied = [*sweep.grid, *itertools.chain.from_iterable(sweep.variants.values())]
+    check_read(varied, list(dict.fromkeys(run.recipe.family for run in runs.values())))
     return list(runs.values())
 
 

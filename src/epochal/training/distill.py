@@ -12,6 +12,7 @@ from epochal.recipe import Recipe
 from epochal.recipe.load import (
     Tree,
     apply_overrides,
+    check_read,
     find_recipe,
     read_overrides,
     read_toml,
@@ -56,7 +57,9 @@ def student_recipe(
     tree = read_toml(find_recipe(recipe)) if recipe is not None else _recipe_of(str(teachers[0]))
     fixed = {"run_dir": str(out), "distill.teachers": [str(one) for one in teachers]}
     apply_overrides(tree, given | fixed)
-    return recipe_from_tree(tree)
+    student = recipe_from_tree(tree)
+    check_read(given, [student.family])
+    return student
 
 
 def _recipe_of(teacher: str) -> Tree:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from epochal.device import Machine
+from epochal.families import family_names
 from epochal.models import Transformer, initialise
 from epochal.options import option
 from epochal.recipe import Recipe, load_recipe
@@ -41,7 +42,7 @@ class Setting:
             "train.compile": "on" if self.compiled else "off",
             "mdm.noise": "stratified",
         }
-        return load_recipe(None, changes)
+        return load_recipe(None, changes, family_names())
 
     def tokens(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Random tokens for 64 steps."""
@@ -55,6 +56,8 @@ class Options:
 
     rounds: int = 9
     """Rounds in which the variants take turns."""
+    cpu_seconds: bool = False
+    """Part steps: CPU seconds of the process, which other work on the machine changes less."""
     tokenizer: str | None = option(None, metavar="TOKENIZER")
     """Tokenizer of the parts tokenizer and prepare; without one, a BPE of 8,192 tokens trained on
     the built-in text."""

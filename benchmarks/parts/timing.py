@@ -26,16 +26,21 @@ class Row:
     note: str = ""
 
 
-def take_turns(title: str, variants: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Seconds per call of each variant, A B C A B C …, after one round that warms up."""
+def take_turns(
+    title: str,
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
+    """Seconds by `clock` per call of each variant, A B C A B C …, after one round that warms up."""
     times: Times = {name: [] for name in variants}
     with bar(title, rounds + 1) as progress:
         for number in range(rounds + 1):
             for name, work in variants.items():
-                begin = time.perf_counter()
+                begin = clock()
                 work()
                 if number:
-                    times[name].append(time.perf_counter() - begin)
+                    times[name].append(clock() - begin)
             progress.update(number + 1)
     return times
 

@@ -174,3 +174,18 @@ def test_dual_objective_and_super_data_learners_see_the_same_tokens_in_all_runs(
                 assert row.tokens == pytest.approx(seen, rel=1e-3)
     shares = [r.recipe.options.causal_share for r in runs("field/dual-objective")[1::2]]
     assert shares == [*[63 / 64] * 5, 3 / 4, 1 / 4, 1 / 8]
+
+
+@pytest.mark.parametrize("track", ["strict", "strict-small"])
+def test_babylms_winners_share_data_and_shape(track):
+    """Each track's two recipes, of 2024 and 2025, differ in the objective alone."""
+    first, second = (load_recipe(f"babylm/{name}-{track}") for name in ("gpt-bert", "diffusion"))
+    assert (first.family, second.family) == ("dual", "mdm")
+    assert (first.data, first.model, first.eval) == (second.data, second.model, second.eval)
+    assert first.train.epochs == second.train.epochs == 10
+    assert first.train.global_batch_size == second.train.global_batch_size
+    masks = second.options
+    assert (masks.schedule, masks.noise, masks.frequency_power) == ("cosine", "stratified", 0.02)
+    # 31M and 112M parameters with the vocabulary of 16,384.
+    millions = second.model.architecture().params(16_384) / 1e6
+    assert millions == pytest.approx({"strict": 112, "strict-small": 31}[track], rel=0.15)

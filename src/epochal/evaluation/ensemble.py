@@ -190,7 +190,8 @@ def average(runs: Sequence[str | Path], out: str | Path, last: int | None = None
             weight.copy_(torch.as_tensor(mean))
     source, folder = wanted[0][0], RunFolder(Path(out))
     step = max(one.step for one in members)
-    checkpoint.save(folder.checkpoints, "best", checkpoint.TrainState(step=step), model)
+    state = checkpoint.TrainState(source.family, step=step)
+    checkpoint.save(folder.checkpoints, "best", state, model)
     folder.write_recipe(source.recipe)
     members[0].tokenizer.save(folder.tokenizer_file)
     made_of = [

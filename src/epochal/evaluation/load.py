@@ -207,8 +207,8 @@ def load_run(
     known = tokenizer_of(record)
     machine = find_machine(on_device(settings, device).train)  # before anything is allocated
     model = bare_model(settings, known.vocabulary).to_empty(device=machine.device)
+    step = checkpoint.load_state(file, settings.family).step
     checkpoint.load_model(file, model, averaged=checkpoint_name == "ema")
-    step = checkpoint.load_state(file).step
     return LoadedModel(settings, model.eval(), known, machine, step)
 
 

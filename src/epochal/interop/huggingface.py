@@ -92,7 +92,7 @@ def _our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensor
 
 
 def _family_of(config: Mapping[str, Any], given: str | None) -> str:
-    """The run's family for what `epochal export hf` wrote; else ar for a causal Llama, mdm for one
+    """The family of what `epochal export hf` wrote; else ar for a causal Llama, mdm for one
     with `is_causal: false`.
 
     Raises CheckpointError for another model and for a family that contradicts the config.
@@ -110,7 +110,13 @@ def _family_of(config: Mapping[str, Any], given: str | None) -> str:
         own = "bidirectional"
     found = TYPES[own][2]
     kept = _table(config, KEPT).get("family")
-    if kept in family_names() and kind_of(get_family(str(kept))) == own:
+    if kept is not None:
+        if kept not in family_names() or kind_of(get_family(kept)) != own:
+            raise CheckpointError(
+                f"config.json says that the model, of model_type {kind!r}, is of the family "
+                f"{kept!r:.60}, which is none of that type here; get the file again, or add the "
+                "family"
+            )
         found = str(kept)
     if given is not None and given != found:
         raise CheckpointError(
@@ -329,7 +335,13 @@ def _recipe(path: Path, config: dict[str, Any], family: str) -> Recipe:
         options = {"shift": config["noise_shift"]}
     if (path / RECIPE).is_file():
         own = {f"{family}.{key}": value for key, value in options.items()}
-        return load_recipe(path / RECIPE, {"family": family, **own})
+        loaded = load_recipe(path / RECIPE, own, family_names())
+        if loaded.family != family:
+            raise CheckpointError(
+                f"by config.json the model is {family}, by {RECIPE} {loaded.family}; get the files "
+                "again"
+            )
+        return loaded
     length = _whole(config, "max_position_embeddings", 2048)
     return recipe_from_tree(
         {

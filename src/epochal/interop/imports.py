@@ -168,7 +168,7 @@ def _write_run(
     }
     with files.atomic_folder(out) as temporary:
         folder = RunFolder(temporary)
-        state = TrainState(step=model.step, best_step=model.step)
+        state = TrainState(settings.family, step=model.step, best_step=model.step)
         checkpoint.save(folder.checkpoints, "best", state, built)
         if model.moments is not None:
             optimizer = _optimizer(built, settings, model.moments)

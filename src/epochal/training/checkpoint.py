@@ -60,6 +60,8 @@ _REPLACED = ".old.tmp"
 class TrainState:
     """Progress of a run; with weights and optimizer, all that is needed to resume it."""
 
+    family: str = ""
+    """The run's family; "" in checkpoints that were written before it was kept."""
     step: int = 0
     """Optimizer steps done; rows seen are step · global batch."""
     seconds: float = 0.0
@@ -175,10 +177,11 @@ def clean(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_state(path: Path) -> TrainState:
+def load_state(path: Path, family: str = "") -> TrainState:
     """Progress of the checkpoint in folder `path`.
 
-    Raises CheckpointError if state.json was written by a version with other entries.
+    Raises CheckpointError if state.json was written by a version with other entries, or is of
+    another family than `family`, if that is given.
     """
     file = path / STATE
     try:
@@ -193,7 +196,14 @@ def load_state(path: Path) -> TrainState:
             f"{file} has entries that this version of Epochal does not know: "
             f"{', '.join(unknown)}; use the version that wrote it (named in run.json)"
         )
-    return TrainState(**values)
+    state = TrainState(**values)
+    if family and state.family not in ("", family):
+        raise CheckpointError(
+            f"{path} is a checkpoint of the family {state.family}, but its run is of {family}; "
+            "restore the files that belong to the run"
+        )
+    state.family = state.family or family
+    return state
 
 
 def load_model(path: Path, model: nn.Module, averaged: bool = False) -> None:

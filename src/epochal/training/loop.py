@@ -62,7 +62,11 @@ class Loop:
         self._threads = ThreadCount(torch.get_num_threads()) if alone else None
         trained = (stepper.model, stepper.optimizer, stepper.average)
         self._saver = Saver(
-            self.folder.checkpoints, self.recipe.checkpoint.keep, self.world, *trained
+            self.folder.checkpoints,
+            self.recipe.family,
+            self.recipe.checkpoint.keep,
+            self.world,
+            *trained,
         )
 
     @property
@@ -105,7 +109,7 @@ class Loop:
         folder = self.folder.checkpoints
         self.world.run_on_rank_zero(lambda: checkpoint.clean(folder))
         path = self.world.run_on_rank_zero(lambda: checkpoints.find(folder, "last", "interrupt"))
-        state = TrainState()
+        state = TrainState(self.recipe.family)
         if path is not None:
             state = self._saver.load(path)
         elif self.start is not None:

@@ -21,6 +21,8 @@ class Saver:
     `best`, which is one file that anything can read."""
 
     folder: Path
+    family: str
+    """The run's; checkpoints of others are refused."""
     keep: int
     """How many of kind `last` stay."""
     world: World
@@ -36,7 +38,7 @@ class Saver:
 
     def load(self, path: Path) -> TrainState:
         """Fill model, optimizer and average from a checkpoint; the state of its run."""
-        state = checkpoint.load_state(path)
+        state = checkpoint.load_state(path, self.family)
         checkpoint.load_training(path, self.model, self.optimizer, self.average)
         return state
 

@@ -57,6 +57,7 @@ def load_teachers(
     for teacher in check_teachers(settings, tokenizer):
         recipe = RunRecord(teacher.run).recipe
         model = build(recipe, tokenizer.vocabulary).to_empty(device=machine.device)
+        checkpoint.load_state(teacher.checkpoint, recipe.family)
         checkpoint.load_model(teacher.checkpoint, model, averaged=teacher.averaged)
         models.append(model.requires_grad_(False).eval())
     return Teachers(

@@ -49,6 +49,8 @@ _OTHER_PRODUCT = {"nvl", "ti", "d", "super", "laptop", "max", "mig"}
 """Words that make a device another product, or a slice of one, unless the table names them."""
 _CPU_LOGITS, _MOST_CPU_LOGITS, _GPU_LOGITS = 2**22, 2**24, 2**27
 _BLOCK_ROWS = 512
+NOISE_FEATURES = 32
+"""Numbers that say a row's noise level to a network that is told it."""
 DEFAULT_MFU = 0.4
 """Assumed share of the peak where nothing was measured. Chosen by us."""
 
@@ -91,6 +93,8 @@ class Architecture:
     """Whether the embedding's table is also the output table."""
     padded_vocab_size: int | None = None
     """Rows of the embedding; None: `padded_vocabulary`."""
+    noise_conditioning: bool = False
+    """Whether blocks are told the noise level of a row."""
     multipliers: Multipliers = Multipliers()
     """By what initial weights, the forward pass and the optimizer's settings are scaled."""
 
@@ -128,10 +132,15 @@ class Architecture:
         layers, d, ffn = self.layers, self.d_model, self.d_ff
         return 4 * layers * d * d + 3 * layers * d * ffn + 6 * layers * d
 
+    @property
+    def noise_weights(self) -> int:
+        """Weights of a block that make scales and shifts of the noise level."""
+        return 4 * self.d_model * NOISE_FEATURES if self.noise_conditioning else 0
+
     def params_exact(self, vocabulary: int) -> int:
         """Number of trained weights of the model as built, padded vocabulary included."""
         d, attention = self.d_model, self.heads * self.head_dim
-        per_layer = 4 * d * attention + 3 * d * self.d_ff + 2 * d
+        per_layer = 4 * d * attention + 3 * d * self.d_ff + 2 * d + self.noise_weights
         tables = (1 if self.tie_embeddings else 2) * self.rows(vocabulary) * d
         return self.layers * per_layer + d + tables
 
@@ -151,6 +160,7 @@ class Architecture:
         d, attention = self.d_model, self.heads * self.head_dim
         weights = self.layers * (4 * d * attention + 3 * d * self.d_ff)
         head = scored * self.rows(vocabulary) * d
+        head += self.layers * self.noise_weights / length  # once per row
         return 6 * (weights + head) + 12 * self.layers * attention * length
 
 

@@ -39,7 +39,8 @@ from local_tasks import write_babylm
 from tiny_runs import overrides
 
 FAMILIES = ["ar", "mdm"]
-MORE = [("anyorder", {}), ("uniform", {}), ("hybrid", {"hybrid.shift": -2.0})]
+TOLD = {"hybrid.shift": -2.0, "model.noise_conditioning": True}
+MORE = [("anyorder", {}), ("uniform", {}), ("hybrid", TOLD)]
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +335,7 @@ def test_the_others_come_back(others, family, tmp_path):
     back = load(import_hf(others / "hf" / family, tmp_path / "back").path)
     before = load(others / family)
     assert (back.family, back.recipe.options) == (family, before.recipe.options)
+    assert back.recipe.model.noise_conditioning == before.recipe.model.noise_conditioning
     ids = ids_for(before)
     torch.testing.assert_close(back.nll(ids), before.nll(ids), rtol=1e-6, atol=0)
     other = {"dual": "ar", "hybrid": "uniform", "uniform": "mdm"}.get(family, "hybrid")
@@ -350,10 +352,15 @@ def test_noise_by_the_class_that_scores_nothing(transformers, others, family, sh
     ).eval()
     assert auto_classes(get_family(family)) == ("AutoModel",)
     assert model.config.noise_shift == shift
-    ids = ids_for(ours)
+    ids, level = ids_for(ours), torch.tensor([-3.0, 0.7])
     with torch.no_grad():
-        expected = ours.model.logits(ids, "bidirectional")
-        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-5)
+        expected = ours.model.logits(ids, "bidirectional", level)
+        torch.testing.assert_close(model(ids, log_snr=level).logits, expected, rtol=0, atol=1e-5)
+        if model.config.noise_conditioning:  # it does read it
+            assert not torch.allclose(model(ids, log_snr=-level).logits, expected, atol=1e-3)
+            with pytest.raises(ValueError, match="log_snr"):
+                model(ids)
+    assert model.config.noise_conditioning == (family == "hybrid")
     for keep in (0.0, 0.01, 0.5, 1.0):
         with np.errstate(divide="ignore"):
             log_snr = np.log(keep) - np.log1p(-keep)
@@ -375,7 +382,7 @@ def test_noise_is_taken_back_as_ours_is(transformers, others, monkeypatch):
     rows = torch.full((2000, 4), model.config.mask_token_id)
     rows[:, 0] = 3
 
-    def forward(self, ids):
+    def forward(self, ids, log_snr):
         return SimpleNamespace(logits=known.expand(*ids.shape, words))
 
     monkeypatch.setattr(type(model), "forward", forward)

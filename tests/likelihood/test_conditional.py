@@ -30,7 +30,7 @@ ROWS = [(0, 1, 2, 0, 0), (0, 0, 1, 1, 2), (2, 0, 0, 0, 0), (1, 2, 1, 0, 2)]
 class LeftToRight(Oracle):
     """Also says what follows a row's last token, which `Oracle` leaves out."""
 
-    def __call__(self, ids, rule, positions=None):
+    def __call__(self, ids, rule, positions=None, log_snr=None):
         longer = torch.cat((ids, torch.zeros_like(ids[:, :1])), dim=1)
         return super().__call__(longer, rule)[:, :-1]
 

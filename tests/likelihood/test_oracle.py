@@ -226,7 +226,7 @@ def paper(family, tokens, seed=0, eps=1e-3):
 class Shorter(Oracle):
     """For AR windows of L + 1 tokens: an input of L − 1 places has L − 1 targets."""
 
-    def __call__(self, ids, rule, positions=None):
+    def __call__(self, ids, rule, positions=None, log_snr=None):
         if rule == "bidirectional":
             return super().__call__(ids, rule)
         import torch

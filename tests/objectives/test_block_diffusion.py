@@ -44,7 +44,7 @@ class BlockOracle:
     def eval(self):
         return self
 
-    def __call__(self, ids, rule, positions):
+    def __call__(self, ids, rule, positions, log_snr=None):
         length = ids.shape[1] // 2
         noised, clean = ids[:, :length].numpy(), ids[:, length:].numpy()
         hidden = np.zeros((len(ids), 2 * length, VOCABULARY))

@@ -28,14 +28,14 @@ JOINT = random_joint(5)
 class SamePlace(Oracle):
     """Knows the joint, and gives what is hidden at its own position."""
 
-    def __call__(self, ids, rule, positions=None, caches=None):
+    def __call__(self, ids, rule, positions=None, log_snr=None, caches=None):
         return super().__call__(ids, rule)
 
 
 class NextOracle(SamePlace):
     """Knows the joint, and gives what is hidden at the position before it."""
 
-    def __call__(self, ids, rule, positions=None, caches=None):
+    def __call__(self, ids, rule, positions=None, log_snr=None, caches=None):
         found = super().__call__(ids, rule)
         return found.roll(-1, dims=1) if rule == "bidirectional" else found
 
@@ -129,7 +129,7 @@ def test_causal_and_masked_rows_in_one_pass_are_those_of_two():
     model = Transformer(Architecture(16, 2, 2, 8, 20), VOCABULARY)
     initialise(model, 3, std=0.3)
     problem = dual(0.5).training_problem(tokens(8), rows_of(8))
-    ids, rule, _ = problem.arguments(torch.device("cpu"))
+    ids, rule, *_ = problem.arguments(torch.device("cpu"))
     with torch.no_grad():
         found = model(ids, rule)
         torch.testing.assert_close(found[:4], model(ids[:4], "causal"))

@@ -29,7 +29,7 @@ JOINT = random_joint(5)
 class ToldOracle(Oracle):
     """Knows the joint; gives the token of the place that a position is told, from what it sees."""
 
-    def __call__(self, ids, rule, positions=None):
+    def __call__(self, ids, rule, positions=None, log_snr=None):
         if positions is None:
             return super().__call__(ids, rule)
         hidden = torch.zeros(*ids.shape, VOCABULARY, dtype=torch.float64)

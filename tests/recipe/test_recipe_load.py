@@ -125,6 +125,10 @@ MISTAKES = [
     ),
     (["mdm.mask_unit=span", "mdm.ar_ratio=0.5"], '`mdm.mask_unit` = "span" masks whole units, `'),
     (["mdm.window=[0,0.5]", "mdm.low_noise_start=true"], "`mdm.low_noise_start` = true is less"),
+    (
+        ["model.noise_conditioning=true"],
+        "`model.noise_conditioning` = true is for the families hybrid and uniform; rows of ar",
+    ),
     (["mdm.eps=0.1"], "`mdm.eps` is a setting of the family mdm, which ar does not have; leave"),
     (["just words"], "'just words' is not an override; write key=value"),
 ]

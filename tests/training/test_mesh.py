@@ -50,6 +50,16 @@ def test_what_is_left_is_data_parallel():
             {"parallel__tensor": 2, "parallel__sequence": True, "data__sequence_length": 33},
             r"data.sequence_length` = 33; the nearest",
         ),
+        (
+            2,
+            {
+                "parallel__tensor": 2,
+                "parallel__sequence": True,
+                "family": "uniform",
+                "model__noise_conditioning": True,
+            },
+            r"`parallel.sequence` = true .* `model.noise_conditioning`",
+        ),
         (4, {"parallel__pipeline": 3}, r"pipeline` = 3 does not divide the 4 .*pipeline=2"),
         (6, {"parallel__pipeline": 6}, r"6 stages are more than the model's 4 layers.*pipeline=3"),
         (6, {"parallel__pipeline": 2, "parallel__tensor": 6}, r"= 6 × 2 .*parallel.pipeline=1"),

@@ -62,6 +62,8 @@ class Family:
     """Whether it learns the NLL of tokens given what is visible, so that its probabilities are
     those of the text; else it has a loss of its own, and cannot be asked about single tokens,
     averaged with others or taught by them."""
+    noise_level: bool = False
+    """Whether rows have a noise level that the network may be told (`model.noise_conditioning`)."""
     by_default: bool = True
     """Whether commands that train all families train it without being asked."""
     aliases: tuple[str, ...] = ()

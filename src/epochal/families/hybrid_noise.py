@@ -31,6 +31,7 @@ FAMILY = Family(
     attention="bidirectional",
     writer="epochal.generation.denoising",
     cross_entropy=False,
+    noise_level=True,
     by_default=False,
     options=HybridOptions,
     mask_token=True,

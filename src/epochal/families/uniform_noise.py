@@ -16,6 +16,7 @@ FAMILY = Family(
     attention="bidirectional",
     writer="epochal.generation.denoising",
     cross_entropy=False,
+    noise_level=True,
     scored_share=0.5625,
     by_default=False,
 )

@@ -36,8 +36,9 @@ def _generate(task: Task) -> Iterator[State]:
     ids = torch.where(gaps, _noise(task, gaps, 0, 0.0, shift), task.ids)
     for step in range(steps):
         keep, later = step / steps, (step + 1) / steps
+        level = torch.full((len(ids),), keep, dtype=torch.float64).logit().to(machine.device)
         with machine.autocast():
-            hidden = model(ids.to(machine.device), "bidirectional")
+            hidden = model(ids.to(machine.device), "bidirectional", None, level)
             logits = F.linear(hidden[gaps.to(machine.device)], model.table[: task.vocabulary])
         drawn = torch.zeros_like(ids)
         purpose = uniforms(task.keys, 3 * step + 1, ids.shape[1])

@@ -92,4 +92,5 @@ def config_of(
         config["block_size"] = recipe.options.size
     if kind == "epochal_noise":
         config["noise_shift"] = getattr(recipe.options, "shift", None)
+        config["noise_conditioning"] = settings.noise_conditioning
     return config

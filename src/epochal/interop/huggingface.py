@@ -40,6 +40,7 @@ _BLOCK = {
     "feed_forward.gate": "mlp.gate_proj",
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
+    "noise_level": "noise_level",
 }
 _OTHERS = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -67,18 +68,20 @@ def their_name(ours: str) -> str:
     return f"model.layers.{block}.{_BLOCK[part]}.weight"
 
 
-def _our_tensors(theirs: Mapping[str, Any], layers: int, untied: bool) -> Tensors:
+def _our_tensors(theirs: Mapping[str, Any], settings: Model) -> Tensors:
     """Their tensors under our names.
 
     Raises CheckpointError naming the first tensor that is missing or unknown.
     """
+    layers, untied = settings.layers or 0, not settings.tie_embeddings
     if layers > len(theirs):  # before as many names are made as a damaged config.json says
         raise CheckpointError(
             f"config.json has num_hidden_layers = {layers:,}, but the weights hold only "
             f"{len(theirs):,} tensors; one of the two files belongs to another model"
         )
     ours = ["embedding.weight", "final_norm.weight", *(["head.weight"] if untied else [])]
-    ours += [f"blocks.{block}.{part}.weight" for block in range(layers) for part in _BLOCK]
+    parts = [part for part in _BLOCK if part != "noise_level" or settings.noise_conditioning]
+    ours += [f"blocks.{block}.{part}.weight" for block in range(layers) for part in parts]
     names = {their_name(name): name for name in ours}
     # A tied table may be written twice, and old files carry the angles of rotary positions.
     known = {name for name in theirs if name.endswith("rotary_emb.inv_freq")} | {"lm_head.weight"}
@@ -162,6 +165,7 @@ def _model_of(config: Mapping[str, Any], vocabulary: int) -> Model:
         head_dim=_whole(config, "head_dim", width // heads),
         d_ff=_whole(config, "intermediate_size", swiglu_width(width)),
         tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        noise_conditioning=bool(config.get("noise_conditioning", False)),
         rope_theta=_positive(rope, "rope_theta", _positive(config, "rope_theta", 10000.0)),
         norm_eps=_positive(config, "rms_norm_eps", 1e-6),
         padded_vocab_size=None if rows == padded_vocabulary(vocabulary) else rows,
@@ -253,7 +257,7 @@ def read_hf(
     tokens = _fitting(config, trained, vocabulary, given)
     model = _model_of(config, tokens)
     theirs = _tensors(path)
-    weights = _our_tensors(theirs, model.layers or 0, not model.tie_embeddings)
+    weights = _our_tensors(theirs, model)
     recipe = dataclasses.replace(_recipe(path, config, given), model=model)
     return ForeignModel(
         recipe=recipe,

@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
+NOISE_FEATURES = 32
+
 
 class EpochalMDMConfig(PretrainedConfig):
     """Shape of the model, and which id is the mask."""
@@ -71,12 +73,16 @@ class EpochalBlockConfig(EpochalMDMConfig):
 
 class EpochalNoiseConfig(EpochalMDMConfig):
     """The same, and how noise mixes random tokens and masks: the random share is
-    sigmoid(log-SNR + `noise_shift`), or 1 without a shift."""
+    sigmoid(log-SNR + `noise_shift`), or 1 without a shift; and whether the network is told the
+    log-SNR."""
 
     model_type = "epochal_noise"
 
-    def __init__(self, noise_shift: float | None = None, **others: Any) -> None:
+    def __init__(
+        self, noise_shift: float | None = None, noise_conditioning: bool = False, **others: Any
+    ) -> None:
         self.noise_shift = noise_shift
+        self.noise_conditioning = noise_conditioning
         super().__init__(**others)
 
 
@@ -130,11 +136,27 @@ class _Block(nn.Module):
         self.self_attn = _Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = _FeedForward(config)
+        if getattr(config, "noise_conditioning", False):
+            self.noise_level = nn.Linear(NOISE_FEATURES, 4 * config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
-        """[B, L, E] → [B, L, E]."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, seen)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None, noise: Tensor | None
+    ) -> Tensor:
+        """[B, L, E] → [B, L, E]; `noise` [B, 32] says the noise level to a network told it."""
+        scales = (0, 0, 0, 0)
+        if noise is not None:
+            scales = self.noise_level(noise.to(x.dtype))[:, None].chunk(4, dim=-1)
+        read = self.input_layernorm(x) * (1 + scales[0]) + scales[1]
+        x = x + self.self_attn(read, cos, sin, seen)
+        read = self.post_attention_layernorm(x) * (1 + scales[2]) + scales[3]
+        return x + self.mlp(read)
+
+
+def _noise_features(log_snr: Tensor) -> Tensor:
+    """[B] → [B, 32]."""
+    at = log_snr.float().clamp(-12, 12)[:, None] * (math.pi / 24)
+    order = torch.arange(NOISE_FEATURES // 2, device=log_snr.device)
+    return torch.cat(((at * order).cos(), (at * (order + 1)).sin()), dim=1)
 
 
 class _Trunk(nn.Module):
@@ -147,7 +169,9 @@ class _Trunk(nn.Module):
         self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, log_snr: Tensor | None
+    ) -> Tensor:
         """[B, L] → [B, L, E]."""
         x = self.embed_tokens(input_ids)
         pair = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=x.device)
@@ -160,8 +184,13 @@ class _Trunk(nn.Module):
             block = torch.arange(input_ids.shape[1], device=x.device) // size
             before = (block[None, :] <= block[:, None])[None, None]
             seen = before if seen is None else before & seen
+        noise = None
+        if getattr(self.config, "noise_conditioning", False):
+            if log_snr is None:
+                raise ValueError("this network is told the noise level: give log_snr, one per row")
+            noise = _noise_features(log_snr)
         for layer in self.layers:
-            x = layer(x, cos, sin, seen)
+            x = layer(x, cos, sin, seen, noise)
         return self.norm(x)
 
 
@@ -194,14 +223,17 @@ class EpochalMDMForMaskedLM(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        log_snr: Tensor | None = None,
         **_: Any,
     ) -> MaskedLMOutput:
         """[B, L] ids → logits [B, L, V] of the token at each position (not the next one).
 
-        `attention_mask` is 0 at padding. With `labels` also the mean cross-entropy of all
-        positions that are not −100, without the diffusion weights.
+        `attention_mask` is 0 at padding; `log_snr` [B] is for a network that is told noise levels.
+        With `labels` also the mean cross-entropy of all positions that are not −100, without the
+        diffusion weights.
         """
-        hidden = F.pad(self.model(input_ids, attention_mask), (0, 0, self.shift, -self.shift))
+        hidden = self.model(input_ids, attention_mask, log_snr)
+        hidden = F.pad(hidden, (0, 0, self.shift, -self.shift))
         table = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         logits = F.linear(hidden, table)
         loss = None
@@ -316,7 +348,8 @@ class EpochalNoiseForMaskedLM(EpochalMDMForMaskedLM):
         ids = torch.where(gaps, noise(0.0), ids)
         for step in range(steps):
             keep, later = step / steps, (step + 1) / steps
-            logits = self(ids).logits[..., :words].double()
+            level = torch.full((len(ids),), keep, dtype=torch.float64, device=ids.device).logit()
+            logits = self(ids, log_snr=level).logits[..., :words].double()
             if temperature > 0:
                 x_hat = torch.softmax(logits / temperature, dim=-1)
             else:

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from epochal import rng
 from epochal.models.attention import Attention, LayerCache, Rule, rotary_tables
-from epochal.sizes import Architecture
+from epochal.sizes import NOISE_FEATURES, Architecture
 
 BLOCKS = "blocks."
 """What the names of all weights in blocks begin with."""
+NOISE_LEVEL = ".noise_level.weight"
+"""What those end with that make scales and shifts of the noise level."""
 
 
 class _FeedForward(nn.Module):
@@ -71,6 +73,9 @@ class Block(nn.Module):
         )
         self.feed_forward_norm = nn.RMSNorm(d, eps=norm_eps)
         self.feed_forward = _FeedForward(d, shape.d_ff)
+        self.noise_level = (
+            nn.Linear(NOISE_FEATURES, 4 * d, bias=False) if shape.noise_conditioning else None
+        )
 
     def forward(
         self,
@@ -79,11 +84,20 @@ class Block(nn.Module):
         rule: Rule,
         cache: LayerCache | None = None,
         scales: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        """[B, L, E] → [B, L, E]. `scales` [B, 2] multiply what attention and feed-forward add."""
+        """[B, L, E] → [B, L, E]. `scales` [B, 2] multiply what attention and feed-forward add;
+        `noise` are `noise_features`."""
         attended, fed = (None, None) if scales is None else scales[:, None, None].unbind(-1)
-        x = x + self._added(self.attention(self.attention_norm(x), rotary, rule, cache), attended)
-        return x + self._added(self.feed_forward(self.feed_forward_norm(x)), fed)
+        read, then = self.attention_norm(x), None
+        if self.noise_level is not None:
+            first, second, *then = self.noise_level(noise)[:, None].chunk(4, dim=-1)
+            read = read * (1 + first) + second
+        x = x + self._added(self.attention(read, rotary, rule, cache), attended)
+        read = self.feed_forward_norm(x)
+        if then is not None:
+            read = read * (1 + then[0]) + then[1]
+        return x + self._added(self.feed_forward(read), fed)
 
     def _added(self, branch: Tensor, scale: Tensor | None) -> Tensor:
         branch = F.dropout(branch, self.hidden_dropout, self.training)
@@ -142,6 +156,7 @@ class Transformer(nn.Module):
         ids: Tensor,
         rule: Rule,
         positions: Tensor | None = None,
+        log_snr: Tensor | None = None,
         scales: Tensor | None = None,
         caches: list[LayerCache] | None = None,
     ) -> Tensor:
@@ -149,6 +164,7 @@ class Transformer(nn.Module):
 
         `rule` is "causal", "bidirectional" or a [B, 1, L, L] bool mask; `positions` ([L], [B, L],
         or [2, B, L] for keys and for queries) default to 0 … L−1, or to those after the cache;
+        `log_snr` [B] are the rows' noise levels, which only a network that is told them reads;
         `scales` are `branch_scales`.
         """
         if positions is None:
@@ -156,21 +172,38 @@ class Transformer(nn.Module):
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         rotary = rotary_tables(positions, self.shape.head_dim, self.rope_theta)
         x = F.dropout(self.embedding(ids), self.embedding_dropout, self.training)
+        noise = self.noise(log_snr)
         for layer, block in enumerate(self.blocks):
             own = None if scales is None else scales[:, layer]
-            x = block(x, rotary, rule, caches[layer] if caches else None, own)
+            x = block(x, rotary, rule, caches[layer] if caches else None, own, noise)
         hidden: Tensor = self.final_norm(x)
         return hidden
 
-    def logits(self, ids: Tensor, rule: Rule) -> Tensor:
+    def noise(self, log_snr: Tensor | None) -> Tensor | None:
+        """[B, `NOISE_FEATURES`] of the rows' noise levels; None for a network that is not told."""
+        if not self.shape.noise_conditioning:
+            return None
+        if log_snr is None:
+            raise ValueError("a network that is told the noise level needs it")
+        return noise_features(log_snr)
+
+    def logits(self, ids: Tensor, rule: Rule, log_snr: Tensor | None = None) -> Tensor:
         """[B, L] ids → [B, L, V] logits, for small inputs and for tests."""
-        return F.linear(self(ids, rule), self.table)
+        return F.linear(self(ids, rule, log_snr=log_snr), self.table)
 
     def new_caches(self, rows: int, capacity: int) -> list[LayerCache]:
         """Empty caches for `rows` rows of up to `capacity` positions."""
         weight = self.embedding.weight
         size = (rows, self.shape.heads, capacity, self.shape.head_dim)
         return [LayerCache(weight.new_zeros(size), weight.new_zeros(size)) for _ in self.blocks]
+
+
+def noise_features(log_snr: Tensor) -> Tensor:
+    """[B] log-SNR → [B, `NOISE_FEATURES`] float32: a Fourier series of half the period on ±12, so
+    that any smooth scale and shift is a linear map of it."""
+    at = log_snr.float().clamp(-12, 12)[:, None] * (torch.pi / 24)
+    order = torch.arange(NOISE_FEATURES // 2, device=log_snr.device)
+    return torch.cat(((at * order).cos(), (at * (order + 1)).sin()), dim=1)
 
 
 def branch_scales(rate: float, layers: int, key: int, rows: NDArray[np.int64]) -> Tensor:
@@ -194,7 +227,8 @@ def initialise(
     std: float = 0.02,
 ) -> None:
     """Fill the weights: N(0, std²); the two projections back into the residual stream
-    N(0, (std/√(2·layers))²); norms 1 (Megatron's default, which the original keeps).
+    N(0, (std/√(2·layers))²); norms 1 (Megatron's default, which the original keeps); scales and
+    shifts of the noise level 0.
 
     With multipliers (CompleteP), the variance of the blocks' matrices is divided by m_N, and
     `layers` are the base model's, since the forward pass divides by m_L.
@@ -206,8 +240,8 @@ def initialise(
     hidden_std = std / by.width**0.5
     residual_std = hidden_std / (2 * model.shape.layers / by.depth) ** 0.5
     for name, weight in model.named_parameters():
-        if weight.dim() == 1:
-            weight.fill_(1.0)
+        if weight.dim() == 1 or name.endswith(NOISE_LEVEL):
+            weight.fill_(1.0 if weight.dim() == 1 else 0.0)
             continue
         if name.endswith(("attention.output.weight", "down.weight")):
             own_std = residual_std

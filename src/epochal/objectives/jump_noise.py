@@ -18,7 +18,7 @@ Beta(K, m − K + 1), so that each term has the weight (m + 1)/K; for K = 0 it i
 integral over all λ, exactly. Levels beyond |λ| = 12 count as nothing:
 `missed` says how much that may be. Training has m = L, with K stratified over the batch.
 
-The network is not told λ: the row shows it.
+The network may be told λ (`model.noise_conditioning`); else the row shows it.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class JumpNoise:
             weights=torch.from_numpy(np.where(inside, weights, 0).astype(np.float32)),
             denominator=int(total.sum()),
             attention="bidirectional",
+            log_snr=torch.from_numpy(log_snr.astype(np.float32)),
             loss=JumpLoss(ids, torch.from_numpy(log_snr), torch.from_numpy(share), self.vocabulary),
             mean_one=mean_one,
         )

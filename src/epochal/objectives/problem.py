@@ -64,6 +64,8 @@ class Problem:
     attention: Attention
     positions: Tensor | None = None
     """[B, L] or [L] int64; 0 … L−1 if None. [2, B, L]: those of keys, and those of queries."""
+    log_snr: Tensor | None = None
+    """[B] noise levels that the network may be told, if the family has any."""
     noise: NDArray[np.float64] | None = None
     """[B] noise levels of the rows, if the family has any; for the log only."""
     loss: PositionLoss | None = None
@@ -72,16 +74,18 @@ class Problem:
     """[B, L] numbers with mean 1 over draws, for each scored token, 0 where its loss says little
     about it; None where `weights` are such, as they are for an NLL."""
 
-    def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None]:
-        """The model's arguments on `device`: ids, attention rule, positions."""
-        rule, positions = self.attention, self.positions
+    def arguments(self, device: torch.device) -> tuple[Tensor, Rule, Tensor | None, Tensor | None]:
+        """The model's arguments on `device`: ids, attention rule, positions, noise levels."""
+        rule, positions, log_snr = self.attention, self.positions, self.log_snr
         if isinstance(rule, _Masks):
             rule = rule.mask(device)
         elif isinstance(rule, Tensor):
             rule = to_device(rule, device)
         if positions is not None:
             positions = to_device(positions, device)
-        return to_device(self.inputs, device), rule, positions
+        if log_snr is not None:
+            log_snr = to_device(log_snr, device)
+        return to_device(self.inputs, device), rule, positions, log_snr
 
     def scored(self) -> Tensor | None:
         """[S] indices into B·L of the positions with a weight; None if all have one."""

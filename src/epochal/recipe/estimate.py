@@ -175,7 +175,7 @@ def _memory_of(
     # The head multiplies by its table; the embedding only looks up rows.
     head_table = table if stage.last else 0
     matrices = stage.layers * _block_matrices(shape) // cut.tensor
-    norms = (2 * stage.layers + stage.last) * shape.d_model
+    norms = (2 * stage.layers + stage.last) * shape.d_model + stage.layers * shape.noise_weights
     trained = matrices + tables + norms
     rows = micro_rows(recipe, cut.data, cut.pipeline)
     tokens = rows * recipe.data.sequence_length
@@ -283,7 +283,8 @@ def _block_bytes(recipe: Recipe, shape: Architecture, tensor: int, bf16: bool, f
     """Bytes per token that one block keeps for its backward pass."""
     d, attention = shape.d_model, shape.heads * shape.head_dim // tensor
     ffn, size = shape.d_ff // tensor, _BF16 if bf16 else _FP32
-    norms = 2 * _FP32 * d * (1 if fused else 2)  # their input; unfused also x / rms
+    # Their input; unfused also x / rms; and what a noise level scales.
+    norms = 2 * _FP32 * d * ((1 if fused else 2) + shape.noise_conditioning)
     # The result of a norm is cast again for q, k, v, gate and up unless the compiler shares it.
     copies = 5 if bf16 and not fused else 2
     dropped = 2 * d * (1 if fused else size) if recipe.train.hidden_dropout else 0

@@ -313,6 +313,7 @@ _ADDED_SINCE_V1 = frozenset(
         "eval.ema",
         "model.init_std",
         "model.stochastic_depth",
+        "model.noise_conditioning",
         "model.parametrisation",
         "distill.share",
         "distill.temperature",

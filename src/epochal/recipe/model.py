@@ -40,6 +40,10 @@ class Model:
     stochastic_depth: Fraction = 0.0
     """Probability with which a row skips, in training, what a branch of the last block adds; it
     rises linearly with depth (Huang et al., arXiv 1603.09382)."""
+    noise_conditioning: bool = False
+    """Tell the network the noise level of each row, by a scale and a shift behind each norm that
+    begin as none; for the families uniform and hybrid (adaptive norms, as in Peebles & Xie, arXiv
+    2212.09748)."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of RMSNorm."""
     init_std: Annotated[float, Field(gt=0)] = 0.02
@@ -78,7 +82,7 @@ class Model:
 
     def architecture(self) -> Architecture:
         """The shape that these settings give. Raises RecipeError if they are incomplete."""
-        shape = self._shape()
+        shape = replace(self._shape(), noise_conditioning=self.noise_conditioning)
         if self.parametrisation == "standard":
             return shape
         if self.base_width is None or self.base_depth is None:

@@ -266,6 +266,12 @@ class Recipe:
         defaults = {kind.name: kind.options() for kind in families() if kind.options is not None}
         object.__setattr__(self, "objectives", defaults | self.objectives)
         get_family(self.family).check(self.options, self.data.sequence_length)
+        if self.model.noise_conditioning and not get_family(self.family).noise_level:
+            able = " and ".join(one.name for one in families() if one.noise_level)
+            raise RecipeError(
+                f"`model.noise_conditioning` = true is for the families {able}; rows of "
+                f"{self.family} have no noise level to tell"
+            )
         self.train.budget_key()
         if self.data.train_samples is not None and self.data.order != "megatron":
             raise RecipeError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from epochal.models import BLOCKS, Transformer
+from epochal.models import BLOCKS, NOISE_LEVEL, Transformer
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.numbers import cycle_ends, decay_begin, micro_batch_size
 from epochal.recipe.schema import Train
@@ -59,7 +59,9 @@ def _kinds(model: Transformer, muon: bool) -> dict[tuple[bool, bool], list[Tenso
     kinds: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            kind = (weight.dim() > 1, scaled and name.startswith(BLOCKS))
+            # Those of the noise level read as few numbers at every width, like an embedding.
+            in_block = name.startswith(BLOCKS) and not name.endswith(NOISE_LEVEL)
+            kind = (weight.dim() > 1, scaled and in_block)
             kinds.setdefault(kind, []).append(weight)
     return {kind: kinds[kind] for kind in sorted(kinds, reverse=True)}
 

@@ -149,6 +149,11 @@ def _check_tensor(parallel: Parallel, shape: Architecture, vocabulary: int, leng
                 "to 2 or more, or parallel.sequence=false"
             )
         _must_divide(name, size, length, "`data.sequence_length` = {total}")
+        if shape.noise_conditioning:
+            raise RecipeError(
+                "`parallel.sequence` = true splits the norms that `model.noise_conditioning` "
+                "scales; set parallel.sequence=false"
+            )
 
 
 def _check_options(recipe: Recipe, data: int) -> None:

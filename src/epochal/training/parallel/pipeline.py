@@ -28,8 +28,8 @@ from epochal.training.parallel.world import World
 if TYPE_CHECKING:
     from torch.distributed.pipelining import Schedule1F1B
 
-Inputs = tuple[Tensor, Rule, Tensor | None, Tensor | None]
-"""Arguments of the model: ids [B, L], attention rule, positions, scales of branches."""
+Inputs = tuple[Tensor, Rule, Tensor | None, Tensor | None, Tensor | None]
+"""Arguments of the model: ids [B, L], attention rule, positions, noise levels, branches."""
 InputsOf = Callable[[int], Inputs]
 """Index of a micro-batch → arguments of the model, on the device."""
 LossOf = Callable[[int, Tensor], Tensor]
@@ -146,28 +146,36 @@ class Pipeline:
         # The loss is divided by the positions of the whole step, so nothing is scaled here.
         return Schedule1F1B(stage, count, loss_fn=self._scored, scale_grads=False)
 
-    def _forward(self, x: Tensor, rule: Rule | int, positions: Tensor | None = None) -> Tensor:
+    def _forward(
+        self,
+        x: Tensor,
+        rule: Rule | int,
+        positions: Tensor | None = None,
+        log_snr: Tensor | None = None,
+    ) -> Tensor:
         """In training (stream, index of a micro-batch), in evaluation the model's arguments."""
         if not isinstance(rule, int):
-            return self._evaluate(x, rule, positions)
+            return self._evaluate(x, rule, positions, log_snr)
         if self._inputs is None:
             raise ValueError("step() has not been called")
-        ids, attention, positions, scales = self._inputs(rule)
-        return self._run(ids if self._first else x, ids, attention, positions, scales)
+        ids, *rest = self._inputs(rule)
+        return self._run(ids if self._first else x, ids, *rest)
 
     def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
         if self._loss is None:
             raise ValueError("step() has not been called")
         return self._scale * self._loss(int(number), hidden)
 
-    def _evaluate(self, ids: Tensor, rule: Rule, positions: Tensor | None = None) -> Tensor:
+    def _evaluate(
+        self, ids: Tensor, rule: Rule, positions: Tensor | None, log_snr: Tensor | None
+    ) -> Tensor:
         """Without gradients: [B, L] ids → [B, L, E], valid on the last stage only."""
         x, stage = ids, self._world.stage
         if not self._first:
             length = ids.shape[1] // self._parts
             x = torch.empty((len(ids), length, self._model.shape.d_model), device=ids.device)
             dist.recv(x, group=self._group, group_src=stage - 1)
-        x = self._run(x, ids, rule, positions)
+        x = self._run(x, ids, rule, positions, log_snr)
         if not self._last:
             dist.send(x.contiguous(), group=self._group, group_dst=stage + 1)
         return x
@@ -178,6 +186,7 @@ class Pipeline:
         ids: Tensor,
         rule: Rule,
         positions: Tensor | None,
+        log_snr: Tensor | None,
         scales: Tensor | None = None,
     ) -> Tensor:
         """Ids (first stage) or the stream [B, L, E] → the stream, or hidden states (last)."""
@@ -187,8 +196,10 @@ class Pipeline:
         rotary = rotary_tables(positions, model.shape.head_dim, model.rope_theta)
         if self._first:
             x = F.dropout(model.embedding(x), model.embedding_dropout, model.training)
+        noise = model.noise(log_snr)
         for layer, block in self._blocks:
-            x = block(x, rotary, rule, None, None if scales is None else scales[:, layer])
+            own = None if scales is None else scales[:, layer]
+            x = block(x, rotary, rule, None, own, noise)
         return model.final_norm(x) if self._last else x
 
 

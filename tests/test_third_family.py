@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from doc_examples import example_module
 from epochal import families
 from epochal.cli.main import main
-from epochal.recipe import identity, load_recipe
+from epochal.errors import CheckpointError
+from epochal.interop.load import load
+from epochal.recipe import identity, key_docs, load_recipe
 from epochal.runs import RunRecord
+from parts.options import Setting
+from parts.steps import make_step, variants
 from tiny_runs import as_words, overrides
 
 
@@ -92,6 +99,7 @@ def test_compare_takes_all_three(trained, run):
     found = run("compare", *(trained / name for name in families.default_families()))
     assert {one["family"] for one in found["runs"]} == {"ar", "mdm", "replaced"}
     assert len({frozenset(pair["families"]) for pair in found["pairs"]}) == 3
+    assert {line["family"] for line in found["families"]} == {"ar", "mdm", "replaced"}
 
 
 def test_it_writes_text_and_can_be_asked_what_it_remembers(trained, run, tmp_path):
@@ -144,6 +152,46 @@ def test_a_sweep_and_a_dry_run_name_it(tiny_corpus, tmp_path, run):
     )
     listed = run("sweep", tmp_path / "sweep.toml", "--dry-run")
     assert {one["family"] for one in listed["runs"]} == {"ar", "replaced"}
+
+
+def test_it_is_exported_and_read_as_no_other(entry, trained, run, tmp_path, capsys):
+    made = run("export", "hf", trained / "replaced", "--out", tmp_path / "hf")
+    assert (made["family"], made["auto_classes"]) == ("replaced", ["AutoModelForCausalLM"])
+    assert run("export", "safetensors", trained / "replaced", "--out", tmp_path)["params"] > 0
+    back = run("import", "hf", tmp_path / "hf", "--out", tmp_path / "back")
+    assert back["family"] == "replaced"
+    ids = torch.arange(40).reshape(2, 20)
+    before, after = load(trained / "replaced"), load(tmp_path / "back")
+    assert torch.equal(after.logits(ids), before.logits(ids))
+    assert after.recipe.options == before.recipe.options
+    families.unregister("replaced")  # where nobody knows it, it is not taken for ar
+    try:
+        with pytest.raises(CheckpointError, match="of the family 'replaced', which is none"):
+            load(tmp_path / "hf")
+    finally:
+        families.register(entry)
+
+
+def test_its_settings_are_refused_by_the_others(entry, tiny_corpus, tmp_path, capsys):
+    values = overrides(tiny_corpus, tmp_path / "run", family="ar", replaced__replace=0.2)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "quickstart", *as_words(values)])
+    assert ended.value.code == 2
+    assert "`replaced.replace` is a setting of the family replaced" in capsys.readouterr().err
+
+
+def test_help_documentation_and_benchmark_list_it(entry, capsys):
+    for words in (["import", "hf", "--help"], ["recipe"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "replaced" in capsys.readouterr().out
+    docs = key_docs()  # of which docs/recipe.toml is made
+    assert f"replaced: {entry.title}." in docs["family"]
+    assert docs["replaced.replace"] == "Share of the inputs that are replaced."
+    assert "ours replaced" in variants()
+    tiny = Setting(d_model=32, layers=1, heads=2, sequence_length=16, batch=4, vocabulary=200)
+    step = make_step("ours replaced", replace(tiny, bf16=False, compiled=False))
+    assert math.isfinite(step(0))
 
 
 @pytest.mark.parametrize("name", ["ar", "mdm", "replaced"])

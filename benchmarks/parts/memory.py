@@ -19,7 +19,7 @@ import torch
 from epochal import progress
 from epochal.errors import UserError
 from parts.options import Options, Setting
-from parts.steps import VARIANTS, compilable, make_step
+from parts.steps import compilable, make_step, variants
 from parts.timing import Row
 
 _MEGABYTE = 1e6
@@ -32,7 +32,7 @@ def measure(options: Options) -> list[Row]:
         progress.say("this system does not report the peak memory of a process")
         return []
     setting, peak = compilable(options.setting), {}
-    for name in VARIANTS:
+    for name in variants():
         progress.say(f"peak memory: {name}")
         peak[name] = peak_memory(name, setting)
     rows = [Row("memory", name, mb, "MB", mb, mb) for name, mb in peak.items()]

@@ -33,16 +33,15 @@ from parts.options import Options, Setting, new_model
 from parts.timing import Row, ratio_row, take_turns, time_rows
 
 Step = Callable[[int], float]
-OURS = ("ours ar", "ours mdm", "ours uniform", "ours block", "ours anyorder")
-VARIANTS = (*OURS, "nanogpt-style", "smdm-style")
+PEERS = ("nanogpt-style", "smdm-style")
 LEAST_NOISE = 1e-3
 
 
 def measure(options: Options) -> list[Row]:
     """Time of a step, ours and its peers', and the ratios."""
     setting = compilable(options.setting)
-    counter = dict.fromkeys(VARIANTS, 0)
-    steps = {name: make_step(name, setting) for name in VARIANTS}
+    counter = dict.fromkeys(variants(), 0)
+    steps = {name: make_step(name, setting) for name in variants()}
 
     def turn(name: str) -> Callable[[], float]:
         def work() -> float:
@@ -51,11 +50,11 @@ def measure(options: Options) -> list[Row]:
 
         return work
 
-    for name in VARIANTS:  # compiled here, not in the first round
+    for name in variants():  # compiled here, not in the first round
         progress.say(f"compiling: {name}")
         steps[name](0)
     clock = time.process_time if options.cpu_seconds else time.perf_counter
-    times = take_turns("steps", {name: turn(name) for name in VARIANTS}, options.rounds, clock)
+    times = take_turns("steps", {name: turn(name) for name in variants()}, options.rounds, clock)
     return [
         *time_rows("steps", times),
         ratio_row("steps", times, "nanogpt-style", "ours ar"),
@@ -65,6 +64,11 @@ def measure(options: Options) -> list[Row]:
         ratio_row("steps", times, "ours block", "ours ar", "target: at most 2.2"),
         ratio_row("steps", times, "ours anyorder", "ours ar"),
     ]
+
+
+def variants() -> tuple[str, ...]:
+    """Ours of each family, and the peers'."""
+    return (*(f"ours {family}" for family in family_names()), *PEERS)
 
 
 def compilable(setting: Setting) -> Setting:

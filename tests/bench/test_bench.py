@@ -19,7 +19,7 @@ from epochal.errors import UserError
 from parts import PARTS, estimator, generation, memory, prepare, run_parts, tokenizer
 from parts.memory import can_measure, peak_memory
 from parts.options import Options, Setting
-from parts.steps import VARIANTS, make_step
+from parts.steps import make_step, variants
 from parts.timing import ratio_row, take_turns, time_rows
 
 TINY = Setting(
@@ -61,7 +61,7 @@ def test_the_autoregressive_peer_has_our_loss():
         assert ours(number) == pytest.approx(peer(number), abs=2e-3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", variants())
 def test_every_variant_starts_at_the_uniform_loss_and_learns(name):
     step = make_step(name, TINY)
     losses = [step(0) for _ in range(300)]  # the same rows again and again

@@ -158,8 +158,8 @@ class Pipeline:
             return self._evaluate(x, rule, positions, log_snr)
         if self._inputs is None:
             raise ValueError("step() has not been called")
-        ids, *rest = self._inputs(rule)
-        return self._run(ids if self._first else x, ids, *rest)
+        ids, attention, positions, log_snr, scales = self._inputs(rule)
+        return self._run(ids if self._first else x, ids, attention, positions, log_snr, scales)
 
     def _scored(self, hidden: Tensor, number: Tensor) -> Tensor:
         if self._loss is None:

@@ -1,13 +1,20 @@
 """MB and files by package of what `pip install epochal` installs, from the installed metadata.
 
 Run it with the interpreter of an environment that has Epochal: `.venv/bin/python
-benchmarks/install.py`. Needs nothing but the standard library.
+benchmarks/install.py`. `--time` also installs each package anew, alone, into a temporary folder,
+with the same version and without compiling modules, and gives wall and CPU seconds; the download
+is in them where pip has no copy. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -45,18 +52,37 @@ def measured(name: str) -> tuple[float, int]:
     return sum(sizes) / 1e6, len(sizes)
 
 
-def main() -> None:
+def timed(name: str) -> tuple[float, float]:
+    """(seconds, CPU seconds) of pip installing a package alone, in the installed version."""
+    wanted = f"{name}=={importlib.metadata.version(name)}"
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["install", "-q", "--no-deps", "--no-compile", "--target", folder, wanted]
+        began = time.monotonic()
+        child = subprocess.Popen([sys.executable, "-m", "pip", *words])
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"pip could not install {wanted}")
+    return time.monotonic() - began, used.ru_utime + used.ru_stime
+
+
+def main(times: bool) -> None:
     """Print the table, largest first; packages below 1 MB together."""
     by = asked_by()
-    rows = sorted(((*measured(name), name) for name in by), reverse=True)
-    print("| package | MB | files | asked for by |\n|---|---|---|---|")
-    for size, count, name in rows:
-        if size >= 1:
-            print(f"| {name} | {size:,.1f} | {count:,} | {by[name]} |")
+    rows = []
+    for name in by:
+        seconds = timed(name) if times else ()
+        rows.append((*measured(name), *seconds, name))
+    rows.sort(reverse=True)
     small = [row for row in rows if row[0] < 1]
-    for name, part in ((f"{len(small)} others", small), (f"all {len(rows)}", rows)):
-        print(f"| {name} | {sum(r[0] for r in part):,.1f} | {sum(r[1] for r in part):,} | |")
+    titles = ["package", "MB", "files", *(["seconds", "CPU seconds"] if times else [])]
+    print(f"| {' | '.join(titles)} | asked for by |\n|{'---|' * (1 + len(titles))}")
+    whole = [(f"{len(small)} others", small), (f"all {len(rows)}", rows)]
+    for name, part in [*((row[-1], [row]) for row in rows if row[0] >= 1), *whole]:
+        size, count, *seconds = (sum(column) for column in list(zip(*part, strict=True))[:-1])
+        cells = [name, f"{size:,.1f}", f"{count:,}", *(f"{spent:.1f}" for spent in seconds)]
+        print(f"| {' | '.join(cells)} | {by.get(name, '')} |")
 
 
 if __name__ == "__main__":
-    main()
+    main(times=sys.argv[1:] == ["--time"])

@@ -26,9 +26,10 @@ from epochal.studies.quickstart import _RECIPE, _TOKENIZER, prepare_text
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """`count` processes that compute without a pause, during the block."""
-    code = "while True: pass"
-    others = [subprocess.Popen([sys.executable, "-S", "-c", code]) for _ in range(count)]
+    """`count` processes that compute without a pause, during the block; each in a session of its
+    own, as programs of others are, since Linux may share its time out by session."""
+    words = [sys.executable, "-S", "-c", "while True: pass"]
+    others = [subprocess.Popen(words, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:

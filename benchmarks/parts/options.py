@@ -63,6 +63,8 @@ class Options:
     the built-in text."""
     run: Path | None = option(None, metavar="RUN")
     """MDM run of the part estimator; without one, a small model is trained for a moment."""
+    peers: Path | None = option(None, metavar="FOLDER")
+    """Folder with clones of nanoGPT, SMDM or mdlm, whose own steps the part steps measures, too."""
     draws: int = 1
     """Draws per evaluation of the part estimator."""
     repeats: int = 48

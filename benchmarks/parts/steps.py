@@ -9,6 +9,8 @@ and gradient clipping, so what differs is what surrounds the trunk:
   as nanoGPT has it: fused on CUDA only.
 - `smdm-style`: the compiled network gives the logits of all positions; those of the masked
   ones are then picked, weighted 1/p and summed; AdamW as above.
+
+`--peers FOLDER` adds the steps of these projects' own models, with their own trunks (`peers.py`).
 """
 
 from __future__ import annotations
@@ -30,18 +32,23 @@ from epochal.objectives import objective
 from epochal.training.optim import make_optimizer
 from epochal.training.step import Stepper
 from parts.options import Options, Setting, new_model
+from parts.peers import noised, peer_step, peers_in
 from parts.timing import Row, ratio_row, take_turns, time_rows
 
 Step = Callable[[int], float]
 PEERS = ("nanogpt-style", "smdm-style")
-LEAST_NOISE = 1e-3
+OURS = ("ar", "mdm")
+"""Compared with each project's own step."""
 
 
 def measure(options: Options) -> list[Row]:
     """Time of a step, ours and its peers', and the ratios."""
     setting = compilable(options.setting)
-    counter = dict.fromkeys(variants(), 0)
+    peers = peers_in(options.peers)
     steps = {name: make_step(name, setting) for name in variants()}
+    if options.peers:
+        steps |= {name: peer_step(name, setting, options.peers) for name in peers}
+    counter = dict.fromkeys(steps, 0)
 
     def turn(name: str) -> Callable[[], float]:
         def work() -> float:
@@ -50,11 +57,11 @@ def measure(options: Options) -> list[Row]:
 
         return work
 
-    for name in variants():  # compiled here, not in the first round
+    for name in steps:  # compiled here, not in the first round
         progress.say(f"compiling: {name}")
         steps[name](0)
     clock = time.process_time if options.cpu_seconds else time.perf_counter
-    times = take_turns("steps", {name: turn(name) for name in variants()}, options.rounds, clock)
+    times = take_turns("steps", {name: turn(name) for name in steps}, options.rounds, clock)
     return [
         *time_rows("steps", times),
         ratio_row("steps", times, "nanogpt-style", "ours ar"),
@@ -63,6 +70,7 @@ def measure(options: Options) -> list[Row]:
         ratio_row("steps", times, "ours uniform", "ours mdm", "target: at most 1.3"),
         ratio_row("steps", times, "ours block", "ours ar", "target: at most 2.2"),
         ratio_row("steps", times, "ours anyorder", "ours ar"),
+        *(ratio_row("steps", times, peer, f"ours {name}") for peer in peers for name in OURS),
     ]
 
 
@@ -111,7 +119,7 @@ def _peer(
     def step(number: int) -> float:
         rows = torch.from_numpy(order.batch(number * setting.batch, setting.batch).tokens)
         if name == "smdm-style":
-            inputs, targets, masked, prob = _noised(rows[:, :-1], setting.vocabulary, generator)
+            inputs, targets, masked, prob = noised(rows[:, :-1], setting.vocabulary, generator)
             loss = loss_of(*(x.to(machine.device) for x in (inputs, targets, masked, prob)))
         else:
             loss = loss_of(rows[:, :-1].to(machine.device), rows[:, 1:].to(machine.device))
@@ -159,13 +167,3 @@ def _compiled(function: Callable[..., Tensor], machine: Machine) -> Callable[...
             return run(*arguments)
 
     return in_autocast
-
-
-def _noised(
-    tokens: Tensor, mask: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(inputs, targets, masked, probability) with one noise level a row."""
-    level = torch.rand(len(tokens), 1, generator=generator)
-    prob = ((1 - LEAST_NOISE) * level + LEAST_NOISE).expand(tokens.shape)
-    masked = torch.rand(tokens.shape, generator=generator) < prob
-    return tokens.masked_fill(masked, mask), tokens, masked, prob

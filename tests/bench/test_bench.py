@@ -19,6 +19,7 @@ from epochal.errors import UserError
 from parts import PARTS, estimator, generation, memory, prepare, run_parts, tokenizer
 from parts.memory import can_measure, peak_memory
 from parts.options import Options, Setting
+from parts.peers import peer_step, peers_in
 from parts.steps import make_step, variants
 from parts.timing import ratio_row, take_turns, time_rows
 
@@ -46,6 +47,36 @@ def test_ratios_are_taken_round_by_round():
     assert fast.value == 3000.0
 
 
+CLONE = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.table = nn.Embedding(config.vocab_size, config.n_embd)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, ids, targets):
+        logits = self.table(ids) @ self.table.weight.T
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def configure_optimizers(self, decay, lr, betas, device):
+        return torch.optim.AdamW(self.parameters(), lr=100 * lr, betas=betas, weight_decay=decay)
+"""
+
+
 def test_variants_take_turns_after_a_warm_up():
     calls = []
     variants = {name: lambda name=name: calls.append(name) for name in "abc"}
@@ -67,6 +98,23 @@ def test_every_variant_starts_at_the_uniform_loss_and_learns(name):
     losses = [step(0) for _ in range(300)]  # the same rows again and again
     assert np.mean(losses[:5]) == pytest.approx(math.log(200), rel=0.25)
     assert np.mean(losses[-30:]) < np.mean(losses[:30])
+
+
+def test_a_clone_of_a_peer_is_trained_with_the_settings_of_its_project(tmp_path):
+    (tmp_path / "nanoGPT").mkdir()
+    (tmp_path / "nanoGPT" / "model.py").write_text(CLONE)
+    assert peers_in(tmp_path) == ["nanoGPT"]
+    step = peer_step("nanoGPT", TINY, tmp_path)
+    losses = [step(0) for _ in range(20)]
+    assert losses[0] == pytest.approx(math.log(256), rel=0.05), "of the padded vocabulary"
+    assert losses[-1] < losses[0]
+
+
+def test_a_folder_without_clones_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nanoGPT, SMDM, mdlm"):
+        peers_in(tmp_path)
+    with pytest.raises(UserError, match=r"model.py is missing"):
+        peer_step("nanoGPT", TINY, tmp_path)
 
 
 @pytest.mark.skipif(not can_measure(), reason="this system does not report peak memory")

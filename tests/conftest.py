@@ -42,7 +42,7 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _every_notice(monkeypatch):
     """A notice that comes once per process comes once per test."""
-    monkeypatch.setattr(progress, "_renames", set())
+    monkeypatch.setattr(progress, "_said", set())
 
 
 @pytest.fixture

@@ -152,19 +152,13 @@ def test_old_names_of_keys_in_all_forms():
     assert recipe.train.micro_batch_size == 3
 
 
-def test_a_renamed_key_is_noticed_once(capfd, monkeypatch):
-    from epochal import progress
-
-    monkeypatch.setattr(progress, "_renames", set())
+def test_a_renamed_key_is_noticed_once(capfd):
     for _ in range(2):
         load_recipe(None, ["train.steps=1", "model.size=7M", "train.clip=3"])
     assert capfd.readouterr().err.count("train.grad_clip") == 1
 
 
-def test_renamed_keys_of_a_recipe_are_one_notice_and_those_of_a_run_none(old, capfd, monkeypatch):
-    from epochal import progress
-
-    monkeypatch.setattr(progress, "_renames", set())
+def test_renamed_keys_of_a_recipe_are_one_notice_and_those_of_a_run_none(old, capfd):
     run = RunRecord(old / "ar-whole")
     assert run.recipe.train.global_batch_size
     assert capfd.readouterr().err == ""

@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from epochal.errors import RecipeError
-from epochal.progress import say
+from epochal.progress import say_once
 from epochal.recipe.schema import Train
 from epochal.sizes import find_gpu
 
@@ -116,14 +115,9 @@ def find_machine(settings: Train) -> Machine:
         )
     compiled = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
     if compiled and not has_compiler(device.type):
-        _say_once(f"there is no {_COMPILERS[device.type]}: steps are not compiled, and slower")
+        say_once(f"there is no {_COMPILERS[device.type]}: steps are not compiled, and slower")
         compiled = False
     return Machine(device=device, bf16=bf16, compiled=compiled)
-
-
-@cache
-def _say_once(text: str) -> None:
-    say(text)
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -47,15 +47,25 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-_renames: set[str] = set()
+_said: set[str] = set()
+
+
+def say_once(message: str) -> None:
+    """`say`, once per process."""
+    if _unsaid(message):
+        say(message)
 
 
 def say_renamed(what: str, names: Mapping[str, str]) -> None:
     """One notice for names of an earlier version (old → new), each once per process."""
-    new = {f"{old} → {name}" for old, name in names.items()} - _renames
-    if new:
-        _renames.update(new)
-        say(f"{what} with new names, the old ones are still read: {', '.join(sorted(new))}")
+    if new := _unsaid(*(f"{old} → {name}" for old, name in names.items())):
+        say(f"{what} with new names, the old ones are still read: {', '.join(new)}")
+
+
+def _unsaid(*messages: str) -> list[str]:
+    new = sorted(set(messages) - _said)
+    _said.update(new)
+    return new
 
 
 @contextmanager

@@ -79,7 +79,6 @@ def test_without_a_compiler_a_gpu_run_is_told_and_a_request_refused(monkeypatch,
     gpu = torch.device("cuda")
     monkeypatch.setattr(device, "find_device", lambda name: gpu)
     monkeypatch.setattr(device, "_has_bf16", lambda device: False)
-    device._say_once.cache_clear()
     settings = load_recipe(None, {"train.steps": 1}).train
     assert not find_machine(settings).compiled
     assert "C compiler" in capsys.readouterr().err

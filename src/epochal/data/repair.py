@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from epochal import files
 from epochal.data.metadata import StoreMetadata, read_metadata
 from epochal.data.notes import Check
-from epochal.data.store import Tokens, read_index, suffixed, write_index
+from epochal.data.store import Tokens, index_content, read_index, suffixed
 from epochal.data.store_writer import StoreWriter, store_dtype
 from epochal.data.subset import text_bytes
 from epochal.data.tokenizer import Tokenizer
@@ -56,18 +56,11 @@ def repair(prefix: Path, tokenizer: Tokenizer | None) -> Iterator[Checked]:
         lost = {"lost_documents": documents - len(kept), "lost_tokens": wanted - int(kept.sum())}
         yield Check.CUT_OFF, False, {"documents": len(kept), **lost}
         return
-    made = index.with_name(f".{index.name}.{os.getpid()}.tmp")
-    try:
-        write_index(made, dtype, known.astype(np.int32))
-        same = not (metadata and metadata.index_sha256) or (
-            files.sha256(made) == metadata.index_sha256
-        )
-        if same:
-            with files.storage_errors(index):
-                files.sync(made)
-                made.replace(index)
-    finally:
-        made.unlink(missing_ok=True)
+    content = b"".join(index_content(dtype, known.astype(np.int32)))
+    described = metadata.index_sha256 if metadata else None
+    same = described in (None, hashlib.sha256(content).hexdigest())
+    if same:
+        files.write_bytes(index, content)
     yield Check.INDEX_MADE, same, {"documents": len(known)}
 
 

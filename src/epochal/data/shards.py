@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -49,13 +48,10 @@ class Shard:
     def save(self, path: Path) -> None:
         """Write it to `path`. Raises StorageError."""
         told = json.dumps([self.going_on, self.lost, self.changed]).encode()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with files.storage_errors(path):
-            with temporary.open("wb") as file:
-                arrays: dict[str, Any] = {"told": np.frombuffer(told, np.uint8)}
-                arrays |= {"ids": self.ids, "sizes": self.sizes, "kept": self.kept}
-                np.savez(file, **arrays)
-            temporary.replace(path)
+        arrays: dict[str, Any] = {"told": np.frombuffer(told, np.uint8)}
+        arrays |= {"ids": self.ids, "sizes": self.sizes, "kept": self.kept}
+        with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
 
     @staticmethod
     def load(path: Path) -> Shard | None:

@@ -302,17 +302,21 @@ def read_index(path: Path) -> tuple[np.dtype[np.integer], Sizes, DocumentList]:
 
 def write_index(path: Path, dtype: np.dtype[np.integer], sizes: Sizes) -> None:
     """Write the index of a store in which every document is one sequence. Raises StorageError."""
-    count = len(sizes)
     with files.storage_errors(path), path.open("wb") as file:
-        file.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1))
-        file.write(sizes.astype("<i4").tobytes())
-        for _, starts in _starts(sizes, dtype.itemsize):
-            file.write(starts.astype("<i8").tobytes())
-        for first in range(0, count + 1, _CHUNK):
-            entries = np.arange(first, min(first + _CHUNK, count + 1), dtype="<i8")
-            file.write(entries.tobytes())
+        file.writelines(index_content(dtype, sizes))
         file.flush()
         os.fsync(file.fileno())
+
+
+def index_content(dtype: np.dtype[np.integer], sizes: Sizes) -> Iterator[bytes]:
+    """What `write_index` writes, in pieces."""
+    count = len(sizes)
+    yield _HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1)
+    yield sizes.astype("<i4").tobytes()
+    for _, starts in _starts(sizes, dtype.itemsize):
+        yield starts.astype("<i8").tobytes()
+    for first in range(0, count + 1, _CHUNK):
+        yield np.arange(first, min(first + _CHUNK, count + 1), dtype="<i8").tobytes()
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[np.dtype[np.integer], int, int]:

@@ -50,7 +50,6 @@ which tiktoken gives up. As a safeguard the first texts are encoded by both.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import unicodedata
@@ -112,12 +111,9 @@ def letters_to_bytes(token: str) -> bytes | None:
         return None
 
 
-def why_unproven(tokenizer: HFTokenizer, content: dict[str, Any] | None = None) -> Note | None:
-    """Why tiktoken might give other ids than `tokenizer`; None if equality is proven.
-
-    `content` is its JSON, if that is there.
-    """
-    content = content or json.loads(tokenizer.to_str())
+def why_unproven(tokenizer: HFTokenizer, content: dict[str, Any]) -> Note | None:
+    """Why tiktoken might give other ids than `tokenizer`, whose JSON is `content`; None if
+    equality is proven."""
     model = content["model"]
     if model["type"] != "BPE":
         return note(SlowReason.MODEL, model=model["type"])
@@ -166,11 +162,10 @@ def _ordinary_tokens(content: dict[str, Any], model: dict[str, Any]) -> dict[str
 class FastBPE:
     """Encodes with tiktoken where that is proven to give the ids of `tokenizers`."""
 
-    def __init__(self, tokenizer: HFTokenizer, content: dict[str, Any] | None = None) -> None:
+    def __init__(self, tokenizer: HFTokenizer, content: dict[str, Any]) -> None:
         """Build tiktoken's tables. Call only if `why_unproven` finds nothing."""
         import tiktoken
 
-        content = content or json.loads(tokenizer.to_str())
         ranks = {}
         for token, number in _ordinary_tokens(content, content["model"]).items():
             if (letters := letters_to_bytes(token)) is not None:

@@ -73,6 +73,12 @@ class Tokenizer:
         self._fast = (
             FastBPE(hf, content) if self.kind != "bytes" and self.why_slow is None else None
         )
+        self.sha256 = _sha256(content, self.end_of_document)
+        """SHA-256 of what decides the ids: vocabulary, merges, splitting, end of document.
+
+        It is the same for GPT-2's two files, for tokenizer.json and for what `save` wrote, and
+        does not depend on the name.
+        """
 
     def encode(self, text: str) -> Ids:
         """Ids [n] of `text`, without an end-of-document id."""
@@ -195,32 +201,6 @@ class Tokenizer:
             ]
         )
 
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of what decides the ids: vocabulary, merges, splitting, end of document.
-
-        It is the same for GPT-2's two files, for tokenizer.json and for what `save` wrote, and
-        does not depend on the name.
-        """
-        content = json.loads(self._hf.to_str())
-        model = content["model"]
-        merges = model.get("merges", ())
-        model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
-        for part in (content["pre_tokenizer"] or {}, content["decoder"] or {}):
-            part.pop("trim_offsets", None)
-        # Settings of the model that are off are written as null, false, "" or not at all,
-        # depending on the library's version. Decoder and post-processor decide no ids.
-        decisive = {
-            "model": {
-                k: v for k, v in model.items() if v is not None and v is not False and v != ""
-            },
-            "normalizer": content["normalizer"],
-            "pre_tokenizer": content["pre_tokenizer"],
-            "added": sorted([added["id"], added["content"]] for added in content["added_tokens"]),
-            "end_of_document": self.end_of_document,
-        }
-        return files.sha256_json(decisive)
-
     @property
     def facts(self) -> TokenizerFacts:
         """The tokenizer's entry in a store's metadata."""
@@ -292,6 +272,8 @@ class UnknownTokenizer(Tokenizer):
         self.end_of_document = vocabulary - 1
         self.end_token = ""
         self.why_slow = None
+        self.sha256 = f"unknown-{vocabulary}"
+        """A value that no real tokenizer has."""
 
     def encode(self, text: str) -> NoReturn:
         """Raise DataError: there is no vocabulary to look text up in."""
@@ -309,11 +291,6 @@ class UnknownTokenizer(Tokenizer):
     def token_byte_lengths(self) -> NDArray[np.int64] | None:
         """None: bytes per token are not known."""
         return None
-
-    @cached_property
-    def sha256(self) -> str:
-        """A value that no real tokenizer has."""
-        return f"unknown-{self.vocabulary}"
 
 
 NOT_KNOWN = "not known"
@@ -375,3 +352,20 @@ def _kind(content: dict[str, Any], tokens: list[str], end: int, special: set[str
         if numbers == [bytes([number]) for number in range(256)]:
             return "bytes"
     return "byte-level-bpe"
+
+
+def _sha256(content: dict[str, Any], end_of_document: int) -> str:
+    """SHA-256 of the parts of a tokenizer.json that decide ids, as all versions write them."""
+    model, pre = content["model"], content["pre_tokenizer"]
+    # Settings of the model that are off are written as null, false, "" or not at all,
+    # depending on the library's version. Decoder and post-processor decide no ids.
+    settings = {k: v for k, v in model.items() if v is not None and v is not False and v != ""}
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", ())]
+    decisive = {
+        "model": settings | {"merges": merges},
+        "normalizer": content["normalizer"],
+        "pre_tokenizer": pre and {k: v for k, v in pre.items() if k != "trim_offsets"},
+        "added": sorted([added["id"], added["content"]] for added in content["added_tokens"]),
+        "end_of_document": end_of_document,
+    }
+    return files.sha256_json(decisive)

@@ -30,6 +30,9 @@ def test_a_record_reads_back(run):
     assert run.recipe == load_recipe(None, changes)
     assert [line["step"] for line in run.metrics("eval")] == [33, 67, 100]
     assert run.metrics("train") == []
+    with run.folder.metrics_file.open("a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "step": 120}\n')
+    assert run.last_step == 120
     assert run.samples() == []
     run.folder.write_samples([{"prompt": "a", "text": "ö"}])
     assert run.samples() == [{"prompt": "a", "text": "ö"}]

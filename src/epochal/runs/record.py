@@ -32,6 +32,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -255,16 +256,21 @@ class RunRecord:
 
     def metrics(self, kind: Literal["train", "eval"]) -> list[dict[str, Any]]:
         """All lines of one kind, in order of steps; a torn last line is left out."""
-        return [line for line in read_lines(self.folder.metrics_file) if line["kind"] == kind]
+        return [line for line in self._log() if line["kind"] == kind]
 
     def finite_evaluations(self) -> list[dict[str, Any]]:
         """Lines of validation in training whose NLL is finite, in order of steps."""
         return [line for line in self.metrics("eval") if math.isfinite(line["nll_nats_per_token"])]
 
+    def _log(self) -> list[dict[str, Any]]:
+        if not (file := self.folder.metrics_file).exists():
+            return []
+        return _log_lines(file, file.stat().st_size, file.stat().st_mtime_ns)
+
     @property
     def last_step(self) -> int:
         """Last step of the log; without one (imported or averaged), that of the weights."""
-        if steps := [int(line["step"]) for line in read_lines(self.folder.metrics_file)]:
+        if steps := [int(line["step"]) for line in self._log()]:
             return max(steps)
         weights = (self.info.get(key) or {} for key in ("imported", "best"))
         return max(int(of.get("step") or 0) for of in weights)
@@ -349,6 +355,12 @@ class RunRecord:
             self.folder.samples_file.read_text(encoding="utf-8")
         )
         return samples
+
+
+@lru_cache(maxsize=32)
+def _log_lines(file: Path, size: int, changed: int) -> list[dict[str, Any]]:
+    """Lines of a log, whose file is read again only when its size or time has changed."""
+    return read_lines(file)
 
 
 def _exists(path: Path) -> bool:

@@ -50,8 +50,8 @@ class Estimate:
     group_draws: Floats | None = None
     """[R, groups] totals of the independent groups of rows in each draw, where they were kept."""
 
-    def interval_draws(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's confidence interval of this set's exact (bound on the) NLL.
+    def interval_draws(self) -> tuple[float, float]:
+        """Student's 95 % confidence interval of this set's exact (bound on the) NLL.
 
         It covers the draws only: the documents are taken as given.
         """
@@ -60,7 +60,7 @@ class Estimate:
         if self.group_draws is None or not self.error_draws > 0:
             return self.nll, self.nll
         freedom = (len(self.group_draws) - 1) * self.group_draws.shape[1]
-        reach = self.error_draws * float(stdtrit(freedom, (1 + confidence) / 2))
+        reach = self.error_draws * float(stdtrit(freedom, 0.975))
         return self.nll - reach, self.nll + reach
 
     @property

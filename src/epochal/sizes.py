@@ -280,7 +280,7 @@ class LadderSize:
     """In training, 6·N."""
 
 
-def ladder_sizes(vocabulary: int = GPT2_VOCABULARY) -> list[LadderSize]:
+def ladder_sizes(vocabulary: int) -> list[LadderSize]:
     """All rows of the ladder; `vocabulary` is the tokenizer's, without mask id and padding."""
     return [
         LadderSize(

@@ -38,11 +38,12 @@ def doctor(folder: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    load = "" if found.load is None else f", {found.load:.1f} in use over the last minute"
     print_pairs(
         [
             ("Epochal", f"{found.epochal}, Python {found.python}, torch {found.torch}"),
             ("system", found.system),
-            ("cores", f"{found.cores}" + _load(found)),
+            ("cores", f"{found.cores}{load}"),
             (
                 "GFLOP/s",
                 ", ".join(f"{key} {value / 1e9:.3g}" for key, value in found.flops.items()),
@@ -61,10 +62,6 @@ def doctor(folder: str, as_json: bool) -> None:
     )
     for problem in _problems(found):
         print_note(problem)
-
-
-def _load(found: Doctor) -> str:
-    return "" if found.load is None else f", {found.load:.1f} in use over the last minute"
 
 
 def _problems(found: Doctor) -> Iterator[str]:

@@ -89,19 +89,18 @@ def portray(
     options: DuplicateOptions | None = None,
     *,
     samples: int = 5,
-    seed: int = 1234,
 ) -> Portrait:
     """Everything that the page about the corpus in `folder` shows.
 
-    `samples` documents are shown, drawn by `seed`. Raises DataError if there is no corpus.
+    `samples` documents are shown. Raises DataError if there is no corpus.
     """
     corpus = Corpus.open(folder)
     train, tokenizer = corpus.stores[0], corpus.tokenizer
-    described = inspect(folder, tokenizer=tokenizer, samples=samples, seed=seed)
+    described = inspect(folder, tokenizer=tokenizer, samples=samples)
     other = corpus.validation_store
     validation = inspect(other.prefix, tokenizer=tokenizer, samples=0) if other else None
     counts = token_counts(train, tokenizer.vocabulary)
-    scripts = _scripts(train, tokenizer, seed)
+    scripts = _scripts(train, tokenizer)
     characters = sum(scripts.values())
     return Portrait(
         train=described,
@@ -136,10 +135,10 @@ def _fit(
     )
 
 
-def _scripts(store: TokenStore, tokenizer: Tokenizer, seed: int) -> Counter[str]:
+def _scripts(store: TokenStore, tokenizer: Tokenizer) -> Counter[str]:
     """Characters by script, of documents drawn at random."""
     characters: Counter[str] = Counter()
-    key, left = rng.stream_key(seed, "scripts"), _READ
+    key, left = rng.stream_key(1234, "scripts"), _READ
     for number in rng.random_order(key, np.arange(store.documents)).tolist():
         ids = store.document(number)[:left]
         characters.update(tokenizer.decode(ids[ids != tokenizer.end_of_document]))

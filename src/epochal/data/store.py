@@ -153,7 +153,7 @@ class TokenStore:
         tokens = self.tokens[:unique_tokens]
         return TokenStore(self.prefix, tokens, sizes, document_list, metadata, self.notes)
 
-    def as_parent(self, tokens_per_document: float | None = None) -> Parent:
+    def as_parent(self, tokens_per_document: float | None) -> Parent:
         """What the metadata of a store cut from this one says about this one."""
         return Parent(
             name=self.prefix.name,

@@ -93,7 +93,7 @@ class StoreWriter:
         self.add_all(tokens, [tokens.size], goes_on)
 
     def add_all(
-        self, tokens: NDArray[Any], sizes: Sequence[int] | NDArray[np.int64], goes_on: bool = False
+        self, tokens: NDArray[Any], sizes: Sequence[int] | NDArray[np.int64], goes_on: bool
     ) -> None:
         """Add documents of `sizes` that stand one after another in `tokens`; see `add`."""
         sizes = np.array(sizes, dtype=np.int64)

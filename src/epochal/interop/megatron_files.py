@@ -40,7 +40,7 @@ class MegatronFiles:
     """Model-parallel rank → data-parallel rank → ZeRO optimizer file."""
 
 
-def find_files(path: str | Path, step: int | None = None) -> MegatronFiles:
+def find_files(path: str | Path, step: int | None) -> MegatronFiles:
     """The files of step `step` (the newest, by `latest`, if not given).
 
     `path` is the folder given to --save, or one step's folder in it. Raises CheckpointError

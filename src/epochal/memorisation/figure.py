@@ -43,7 +43,8 @@ def write_plot(
                 panels[0].plot(epochs, gaps, color=style["color"], linewidth=0.9, linestyle="--")
             best = best_of(checkpoints)
             _extraction_by_epoch(panels[1], checkpoints, best, style)
-            _extraction_by_prefix(panels[2], checkpoints[-1], style)
+            last = checkpoints[-1].extraction
+            _rates(panels[2], [one.prefix for one in last], last, style)
             if canaries:
                 _exposure(panels[3], checkpoints[-1], {"mfc": style["color"]} | style)
                 if best is not checkpoints[-1]:
@@ -83,10 +84,6 @@ def _extraction_by_epoch(
     found = [one.extraction[-1] for one in checkpoints]
     _rates(axes, epochs, found, style)
     axes.axvline(best.epochs, color=style["color"], linewidth=0.8, linestyle="-.")
-
-
-def _extraction_by_prefix(axes: Axes, last: CheckpointResult, style: dict[str, Any]) -> None:
-    _rates(axes, [one.prefix for one in last.extraction], last.extraction, style)
 
 
 def _rates(

@@ -52,7 +52,9 @@ def pack_runs(folder: str | Path, out: str | Path) -> PackedRuns:
     left_out, runs = [], 0
     for path in find_runs([folder]):
         record = RunRecord(path)
-        if record.status == "diverged" or (record.status == "finished" and _evaluated(record)):
+        if record.status == "diverged" or (
+            record.status == "finished" and record.evaluation("best")
+        ):
             name = path.relative_to(folder).as_posix() if path != folder else record.name
             contents |= {f"{name}/{file}": data for file, data in _record(record, folder)}
             runs += 1
@@ -103,10 +105,6 @@ def unpacked(places: Sequence[str | Path]) -> Iterator[list[Path]]:
 def is_archived(run: Path) -> bool:
     """Whether a run's folder is that of an unpacked archive: there are no weights to evaluate."""
     return any(parent.suffix == SUFFIX for parent in run.parents)
-
-
-def _evaluated(record: RunRecord) -> bool:
-    return record.evaluation("best") is not None
 
 
 def _record(record: RunRecord, folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -217,8 +217,8 @@ def _fit_family(
     family: str,
     form: Form,
     options: FitOptions,
-    fix: Mapping[str, float] | None = None,
-    dropped: list[Dropped] | None = None,
+    fix: Mapping[str, float],
+    dropped: list[Dropped],
 ) -> FamilyFit:
     """Fit one family's points. Raises DataError if they cannot determine the law."""
     estimate = point_fit(points, family, form, options, fix)
@@ -258,7 +258,7 @@ def _fit_family(
         points=rows,
         predicted=predicted,
         residuals=np.log(predicted) - np.log(rows.loss),
-        dropped=[*(dropped or []), *estimate.left_out],
+        dropped=[*dropped, *estimate.left_out],
         r2=_r_squared(rows.loss, predicted),
         condition=condition_of(problem, theta),
         held_out=held_out_check(problem, theta, rows),

@@ -225,7 +225,7 @@ def make_plan(
 
 
 def make_critical_data(
-    laws: Mapping[str, ScalingLaw], flops: float, notes: Sequence[Note] = ()
+    laws: Mapping[str, ScalingLaw], flops: float, notes: Sequence[Note]
 ) -> CriticalDataReport:
     """At which U each of two families leads when `flops` are spent, for every pair.
 

@@ -64,17 +64,11 @@ class Table:
         return replace(rest, notes=points.notes, dropped=[*points.dropped, *dropped])
 
 
-def read_source(source: Source, options: FitOptions) -> Points:
-    """The points of a CSV file or of run folders, or Points as they are.
+def read_all(source: Source, options: FitOptions) -> Table:
+    """The points of a CSV file or of run folders, or Points as they are, with all settings.
 
     Raises OptionError for an option that the kind of source does not take.
     """
-    table = read_all(source, options)
-    return table.points if options.all_settings else table.best()
-
-
-def read_all(source: Source, options: FitOptions) -> Table:
-    """As `read_source`, with all settings."""
     if isinstance(source, Points):
         refuse(options, (*FOR_RUNS, *FOR_CSV, "all_settings"), "points that are already read")
         return Table(source, ())
@@ -273,8 +267,8 @@ def read_csv(
 
 def _read_table(
     path: str | Path,
-    columns: Mapping[str, str] | None = None,
-    where: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None,
+    where: Mapping[str, str] | None,
 ) -> Table:
     """All points of a CSV file."""
     path = Path(path)

@@ -42,9 +42,7 @@ def search(problem: FitProblem, most: int = _MOST_POLISHED) -> tuple[Floats, Flo
     return minima_from(problem, _starts(problem), most)
 
 
-def minima_from(
-    problem: Problem, starts: Floats, most: int = _MOST_POLISHED
-) -> tuple[Floats, Floats]:
+def minima_from(problem: Problem, starts: Floats, most: int) -> tuple[Floats, Floats]:
     """As `search`, from `starts` [S, k]."""
     if len(starts) > _KEEP:
         early, reached = solve(problem, starts, rounds=_DEEPEN)

@@ -73,7 +73,7 @@ class Launch:
         self._stop_file.unlink(missing_ok=True)  # it ended an earlier session
         with _signals() as asked:
             try:
-                while self._work_is_left():
+                while self._active or any(state.state not in DONE for state in self.states):
                     if asked or self._stop_file.exists():
                         self._end_all(asked)
                     self._reap()
@@ -91,9 +91,6 @@ class Launch:
     def _stop_file(self) -> Path:
         """Ends the sweep; the one in a run's folder ends the run."""
         return RunFolder(self.folder.path).stop_file
-
-    def _work_is_left(self) -> bool:
-        return bool(self._active) or any(state.state not in DONE for state in self.states)
 
     def _start(self) -> None:
         free = [slot for slot in self.slots if slot not in [one.slot for one in self._active]]

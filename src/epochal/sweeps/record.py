@@ -209,13 +209,13 @@ class SweepFolder:
             "finished is read from their own folders"
         )
 
-    def log_tail(self, name: str, lines: int = 8) -> list[str]:
+    def log_tail(self, name: str) -> list[str]:
         """The last lines that the run's processes printed."""
         path = self.log_file(name)
         if not path.exists():
             return []
         text = path.read_text(encoding="utf-8", errors="replace")
-        return [line for line in text.splitlines() if line.strip()][-lines:]
+        return [line for line in text.splitlines() if line.strip()][-8:]
 
 
 def _state(run: Mapping[str, Any]) -> RunState:

@@ -85,7 +85,7 @@ def make_slots(
     return slots
 
 
-def jobs_for(runs: int, asked: int | None = None) -> int:
+def jobs_for(runs: int, asked: int | None) -> int:
     """How many of some runs to train at a time: as many as `asked`, else one on each GPU; without
     one, on each core.
 

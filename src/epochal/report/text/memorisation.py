@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from epochal.families import get_family
 from epochal.memorisation.analysis import best_of, by_run
@@ -22,13 +21,8 @@ from epochal.memorisation.results import (
 from epochal.report.text import Text, describe
 from epochal.report.text.format import listed
 
-
-def _different(values: Mapping[str, Any]) -> str:
-    return f"{values['mismatch']}; give runs that do not"
-
-
 TEXTS: dict[MemorisationNote, Text] = {
-    MemorisationNote.DIFFERENT_CONDITIONS: _different,
+    MemorisationNote.DIFFERENT_CONDITIONS: "{mismatch}; give runs that do not",
     MemorisationNote.NO_CHECKPOINT_ABOVE: (
         "{run} has no checkpoint before its best with a validation NLL of {level:.3f} or more, the "
         "lowest that {other} reached (its highest is {highest:.3f}); train {run} with "

@@ -210,7 +210,7 @@ def verdict_text(report: PlanReport, *, short: bool = False) -> str:
     return f"{lead}. {'. '.join(texts)}"
 
 
-def _pair_text(report: PlanReport, pair: Pair, *, short: bool = False) -> str:
+def _pair_text(report: PlanReport, pair: Pair, *, short: bool) -> str:
     """Which of two families is better for the budget; `short`: without intervals."""
     losses = {plan.family: plan.loss for plan in report.families}
     first, second = _name(pair.first), _name(pair.second)

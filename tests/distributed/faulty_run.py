@@ -46,6 +46,13 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_when_there_is(checkpoint):
+    """Die once it is whole, which it becomes in the background while the steps go on."""
+    while not checkpoint.exists():
+        time.sleep(0.01)
+    die()
+
+
 def fill_the_disk():
     """From now on all parts are written to the device that has no room, as the system says."""
 
@@ -60,7 +67,8 @@ def fill_the_disk():
 if __name__ == "__main__":
     job, fault = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
     if fault == "kills" and RESTART == 0:
-        before(Stepper, "problems", at(11, die))  # saved after step 8
+        saved = Path(job["run_dir"], "checkpoints", "last-00000008")
+        before(Stepper, "problems", at(11, lambda: die_when_there_is(saved)))
     elif fault == "kills" and RESTART == 1:
         before(FileSystemWriter, "write_data", at(2, die))  # the save after step 16
     elif fault == "hang":

@@ -1,8 +1,7 @@
 """Processes that work together, as torchrun starts them, forked from the server of runs.
 
-Run as a program it is that server: of the requests' arguments, `python FILE …` runs a file, all
-others `epochal`. To start torchrun and two Pythons that import torch takes 15 s of a core;
-tests/distributed/test_faults.py does it.
+Run as a program it is that server: of the requests' arguments, `python FILE …` runs a file,
+`torchrun …` is torchrun, all others `epochal`.
 """
 
 from __future__ import annotations
@@ -42,16 +41,34 @@ def together(count, arguments, folder):
     (Standard output of the first, what all of them wrote to standard error.)
     """
     children, logs = start(count, arguments, folder)
-    try:
-        codes = [child.wait() for child in children]
-    finally:
-        for child in children:
-            if child.poll() is None:  # the test took too long
-                os.killpg(child.pid, signal.SIGKILL)
+    codes = _exit_codes(children)
     said = errors(logs)
     assert codes == [0] * count, said[-4000:]
     assert not any(log.read_text() for log in logs[1:]), "only the first one speaks"
     return logs[0].read_text(), said
+
+
+def torchrun(count, *arguments, restarts, folder):
+    """What is said by a file that torchrun runs in `count` processes, restarted after failures.
+
+    They are forked from torchrun, which is forked itself: each would import torch for seconds.
+    """
+    words = ["torchrun", "--standalone", "--nproc-per-node", str(count), "--run-path"]
+    words += ["--start-method", "fork", "--max-restarts", str(restarts), *arguments]
+    log = folder / "torchrun"
+    codes = _exit_codes([start_epochal(words, os.environ | {"OMP_NUM_THREADS": "1"}, log)])
+    said = log.read_text()
+    assert codes == [0], said[-4000:]
+    return said
+
+
+def _exit_codes(children):
+    try:
+        return [child.wait() for child in children]
+    finally:
+        for child in children:
+            if child.poll() is None:  # the test took too long
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def errors(logs):
@@ -81,6 +98,10 @@ def _run(arguments):
     measure_quickly()
     if path := os.environ.get("ERRORS"):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    if arguments[0] == "torchrun":
+        from torch.distributed.run import main
+
+        return main(arguments[1:])
     if arguments[0] != "python":
         return _run_epochal(arguments)
     sys.argv = arguments[1:]

@@ -1,4 +1,4 @@
-"""All tests here start processes with torchrun, so all are slow and have a time limit."""
+"""All tests here start processes that work together, so all are slow and have a time limit."""
 
 from __future__ import annotations
 

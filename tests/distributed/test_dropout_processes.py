@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from torchrun import many
+from one_after_another import many
 
 from epochal.training.train import train
 from tiny_runs import figures, overrides

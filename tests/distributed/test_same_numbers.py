@@ -12,8 +12,8 @@ import os
 import pytest
 import torch
 from many_runs import train_one
+from one_after_another import many
 from safetensors.torch import load_file
-from torchrun import many
 
 from epochal.device import has_compiler
 from epochal.interop.exports import export_safetensors

@@ -22,7 +22,7 @@ from epochal.runs import RunRecord, checkpoints
 from epochal.training.train import train
 from tiny_runs import figures, overrides
 
-STEPS, FIRST = 16, 8
+STEPS, FIRST = 12, 6
 ZERO3 = {"parallel__zero": 3}
 TENSOR = {"parallel__tensor": 2}
 SEQUENCE = TENSOR | {"parallel__sequence": True}
@@ -91,7 +91,7 @@ MODELS = {
     "told": {"family": "uniform", "model__noise_conditioning": True},
     "student": {"family": "mdm", "seed": 5, "distill__teachers": ["mdm", "mdm8"]},
 }
-# name: ((processes and mode until step 12), (processes and mode from there on)), of mdm
+# name: ((processes and mode of the first half), (processes and mode from there on)), of mdm
 MOVES = {
     "2-to-1": ((2, ZERO3), (1, {})),
     "fsdp-to-tensor": ((2, ZERO3), (2, TENSOR)),
@@ -103,10 +103,10 @@ MOVES = {
 
 
 def values(corpus, folder, name, model, **changes):
-    """A run of 16 steps at a rate at which rounding does not grow."""
+    """A run of 12 steps at a rate at which rounding does not grow."""
     steady = {"model__layers": 3, "train__lr": 5e-4, "train__min_lr": 1e-4, "train__grad_clip": 0.5}
-    steady |= {"checkpoint__every": "8 steps", "eval__every": "8 steps", "parallel__timeout": 120}
-    steady |= {"train__steps": STEPS}
+    steady |= {"checkpoint__every": f"{FIRST} steps", "eval__every": f"{FIRST} steps"}
+    steady |= {"train__steps": STEPS, "parallel__timeout": 120}
     given = overrides(corpus, folder / name, **(steady | MODELS[model] | changes))
     if teachers := given.get("distill.teachers"):
         given["distill.teachers"] = [str(folder / teacher) for teacher in teachers]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from epochal.errors import RunError, TrainingDiverged, TrainingStopped
 from epochal.runs import RunFolder, RunRecord
+from epochal.sweeps.fork_server import start_epochal
 from epochal.training.step import Stepper
 from epochal.training.stop import RELAY_SECONDS, StopRequest
 from epochal.training.train import train
@@ -154,15 +153,15 @@ def test_ctrl_c_twice_breaks_off_at_once(tmp_path):
 @pytest.mark.slow
 def test_after_kill_9(tiny_corpus, tmp_path):
     """Killed in mid-flight in a process of its own; the same recipe, then, the same weights."""
-    changes = {"train__steps": 600, "checkpoint__every": "50 steps", "eval__every": "100 steps"}
+    changes = {"train__steps": 400, "checkpoint__every": "50 steps", "eval__every": "100 steps"}
 
     def values(folder):
         return overrides(tiny_corpus, folder, family="mdm", **changes)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(None, values(whole))
-    command = [sys.executable, "-m", "epochal", "train", *as_words(values(killed))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["train", *as_words(values(killed))]
+    process = start_epochal(words, dict(os.environ), tmp_path / "said")
     try:
         deadline = time.monotonic() + 120
         while not list((killed / "checkpoints").glob("last-*")):
@@ -171,7 +170,7 @@ def test_after_kill_9(tiny_corpus, tmp_path):
             time.sleep(0.005)
         time.sleep(0.1)
     finally:
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert RunRecord(killed).status == "running", "it ended before it was killed"
     train(None, values(killed))

@@ -169,7 +169,8 @@ def _same(alone, other):
         for key, value in one.items():
             if key != "kind":
                 where = f"{other.name}: {key} at step {one['step']}"
-                rel = 1e-4 if alone.name == "bf16" else 3e-6
+                # CPUs with bf16 products of their own round 1e-4 apart, a fortieth of bf16's step.
+                rel = 5e-4 if alone.name == "bf16" else 3e-6
                 # A small difference of entropies of some nats, in float32.
                 least = 1e-6 if key == "teacher_kl" else 1e-9
                 assert many_[key] == pytest.approx(value, rel=rel, abs=least), where

@@ -11,6 +11,7 @@ from epochal.comparison import compare_runs
 from epochal.comparison.compare import ComparisonNote
 from epochal.errors import RunError
 from epochal.results import to_json
+from epochal.runs import RunRecord
 from epochal.runs.curves import CurveShape
 from made_runs import make_run
 
@@ -130,6 +131,12 @@ def test_notes_tell_what_the_numbers_do_not_cover(tmp_path):
     assert compute.code is ComparisonNote.UNEQUAL_COMPUTE
     assert compute.values["flops"] == {"ar": 1e15, "mdm": 3e15}
     assert unfinished.values == {"runs": [str(tmp_path / "z/a")]}
+    runs = pair(tmp_path / "y")
+    for run, precision in zip(runs, ("fp32", "bf16"), strict=True):
+        run.folder.write_info(run.info | {"machine": {"precision": precision}})
+    precisions = compare_runs([RunRecord(run.path) for run in runs]).notes[-1]
+    assert precisions.code is ComparisonNote.UNEQUAL_PRECISION
+    assert precisions.values == {"precisions": {"ar": ["fp32"], "mdm": ["bf16"]}}
 
 
 def test_a_comparison_is_plain_json(tmp_path):

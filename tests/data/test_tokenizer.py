@@ -163,9 +163,11 @@ def test_gpt2_files_under_the_originals_names(tmp_path, samples):
         load_tokenizer(tmp_path)
 
 
-def hub(monkeypatch, download):
+def hub(monkeypatch, download, answer=lambda url, timeout: None):
     module = types.ModuleType("huggingface_hub")
     module.hf_hub_download = download
+    module.hf_hub_url = "https://hub/{}/{}".format
+    module.get_hf_file_metadata = answer
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
 
 
@@ -187,13 +189,17 @@ def test_gpt2_comes_from_the_hub(monkeypatch, samples):
 
 
 def test_gpt2_offline(monkeypatch):
-    def fail(*_, local_files_only):
+    def none_cached(*_, local_files_only):
+        assert local_files_only  # a download would try for half a minute
+        raise FileNotFoundError
+
+    def fail(url, timeout):
         try:
             raise ConnectionError("no route to host\nand a long trace")
         except OSError as error:
             raise FileNotFoundError("some long-winded advice") from error
 
-    hub(monkeypatch, fail)
+    hub(monkeypatch, none_cached, fail)
     with pytest.raises(DataError, match=r"\(no route to host\); go online once, or download vocab"):
         load_tokenizer("gpt2")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -262,6 +262,9 @@ def test_finished_runs_are_known_by_recipe_and_corpus(world, tiny_corpus, tmp_pa
     assert (launch.states[0].nll, launch.states[0].run_dir) == (3.5, str(elsewhere.path))
     launch.run()
     assert not (tmp_path / "sweep" / "order.txt").exists()
+    chosen = {"machine": {"device": "CPU, 2 threads", "precision": "bf16"}}
+    elsewhere.write_info(info | {"identity": what} | chosen)
+    assert states_of(world(tree)) == {"a": State.WAITING}  # the sweep's own runs are fp32
 
 
 def test_too_many_unique_tokens_are_refused_before_anything_starts(tiny_corpus, tmp_path):

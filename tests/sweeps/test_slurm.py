@@ -102,7 +102,8 @@ class OnNode:
 
 
 def test_the_command_on_each_node():
-    assert task(1, 1).command(OnNode())[1:] == ["-m", "epochal", "train", "r/recipe.toml", "--eval"]
+    one = task(1, 1).command(OnNode())[1:]
+    assert one == ["-m", "epochal", "train", "r/recipe.toml", "--comparable", "--eval"]
     one_node = task(1, 4).command(OnNode())
     assert "--standalone" in one_node
     assert "--nproc-per-node=4" in one_node
@@ -110,6 +111,7 @@ def test_the_command_on_each_node():
     assert "--node-rank=1" in two
     [port] = [word for word in two if word.startswith("--master-port")]
     assert "--master-addr=first" in two
+    assert "--comparable" in two
     assert port in task(2, 4).command(OnNode())  # the same port on all nodes
 
 

@@ -17,7 +17,7 @@ from tiny_runs import figures, final_files, overrides
 CPU = Machine(torch.device("cpu"), bf16=False, compiled=False)
 
 
-def asked(monkeypatch, bf16_speed, bf16_pass, old=None, steps=10**6, **changes):
+def asked(monkeypatch, bf16_speed, bf16_pass, old=None, steps=10**6, comparable=False, **changes):
     """`runs_in_bf16` of a run on a machine whose fp32 makes 1e11 FLOP/s, with passes of 1 s."""
     values = {"model.d_model": 64, "model.layers": 3, "model.heads": 2, "train.steps": steps}
     recipe = load_recipe(None, values | {k.replace("__", "."): v for k, v in changes.items()})
@@ -27,7 +27,7 @@ def asked(monkeypatch, bf16_speed, bf16_pass, old=None, steps=10**6, **changes):
     monkeypatch.setattr(
         precision, "pass_seconds", lambda r, n, machine, s: bf16_pass if machine.bf16 else 1.0
     )
-    return precision.runs_in_bf16(recipe, run_numbers(recipe, 10**7, 512), CPU, old)
+    return precision.runs_in_bf16(recipe, run_numbers(recipe, 10**7, 512), CPU, old, comparable)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,13 @@ def test_a_long_run_takes_what_is_faster(monkeypatch, bf16_speed, bf16_pass, exp
 def test_short_runs_and_given_precisions_are_not_measured(monkeypatch):
     assert not asked(monkeypatch, 2e11, 0.5, steps=1)
     assert not asked(monkeypatch, 2e11, 0.5, train__precision="fp32")
+
+
+def test_runs_of_a_comparison_share_the_precision(monkeypatch):
+    assert not asked(monkeypatch, 2e11, 0.5, comparable=True)
+    assert asked(monkeypatch, 2e11, 0.5, comparable=True, train__precision="bf16")
+    old = {"machine": {"device": "CPU, 2 threads", "precision": "bf16"}}
+    assert asked(monkeypatch, 2e11, 0.5, old, comparable=True)  # a run begun before this rule
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ class Trained:
 )
 @click.option("--profile", is_flag=True, help="Record a few steps with torch's profiler.")
 @click.option("--eval", "evaluate", is_flag=True, help="Then evaluate the best checkpoint.")
+@click.option(
+    "--comparable",
+    is_flag=True,
+    help="Leave train.precision=auto at fp32 on a CPU, as in all runs of a sweep.",
+)
 @json_option
 def train(
     recipe_and_overrides: tuple[str, ...],
@@ -63,6 +68,7 @@ def train(
     restart: bool,
     profile: bool,
     evaluate: bool,
+    comparable: bool,
     as_json: bool,
 ) -> None:
     """Train a model from a recipe; the same command resumes an interrupted run.
@@ -84,13 +90,16 @@ def train(
     """
     recipe, overrides = split_recipe(recipe_and_overrides)
     if dry_run:
-        refuse(["restart", "profile", "evaluate"], "has no effect with --dry-run; leave it out")
+        refuse(
+            ["restart", "profile", "evaluate", "comparable"],
+            "has no effect with --dry-run; leave it out",
+        )
         _dry_run(recipe, overrides, machine, as_json)
         return
     refuse(["gpu", "gpus", "mfu"], "needs --dry-run; a run uses the machine it is started on")
     from epochal.training.train import train as run
 
-    record = run(recipe, overrides, restart=restart, profile=profile)
+    record = run(recipe, overrides, restart=restart, profile=profile, comparable=comparable)
     print_trained(record, evaluate, as_json)
 
 

@@ -50,6 +50,8 @@ class ComparisonNote(NoteCode):
     """What the standard errors cover. Values: seeds (family → how many)."""
     UNEQUAL_COMPUTE = "comparison_of_unequal_compute"
     """Values: flops (family → FLOPs of its best run)."""
+    UNEQUAL_PRECISION = "comparison_of_unequal_precision"
+    """Values: precisions (family → those of its best recipe's runs)."""
     UNFINISHED = "comparison_of_unfinished_runs"
     """Values: runs."""
     LEFT_OUT = "comparison_leaves_out"
@@ -267,6 +269,12 @@ def _notes(
     flops = {line.family: line.flops for line in lines}
     if math.log(max(flops.values()) / max(min(flops.values()), 1.0)) > EQUAL_COMPUTE:
         notes.append(note(ComparisonNote.UNEQUAL_COMPUTE, flops=flops))
+    precisions = {
+        family: sorted({r.info.get("machine", {}).get("precision", "unknown") for r in own})
+        for family, own in best.items()
+    }
+    if len({found for own in precisions.values() for found in own} - {"unknown"}) > 1:
+        notes.append(note(ComparisonNote.UNEQUAL_PRECISION, precisions=precisions))
     if unfinished := [run.run for run in runs if run.status != "finished"]:
         notes.append(note(ComparisonNote.UNFINISHED, runs=unfinished))
     if left_out:

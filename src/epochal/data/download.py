@@ -342,6 +342,12 @@ def _stream_documents(
     require("datasets")
     import datasets
 
+    if not Path(name).is_dir():
+        import huggingface_hub
+
+        with network(name), quiet("huggingface_hub"):
+            # Asked once: `load_dataset` tries for minutes where there is no network.
+            huggingface_hub.HfApi().dataset_info(name)
     with network(name):
         stream = datasets.load_dataset(name, config, split=split, streaming=True)
         if state is not None:

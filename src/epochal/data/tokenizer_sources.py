@@ -22,6 +22,7 @@ CHARACTERS = "char"
 """The tokenizer of a text's own characters."""
 _NAMES = ("bytes", CHARACTERS, "gpt2")
 _HUB_REPOSITORY = "openai-community/gpt2"
+_SECONDS_TO_ANSWER = 5
 
 
 def load_tokenizer(
@@ -232,6 +233,9 @@ def _from_hub(end_of_document: str | None) -> Tokenizer:
         say("fetching the tokenizer gpt2 from the Hugging Face hub")
         try:
             with quiet("huggingface_hub"):  # it would log each try
+                # Asked once: a download tries six times, half a minute where there is no network.
+                url = huggingface_hub.hf_hub_url(_HUB_REPOSITORY, "vocab.json")
+                huggingface_hub.get_hf_file_metadata(url, timeout=_SECONDS_TO_ANSWER)
                 paths = files_of_gpt2(cached=False)
         except Exception as error:  # offline, blocked, moved: many kinds, from several libraries
             raise DataError(

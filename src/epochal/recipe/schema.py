@@ -132,7 +132,8 @@ class Train:
     """Dropout on embeddings alone; hidden_dropout if not given, as in the original."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or fp32. auto: bf16 on GPUs that have it, fp32 elsewhere; on a CPU bf16 in runs
-    of minutes where it is measured to be faster."""
+    of minutes where it is measured to be faster, but fp32 in all runs of a sweep, tuning, study or
+    comparison."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. auto: on GPUs, where it pays except for very short runs."""
     device: str = "auto"

@@ -150,7 +150,7 @@ def _side_by_side(
 def _train(recipe: Recipe, options: CompareOptions) -> RunRecord:
     """Train in this process, which also says why a run failed in another."""
     say(f"{get_family(recipe.family).title}:")
-    return train(recipe, restart=options.restart)
+    return train(recipe, restart=options.restart, comparable=True)
 
 
 def _evaluate(record: RunRecord, draws: int | None) -> None:

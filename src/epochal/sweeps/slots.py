@@ -40,7 +40,7 @@ class Slot:
 
         A single process also evaluates, if `evaluate`, which saves starting another.
         """
-        rest = ["train", str(recipe_file)]
+        rest = ["train", str(recipe_file), "--comparable"]
         if self.gpus < 2:
             return [*EPOCHAL, *rest, *(["--eval"] if evaluate else [])]
         launcher = ["-m", "torch.distributed.run", "--standalone"]

@@ -88,7 +88,7 @@ class TrainTask:
             f"--node-rank={environment.node}",
             f"--master-addr={environment.hostnames[0]}",
             f"--master-port={port}",
-            *("-m", "epochal", "train", self.recipe_file),
+            *("-m", "epochal", "train", self.recipe_file, "--comparable"),
         ]
 
     def _run(self, command: list[str]) -> int:

@@ -271,6 +271,10 @@ def _take_finished(
     own = path.resolve() == Path(state.run_dir).resolve()
     if not own and not starts <= _kept_steps(record.folder):
         return  # the same trunk, but without the checkpoints that the branches need
+    machine = record.info.get("machine", {})
+    on_cpu = str(machine.get("device")).startswith("CPU")
+    if not own and on_cpu and recipe.train.precision == "auto" and machine["precision"] == "bf16":
+        return  # it measured for itself, and this sweep's runs are fp32
     if own and needs_evaluation(record):
         return  # the launch sees to it
     state.state, state.nll, state.run_dir = State.FINISHED, record.best_nll, str(path)

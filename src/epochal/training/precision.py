@@ -26,7 +26,11 @@ _PASS_SECONDS, _MEASURED_SECONDS = 0.1, 0.5
 
 
 def runs_in_bf16(
-    recipe: Recipe, numbers: RunNumbers, machine: Machine, old: Mapping[str, Any] | None
+    recipe: Recipe,
+    numbers: RunNumbers,
+    machine: Machine,
+    old: Mapping[str, Any] | None,
+    comparable: bool = False,
 ) -> bool:
     """Whether a run computes in bf16. `old` is the run.json of one that is resumed, whose precision
     is kept.
@@ -34,7 +38,8 @@ def runs_in_bf16(
     One that asks for bf16 on a CPU without it is told. With `train.precision` = "auto" on a CPU, a
     run of five minutes or more takes what is faster here: if bf16 multiplies faster, forward and
     backward passes of two blocks and the output layer are timed in both. Two seconds at most; the
-    family does not matter.
+    family does not matter. A run that is `comparable` is not measured, since others of its
+    comparison may be shorter than that, or find the machine busy: it takes fp32.
     """
     given = recipe.train.precision
     if machine.device.type != "cpu" or given == "fp32":
@@ -42,6 +47,8 @@ def runs_in_bf16(
     if old is not None and given == "auto":
         earlier = old.get("machine", {})
         return str(earlier.get("device")).startswith("CPU") and earlier.get("precision") == "bf16"
+    if comparable and given == "auto":
+        return machine.bf16
     flops = estimate_time(recipe, numbers).matmul_flops
     if flops < _LEAST_FLOPS:
         return machine.bf16

@@ -64,13 +64,15 @@ def train(
     *,
     restart: bool = False,
     profile: bool = False,
+    comparable: bool = False,
 ) -> RunRecord:
     """Train a model from a recipe, or resume its run; return the run's record.
 
     `recipe` is a TOML file, a shipped recipe's name, a Recipe, or None for the defaults;
     `overrides` are like ["train.epochs=20"] or {"train.epochs": 20}. A finished run is
     returned as it is; `restart` archives an existing run first; `profile` writes a trace of a
-    few steps. Started by torchrun, all its processes train the run together, as `[parallel]`
+    few steps; `comparable` leaves the precision "auto" on a CPU at fp32, as in runs of a sweep.
+    Started by torchrun, all its processes train the run together, as `[parallel]`
     says. Raises RecipeError, DataError, RunError, CheckpointError or StorageError for what the
     user can fix, TrainingStopped and TrainingDiverged for a run that ended early.
     """
@@ -84,7 +86,7 @@ def train(
     with open_world(plan, machine, settings.parallel.timeout) as world, ExitStack() as held:
         bf16 = world.run_on_rank_zero(
             lambda: runs_in_bf16(
-                settings, numbers, machine, None if restart else folder.read_info()
+                settings, numbers, machine, None if restart else folder.read_info(), comparable
             )
         )
         computing = replace(machine, bf16=bf16)

@@ -240,6 +240,17 @@ def _not_evaluated(values: Mapping[str, Any]) -> str:
     )
 
 
+def _precisions(values: Mapping[str, Any]) -> str:
+    own = [
+        f"{get_family(family).title} in {' and '.join(found)}"
+        for family, found in values["precisions"].items()
+    ]
+    return (
+        f"not trained in one precision: {', '.join(own)}; their difference is uncertain in the "
+        "third digit (set `train.precision`)"
+    )
+
+
 TEXTS: dict[NoteCode, Text] = {
     NoVerdict.ONE_FAMILY: _one_family,
     NoVerdict.NOT_VALIDATED: lambda values: (
@@ -251,6 +262,7 @@ TEXTS: dict[NoteCode, Text] = {
     ComparisonNote.MASKED: _masked,
     ComparisonNote.ERROR_SCOPE: _scope,
     ComparisonNote.UNEQUAL_COMPUTE: _flops,
+    ComparisonNote.UNEQUAL_PRECISION: _precisions,
     ComparisonNote.UNFINISHED: lambda values: f"not finished: {_runs(values)}",
     ComparisonNote.LEFT_OUT: lambda values: (
         f"left out, since their NLL is not finite: {_runs(values)}"

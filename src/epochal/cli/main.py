@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import os
 import sys
 
 import click
@@ -103,6 +104,10 @@ def main(args: list[str] | None = None) -> None:
     """
     # Python's last collection looks at every object of torch: a second or two, to free nothing.
     atexit.register(gc.freeze)
+    if "_EPOCHAL_COMPLETE" in os.environ:
+        from epochal.cli.completion import complete_files
+
+        complete_files()
     try:
         result = cli.main(args=args, prog_name="epochal", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)

@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	@$(CHECK_INDEX)
+	@echo 'installing 1.2 GB, most of it torch: minutes on a slow or busy machine'
 	$(PIP_INSTALL) .
 	@touch $@
 

@@ -10,6 +10,7 @@ import click
 from epochal.cli.options import options, refuse
 from epochal.cli.output import (
     json_option,
+    loading,
     print_json,
     print_note,
     print_paragraph,
@@ -58,7 +59,8 @@ def compare(words: tuple[str, ...], options: CompareOptions, as_json: bool) -> N
         )
         comparison = compare_existing(runs, draws=options.draws, pairs=options.pairs)
     else:
-        from epochal.studies.compare import compare as train_all
+        with loading():
+            from epochal.studies.compare import compare as train_all
 
         recipe, overrides = split_recipe(words)
         comparison = train_all(recipe, overrides, options)
@@ -86,7 +88,8 @@ def quickstart(overrides: tuple[str, ...], text: str | None, out: str, as_json: 
       epochal quickstart --text my_text/ --out mine
       epochal quickstart train.epochs=80 --out longer
     """
-    from epochal.studies.quickstart import quickstart as run
+    with loading():
+        from epochal.studies.quickstart import quickstart as run
 
     result = run(text, overrides, out=out)
     if as_json:

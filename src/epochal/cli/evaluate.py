@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from epochal.cli.options import options, refuse
-from epochal.cli.output import json_option, print_json, print_pairs, print_table
+from epochal.cli.output import json_option, loading, print_json, print_pairs, print_table
 from epochal.errors import UserError
 from epochal.evaluation.options import EvalOptions, check_runs
 
@@ -73,8 +73,10 @@ def evaluate(
         raise UserError(f"{len(runs)} runs: give one, another with --against, or --ensemble")
     check_runs([*runs, *([against] if against else [])])
     from epochal.evaluation.ensemble import ensemble as score_ensemble
-    from epochal.evaluation.evaluate import evaluate as score
-    from epochal.evaluation.evaluate import evaluate_in_parts
+
+    with loading():
+        from epochal.evaluation.evaluate import evaluate as score
+        from epochal.evaluation.evaluate import evaluate_in_parts
     from epochal.evaluation.gap import gap
     from epochal.training.parallel.world import is_secondary_rank
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from epochal.progress import say
 from epochal.results import to_json
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ WIDTH = 92
 _NO_LIMIT = 10_000
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+_LOADING_SECONDS = 3.0
 
 
 def json_option(command: Command) -> Command:
@@ -39,6 +45,19 @@ def split_recipe(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if words and "=" not in words[0]:
         return words[0], list(words[1:])
     return None, list(words)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around imports of torch: says so where they take long, as on a busy machine."""
+    timer = threading.Timer(
+        _LOADING_SECONDS, say, ["loading PyTorch; the first time takes longest"]
+    )
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def print_json(content: Any) -> None:

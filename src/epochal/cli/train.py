@@ -11,6 +11,7 @@ import click
 from epochal.cli.options import options, refuse
 from epochal.cli.output import (
     json_option,
+    loading,
     print_json,
     print_note,
     print_pairs,
@@ -97,7 +98,8 @@ def train(
         _dry_run(recipe, overrides, machine, as_json)
         return
     refuse(["gpu", "gpus", "mfu"], "needs --dry-run; a run uses the machine it is started on")
-    from epochal.training.train import train as run
+    with loading():
+        from epochal.training.train import train as run
 
     record = run(recipe, overrides, restart=restart, profile=profile, comparable=comparable)
     print_trained(record, evaluate, as_json)

@@ -47,6 +47,8 @@ def test_too_little_memory_is_said_before_anything_is_made(monkeypatch, tmp_path
 def test_too_little_disk_for_a_checkpoint(monkeypatch, tmp_path):
     with pytest.raises(StorageError, match="a checkpoint of this run takes"):
         check(monkeypatch, tmp_path, 10**12, disk=GB)
+    with pytest.raises(StorageError, match=r"and 1\.0 MB are free"):
+        check(monkeypatch, tmp_path, 10**12, disk=10**6)
     assert not list(tmp_path.iterdir())
 
 

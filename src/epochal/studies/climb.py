@@ -14,7 +14,7 @@ from epochal.runs.curves import turned_up
 from epochal.scaling.read import read_points
 from epochal.studies import tuning
 from epochal.studies.ladder import half_life_of, ladders_of
-from epochal.studies.probes import FARTHEST, SEARCHED_AT, Costs, Layout, Probe
+from epochal.studies.probes import FARTHEST, SEARCHED_AT, Costs, Layout
 from epochal.studies.runner import Runs, StudyRunner
 from epochal.studies.tuning import Rates
 from epochal.sweeps.record import RunState, State
@@ -42,12 +42,12 @@ class Climb:
         if not layout.searched:
             return []
         epochs = layout.searched_tokens / runner.unique_tokens
-        starts = {f: Probe(f, size, runner.unique_tokens, epochs) for f in runner.families}
+        starts = {f: runner.probe(f, size, epochs) for f in runner.families}
         expected = sum(map(self.costs.of, starts.values())) * layout.searched / runner.jobs
         seconds = runner.state.decide("tune", lambda: {"seconds": expected})["seconds"]
         folder = runner.folder / "tune"
         found = tuning.search(starts, runner.base, [Axis.LR], folder, runner.jobs, seconds)
-        runner.rates = Rates(size, tuning.learned(found, unigram_nll))
+        runner.rates = Rates(size, tuning.learned(found, unigram_nll), runner.optimizer)
         for one in found:
             if one.best.nll is None:
                 continue
@@ -106,8 +106,7 @@ class Climb:
         return [*(s.run_dir for s in states if s.state == State.FINISHED), *searched]
 
     def _add(self, family: str, size: str, unique: int, tokens: int) -> None:
-        rate = self.runner.rates.at(family, size)
-        probe = Probe(family, size, unique, tokens / unique, lr=rate).with_costs(self.costs)
+        probe = self.runner.probe(family, size, tokens / unique, unique).with_costs(self.costs)
         self.probes[probe.name] = probe, {}
 
     def _kept(self, family: str, place: int) -> list[str]:

@@ -18,13 +18,16 @@ from epochal.errors import UserError
 from epochal.families import get_family
 from epochal.recipe.load import Tree
 from epochal.sizes import LADDER, Architecture, swiglu_width
+from epochal.sweeps.cell import carried
 
 SMALL_SHAPES = ("32x2x2", "48x2x2", "64x3x2", "96x3x3", "128x4x4", "192x4x6", "256x5x8")
 """width x layers x heads below the ladder's useful range for small vocabularies. Chosen by us."""
 WIDTH_OF_FULL_RATE = 64
-FULL_RATE, LEAST_RATE = 4e-3, 2e-4
-"""Learning rates by width where the search begins: full up to 64, then falling as 1/width. Chosen
-by us: searches at these sizes ended at 2e-3 to 8e-3."""
+FULL_RATE = {"adamw": 4e-3, "muon": 1.6e-2}
+LEAST_RATE = 2e-4
+"""Learning rates by optimizer and width where the search begins: full up to 64, then `carried`.
+Chosen by us: searches at these sizes ended at 2e-3 to 8e-3 with AdamW; with Muon see
+docs/optimizers.md."""
 LEAST_PARTS = 4
 """Tokens of the whole text over those of a subset, at least."""
 MOST_EPOCHS = 64.0
@@ -99,6 +102,7 @@ class Probe:
     """Expected, in one slot."""
     lr: float | None = None
     """Learning rate; that of the size, if not searched."""
+    optimizer: str = "muon"
 
     @property
     def tokens(self) -> int:
@@ -114,7 +118,10 @@ class Probe:
     @property
     def rate(self) -> float:
         """The learning rate."""
-        return full_rate(self.size) if self.lr is None else self.lr
+        if self.lr is not None:
+            return self.lr
+        wider = max(1.0, shape_of(self.size).d_model / WIDTH_OF_FULL_RATE)
+        return max(LEAST_RATE, carried(FULL_RATE[self.optimizer], wider, self.optimizer))
 
     def with_costs(self, costs: Costs) -> Probe:
         """The probe with the seconds of these costs."""
@@ -134,6 +141,7 @@ class Probe:
             "model.heads": shape.heads,
             "model.head_dim": shape.head_dim,
             **({} if initial is None else {"model.init_std": initial}),
+            "train.optimizer": self.optimizer,
             "train.lr": self.rate,
             "train.min_lr": self.rate / 10,
             "train.tokens": self.tokens,
@@ -178,12 +186,6 @@ class Layout:
                 each = costs.seconds(family, self.middle, self.searched_tokens)
                 total += self.searched * each
         return total
-
-
-def full_rate(size: str) -> float:
-    """The learning rate of a size before it is searched."""
-    width = shape_of(size).d_model
-    return max(LEAST_RATE, FULL_RATE * min(1.0, WIDTH_OF_FULL_RATE / width))
 
 
 def shape_of(size: str) -> Architecture:

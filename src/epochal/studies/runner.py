@@ -53,9 +53,11 @@ LEAST_STEPS = 16
 """Of the shortest run, so that it learns at all. Chosen by us."""
 SIZES_TIMED = 10
 """Number of the smallest sizes that are measured; larger ones would train too few tokens."""
-ROWS_CPU, ROWS_GPU = (128, 2), (512, 32)
-"""(tokens per row, rows per step) on a CPU and on a GPU. Two rows: with eight, 64x3x2 trained for
-200,000 tokens of the built-in text reached 4.67 nats per token instead of 3.89 (AR, 2e-3)."""
+ROWS_CPU, ROWS_GPU = (128, 8), (512, 32)
+"""(tokens per row, rows per step) on a CPU and on a GPU."""
+ROWS_CPU_ADAMW = (128, 2)
+"""Of studies that earlier versions began: with AdamW, which learns more from many small steps.
+Muon learns as much from eight rows, with masks sooner, and a step of them costs less."""
 
 Runs = dict[str, tuple[Probe, Mapping[str, Any]]]
 """Name of a run → what it trains, and the recipe keys that differ."""
@@ -71,13 +73,29 @@ class StudyRunner:
     corpus: Corpus
     families: tuple[str, ...]
     notes: list[Note] = field(default_factory=list)
-    rates: Rates = field(default_factory=lambda: Rates(SMALL_SHAPES[0], {}))
+    rates: Rates = field(default_factory=lambda: Rates(SMALL_SHAPES[0], {}, ""))
     """Learning rates that were searched; none before `tune`."""
+
+    @property
+    def optimizer(self) -> str:
+        """Muon, with which small models of all families learned sooner (docs/optimizers.md); AdamW
+        in a study that an earlier version began."""
+        return str(
+            self.state.values.get("optimizer", "muon" if self.state.costs is None else "adamw")
+        )
+
+    def probe(
+        self, family: str, size: str, epochs: float, unique_tokens: int | None = None
+    ) -> Probe:
+        """A run at the learning rate that was searched, on the whole text if not on a part."""
+        unique = unique_tokens or self.unique_tokens
+        rate = self.rates.at(family, size)
+        return Probe(family, size, unique, epochs, lr=rate, optimizer=self.optimizer)
 
     @property
     def base(self) -> Tree:
         """The recipe that all runs share, as sections."""
-        length, batch = _rows_of_machine()
+        length, batch = self._rows()
         return {
             "data": {"corpus": (self.folder / "corpus").as_posix(), "sequence_length": length},
             **{f.name: dict(f.small_model_options) for f in families() if f.small_model_options},
@@ -106,7 +124,7 @@ class StudyRunner:
             limit = MEASURE_SHARE * self.state.budget / timed
             slot = make_slots(self.jobs)[0]
             speeds = measure_sizes(
-                lambda family, size: self.recipe(Probe(family, size, 10**4, 1.0), {}),
+                lambda family, size: self.recipe(self.probe(family, size, 1.0, 10**4), {}),
                 sizes,
                 {size: 6.0 * n for size, n in self.params.items()},
                 slot.threads,
@@ -116,12 +134,13 @@ class StudyRunner:
             )
             validation = self.corpus.validation.unique_tokens
             self.state.save(
+                optimizer=self.optimizer,
                 costs={
                     "seconds_per_token": [[*key, value] for key, value in speeds.items()],
                     "overhead": _seconds_to_start(slot),
                     # Forward passes cost a third: those in training, and at the end 1 draw or 8.
                     "evaluation_tokens": (4 * min(validation, 5_000) + 4.5 * validation) / 3,
-                }
+                },
             )
             costs = self.state.costs
             assert costs is not None
@@ -138,8 +157,14 @@ class StudyRunner:
         layout = dict(kept["layout"])
         return Layout(**layout | {"repeats": [(u, d) for u, d in layout["repeats"]]})
 
+    def _rows(self) -> tuple[int, int]:
+        """(tokens per row, rows per step)."""
+        if find_device("auto").type != "cpu":
+            return ROWS_GPU
+        return ROWS_CPU if self.optimizer == "muon" else ROWS_CPU_ADAMW
+
     def _new_layout(self, costs: Costs) -> Layout:
-        length, batch = _rows_of_machine()
+        length, batch = self._rows()
         spare = (self.end_of_probes - self.state.used) * PACKED
         turns = -(-len(self.families) // self.jobs)
         check = 0.9 * CHECK_SHARE * self.state.budget / turns
@@ -272,14 +297,8 @@ class StudyRunner:
     ) -> tuple[Probe, Tree]:
         epochs = choice.tokens / self.unique_tokens
         length = {"train.tokens": int(choice.tokens)}
-        rate = self.rates.at(family, choice.name)
-        probe = Probe(family, choice.name, self.unique_tokens, epochs, lr=rate)
+        probe = self.probe(family, choice.name, epochs)
         return probe, {**length, **(trial.keys if trial else {})}
-
-
-def _rows_of_machine() -> tuple[int, int]:
-    """(tokens per row, rows per step)."""
-    return ROWS_CPU if find_device("auto").type == "cpu" else ROWS_GPU
 
 
 def _seconds_to_start(slot: Slot) -> float:

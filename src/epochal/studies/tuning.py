@@ -1,10 +1,9 @@
 """The settings of a study's families, searched as `epochal tune` does.
 
 The learning rate is searched at the middle size, at half the length of the longest probes, for all
-families with the same number of runs. It is carried to other sizes as 1 / width, the rule of
-arXiv 2203.03466 for hidden weights under Adam. Weight decay and dropout are searched only where a
-run of the ladder repeats its tokens and its held-out loss has turned up: before that, strong decay
-was seen to lose (arXiv 2509.14786).
+families with the same number of runs, and carried to other sizes as by `epochal tune`. Weight decay
+and dropout are searched only where a run of the ladder repeats its tokens and its held-out loss has
+turned up: before that, strong decay was seen to lose (arXiv 2509.14786).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from epochal.results import Note, note
 from epochal.runs import RunRecord
 from epochal.scaling.points import LEARNING
 from epochal.studies.probes import Probe, shape_of
+from epochal.sweeps.cell import carried
 from epochal.sweeps.file import sweep_from_tree
 from epochal.sweeps.options import TuneOptions
 from epochal.sweeps.search import Axis
@@ -41,14 +41,15 @@ class Rates:
     size: str
     of_family: Mapping[str, float]
     """Only those that were searched and found."""
+    optimizer: str
 
     def at(self, family: str, size: str) -> float | None:
         """Carried to another size; None for a family without one."""
         found = self.of_family.get(family)
         if found is None:
             return None
-        rate = found * shape_of(self.size).d_model / shape_of(size).d_model
-        return float(f"{rate:.3g}")
+        wider = shape_of(size).d_model / shape_of(self.size).d_model
+        return float(f"{carried(found, wider, self.optimizer):.3g}")
 
 
 def search(

@@ -23,6 +23,13 @@ _SHAPE = ("size", "d_model", "layers", "heads", "head_dim", "d_ff")
 """Keys of `[model]` in which sizes differ."""
 
 
+def carried(lr: float, wider: float, optimizer: str) -> float:
+    """A learning rate found at one width, for a model `wider` times as wide: in proportion to
+    1 / width, as it is for hidden matrices under AdamW (Yang et al., arXiv 2203.03466, table 3), or
+    to its root with Muon (`make_optimizer`)."""
+    return lr / (wider**0.5 if optimizer == "muon" else wider)
+
+
 @dataclass(slots=True, eq=False)
 class Cell:
     """A search in progress."""
@@ -72,17 +79,14 @@ class Cell:
         """Start from what the smaller model's search found, and go the path of an earlier session.
 
         Weight decay, epochs and dropout are taken over; so is the learning rate with CompleteP,
-        which carries it over sizes, and else in proportion to 1 / width, as it is for hidden
-        matrices under AdamW (Yang et al., arXiv 2203.03466, table 3), or to its root with Muon
-        (`make_optimizer`).
+        which carries it over sizes, and else it is `carried`.
         """
         small, values = self.smaller, None if self.smaller is None else self.smaller.found()
         if small is not None and values is not None:
             model, other = self.run.recipe.model, small.run.recipe.model
             if model.parametrisation == "standard":
                 wider = model.architecture().d_model / other.architecture().d_model
-                muon = self.run.recipe.train.optimizer == "muon"
-                values["lr"] /= wider**0.5 if muon else wider
+                values["lr"] = carried(values["lr"], wider, self.run.recipe.train.optimizer)
             searched = {axis.value: values[axis.value] for axis in self.axes}
             self.start, self.carried = dataclasses.replace(self.start, **searched), True
         self.take(before)

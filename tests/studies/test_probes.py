@@ -114,13 +114,15 @@ def test_what_does_not_fit_is_the_least_and_a_short_text_refused():
 
 def test_a_searched_rate_is_part_of_a_run():
     plain, searched = Probe("ar", "64x3x2", 10**5, 1.0), Probe("ar", "64x3x2", 10**5, 1.0, lr=8e-3)
-    assert plain.keys({})["train.lr"] == 4e-3
+    assert (plain.keys({})["train.optimizer"], plain.keys({})["train.lr"]) == ("muon", 1.6e-2)
     keys = searched.keys({})
     assert (keys["train.lr"], keys["train.min_lr"]) == (8e-3, 8e-4)
     assert keys["model.init_std"] == 0.5 / 64**0.5
     assert plain.name != searched.name
-    wide = Probe("mdm", "128x4x4", 10**5, 1.0).keys({})
-    assert wide["train.lr"] == 2e-3
+    wide = Probe("mdm", "256x5x8", 10**5, 1.0).keys({})
+    assert wide["train.lr"] == 8e-3
+    old = Probe("mdm", "128x4x4", 10**5, 1.0, optimizer="adamw").keys({})
+    assert (old["train.optimizer"], old["train.lr"]) == ("adamw", 2e-3)
     assert "model.init_std" not in wide
 
 

@@ -54,7 +54,7 @@ class PlantedRuns:
     def __init__(self, stop_after=10**6):
         self.made = []
         self.stop_after = stop_after
-        self.best_rate = {"ar": 4e-3, "mdm": 8e-3}
+        self.best_rate = {"ar": 1.6e-2, "mdm": 3.2e-2}
         """At width 64; elsewhere as 1 / width."""
         self.decay = dict[str, float]()
         """Family → factor of the loss with more weight decay; their long runs turn up."""
@@ -87,7 +87,7 @@ class PlantedRuns:
         family = run.recipe.family
         exact = LAWS[family].predict(numbers.params, numbers.tokens, unique)
         scatter = np.random.default_rng([unique, numbers.params, numbers.tokens, len(family)])
-        steps_off = np.log2(run.recipe.train.lr * run.recipe.model.d_model / 64)
+        steps_off = np.log2(run.recipe.train.lr * (run.recipe.model.d_model / 64) ** 0.5)
         steps_off -= np.log2(self.best_rate[family])
         factor = 1 + 0.03 * steps_off**2
         if run.recipe.train.weight_decay > 0.1:
@@ -227,7 +227,7 @@ def test_a_planted_law_is_found_planned_with_and_checked(shared_study, text):
 
 def test_any_families_are_studied(planted, text, tmp_path, monkeypatch):
     monkeypatch.setitem(LAWS, "block", LAWS["mdm"])
-    planted.best_rate["block"] = 8e-3
+    planted.best_rate["block"] = 3.2e-2
     made = run(text, tmp_path / "study", families=("ar", "block"))
     assert [check.family for check in made.held_out.results] == ["ar", "block"]
     assert list(made.fit.families) == ["ar", "block"]
@@ -243,13 +243,13 @@ def test_rates_are_searched_certified_and_carried_over_sizes(shared_study):
     assert [one.family for one in made.tuned] == ["ar", "mdm"]
     for one in made.tuned:
         width = load_recipe(one.recipe).model.d_model
-        best = shared_study.runs.best_rate[one.family] * 64 / width
+        best = shared_study.runs.best_rate[one.family] * (64 / width) ** 0.5
         assert one.certified
         assert best / 2**0.51 < one.best.settings.lr < best * 2**0.51
         for path in [*out.glob(f"probes/{one.family}-*"), *out.glob(f"held-out/*{one.family}-*")]:
             if (path / "recipe.toml").exists():
                 recipe = load_recipe(path / "recipe.toml")
-                carried = one.best.settings.lr * width / recipe.model.d_model
+                carried = one.best.settings.lr * (width / recipe.model.d_model) ** 0.5
                 assert recipe.train.lr == pytest.approx(carried, rel=5e-3)  # three digits
     told = json.loads((out / "study.json").read_text())
     assert any("Certified" in line and "minutes of one slot" in line for line in told["notes"])
@@ -326,11 +326,29 @@ def test_regularisation_is_not_taken_for_a_run_that_hardly_repeats():
     assert (unused.code, unused.values["trial_epochs"]) == (StudyNote.SETTING_UNUSED, 16.0)
 
 
-def test_rates_are_carried_as_one_over_width():
-    rates = Rates("64x3x2", {"ar": 4e-3})
-    assert rates.at("ar", "128x4x4") == pytest.approx(2e-3)
-    assert rates.at("ar", "32x2x2") == pytest.approx(8e-3)
-    assert rates.at("mdm", "64x3x2") is None
+def test_rates_are_carried_over_widths():
+    """As 1 / width with AdamW, and as its root with Muon."""
+    adamw, muon = (Rates("64x3x2", {"ar": 4e-3}, name) for name in ("adamw", "muon"))
+    assert adamw.at("ar", "128x4x4") == pytest.approx(2e-3)
+    assert adamw.at("ar", "32x2x2") == pytest.approx(8e-3)
+    assert muon.at("ar", "256x5x8") == pytest.approx(2e-3)
+    assert adamw.at("mdm", "64x3x2") is None
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_adamw(planted, text, tmp_path):
+    """Its state.json does not name an optimizer."""
+    planted.stop_after = 3
+    with pytest.raises(TrainingStopped):
+        run(text, tmp_path / "study")
+    state = tmp_path / "study" / "state.json"
+    values = json.loads(state.read_text())
+    assert values.pop("optimizer") == "muon"
+    state.write_text(json.dumps(values))
+    planted.stop_after, planted.made[:] = None, []
+    planted.best_rate = {"ar": 4e-3, "mdm": 4e-3}
+    made = run(text, tmp_path / "study")
+    recipe = load_recipe(made.tuned[0].recipe).train
+    assert (recipe.optimizer, recipe.global_batch_size, recipe.lr) == ("adamw", 2, 4e-3)
 
 
 def test_a_search_before_anything_is_learnt_changes_nothing(planted, text, tmp_path, monkeypatch):
@@ -501,7 +519,7 @@ def test_a_check_that_misses_is_marked(planted, text, tmp_path, monkeypatch):
 
 def test_a_family_below_the_unigram_baseline_is_not_predicted(planted, text, tmp_path, monkeypatch):
     """Diffusion's probes are above the unigram baseline, its check far below it."""
-    planted.best_rate["mdm"] = 4e-3  # a search shows nothing there
+    planted.best_rate["mdm"] = 1.6e-2  # a search shows nothing there
     monkeypatch.setitem(LAWS, "mdm", planted_law(A=0.01, B=0.01, E=8.95))
     monkeypatch.setattr("epochal.studies.study.corpus_unigram_nll", lambda *stores: 9.0)
     train = planted.train

@@ -184,7 +184,8 @@ class ScalingLaw:
         """N_opt(u): the compute-optimal model for `tokens` fresh tokens (additive laws)."""
         a, b, _, alpha, beta = self.theta[:5]
         log_u = np.log(np.asarray(tokens, dtype=float))
-        return np.exp(log_optimal_params(a, b, alpha, beta, log_u)[0])
+        # With exponents near 0, as of runs that hardly differ, it may be beyond all numbers.
+        return np.exp(np.minimum(log_optimal_params(a, b, alpha, beta, log_u)[0], 700.0))
 
 
 def interval_of(

@@ -25,6 +25,8 @@ from epochal.units import parse_number
 
 SMALLEST, LARGEST = 1e4, 1e13
 """Sizes that are looked at."""
+LEAST_TOKENS = 2.0
+"""What the budget must train the largest size for."""
 _CELLS, _ZOOMED, _ROUNDS = 241, 17, 7
 _CELLS_2D, _LENGTHS, _ZOOMED_2D = 61, 33, 9
 _BACK = np.log(1e6)
@@ -65,6 +67,8 @@ def optima(
         np.broadcast_to(np.log(unique_tokens), rows),
     )
     low, high = (np.broadcast_to(np.log(end), rows) for end in (smallest, largest))
+    if sizes is None:  # a nearly flat law has its optimum where no token would be left
+        high = np.maximum(low, np.minimum(high, np.log(flops) - np.log(6.0 * LEAST_TOKENS)))
     return search.over_both(low, high) if not law.form.monotone else search.over_size(low, high)
 
 

@@ -118,7 +118,8 @@ def _folders(place: Path) -> Iterator[Path]:
 
 
 def _runs(folder: Path, costs: list[tuple[RunRecord, SearchCost]]) -> Iterator[_Run]:
-    """The runs of a folder; those of searches once as tuned and, some, once more as usual."""
+    """The runs of a folder; those of searches once as tuned and, some of the first search of a
+    family, size and number of unique tokens, once more as usual."""
     records = {
         record.name: (record, result)
         for record in map(RunRecord, find_runs([folder]))
@@ -132,7 +133,14 @@ def _runs(folder: Path, costs: list[tuple[RunRecord, SearchCost]]) -> Iterator[_
         best = Path(search["best"]["run"]).name
         if best not in records or search["best"]["nll"] is None:
             continue
-        costs.append((records[best][0], _cost(search)))
+        record, cost = records[best][0], _cost(search)
+        again = any(
+            (one.family, one.params, one.unique_tokens)
+            == (cost.family, cost.params, cost.unique_tokens)
+            and not mismatches([earlier, record])
+            for earlier, one in costs
+        )
+        costs.append((record, cost))
         own = [Path(run["run"]).name for run in search["runs"]]
         own += [name for name in records if name.startswith(f"{best}-seed")]
         start = search["start"]["settings"]
@@ -143,7 +151,7 @@ def _runs(folder: Path, costs: list[tuple[RunRecord, SearchCost]]) -> Iterator[_
             record, result = records[name]
             yield _Run(record=record, result=result, settings=TUNED, chosen=name == best)
             at = settings.get(name)
-            if at is not None and at | {"epochs": 0} == start | {"epochs": 0}:
+            if at is not None and not again and at | {"epochs": 0} == start | {"epochs": 0}:
                 yield _Run(record=record, result=result, settings=USUAL, chosen=False)
 
 

@@ -204,7 +204,12 @@ def _tuned(cell: Cell, folder: SweepFolder) -> Tuned:
             runs=len(numbers),
             tokens=sum(one.tokens for one in numbers),
             flops=sum(one.flops for one in numbers),
-            seconds=sum(state.seconds for state in cell.states.values()),
+            # A run that was there already has its time in its record.
+            seconds=sum(
+                state.seconds or float(RunRecord(state.run_dir).info.get("seconds") or 0.0)
+                for state in cell.states.values()
+                if state.state is State.FINISHED
+            ),
         ),
         certified=bool(neighbours) and all(verdict is Verdict.WORSE for verdict in open_),
         recipe=recipe,

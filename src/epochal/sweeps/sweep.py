@@ -272,8 +272,8 @@ def _take_finished(
     if not own and not starts <= _kept_steps(record.folder):
         return  # the same trunk, but without the checkpoints that the branches need
     machine = record.info.get("machine", {})
-    on_cpu = str(machine.get("device")).startswith("CPU")
-    if not own and on_cpu and recipe.train.precision == "auto" and machine["precision"] == "bf16":
+    half = machine.get("precision") == "bf16" and str(machine.get("device")).startswith("CPU")
+    if not own and half and recipe.train.precision == "auto":
         return  # it measured for itself, and this sweep's runs are fp32
     if own and needs_evaluation(record):
         return  # the launch sees to it

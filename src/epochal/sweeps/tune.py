@@ -204,16 +204,18 @@ def _tuned(cell: Cell, folder: SweepFolder) -> Tuned:
             runs=len(numbers),
             tokens=sum(one.tokens for one in numbers),
             flops=sum(one.flops for one in numbers),
-            # A run that was there already has its time in its record.
-            seconds=sum(
-                state.seconds or float(RunRecord(state.run_dir).info.get("seconds") or 0.0)
-                for state in cell.states.values()
-                if state.state is State.FINISHED
-            ),
+            seconds=sum(map(_seconds, cell.states.values())),
         ),
         certified=bool(neighbours) and all(verdict is Verdict.WORSE for verdict in open_),
         recipe=recipe,
     )
+
+
+def _seconds(state: RunState) -> float:
+    """Of training; of a run that was there already, those of its record."""
+    if state.seconds or state.state is not State.FINISHED:
+        return state.seconds
+    return float(RunRecord(state.run_dir).info.get("seconds") or 0.0)
 
 
 _EXCUSED = (Verdict.LIMIT, Verdict.NOT_TURNED_UP)

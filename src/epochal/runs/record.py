@@ -29,7 +29,7 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -355,6 +355,12 @@ class RunRecord:
             self.folder.samples_file.read_text(encoding="utf-8")
         )
         return samples
+
+
+def in_bf16_on_cpu(info: Mapping[str, Any]) -> bool:
+    """Whether the run of a run.json was computed in bf16 on a CPU."""
+    machine = info.get("machine", {})
+    return str(machine.get("device")).startswith("CPU") and machine.get("precision") == "bf16"
 
 
 @lru_cache(maxsize=32)

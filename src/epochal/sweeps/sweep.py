@@ -16,6 +16,7 @@ from epochal.recipe.load import differing_keys
 from epochal.recipe.schema import Data
 from epochal.results import note
 from epochal.runs import RunFolder, RunRecord
+from epochal.runs.record import in_bf16_on_cpu
 from epochal.runs.teachers import run_identity
 from epochal.sweeps.designs import CorpusFacts, SweepRun, design_runs
 from epochal.sweeps.file import Sweep, load_sweep
@@ -271,9 +272,7 @@ def _take_finished(
     own = path.resolve() == Path(state.run_dir).resolve()
     if not own and not starts <= _kept_steps(record.folder):
         return  # the same trunk, but without the checkpoints that the branches need
-    machine = record.info.get("machine", {})
-    half = machine.get("precision") == "bf16" and str(machine.get("device")).startswith("CPU")
-    if not own and half and recipe.train.precision == "auto":
+    if not own and recipe.train.precision == "auto" and in_bf16_on_cpu(record.info):
         return  # it measured for itself, and this sweep's runs are fp32
     if own and needs_evaluation(record):
         return  # the launch sees to it

@@ -15,6 +15,7 @@ from epochal.objectives import linear_nll
 from epochal.progress import say
 from epochal.recipe import Recipe, RunNumbers
 from epochal.recipe.estimate import estimate_time
+from epochal.runs.record import in_bf16_on_cpu
 
 LEAST_SECONDS = 300.0
 """Runs that may be shorter are not measured; two seconds are little for the others."""
@@ -45,8 +46,7 @@ def runs_in_bf16(
     if machine.device.type != "cpu" or given == "fp32":
         return machine.bf16
     if old is not None and given == "auto":
-        earlier = old.get("machine", {})
-        return str(earlier.get("device")).startswith("CPU") and earlier.get("precision") == "bf16"
+        return in_bf16_on_cpu(old)
     if comparable and given == "auto":
         return machine.bf16
     flops = estimate_time(recipe, numbers).matmul_flops
